@@ -1,0 +1,467 @@
+/* Descriptor passing on POSIX: see passfd.h. */
+#include "passfd.h"
+#include "platform.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+/* Connections that died in the backlog; more than this in a row is left for the next call. */
+#define MAX_ABORTED_ACCEPTS 64
+
+union control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(sizeof(int) * PASSFD_MAX_DESCRIPTORS)];
+};
+
+ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count)
+{
+	union control control;
+	struct iovec iov = {.iov_base = (void *)bytes, .iov_len = length};
+	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+	ssize_t sent;
+
+	if (count > PASSFD_MAX_DESCRIPTORS)
+		return -EINVAL;
+	/* An empty payload takes the descriptors and delivers nothing. */
+	if (length == 0)
+		return -EINVAL;
+	if (count > 0) {
+		size_t size = sizeof(int) * count;
+		memset(&control, 0, CMSG_SPACE(size));
+		message.msg_control = control.bytes;
+		message.msg_controllen = CMSG_SPACE(size);
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(size);
+		memcpy(CMSG_DATA(header), fds, size);
+	}
+	do
+		sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (sent < 0 && errno == EINTR);
+	if (sent < 0)
+		return errno == ETOOMANYREFS ? -ENOBUFS : -errno;
+	return sent;
+}
+
+static void close_all(struct passfd_received *received)
+{
+	for (size_t i = 0; i < received->count; i++)
+		close(received->fds[i]);
+	received->count = 0;
+}
+
+static void take_descriptors(struct cmsghdr *header, struct passfd_received *received)
+{
+	size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	const unsigned char *data = CMSG_DATA(header);
+
+	for (size_t i = 0; i < count; i++) {
+		int fd;
+		memcpy(&fd, data + i * sizeof fd, sizeof fd);
+		if (received->count == PASSFD_MAX_DESCRIPTORS || platform_received(fd) < 0) {
+			close(fd);
+			received->truncated = 1;
+		} else {
+			received->fds[received->count++] = fd;
+		}
+	}
+}
+
+ssize_t passfd_receive(int socket, void *bytes, size_t capacity, struct passfd_received *received)
+{
+	union control control;
+	struct iovec iov = {.iov_base = bytes, .iov_len = capacity};
+	struct msghdr message = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof control.bytes,
+	};
+	ssize_t length;
+
+	received->count = 0;
+	received->truncated = 0;
+	if (capacity == 0)
+		return -EINVAL;
+	do
+		length = recvmsg(socket, &message, MSG_DONTWAIT | PLATFORM_RECEIVE_FLAGS);
+	while (length < 0 && errno == EINTR);
+	if (length < 0)
+		return -errno;
+
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
+		if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+			take_descriptors(header, received);
+	/* The kernel drops what it cannot install, for one at RLIMIT_NOFILE.
+	 * Half a hand-off is worse than none, so the rest goes too. */
+	if (message.msg_flags & MSG_CTRUNC)
+		received->truncated = 1;
+	if (received->truncated)
+		close_all(received);
+	return length;
+}
+
+ssize_t passfd_peek(int socket, void *bytes, size_t capacity)
+{
+	ssize_t length;
+
+	if (capacity == 0)
+		return -EINVAL;
+	/* recv, not recvmsg: with a control buffer each peek would install the descriptors once more. */
+	do
+		length = recv(socket, bytes, capacity, MSG_PEEK | MSG_DONTWAIT);
+	while (length < 0 && errno == EINTR);
+	return length < 0 ? -errno : length;
+}
+
+/* Errors that accept(2) passes on from the connection it would have returned; the next one may be well. */
+static int is_of_the_connection(int error)
+{
+	switch (error) {
+	case EINTR:
+	case ECONNABORTED:
+	case EPROTO:
+	case ENETDOWN:
+	case ENOPROTOOPT:
+	case EHOSTDOWN:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+#ifdef ENONET
+	case ENONET:
+#endif
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+int passfd_accept(int listener, int *fds, size_t capacity)
+{
+	size_t count = 0;
+	int aborted = 0;
+
+	while (count < capacity) {
+		int fd = platform_accept(listener);
+		if (fd >= 0) {
+			fds[count++] = fd;
+		} else if (is_of_the_connection(-fd) && aborted < MAX_ABORTED_ACCEPTS) {
+			aborted++;
+		} else {
+			if (is_of_the_connection(-fd))
+				fd = -EAGAIN;
+			return count > 0 ? (int)count : fd;
+		}
+	}
+	return (int)count;
+}
+
+int passfd_socketpair(int fds[2])
+{
+	return platform_socketpair(fds);
+}
+
+static int close_and_return(int fd, int result)
+{
+	close(fd);
+	return result;
+}
+
+static int nonblocking_socket(int family)
+{
+	int fd = platform_socket(family, SOCK_STREAM);
+	if (fd < 0)
+		return fd;
+	int result = passfd_set_nonblocking(fd, 1);
+	return result < 0 ? close_and_return(fd, result) : fd;
+}
+
+/* A path is followed by a NUL; an abstract name is not, since every byte of it counts. */
+static int unix_address(const char *name, size_t length, struct sockaddr_un *address, socklen_t *size)
+{
+	int abstract = length > 0 && name[0] == '\0';
+	size_t room = sizeof address->sun_path - (abstract ? 0 : 1);
+
+	if (length == 0)
+		return -EINVAL;
+	if (length > room)
+		return -ENAMETOOLONG;
+	memset(address, 0, sizeof *address);
+	address->sun_family = AF_UNIX;
+	memcpy(address->sun_path, name, length);
+	*size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length + (abstract ? 0 : 1));
+	return abstract;
+}
+
+int passfd_listen_unix(const char *name, size_t length, int backlog, mode_t mode)
+{
+	struct sockaddr_un address;
+	socklen_t size;
+	int abstract = unix_address(name, length, &address, &size);
+	if (abstract < 0)
+		return abstract;
+
+	int fd = nonblocking_socket(AF_UNIX);
+	if (fd < 0)
+		return fd;
+	if (bind(fd, (struct sockaddr *)&address, size) < 0)
+		return close_and_return(fd, -errno);
+	/* Nobody can connect between bind and listen, so the mode is in force from the first connection on. */
+	if ((!abstract && chmod(address.sun_path, mode) < 0) || listen(fd, backlog) < 0) {
+		int error = errno;
+		if (!abstract)
+			unlink(address.sun_path);
+		return close_and_return(fd, -error);
+	}
+	return fd;
+}
+
+int passfd_connect_unix(const char *name, size_t length)
+{
+	struct sockaddr_un address;
+	socklen_t size;
+	int result = unix_address(name, length, &address, &size);
+	if (result < 0)
+		return result;
+
+	int fd = nonblocking_socket(AF_UNIX);
+	if (fd < 0)
+		return fd;
+	do
+		result = connect(fd, (struct sockaddr *)&address, size);
+	while (result < 0 && errno == EINTR);
+	return result < 0 ? close_and_return(fd, -errno) : fd;
+}
+
+static int numeric_address(const char *host, int port, struct addrinfo **found)
+{
+	char service[8];
+	struct addrinfo hints = {
+		.ai_socktype = SOCK_STREAM,
+		.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
+	};
+
+	snprintf(service, sizeof service, "%d", port & 0xffff);
+	switch (getaddrinfo(host, service, &hints, found)) {
+	case 0:
+		return 0;
+	case EAI_MEMORY:
+		return -ENOMEM;
+	default:
+		return -EINVAL;
+	}
+}
+
+int passfd_listen_tcp(const char *host, int port, int backlog, int ipv6_only)
+{
+	struct addrinfo *address;
+	int on = 1;
+	int result = numeric_address(host, port, &address);
+	if (result < 0)
+		return result;
+
+	int fd = nonblocking_socket(address->ai_family);
+	if (fd >= 0) {
+		if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
+		    (address->ai_family == AF_INET6 &&
+		     setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &ipv6_only, sizeof ipv6_only) < 0) ||
+		    bind(fd, address->ai_addr, address->ai_addrlen) < 0 || listen(fd, backlog) < 0)
+			fd = close_and_return(fd, -errno);
+	}
+	freeaddrinfo(address);
+	return fd;
+}
+
+int passfd_connect_tcp(const char *host, int port)
+{
+	struct addrinfo *address;
+	int result = numeric_address(host, port, &address);
+	if (result < 0)
+		return result;
+
+	int fd = nonblocking_socket(address->ai_family);
+	/* After EINTR a connect goes on by itself, as after EINPROGRESS. */
+	if (fd >= 0 && connect(fd, address->ai_addr, address->ai_addrlen) < 0 && errno != EINPROGRESS && errno != EINTR)
+		fd = close_and_return(fd, -errno);
+	freeaddrinfo(address);
+	return fd;
+}
+
+int passfd_error(int socket)
+{
+	int error = 0;
+	socklen_t length = sizeof error;
+	if (getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
+		return -errno;
+	return -error;
+}
+
+int passfd_duplicate(int fd)
+{
+	/* Not below 3: a program that writes to stdout must never write to a client. */
+	int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	return duplicate < 0 ? -errno : duplicate;
+}
+
+int passfd_close(int fd)
+{
+	/* Linux has freed the descriptor even when close(2) says EINTR; a second try could close another's. */
+	return close(fd) < 0 && errno != EINTR ? -errno : 0;
+}
+
+int passfd_shutdown_write(int socket)
+{
+	return shutdown(socket, SHUT_WR) < 0 ? -errno : 0;
+}
+
+int passfd_set_nonblocking(int fd, int on)
+{
+	return platform_set_flag(fd, F_GETFL, F_SETFL, O_NONBLOCK, on);
+}
+
+int passfd_is_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+	return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
+}
+
+int passfd_peer(int socket, struct passfd_peer *peer)
+{
+	return platform_peer(socket, &peer->pid, &peer->uid, &peer->gid);
+}
+
+static enum passfd_family family_of(sa_family_t family)
+{
+	switch (family) {
+	case AF_UNIX:
+		return PASSFD_UNIX;
+	case AF_INET:
+		return PASSFD_IPV4;
+	case AF_INET6:
+		return PASSFD_IPV6;
+	default:
+		return PASSFD_OTHER;
+	}
+}
+
+union any_address {
+	struct sockaddr generic;
+	struct sockaddr_un local;
+	struct sockaddr_in ipv4;
+	struct sockaddr_in6 ipv6;
+	struct sockaddr_storage storage;
+};
+
+static int query_address(int socket, int remote, union any_address *found, socklen_t *size)
+{
+	*size = sizeof *found;
+	memset(found, 0, sizeof *found);
+	int result = remote ? getpeername(socket, &found->generic, size) : getsockname(socket, &found->generic, size);
+	return result < 0 ? -errno : 0;
+}
+
+int passfd_address(int socket, int remote, struct passfd_address *address)
+{
+	union any_address found;
+	socklen_t size;
+	int result = query_address(socket, remote, &found, &size);
+	if (result < 0)
+		return result;
+
+	memset(address, 0, sizeof *address);
+	address->family = family_of(found.generic.sa_family);
+	switch (address->family) {
+	case PASSFD_IPV4:
+	case PASSFD_IPV6: {
+		result = getnameinfo(&found.generic, size, address->name, sizeof address->name, NULL, 0, NI_NUMERICHOST);
+		if (result != 0)
+			return -EINVAL;
+		address->length = strlen(address->name);
+		address->port = ntohs(address->family == PASSFD_IPV4 ? found.ipv4.sin_port : found.ipv6.sin6_port);
+		break;
+	}
+	case PASSFD_UNIX: {
+		size_t start = offsetof(struct sockaddr_un, sun_path);
+		address->length = size > start ? size - start : 0;
+		/* Linux counts the NUL behind a path; an abstract name has none, and a nameless socket has no bytes. */
+		if (address->length > 0 && found.local.sun_path[0] != '\0')
+			address->length = strnlen(found.local.sun_path, address->length);
+		memcpy(address->name, found.local.sun_path, address->length);
+		break;
+	}
+	case PASSFD_OTHER:
+		break;
+	}
+	return 0;
+}
+
+static int describe_socket(int fd, struct passfd_description *description)
+{
+	union any_address own;
+	socklen_t size;
+	int type = 0, accepting = 0;
+	socklen_t length = sizeof type;
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0)
+		return -errno;
+	int result = query_address(fd, 0, &own, &size);
+	if (result < 0)
+		return result;
+
+	description->family = family_of(own.generic.sa_family);
+	length = sizeof accepting;
+	/* A kernel that cannot tell (ENOPROTOOPT) leaves it at "not accepting". */
+	getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &length);
+	if (type == SOCK_STREAM)
+		description->type = accepting ? PASSFD_TYPE_LISTENER : PASSFD_TYPE_STREAM;
+	else if (type == SOCK_DGRAM)
+		description->type = PASSFD_TYPE_DATAGRAM;
+	return 0;
+}
+
+int passfd_describe(int fd, struct passfd_description *description)
+{
+	struct stat status;
+	int flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fstat(fd, &status) < 0)
+		return -errno;
+
+	flags &= O_ACCMODE;
+	description->access = flags == O_RDONLY ? 1 : flags == O_WRONLY ? 2 : 3;
+	description->type = PASSFD_TYPE_OTHER;
+	description->family = PASSFD_OTHER;
+	switch (status.st_mode & S_IFMT) {
+	case S_IFSOCK:
+		return describe_socket(fd, description);
+	case S_IFREG:
+		description->type = PASSFD_TYPE_FILE;
+		break;
+	case S_IFDIR:
+		description->type = PASSFD_TYPE_DIRECTORY;
+		break;
+	case S_IFIFO:
+		description->type = PASSFD_TYPE_PIPE;
+		break;
+	case S_IFCHR:
+		description->type = isatty(fd) ? PASSFD_TYPE_TTY : PASSFD_TYPE_OTHER;
+		break;
+	}
+	return 0;
+}
+
+int passfd_unread(int socket)
+{
+	return platform_unread(socket);
+}
+
+int passfd_lock_directory(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	return flock(fd, LOCK_EX | LOCK_NB) < 0 ? close_and_return(fd, -errno) : fd;
+}

@@ -1,0 +1,112 @@
+/* Descriptor passing on POSIX: mechanism only, every decision is the caller's.
+ *
+ * Every function returns a count, a descriptor or 0, and -errno on failure. No function blocks, whatever the flags of
+ * the descriptor, except where it says so. Every descriptor that one of them makes is close-on-exec from birth (on
+ * macOS: at once after it). */
+#ifndef PASSFD_H
+#define PASSFD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* SCM_MAX_FD of the Linux kernel (include/net/scm.h): one more in a message is EINVAL. */
+#define PASSFD_MAX_DESCRIPTORS 253
+
+/* Room for an IPv6 address with a zone, or for a whole sun_path. */
+#define PASSFD_MAX_NAME 128
+
+struct passfd_received {
+	size_t count;                    /* descriptors in fds */
+	int truncated;                   /* not all that were sent could be installed; then count is 0 */
+	int fds[PASSFD_MAX_DESCRIPTORS]; /* owned by the caller */
+};
+
+struct passfd_peer {
+	pid_t pid;
+	uid_t uid;
+	gid_t gid;
+};
+
+enum passfd_family { PASSFD_OTHER = 0, PASSFD_UNIX = 1, PASSFD_IPV4 = 4, PASSFD_IPV6 = 6 };
+
+struct passfd_address {
+	enum passfd_family family;
+	int port;                   /* of IPv4 and IPv6 */
+	size_t length;              /* bytes in name */
+	char name[PASSFD_MAX_NAME]; /* numeric host; or path; or abstract name with its leading NUL */
+};
+
+enum passfd_type {
+	PASSFD_TYPE_OTHER = 0,
+	PASSFD_TYPE_FILE,
+	PASSFD_TYPE_DIRECTORY,
+	PASSFD_TYPE_PIPE,
+	PASSFD_TYPE_TTY,
+	PASSFD_TYPE_STREAM,   /* a stream socket with a peer, or that had one */
+	PASSFD_TYPE_LISTENER, /* a stream socket that accepts */
+	PASSFD_TYPE_DATAGRAM
+};
+
+struct passfd_description {
+	enum passfd_type type;
+	enum passfd_family family; /* of sockets */
+	int access;                /* 1 it can be read, 2 written, 3 both */
+};
+
+/* Sends bytes[0..length), length >= 1, with fds[0..count) attached to the first of them. The descriptors are lent: they
+ * are in flight, as references of their own, once the result is positive. A result below length means that the rest
+ * still has to be sent, without the descriptors. -EAGAIN: it can be sent when the socket is writable. -ENOBUFS: the kernel
+ * takes no more for now, and will not tell when (also for ETOOMANYREFS: too many descriptors of this user in flight). */
+ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count);
+
+/* Receives at most capacity bytes, capacity >= 1; 0 is the end of the stream. The kernel ends a read behind the first
+ * message with descriptors, so these came with the last message in bytes. */
+ssize_t passfd_receive(int socket, void *bytes, size_t capacity, struct passfd_received *received);
+
+/* Looks at the next bytes and leaves everything in place, descriptors too. */
+ssize_t passfd_peek(int socket, void *bytes, size_t capacity);
+
+/* Accepts at most capacity connections into fds, and returns how many; all are blocking. -EAGAIN: none waits.
+ * The listening socket has to be non-blocking. On success the caller owns fds[0..result). */
+int passfd_accept(int listener, int *fds, size_t capacity);
+
+int passfd_socketpair(int fds[2]);
+
+/* A non-blocking listening socket at a path, which gets the file mode given before anyone can connect; or at an abstract
+ * name (first byte NUL, Linux only), which is used at exactly this length. Replaces nothing. */
+int passfd_listen_unix(const char *name, size_t length, int backlog, mode_t mode);
+
+/* A non-blocking listening socket; host is numeric. Port 0: the kernel picks one. */
+int passfd_listen_tcp(const char *host, int port, int backlog, int ipv6_only);
+
+/* A non-blocking connected socket. -EAGAIN: the listener's backlog is full at this moment. */
+int passfd_connect_unix(const char *name, size_t length);
+
+/* A non-blocking socket that is about to connect; it is writable when that is decided, and passfd_error tells how. */
+int passfd_connect_tcp(const char *host, int port);
+
+/* The pending error of a socket, as -errno, or 0. */
+int passfd_error(int socket);
+
+int passfd_duplicate(int fd);
+int passfd_close(int fd);
+int passfd_shutdown_write(int socket);
+int passfd_set_nonblocking(int fd, int on);
+int passfd_is_nonblocking(int fd);
+
+/* Who connected, or who made the socket pair: as of that moment, not of now. */
+int passfd_peer(int socket, struct passfd_peer *peer);
+
+int passfd_address(int socket, int remote, struct passfd_address *address);
+int passfd_describe(int fd, struct passfd_description *description);
+
+/* What was sent on the socket and not yet received by its peer: bytes of kernel memory, not of payload, on Unix sockets
+ * (the kernel charges each message its bookkeeping too). */
+int passfd_unread(int socket);
+
+/* An exclusive lock on a directory, held until the descriptor that is returned is closed. -EWOULDBLOCK: someone else
+ * holds it. */
+int passfd_lock_directory(const char *path);
+
+#endif

@@ -1,0 +1,155 @@
+/* The differences between Linux and macOS, and nothing else: whatever is in here exists on both, under one name. */
+#ifndef PASSFD_PLATFORM_H
+#define PASSFD_PLATFORM_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <linux/sockios.h>
+#endif
+
+/* Node ignores SIGPIPE in every process, so where the flag is missing nothing is lost. */
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+static inline int platform_set_flag(int fd, int get, int set, int flag, int on)
+{
+	int flags = fcntl(fd, get);
+	if (flags < 0)
+		return -errno;
+	int wanted = on ? flags | flag : flags & ~flag;
+	if (wanted != flags && fcntl(fd, set, wanted) < 0)
+		return -errno;
+	return 0;
+}
+
+#ifdef __linux__
+
+#define PLATFORM_RECEIVE_FLAGS MSG_CMSG_CLOEXEC
+
+static inline int platform_socket(int family, int type)
+{
+	int fd = socket(family, type | SOCK_CLOEXEC, 0);
+	return fd < 0 ? -errno : fd;
+}
+
+static inline int platform_socketpair(int fds[2])
+{
+	return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -errno : 0;
+}
+
+/* The accepted socket is blocking, whatever the listening socket is. */
+static inline int platform_accept(int fd)
+{
+	int accepted = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+	return accepted < 0 ? -errno : accepted;
+}
+
+static inline int platform_received(int fd)
+{
+	(void)fd;
+	return 0;
+}
+
+static inline int platform_peer(int fd, pid_t *pid, uid_t *uid, gid_t *gid)
+{
+	struct ucred credentials;
+	socklen_t length = sizeof credentials;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) < 0)
+		return -errno;
+	*pid = credentials.pid;
+	*uid = credentials.uid;
+	*gid = credentials.gid;
+	return 0;
+}
+
+static inline int platform_unread(int fd)
+{
+	int count = 0;
+	return ioctl(fd, SIOCOUTQ, &count) < 0 ? -errno : count;
+}
+
+#else /* macOS: no close-on-exec at birth, so a fork between the two calls can still inherit */
+
+#define PLATFORM_RECEIVE_FLAGS 0
+
+static inline int platform_close_on_exec(int fd)
+{
+	if (fd < 0)
+		return -errno;
+	int result = platform_set_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, 1);
+	if (result < 0) {
+		close(fd);
+		return result;
+	}
+	return fd;
+}
+
+static inline int platform_socket(int family, int type)
+{
+	return platform_close_on_exec(socket(family, type, 0));
+}
+
+static inline int platform_socketpair(int fds[2])
+{
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+		return -errno;
+	for (int i = 0; i < 2; i++) {
+		int result = platform_set_flag(fds[i], F_GETFD, F_SETFD, FD_CLOEXEC, 1);
+		if (result < 0) {
+			close(fds[0]);
+			close(fds[1]);
+			return result;
+		}
+	}
+	return 0;
+}
+
+/* BSD lets the accepted socket inherit O_NONBLOCK; Linux does not, and that is the rule here. */
+static inline int platform_accept(int fd)
+{
+	int accepted = platform_close_on_exec(accept(fd, NULL, NULL));
+	if (accepted < 0)
+		return accepted;
+	int result = platform_set_flag(accepted, F_GETFL, F_SETFL, O_NONBLOCK, 0);
+	if (result < 0) {
+		close(accepted);
+		return result;
+	}
+	return accepted;
+}
+
+static inline int platform_received(int fd)
+{
+	return platform_set_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, 1);
+}
+
+static inline int platform_peer(int fd, pid_t *pid, uid_t *uid, gid_t *gid)
+{
+	socklen_t length = sizeof *pid;
+	if (getpeereid(fd, uid, gid) < 0)
+		return -errno;
+	if (getsockopt(fd, SOL_LOCAL, LOCAL_PEERPID, pid, &length) < 0)
+		return -errno;
+	return 0;
+}
+
+static inline int platform_unread(int fd)
+{
+	int count = 0;
+	socklen_t length = sizeof count;
+	return getsockopt(fd, SOL_SOCKET, SO_NWRITE, &count, &length) < 0 ? -errno : count;
+}
+
+#endif
+
+#endif
