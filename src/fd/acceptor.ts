@@ -1,0 +1,337 @@
+// Acceptor: a listening socket, and the connections that come to it, as descriptors.
+import { lstat, unlink } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+
+import {
+  formatAddress,
+  isAbstract,
+  resolveHost,
+  toAddress,
+  type Address,
+  type AddressLike,
+} from './address.js';
+import { Descriptor } from './descriptor.js';
+import { PassfdError } from './errors.js';
+import { native } from './native.js';
+import { READABLE, Readiness } from './readiness.js';
+import { StreamSocket } from './stream-socket.js';
+import {
+  EACCES,
+  EADDRINUSE,
+  EAGAIN,
+  ECONNREFUSED,
+  ENAMETOOLONG,
+  ENOENT,
+  ENOTDIR,
+  EWOULDBLOCK,
+  systemError,
+} from './system-error.js';
+
+/** Connections that may wait in the kernel: what Node's `server.listen` asks for; `net.core.somaxconn` caps it. */
+const DEFAULT_BACKLOG = 511;
+
+/** Only the same user may connect to a Unix socket: connecting needs write permission on the file (unix(7)). */
+const DEFAULT_MODE = 0o600;
+
+/** Size of `sun_path` (unix(7)), less the NUL behind it. */
+const MAX_PATH_BYTES = process.platform === 'darwin' ? 103 : 107;
+
+/** Most connections that one call of `acceptUpTo` can bring. */
+const MAX_ACCEPTED = 1024;
+
+/** Tries for the lock on the directory, a millisecond apart: its holder keeps it for a bind and a listen only. */
+const LOCK_TRIES = 1000;
+
+export interface ListenOptions {
+  /** Connections that wait in the kernel at most. */
+  readonly backlog?: number;
+  /** The file mode of a Unix socket: who may connect. In force before anyone can. */
+  readonly mode?: number;
+  /** `::` takes IPv6 only, and not IPv4 too. */
+  readonly ipv6Only?: boolean;
+}
+
+/**
+ * Listens at a path, an abstract name or a TCP address. A socket file that is left from a process that ended is
+ * replaced; one behind which someone listens is not.
+ *
+ * @throws {PassfdError} `ERR_ADDRESS_IN_USE` naming who holds it, `ERR_ADDRESS_MISSING`, `ERR_ADDRESS_DENIED`,
+ * `ERR_ADDRESS`, `ERR_DESCRIPTOR_LIMIT`
+ */
+export async function listen(address: AddressLike, options: ListenOptions = {}): Promise<Acceptor> {
+  const { backlog = DEFAULT_BACKLOG, mode = DEFAULT_MODE, ipv6Only = false } = options;
+  const wanted = toAddress(address);
+  if ('path' in wanted) return listenUnix(wanted.path, backlog, mode);
+  const [host = wanted.host] = await resolveHost(wanted.host);
+  const result = native.listenTcp(host, wanted.port, backlog, ipv6Only ? 1 : 0);
+  if (result < 0) throw systemError(result, 'listen', { address: formatAddress(wanted) });
+  return new Acceptor(new Descriptor(result));
+}
+
+/** A listening socket. `accept` takes connections out of the kernel's backlog exactly when asked. */
+export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
+  readonly #descriptor: Descriptor;
+  readonly address: Address;
+  readonly #file: SocketFile | undefined;
+  readonly #readiness: Readiness;
+  readonly #waiting: Waiting[] = [];
+
+  /**
+   * Takes over a listening socket, and makes it non-blocking.
+   * @param file the file that `close` removes
+   * @throws {PassfdError} `ERR_WRONG_KIND`; then the descriptor stays with the caller
+   */
+  constructor(descriptor: Descriptor, file?: SocketFile) {
+    const { kind } = descriptor.describe();
+    if (kind !== 'listener') {
+      throw new PassfdError(
+        'ERR_WRONG_KIND',
+        `Wanted a listening socket, but descriptor ${descriptor.fd} is: ${kind}`,
+      );
+    }
+    this.address = descriptor.localAddress;
+    descriptor.setNonblocking(true);
+    this.#descriptor = new Descriptor(descriptor.release());
+    this.#readiness = new Readiness(this.#descriptor.fd, () => {
+      this.#onReady();
+    });
+    this.#file = file;
+  }
+
+  /** Lent, for example to pass the listening socket itself; the acceptor stays its owner. */
+  get descriptor(): Descriptor {
+    return this.#descriptor;
+  }
+
+  get closed(): boolean {
+    return this.#descriptor.closed;
+  }
+
+  /**
+   * Takes the next connection, or waits for it. It is a blocking socket, as a worker in any language wants it.
+   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` (the connection waits in the backlog, and so does the next call until
+   * one is free), `ERR_CLOSED`, or the reason of the signal
+   */
+  async accept(options: { readonly signal?: AbortSignal } = {}): Promise<Descriptor> {
+    const [descriptor] = await this.acceptUpTo(1, options);
+    if (!descriptor) throw closedError();
+    return descriptor;
+  }
+
+  /**
+   * Takes what waits, or waits for the first.
+   * @param count 1 to 1024
+   * @returns at least one, which the caller owns
+   */
+  acceptUpTo(count: number, options: { readonly signal?: AbortSignal } = {}): Promise<Descriptor[]> {
+    return new Promise((resolve, reject) => {
+      if (!Number.isInteger(count) || count < 1 || count > MAX_ACCEPTED) {
+        throw new TypeError(`count is an integer from 1 to ${MAX_ACCEPTED}, not ${String(count)}`);
+      }
+      if (this.closed) throw closedError();
+      const { signal } = options;
+      signal?.throwIfAborted();
+      const abort = (): void => {
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        reject(signal?.reason as Error);
+        this.#watch();
+      };
+      const waiting: Waiting = {
+        count,
+        resolve: (accepted) => {
+          signal?.removeEventListener('abort', abort);
+          resolve(accepted);
+        },
+        reject: (error) => {
+          signal?.removeEventListener('abort', abort);
+          reject(error);
+        },
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#waiting.push(waiting);
+      this.#watch();
+    });
+  }
+
+  /** The connections, until the acceptor is closed. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<Descriptor, void, undefined> {
+    while (!this.closed) {
+      let descriptor;
+      try {
+        descriptor = await this.accept();
+      } catch (error) {
+        if (error instanceof PassfdError && error.code === 'ERR_CLOSED') return;
+        throw error;
+      }
+      yield descriptor;
+    }
+  }
+
+  /** Whether a waiting accept keeps the process alive; it does from the start. */
+  ref(): this {
+    this.#readiness.setReferenced(true);
+    return this;
+  }
+
+  unref(): this {
+    this.#readiness.setReferenced(false);
+    return this;
+  }
+
+  /** Stops listening, rejects accepts that wait, and removes the socket file if it is still the one made here. */
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.#readiness.close();
+    // Before the file goes: who finds the file must not find a socket that never answers.
+    this.#descriptor.close();
+    for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
+    await this.#file?.remove();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #watch(): void {
+    if (!this.closed) this.#readiness.want(this.#waiting.length > 0 ? READABLE : 0);
+  }
+
+  #onReady(): void {
+    for (let waiting = this.#waiting[0]; waiting; waiting = this.#waiting[0]) {
+      const result = native.accept(this.#descriptor.fd, accepted, waiting.count);
+      if (result === EAGAIN) return;
+      this.#waiting.shift();
+      if (result < 0) {
+        waiting.reject(systemError(result, 'accept', { descriptor: formatAddress(this.address) }));
+      } else waiting.resolve(Array.from(accepted.subarray(0, result), (fd) => new Descriptor(fd)));
+    }
+    this.#watch();
+  }
+}
+
+interface Waiting {
+  readonly count: number;
+  resolve(accepted: Descriptor[]): void;
+  reject(error: Error): void;
+}
+
+const accepted = new Int32Array(MAX_ACCEPTED);
+
+function closedError(): PassfdError {
+  return new PassfdError('ERR_CLOSED', 'The acceptor is closed');
+}
+
+/** The file of a Unix socket, known by its inode: a path can be someone else's by now. */
+class SocketFile {
+  readonly #path: string;
+  readonly #identity: string;
+
+  constructor(path: string, identity: string) {
+    this.#path = path;
+    this.#identity = identity;
+  }
+
+  async remove(): Promise<void> {
+    if ((await identityOf(this.#path)) === this.#identity) await unlink(this.#path).catch(ignoreMissing);
+  }
+}
+
+/** Device and inode of a socket file, or undefined when nothing or something else is there. */
+async function identityOf(path: string): Promise<string | undefined> {
+  const status = await lstat(path, { bigint: true }).catch(ignoreMissing);
+  return status?.isSocket() === true ? `${status.dev}:${status.ino}` : undefined;
+}
+
+function ignoreMissing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error;
+}
+
+async function listenUnix(path: string, backlog: number, mode: number): Promise<Acceptor> {
+  const name = Buffer.from(path);
+  if (isAbstract(path)) {
+    const result = native.listenUnix(name, backlog, mode);
+    if (result < 0) throw listenError(result, path, name.length);
+    return new Acceptor(new Descriptor(result));
+  }
+  // Between its bind and its listen a socket looks like one that is left over. Whoever replaces such holds this lock.
+  const lock = await lockDirectory(dirname(path));
+  try {
+    return await replaceAndListen(path, name, backlog, mode);
+  } finally {
+    lock?.close();
+  }
+}
+
+async function replaceAndListen(
+  path: string,
+  name: Buffer,
+  backlog: number,
+  mode: number,
+): Promise<Acceptor> {
+  let result = native.listenUnix(name, backlog, mode);
+  if (result === EADDRINUSE) {
+    await removeStale(path);
+    result = native.listenUnix(name, backlog, mode);
+  }
+  if (result < 0) throw listenError(result, path, name.length);
+  using descriptor = new Descriptor(result);
+  const identity = await identityOf(path);
+  return new Acceptor(descriptor, identity === undefined ? undefined : new SocketFile(path, identity));
+}
+
+/** Undefined when the lock cannot be had: then two processes that replace the same left-over file may still collide. */
+async function lockDirectory(directory: string): Promise<Descriptor | undefined> {
+  for (let tries = 0; tries < LOCK_TRIES; tries++) {
+    const result = native.lockDirectory(directory);
+    if (result >= 0) return new Descriptor(result);
+    if (result !== EWOULDBLOCK) return undefined;
+    await setTimeout(1);
+  }
+  return undefined;
+}
+
+/** Removes a socket file that nobody listens behind. @throws {PassfdError} `ERR_ADDRESS_IN_USE` */
+async function removeStale(path: string): Promise<void> {
+  const identity = await identityOf(path);
+  const probe = native.connectUnix(Buffer.from(path));
+  if (probe === ENOENT) return;
+  if (probe >= 0) {
+    using socket = new StreamSocket(new Descriptor(probe));
+    throw inUse(path, `process ${socket.peer.pid} listens there; stop it, or take another path`);
+  }
+  if (probe === EAGAIN) {
+    throw inUse(path, 'a process listens there, and its backlog is full; take another path');
+  }
+  if (probe !== ECONNREFUSED || identity === undefined) {
+    throw inUse(path, 'something that is not a stream socket is there, and is left alone; take another path');
+  }
+  if ((await identityOf(path)) === identity) await unlink(path).catch(ignoreMissing);
+}
+
+function inUse(path: string, reason: string): PassfdError {
+  return new PassfdError('ERR_ADDRESS_IN_USE', `Cannot listen at ${path}: ${reason}`);
+}
+
+function listenError(result: number, path: string, length: number): PassfdError {
+  return systemError(
+    result,
+    'listen',
+    { address: formatAddress({ path }) },
+    listenHint(result, path, length),
+  );
+}
+
+function listenHint(result: number, path: string, length: number): string | undefined {
+  switch (result) {
+    case ENAMETOOLONG:
+      return `the path has ${length} bytes, and a socket's has at most ${MAX_PATH_BYTES}; take a shorter one`;
+    case ENOENT:
+    case ENOTDIR:
+      return `the directory ${dirname(path)} does not exist; create it, best with mode 0700`;
+    case EACCES:
+      return `this user may not create files in ${dirname(path)}; take a directory of your own`;
+    default:
+      return undefined;
+  }
+}

@@ -1,0 +1,121 @@
+// DescriptorStream: a Duplex that carries descriptors beside its bytes, for libraries that are built on streams.
+import { Duplex, type DuplexOptions } from 'node:stream';
+
+import { closeAll, type Descriptor } from './descriptor.js';
+import { PassfdError } from './errors.js';
+import type { Message } from './message.js';
+import { duplicateAll, lendAll, type Loan, type Passable } from './passable.js';
+import type { StreamSocket } from './stream-socket.js';
+
+/** The descriptors that travel with one chunk. */
+interface Parcel {
+  readonly duplicates: readonly Descriptor[];
+  readonly loans: readonly Loan[];
+}
+
+type Callback = (error?: Error | null) => void;
+
+/**
+ * A Unix socket as a Node stream: what D-Bus and Wayland libraries ask of a transport that carries descriptors.
+ *
+ * Event `'fds'` brings the descriptors of a message, an array that the listener then owns, before the `'data'` that
+ * they came with. When nobody listens to it, they are closed and the stream is destroyed with
+ * `ERR_UNEXPECTED_DESCRIPTORS`.
+ */
+export class DescriptorStream extends Duplex {
+  readonly #socket: StreamSocket;
+  /** By the very Buffer object that goes through the writable side, which keeps order and back-pressure. */
+  readonly #parcels = new Map<Uint8Array, Parcel>();
+
+  /** Takes over the socket. */
+  constructor(socket: StreamSocket, options: Pick<DuplexOptions, 'allowHalfOpen' | 'highWaterMark'> = {}) {
+    super(options);
+    this.#socket = socket;
+  }
+
+  /** The socket under it, for example for `peer`. */
+  get socket(): StreamSocket {
+    return this.#socket;
+  }
+
+  /**
+   * Writes bytes, at least one, with descriptors that arrive beside the first of them, in order with other writes.
+   * The descriptors are lent and may be closed when this returns; a `net.Socket` moves (see `Passable`).
+   * @returns false when the caller should wait for `'drain'`, as `write`
+   * @throws what `send` throws for a descriptor that cannot be passed; a later failure destroys the stream
+   */
+  writeWithFds(bytes: Uint8Array, fds: readonly Passable[], callback?: Callback): boolean {
+    if (fds.length === 0) return this.write(bytes, callback);
+    if (this.destroyed || this.writableEnded) {
+      throw new PassfdError('ERR_CLOSED', 'The stream was ended or destroyed');
+    }
+    if (bytes.length === 0) throw new TypeError('Descriptors need at least one byte to travel with');
+    const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const loans = lendAll(fds);
+    try {
+      this.#parcels.set(chunk, { loans, duplicates: duplicateAll(loans) });
+    } catch (error) {
+      for (const loan of loans) loan.failed();
+      throw error;
+    }
+    return this.write(chunk, callback);
+  }
+
+  override _write(chunk: Uint8Array, _encoding: BufferEncoding, callback: Callback): void {
+    const parcel = this.#parcels.get(chunk);
+    this.#socket.send(chunk, parcel?.duplicates).then(() => {
+      if (parcel) {
+        this.#parcels.delete(chunk);
+        closeAll(parcel.duplicates);
+        for (const loan of parcel.loans) loan.sent();
+      }
+      callback();
+    }, callback);
+  }
+
+  override _final(callback: Callback): void {
+    this.#socket.end().then(() => {
+      callback();
+    }, callback);
+  }
+
+  override _read(): void {
+    this.#socket.receive().then(
+      (message) => {
+        this.#deliver(message);
+      },
+      (error: unknown) => {
+        this.destroy(error as Error);
+      },
+    );
+  }
+
+  override _destroy(error: Error | null, callback: Callback): void {
+    this.#socket.destroy();
+    for (const { duplicates, loans } of this.#parcels.values()) {
+      closeAll(duplicates);
+      for (const loan of loans) loan.failed();
+    }
+    this.#parcels.clear();
+    callback(error);
+  }
+
+  #deliver(message: Message | null): void {
+    if (!message) {
+      this.push(null);
+      return;
+    }
+    const descriptors = message.takeDescriptors();
+    if (descriptors.length > 0 && (this.destroyed || !this.emit('fds', descriptors))) {
+      closeAll(descriptors);
+      this.destroy(
+        new PassfdError(
+          'ERR_UNEXPECTED_DESCRIPTORS',
+          'Descriptors came, and nobody listens to the "fds" event',
+        ),
+      );
+      return;
+    }
+    this.push(message.bytes);
+  }
+}

@@ -1,0 +1,64 @@
+// The only file that knows the binary: loads the addon and gives its functions their types.
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+/** Readiness of one descriptor on this thread's event loop. It lends the descriptor: close it before that. */
+export interface Poll {
+  /** Calls back with a status (0, or a negative libuv error) and events whenever one of `events` is true. */
+  start(events: number): void;
+  stop(): void;
+  /** Ends for good; the descriptor may be closed at once. */
+  close(): void;
+  ref(): void;
+  unref(): void;
+}
+
+/**
+ * The addon. Functions return a count, a descriptor or 0, and `-errno` on failure; arguments of a wrong type or range
+ * throw a `TypeError`. Nothing blocks. What each one does stands in `native/passfd.h`.
+ */
+export interface Native {
+  send(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, count: number): number;
+  /** `results` gets `[count, truncated, fd, fd, ...]`, and needs room for `RESULTS_LENGTH` numbers. */
+  receive(fd: number, bytes: Uint8Array, offset: number, length: number, results: Int32Array): number;
+  peek(fd: number, bytes: Uint8Array): number;
+  accept(fd: number, fds: Int32Array, capacity: number): number;
+  socketPair(fds: Int32Array): number;
+  listenUnix(name: Uint8Array, backlog: number, mode: number): number;
+  connectUnix(name: Uint8Array): number;
+  listenTcp(host: string, port: number, backlog: number, ipv6Only: 0 | 1): number;
+  connectTcp(host: string, port: number): number;
+  lockDirectory(path: string): number;
+  setNonblocking(fd: number, on: 0 | 1): number;
+  isNonblocking(fd: number): number;
+  close(fd: number): number;
+  duplicate(fd: number): number;
+  shutdownWrite(fd: number): number;
+  socketError(fd: number): number;
+  unread(fd: number): number;
+  /** `results` gets `[pid, uid, gid]`. */
+  peer(fd: number, results: Int32Array): number;
+  /** `results` gets `[family, port]`, `name` the numeric host, the path or the abstract name; returns its length. */
+  address(fd: number, remote: 0 | 1, results: Int32Array, name: Uint8Array): number;
+  /** `results` gets `[type, family, access]`, as the enums of `native/passfd.h` number them. */
+  describe(fd: number, results: Int32Array): number;
+  readonly Poll: new (fd: number, onReady: (status: number, events: number) => void) => Poll;
+}
+
+/** `UV_READABLE` and `UV_WRITABLE` of libuv's `uv.h`. */
+export const READABLE = 1;
+export const WRITABLE = 2;
+
+/** Most descriptors in one message: `SCM_MAX_FD` in Linux' `include/net/scm.h`. */
+export const MAX_DESCRIPTORS = 253;
+
+/** Numbers that `receive` needs room for: how many, whether some were lost, then the descriptors. */
+export const RESULTS_LENGTH = 2 + MAX_DESCRIPTORS;
+
+/** Bytes that `address` needs room for. */
+export const NAME_LENGTH = 128;
+
+// node-gyp-build takes the binary compiled in a source checkout, else the one that the package ships for this platform.
+const load = createRequire(import.meta.url)('node-gyp-build') as (directory: string) => Native;
+
+export const native: Native = load(fileURLToPath(new URL('../../../native', import.meta.url)));

@@ -1,0 +1,157 @@
+// What can be passed: finds the descriptor in a Node object, and sees to it that no byte of a connection is lost.
+// The one file that knows Node's private handles: Node has no public way from a socket to its descriptor.
+import { Socket as DatagramSocket } from 'node:dgram';
+import type { FileHandle } from 'node:fs/promises';
+import { Server, Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
+
+import { closeAll, Descriptor } from './descriptor.js';
+import { PassfdError } from './errors.js';
+import { native } from './native.js';
+import { systemError } from './system-error.js';
+
+/**
+ * What can be passed to another process.
+ *
+ * A `net.Socket` moves: once it is sent, the copy here is destroyed, without `shutdown`, since a connection has one
+ * reader. Everything else is lent: it stays open here, and the receiver shares it.
+ */
+export type Passable = Descriptor | Socket | Server | DatagramSocket | FileHandle | number;
+
+/** A descriptor on loan for one send, and what becomes of its owner after it. */
+export interface Loan {
+  readonly fd: number;
+  /** The kernel has it in flight. */
+  sent(): void;
+  /** It stays with its owner, as if nothing had happened. */
+  failed(): void;
+}
+
+/**
+ * Borrows the descriptors of all of them, or of none: when one cannot be lent, those before it go back.
+ * @throws {PassfdError} `ERR_BYTES_ALREADY_READ`, `ERR_BYTES_UNSENT`, `ERR_NOT_PASSABLE`, `ERR_DESCRIPTOR_CLOSED`
+ * @throws {TypeError} when one is nothing that has a descriptor
+ */
+export function lendAll(passables: readonly Passable[]): Loan[] {
+  const loans: Loan[] = [];
+  try {
+    for (const passable of passables) loans.push(lend(passable));
+    return loans;
+  } catch (error) {
+    for (const loan of loans) loan.failed();
+    throw error;
+  }
+}
+
+/** Duplicates of what was lent, for a send that has to wait; when one cannot be had, there is none. */
+export function duplicateAll(loans: readonly Loan[]): Descriptor[] {
+  const duplicates: Descriptor[] = [];
+  try {
+    for (const { fd } of loans) {
+      const result = native.duplicate(fd);
+      if (result < 0) {
+        throw systemError(result, 'dup', { descriptor: `descriptor ${fd}, which has to wait to be sent` });
+      }
+      duplicates.push(new Descriptor(result));
+    }
+    return duplicates;
+  } catch (error) {
+    closeAll(duplicates);
+    throw error;
+  }
+}
+
+const nothing = (): void => undefined;
+
+function lend(passable: Passable): Loan {
+  if (passable instanceof Descriptor) return { fd: passable.fd, sent: nothing, failed: nothing };
+  if (passable instanceof Socket) return lendSocket(passable);
+  return { fd: descriptorOf(passable), sent: nothing, failed: nothing };
+}
+
+interface PrivateHandle {
+  readonly fd?: number;
+  /** Of streams: whether libuv reads. `net.Socket` starts it again when this is false and more is wanted. */
+  reading?: boolean;
+  readStart?(): number;
+  readStop?(): number;
+}
+
+interface WithHandle {
+  readonly _handle?: PrivateHandle | null;
+}
+
+function lendSocket(socket: Socket): Loan {
+  if (socket instanceof TLSSocket) {
+    throw new PassfdError(
+      'ERR_NOT_PASSABLE',
+      'A TLS socket cannot be passed: its keys live in this process. Pass the TCP connection before the handshake.',
+    );
+  }
+  const handle = (socket as unknown as WithHandle)._handle;
+  const fd = handle?.fd;
+  if (!handle || fd === undefined || fd < 0 || socket.destroyed || socket.connecting) {
+    throw new PassfdError('ERR_NOT_PASSABLE', 'The socket is not connected (not yet, or not any more)');
+  }
+  if (socket.writableLength > 0 || socket.writableEnded) {
+    throw new PassfdError(
+      'ERR_BYTES_UNSENT',
+      `${socket.writableLength} bytes written to the socket are not sent yet, or it was ended: wait for 'drain', or pass it before writing`,
+    );
+  }
+  const wasReading = handle.reading === true;
+  if (wasReading) {
+    handle.readStop?.();
+    handle.reading = false;
+  }
+  const failed = (): void => {
+    if (!wasReading || socket.destroyed) return;
+    handle.reading = true;
+    handle.readStart?.();
+  };
+  // Counted by libuv, so it also holds what was read here but not yet seen by anyone.
+  if (socket.bytesRead > 0) {
+    failed();
+    throw new PassfdError(
+      'ERR_BYTES_ALREADY_READ',
+      `${socket.bytesRead} bytes were already read from the socket and would be lost to the receiver: ` +
+        'pass it inside its "connection" event, or create the server with pauseOnConnect: true',
+    );
+  }
+  return { fd, sent: () => socket.destroy(), failed };
+}
+
+function descriptorOf(passable: Server | DatagramSocket | FileHandle | number): number {
+  if (typeof passable === 'number') return new Descriptor(passable).release();
+  if (passable instanceof Server) {
+    return openOr(
+      (passable as unknown as WithHandle)._handle?.fd,
+      'The server does not listen: await its "listening" event',
+    );
+  }
+  if (passable instanceof DatagramSocket) {
+    return openOr(
+      datagramHandle(passable)?.fd,
+      'The datagram socket is not bound: await its "listening" event',
+    );
+  }
+  if (typeof (passable as FileHandle | undefined)?.fd === 'number') {
+    return openOr(passable.fd, 'The file is closed');
+  }
+  throw new TypeError(
+    'Only a Descriptor, net.Socket, net.Server, dgram.Socket, FileHandle or number can be passed',
+  );
+}
+
+function openOr(fd: number | undefined, message: string): number {
+  if (fd === undefined || fd < 0) throw new PassfdError('ERR_NOT_PASSABLE', message);
+  return fd;
+}
+
+/** `dgram` keeps its handle behind a symbol; its `_handle` works too, and prints a deprecation warning (DEP0112). */
+function datagramHandle(socket: DatagramSocket): PrivateHandle | undefined {
+  const key = Object.getOwnPropertySymbols(socket).find(({ description }) => description === 'state symbol');
+  const state =
+    key && (socket as unknown as Record<symbol, { handle?: PrivateHandle | null } | undefined>)[key];
+  return state?.handle ?? undefined;
+}

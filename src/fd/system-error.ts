@@ -1,0 +1,77 @@
+// Turns an `-errno` of a system call into a `PassfdError` whose `cause` has the shape of Node's own system errors.
+import { constants } from 'node:os';
+import { getSystemErrorName } from 'node:util';
+
+import { PassfdError, type ErrorCode } from './errors.js';
+
+const { errno } = constants;
+
+/** What the native functions return: `-errno`. */
+export const EAGAIN = -errno.EAGAIN;
+export const ENOBUFS = -errno.ENOBUFS;
+export const EADDRINUSE = -errno.EADDRINUSE;
+export const ENOENT = -errno.ENOENT;
+export const ECONNREFUSED = -errno.ECONNREFUSED;
+export const EWOULDBLOCK = -errno.EWOULDBLOCK;
+export const EACCES = -errno.EACCES;
+export const ENAMETOOLONG = -errno.ENAMETOOLONG;
+export const ENOTDIR = -errno.ENOTDIR;
+
+const codes = new Map<number, ErrorCode>([
+  [-errno.EBADF, 'ERR_DESCRIPTOR_CLOSED'],
+  [-errno.EMFILE, 'ERR_DESCRIPTOR_LIMIT'],
+  [-errno.ENFILE, 'ERR_DESCRIPTOR_LIMIT'],
+  [-errno.EPIPE, 'ERR_PEER_GONE'],
+  [-errno.ECONNRESET, 'ERR_PEER_GONE'],
+  [-errno.ENOTCONN, 'ERR_PEER_GONE'],
+  [ENAMETOOLONG, 'ERR_ADDRESS'],
+  [-errno.EINVAL, 'ERR_ADDRESS'],
+  [-errno.EADDRNOTAVAIL, 'ERR_ADDRESS'],
+  [-errno.EAFNOSUPPORT, 'ERR_ADDRESS'],
+  [ENOTDIR, 'ERR_ADDRESS'],
+  [EADDRINUSE, 'ERR_ADDRESS_IN_USE'],
+  [EACCES, 'ERR_ADDRESS_DENIED'],
+  [-errno.EPERM, 'ERR_ADDRESS_DENIED'],
+  [-errno.EROFS, 'ERR_ADDRESS_DENIED'],
+  [ENOENT, 'ERR_ADDRESS_MISSING'],
+  [ECONNREFUSED, 'ERR_CONNECTION_REFUSED'],
+]);
+
+/** The codes that only make sense where an address was given. */
+const isAboutAnAddress = (code: ErrorCode): boolean =>
+  code.startsWith('ERR_ADDRESS') || code === 'ERR_CONNECTION_REFUSED';
+
+const advice: Partial<Record<ErrorCode, string>> = {
+  ERR_DESCRIPTOR_CLOSED: 'it was closed behind the back of its owner',
+  ERR_DESCRIPTOR_LIMIT: 'raise the limit (ulimit -n) or close what is not needed',
+  ERR_PEER_GONE: 'the other end closed the connection or died',
+  ERR_CONNECTION_REFUSED: 'nobody listens there: start the server, or wait for it',
+  ERR_ADDRESS_IN_USE: 'stop who holds it, or take another address',
+};
+
+/**
+ * @param result what the call returned: `-errno`
+ * @param syscall its name, as in the manual
+ * @param subject what it was done to, for the message; an address makes address codes possible
+ * @param hint what to do, where there is more to say than for every such error
+ */
+export function systemError(
+  result: number,
+  syscall: string,
+  subject: { descriptor: string } | { address: string },
+  hint?: string,
+): PassfdError {
+  const name = getSystemErrorName(result);
+  const found = codes.get(result) ?? 'ERR_SYSTEM';
+  const code = isAboutAnAddress(found) && !('address' in subject) ? 'ERR_SYSTEM' : found;
+  const what = 'address' in subject ? subject.address : subject.descriptor;
+  const todo = hint ?? advice[code];
+  const cause = Object.assign(new Error(`${syscall} ${name}`), { code: name, errno: result, syscall });
+  return new PassfdError(
+    code,
+    `${syscall} failed on ${what}: ${name}${todo === undefined ? '' : `; ${todo}`}`,
+    {
+      cause,
+    },
+  );
+}

@@ -1,0 +1,128 @@
+// Hands a descriptor to the Node object that fits what it is; a wrong kind is refused and stays with its owner.
+import { createSocket, type Socket as DatagramSocket } from 'node:dgram';
+import { once } from 'node:events';
+import { open, type FileHandle } from 'node:fs/promises';
+import { Server, Socket } from 'node:net';
+
+import type { Descriptor, DescriptorKind } from './descriptor.js';
+import { PassfdError } from './errors.js';
+
+export interface ToSocketOptions {
+  /** Do not end the writing side when the other end has ended its own (net.Socket). */
+  readonly allowHalfOpen?: boolean;
+  /** Read nothing until `resume()`: for a connection that is passed on. */
+  readonly pauseOnCreate?: boolean;
+}
+
+export function toSocket(descriptor: Descriptor, options: ToSocketOptions = {}): Socket {
+  const { kind, readable, writable } = descriptor.describe();
+  requireKind(descriptor, kind, ['stream', 'pipe'], 'a net.Socket');
+  const socket = new Socket({
+    fd: descriptor.fd,
+    readable,
+    writable,
+    ...options,
+    // In @types/node `pauseOnCreate` is missing; net.Server uses it for `pauseOnConnect`.
+  });
+  descriptor.release();
+  return socket;
+}
+
+export async function toServer(descriptor: Descriptor, server = new Server()): Promise<Server> {
+  requireKind(descriptor, descriptor.describe().kind, ['listener'], 'a net.Server');
+  // Of a duplicate, since Node closes it on some errors and not on others: a leak there is better than a double close.
+  const fd = descriptor.duplicate().release();
+  // Without `exclusive`, a cluster worker would ask its primary to listen instead.
+  await settled(server, () => server.listen({ fd, exclusive: true } as Parameters<Server['listen']>[0]));
+  descriptor.close();
+  return server;
+}
+
+export async function toDatagramSocket(descriptor: Descriptor): Promise<DatagramSocket> {
+  const { kind, family } = descriptor.describe();
+  if (family === 'unix') throw wrongKind(descriptor, `${kind} (unix)`, 'a dgram.Socket');
+  requireKind(descriptor, kind, ['datagram'], 'a dgram.Socket');
+  const socket = createSocket(family === 'ipv6' ? 'udp6' : 'udp4');
+  const fd = descriptor.duplicate().release();
+  await settled(socket, () => socket.bind({ fd, exclusive: true }));
+  descriptor.close();
+  return socket;
+}
+
+export async function toFileHandle(descriptor: Descriptor): Promise<FileHandle> {
+  const { kind } = descriptor.describe();
+  requireKind(descriptor, kind, ['file', 'directory', 'pipe', 'tty', 'other'], 'a FileHandle');
+  const build = await (fileHandleBuilder ??= findFileHandleBuilder());
+  const handle = build(descriptor.fd);
+  descriptor.release();
+  return handle;
+}
+
+export function toNodeObject(descriptor: Descriptor): Promise<Socket | Server | DatagramSocket | FileHandle> {
+  switch (descriptor.describe().kind) {
+    case 'stream':
+    case 'pipe':
+      return Promise.resolve(toSocket(descriptor));
+    case 'listener':
+      return toServer(descriptor);
+    case 'datagram':
+      return toDatagramSocket(descriptor);
+    case 'file':
+    case 'directory':
+    case 'tty':
+    case 'other':
+      return toFileHandle(descriptor);
+  }
+}
+
+function requireKind(
+  descriptor: Descriptor,
+  kind: DescriptorKind,
+  wanted: readonly DescriptorKind[],
+  target: string,
+): void {
+  if (!wanted.includes(kind)) throw wrongKind(descriptor, kind, target);
+}
+
+function wrongKind(descriptor: Descriptor, kind: string, target: string): PassfdError {
+  return new PassfdError(
+    'ERR_WRONG_KIND',
+    `Descriptor ${descriptor.fd} cannot become ${target}: it is of kind ${kind}`,
+  );
+}
+
+/** Runs `listen`, and waits for "listening" or "error"; on an error the object is closed. */
+async function settled(emitter: Server | DatagramSocket, listen: () => unknown): Promise<void> {
+  const listening = once(emitter, 'listening');
+  listen();
+  try {
+    await listening;
+  } catch (error) {
+    emitter.close();
+    throw error;
+  }
+}
+
+let fileHandleBuilder: Promise<(fd: number) => FileHandle> | undefined;
+
+/**
+ * Node has no public way to make a FileHandle of an open descriptor: `open('/proc/self/fd/N')` opens the file once
+ * more, with an offset and flags of its own, and fails for sockets. So this takes the two constructors behind a
+ * FileHandle from one that Node made.
+ */
+async function findFileHandleBuilder(): Promise<(fd: number) => FileHandle> {
+  await using sample = await open('/dev/null');
+  const key = Object.getOwnPropertySymbols(sample).find(({ description }) => description === 'kHandle');
+  const native =
+    key && (sample as unknown as Record<symbol, { constructor?: unknown } | undefined>)[key]?.constructor;
+  const Handle: unknown = sample.constructor;
+  if (typeof native !== 'function' || typeof Handle !== 'function') {
+    throw new PassfdError(
+      'ERR_UNSUPPORTED',
+      `Node ${process.version} keeps its FileHandle in another way than this version of passfd knows; use the descriptor's number`,
+    );
+  }
+  const NativeHandle = native as new (fd: number) => object;
+  const FileHandleClass = Handle as new (native: object) => FileHandle;
+  return (fd) => new FileHandleClass(new NativeHandle(fd));
+}
