@@ -213,23 +213,34 @@ static napi_value connect_unix(napi_env env, napi_callback_info info)
 	return integer(env, passfd_connect_unix(name.data, name.length));
 }
 
-static int get_host(napi_env env, napi_value value, char *host, size_t size)
+/* Reads a string of fewer than `room` bytes into room + CUT bytes. A longer one is cut between two characters, so what
+ * is written of it still fills `room`: the length tells. */
+#define CUT 4
+
+static int get_string(napi_env env, napi_value value, const char *name, char *string, size_t room, size_t *length)
+{
+	if (napi_get_value_string_utf8(env, value, string, room + CUT, length) != napi_ok || strlen(string) != *length)
+		return throw_argument(env, name, "a string without NUL");
+	return 1;
+}
+
+static int get_host(napi_env env, napi_value value, char *host)
 {
 	size_t length;
 
-	if (napi_get_value_string_utf8(env, value, host, size, &length) != napi_ok || strlen(host) != length)
-		return throw_argument(env, "host", "a string without NUL");
-	return 1;
+	if (!get_string(env, value, "host", host, PASSFD_MAX_NAME, &length))
+		return 0;
+	return length < PASSFD_MAX_NAME ? 1 : throw_argument(env, "host", "short enough for an address");
 }
 
 /* listenTcp(host, port, backlog, ipv6Only) */
 static napi_value listen_tcp(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[4];
-	char host[PASSFD_MAX_NAME];
+	char host[PASSFD_MAX_NAME + CUT];
 	int port, backlog, ipv6_only;
 
-	if (!get_arguments(env, info, 4, arguments) || !get_host(env, arguments[0], host, sizeof host) ||
+	if (!get_arguments(env, info, 4, arguments) || !get_host(env, arguments[0], host) ||
 	    !addon_integer(env, arguments[1], "port", 0, 65535, &port) ||
 	    !addon_integer(env, arguments[2], "backlog", 0, INT_MAX, &backlog) ||
 	    !addon_integer(env, arguments[3], "ipv6Only", 0, 1, &ipv6_only))
@@ -241,10 +252,10 @@ static napi_value listen_tcp(napi_env env, napi_callback_info info)
 static napi_value connect_tcp(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[2];
-	char host[PASSFD_MAX_NAME];
+	char host[PASSFD_MAX_NAME + CUT];
 	int port;
 
-	if (!get_arguments(env, info, 2, arguments) || !get_host(env, arguments[0], host, sizeof host) ||
+	if (!get_arguments(env, info, 2, arguments) || !get_host(env, arguments[0], host) ||
 	    !addon_integer(env, arguments[1], "port", 0, 65535, &port))
 		return NULL;
 	return integer(env, passfd_connect_tcp(host, port));
@@ -254,18 +265,14 @@ static napi_value connect_tcp(napi_env env, napi_callback_info info)
 static napi_value lock_directory(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[1];
-	char path[PATH_MAX];
+	char path[PATH_MAX + CUT];
 	size_t length;
 
-	if (!get_arguments(env, info, 1, arguments))
+	if (!get_arguments(env, info, 1, arguments) ||
+	    !get_string(env, arguments[0], "path", path, PATH_MAX, &length))
 		return NULL;
-	if (napi_get_value_string_utf8(env, arguments[0], path, sizeof path, &length) != napi_ok ||
-	    strlen(path) != length) {
-		throw_argument(env, "path", "a string without NUL");
-		return NULL;
-	}
-	/* A path that fills the buffer was cut: it names something else. */
-	return integer(env, length + 1 == sizeof path ? -ENAMETOOLONG : passfd_lock_directory(path));
+	/* A path that was cut names something else. */
+	return integer(env, length < PATH_MAX ? passfd_lock_directory(path) : -ENAMETOOLONG);
 }
 
 /* setNonblocking(fd, on) */
@@ -294,6 +301,25 @@ static napi_value call_with_fd(napi_env env, napi_callback_info info)
 		return NULL;
 	memcpy(&function, &data, sizeof function);
 	return integer(env, function(fd));
+}
+
+/* closeAll(fds, count) */
+static napi_value close_all(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[2];
+	struct integers fds;
+	int count, result = 0;
+
+	if (!get_arguments(env, info, 2, arguments) ||
+	    !addon_integer(env, arguments[1], "count", 0, INT_MAX, &count) ||
+	    !get_integers(env, arguments[0], "fds", (size_t)count, &fds))
+		return NULL;
+	for (int i = 0; i < count; i++) {
+		int closed = passfd_close(fds.data[i]);
+		if (result == 0)
+			result = closed;
+	}
+	return integer(env, result);
 }
 
 /* peer(fd, results): [pid, uid, gid] */
@@ -387,6 +413,7 @@ NAPI_MODULE_INIT()
 		{"connectTcp", connect_tcp},
 		{"lockDirectory", lock_directory},
 		{"setNonblocking", set_nonblocking},
+		{"closeAll", close_all},
 		{"peer", peer},
 		{"address", address},
 		{"describe", describe},

@@ -116,6 +116,9 @@ static void on_ready(uv_poll_t *handle, int status, int events)
 	    napi_get_named_property(env, object, "onReady", &callback) == napi_ok &&
 	    napi_create_int32(env, status, &arguments[0]) == napi_ok &&
 	    napi_create_int32(env, events, &arguments[1]) == napi_ok) {
+		/* libuv has stopped the handle when it reports an error. */
+		if (status < 0)
+			release_object(poll);
 		/* Not a plain call: this one runs nextTick and promise jobs, and restores the AsyncLocalStorage. */
 		napi_make_callback(env, poll->context, object, callback, 2, arguments, NULL);
 	}
@@ -211,11 +214,15 @@ static napi_value start(napi_env env, napi_callback_info info)
 		napi_throw_error(env, "EBADF", "the Poll is closed");
 		return NULL;
 	}
+	int result = uv_poll_start(&poll->handle, events, on_ready);
+	if (result < 0) {
+		napi_throw_error(env, uv_err_name(result), uv_strerror(result));
+		return NULL;
+	}
 	if (!poll->started) {
 		CHECK(env, napi_reference_ref(env, poll->object, NULL));
 		poll->started = 1;
 	}
-	uv_poll_start(&poll->handle, events, on_ready);
 	return NULL;
 }
 

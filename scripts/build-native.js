@@ -13,11 +13,17 @@ const nodeGyp = createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js
 const prefix = dirname(dirname(process.execPath));
 const headers = existsSync(join(prefix, 'include/node/uv.h')) ? [`--nodedir=${prefix}`] : [];
 
-const { status } = spawnSync(process.execPath, [nodeGyp, 'configure', 'build', '--loglevel=warn', ...headers], {
-  cwd: native,
-  stdio: ['ignore', 'ignore', 'inherit'],
-});
+const { status } = spawnSync(
+  process.execPath,
+  [nodeGyp, 'configure', 'build', '--loglevel=warn', ...headers],
+  {
+    cwd: native,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  },
+);
 if (status !== 0) {
-  process.stderr.write('The addon did not compile. It needs a C compiler, make and Python 3; the reason stands above.\n');
+  process.stderr.write(
+    'The addon did not compile. It needs a C compiler, make and Python 3; the reason stands above.\n',
+  );
 }
 process.exitCode = status ?? 1;

@@ -4,7 +4,7 @@ import { Duplex, type DuplexOptions } from 'node:stream';
 import { closeAll, type Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import type { Message } from './message.js';
-import { duplicateAll, lendAll, type Loan, type Passable } from './passable.js';
+import { borrow, duplicateAll, type Loan, type Passable } from './passable.js';
 import type { StreamSocket } from './stream-socket.js';
 
 /** The descriptors that travel with one chunk. */
@@ -51,9 +51,10 @@ export class DescriptorStream extends Duplex {
     }
     if (bytes.length === 0) throw new TypeError('Descriptors need at least one byte to travel with');
     const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const loans = lendAll(fds);
+    const numbers = new Int32Array(fds.length);
+    const loans = borrow(fds, numbers);
     try {
-      this.#parcels.set(chunk, { loans, duplicates: duplicateAll(loans) });
+      this.#parcels.set(chunk, { loans, duplicates: duplicateAll(numbers, fds.length) });
     } catch (error) {
       for (const loan of loans) loan.failed();
       throw error;

@@ -5,7 +5,7 @@ import type { Server, Socket } from 'node:net';
 
 import { readAddress, type Address } from './address.js';
 import { PassfdError } from './errors.js';
-import { native } from './native.js';
+import { MAX_DESCRIPTORS, native } from './native.js';
 import { systemError } from './system-error.js';
 import {
   toDatagramSocket,
@@ -52,6 +52,9 @@ const families = new Map([
 
 const GONE = -1;
 
+/** Descriptors are C's `int`; a larger number would be cut to another descriptor on its way there. */
+const MAX_INT = 2_147_483_647;
+
 /**
  * An open descriptor and the duty to close it. Whoever holds the object owns the descriptor; `send` lends it,
  * `release` gives it away, `close` ends it. Take one with `using`, and no early return can forget it:
@@ -68,8 +71,8 @@ export class Descriptor implements Disposable {
    * @param fd its number
    */
   constructor(fd: number) {
-    if (!Number.isInteger(fd) || fd < 0) {
-      throw new TypeError(`A descriptor is an integer from 0, not ${String(fd)}`);
+    if (!Number.isInteger(fd) || fd < 0 || fd > MAX_INT) {
+      throw new TypeError(`A descriptor is an integer from 0 to ${MAX_INT}, not ${String(fd)}`);
     }
     this.#fd = fd;
   }
@@ -93,30 +96,20 @@ export class Descriptor implements Disposable {
 
   /** @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
   describe(): Description {
-    const numbers = new Int32Array(3);
-    const result = native.describe(this.fd, numbers);
-    if (result < 0) throw systemError(result, 'fstat', this.#subject);
-    const [type = 0, familyNumber = 0, access = 0] = numbers;
-    const family = families.get(familyNumber as 1 | 4 | 6);
-    return {
-      kind: kinds[type] ?? 'other',
-      ...(family && { family }),
-      readable: (access & 1) !== 0,
-      writable: (access & 2) !== 0,
-    };
+    return describe(this.fd);
   }
 
   /** The address of this end of a socket. @throws {PassfdError} `ERR_SYSTEM` when it is no socket (`ENOTSOCK`) */
   get localAddress(): Address {
     const address = readAddress(this.fd, 'local');
-    if (typeof address === 'number') throw systemError(address, 'getsockname', this.#subject);
+    if (typeof address === 'number') throw systemError(address, 'getsockname', subject(this.#fd));
     return address;
   }
 
   /** The address of the other end of a connection. @throws {PassfdError} `ERR_PEER_GONE` when there is none any more */
   get remoteAddress(): Address {
     const address = readAddress(this.fd, 'remote');
-    if (typeof address === 'number') throw systemError(address, 'getpeername', this.#subject);
+    if (typeof address === 'number') throw systemError(address, 'getpeername', subject(this.#fd));
     return address;
   }
 
@@ -126,7 +119,7 @@ export class Descriptor implements Disposable {
    */
   setNonblocking(on: boolean): void {
     const result = native.setNonblocking(this.fd, on ? 1 : 0);
-    if (result < 0) throw systemError(result, 'fcntl', this.#subject);
+    if (result < 0) throw systemError(result, 'fcntl', subject(this.#fd));
   }
 
   /**
@@ -167,7 +160,7 @@ export class Descriptor implements Disposable {
   /** A second descriptor of the same open file, with its own owner. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
   duplicate(): Descriptor {
     const result = native.duplicate(this.fd);
-    if (result < 0) throw systemError(result, 'dup', this.#subject);
+    if (result < 0) throw systemError(result, 'dup', subject(this.#fd));
     return new Descriptor(result);
   }
 
@@ -188,21 +181,46 @@ export class Descriptor implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
-
-  get #subject(): { descriptor: string } {
-    return { descriptor: `descriptor ${this.#fd}` };
-  }
 }
 
+/** Not a private method, since each instance would pay for that. */
+function subject(fd: number): { descriptor: string } {
+  return { descriptor: `descriptor ${fd}` };
+}
+
+/** What the kernel tells of a bare descriptor. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
+export function describe(fd: number): Description {
+  const numbers = new Int32Array(3);
+  const result = native.describe(fd, numbers);
+  if (result < 0) throw systemError(result, 'fstat', { descriptor: `descriptor ${fd}` });
+  const [type = 0, familyNumber = 0, access = 0] = numbers;
+  const family = families.get(familyNumber as 1 | 4 | 6);
+  return {
+    kind: kinds[type] ?? 'other',
+    ...(family && { family }),
+    readable: (access & 1) !== 0,
+    writable: (access & 2) !== 0,
+  };
+}
+
+/** One call at a time uses it: the call into the addon returns when it is done with it. */
+const closing = new Int32Array(MAX_DESCRIPTORS);
+
 /** Closes all of them, whatever one of them says, and then throws the first error there was. */
-export function closeAll(descriptors: Iterable<Descriptor>): void {
-  const errors: unknown[] = [];
+export function closeAll(descriptors: readonly Descriptor[]): void {
+  let count = 0;
+  let failure = 0;
   for (const descriptor of descriptors) {
-    try {
-      descriptor.close();
-    } catch (error) {
-      errors.push(error);
-    }
+    if (descriptor.closed) continue;
+    closing[count++] = descriptor.release();
+    if (count < closing.length) continue;
+    const result = native.closeAll(closing, count);
+    failure ||= result;
+    count = 0;
   }
-  if (errors.length > 0) throw errors[0];
+  const result = native.closeAll(closing, count);
+  failure ||= result;
+  if (failure < 0) {
+    throw systemError(failure, 'close', { descriptor: `one of ${descriptors.length} descriptors` });
+  }
 }

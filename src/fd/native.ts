@@ -32,6 +32,8 @@ export interface Native {
   setNonblocking(fd: number, on: 0 | 1): number;
   isNonblocking(fd: number): number;
   close(fd: number): number;
+  /** Closes the first `count`, whatever one of them says, and returns the first `-errno` there was. */
+  closeAll(fds: Int32Array, count: number): number;
   duplicate(fd: number): number;
   shutdownWrite(fd: number): number;
   socketError(fd: number): number;

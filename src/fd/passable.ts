@@ -5,7 +5,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { Server, Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 
-import { closeAll, Descriptor } from './descriptor.js';
+import { closeAll, describe, Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import { native } from './native.js';
 import { systemError } from './system-error.js';
@@ -18,36 +18,52 @@ import { systemError } from './system-error.js';
  */
 export type Passable = Descriptor | Socket | Server | DatagramSocket | FileHandle | number;
 
-/** A descriptor on loan for one send, and what becomes of its owner after it. */
+/** A loan that is not simply over when the send is: somebody waits to hear how it went. */
 export interface Loan {
-  readonly fd: number;
   /** The kernel has it in flight. */
   sent(): void;
   /** It stays with its owner, as if nothing had happened. */
   failed(): void;
 }
 
+/** Most sends have none, and one of a thousand descriptors a second should not make an array for that. */
+const noLoans: readonly Loan[] = [];
+
 /**
  * Borrows the descriptors of all of them, or of none: when one cannot be lent, those before it go back.
+ * @param fds gets their numbers
+ * @param blocking clears `O_NONBLOCK` on connections, until the loan fails
  * @throws {PassfdError} `ERR_BYTES_ALREADY_READ`, `ERR_BYTES_UNSENT`, `ERR_NOT_PASSABLE`, `ERR_DESCRIPTOR_CLOSED`
  * @throws {TypeError} when one is nothing that has a descriptor
  */
-export function lendAll(passables: readonly Passable[]): Loan[] {
-  const loans: Loan[] = [];
+export function borrow(passables: readonly Passable[], fds: Int32Array, blocking = false): readonly Loan[] {
+  let loans: Loan[] | undefined;
   try {
-    for (const passable of passables) loans.push(lend(passable));
-    return loans;
+    for (let index = 0; index < passables.length; index++) {
+      const passable = passables[index];
+      let fd;
+      if (passable instanceof Socket) {
+        const loan = lendSocket(passable);
+        (loans ??= []).push(loan);
+        fd = loan.fd;
+      } else {
+        fd = descriptorOf(passable);
+      }
+      if (blocking && makeBlocking(fd)) (loans ??= []).push(blockingLoan(fd));
+      fds[index] = fd;
+    }
+    return loans ?? noLoans;
   } catch (error) {
-    for (const loan of loans) loan.failed();
+    for (const loan of loans ?? noLoans) loan.failed();
     throw error;
   }
 }
 
-/** Duplicates of what was lent, for a send that has to wait; when one cannot be had, there is none. */
-export function duplicateAll(loans: readonly Loan[]): Descriptor[] {
+/** Duplicates of what was borrowed, for a send that has to wait; when one cannot be had, there is none. */
+export function duplicateAll(fds: Int32Array, count: number): Descriptor[] {
   const duplicates: Descriptor[] = [];
   try {
-    for (const { fd } of loans) {
+    for (const fd of fds.subarray(0, count)) {
       const result = native.duplicate(fd);
       if (result < 0) {
         throw systemError(result, 'dup', { descriptor: `descriptor ${fd}, which has to wait to be sent` });
@@ -61,12 +77,20 @@ export function duplicateAll(loans: readonly Loan[]): Descriptor[] {
   }
 }
 
-const nothing = (): void => undefined;
+/** @returns whether the flag was set, and is cleared now */
+function makeBlocking(fd: number): boolean {
+  // The event loop of whoever lends a listening or datagram socket still needs the flag; a connection has one reader.
+  if (native.isNonblocking(fd) !== 1 || describe(fd).kind !== 'stream') return false;
+  return native.setNonblocking(fd, 0) === 0;
+}
 
-function lend(passable: Passable): Loan {
-  if (passable instanceof Descriptor) return { fd: passable.fd, sent: nothing, failed: nothing };
-  if (passable instanceof Socket) return lendSocket(passable);
-  return { fd: descriptorOf(passable), sent: nothing, failed: nothing };
+function blockingLoan(fd: number): Loan {
+  return {
+    sent: () => undefined,
+    failed: () => {
+      native.setNonblocking(fd, 1);
+    },
+  };
 }
 
 interface PrivateHandle {
@@ -81,7 +105,7 @@ interface WithHandle {
   readonly _handle?: PrivateHandle | null;
 }
 
-function lendSocket(socket: Socket): Loan {
+function lendSocket(socket: Socket): Loan & { readonly fd: number } {
   if (socket instanceof TLSSocket) {
     throw new PassfdError(
       'ERR_NOT_PASSABLE',
@@ -121,7 +145,8 @@ function lendSocket(socket: Socket): Loan {
   return { fd, sent: () => socket.destroy(), failed };
 }
 
-function descriptorOf(passable: Server | DatagramSocket | FileHandle | number): number {
+function descriptorOf(passable: Exclude<Passable, Socket> | undefined): number {
+  if (passable instanceof Descriptor) return passable.fd;
   if (typeof passable === 'number') return new Descriptor(passable).release();
   if (passable instanceof Server) {
     return openOr(
@@ -135,7 +160,7 @@ function descriptorOf(passable: Server | DatagramSocket | FileHandle | number): 
       'The datagram socket is not bound: await its "listening" event',
     );
   }
-  if (typeof (passable as FileHandle | undefined)?.fd === 'number') {
+  if (typeof passable?.fd === 'number') {
     return openOr(passable.fd, 'The file is closed');
   }
   throw new TypeError(

@@ -48,7 +48,9 @@ export class Readiness {
 
   #watch(events: number): void {
     // Made on first use, since it sets O_NONBLOCK: a socket that is only handed on stays as it is.
-    this.#poll ??= new native.Poll(this.#fd, () => {
+    this.#poll ??= new native.Poll(this.#fd, (status) => {
+      // libuv stops watching when the descriptor has an error pending, and says so by a negative status (uv__poll_io).
+      if (status < 0) this.#watched = 0;
       if (this.#watched !== this.#wanted) this.#watch(this.#wanted);
       if (this.#wanted !== 0) this.#onReady();
     });

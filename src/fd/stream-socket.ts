@@ -1,27 +1,17 @@
 // StreamSocket: a connected stream socket that is read exactly as far as asked, and carries descriptors if it is Unix.
-import { setImmediate } from 'node:timers/promises';
-
 import type { Address } from './address.js';
-import { closeAll, Descriptor } from './descriptor.js';
+import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
-import { Message } from './message.js';
-import { MAX_DESCRIPTORS, native, RESULTS_LENGTH } from './native.js';
-import { duplicateAll, lendAll, type Loan, type Passable } from './passable.js';
+import type { Message } from './message.js';
+import { MAX_DESCRIPTORS, native } from './native.js';
+import type { Passable } from './passable.js';
 import { READABLE, Readiness, WRITABLE } from './readiness.js';
-import { EAGAIN, ENOBUFS, systemError } from './system-error.js';
+import { RECEIVE_BYTES, Receiver } from './receiver.js';
+import { Sender } from './sender.js';
+import { systemError } from './system-error.js';
 
-/** Bytes that one receive brings at most, unless the caller asks for less. */
-const RECEIVE_BYTES = 65_536;
-
-/** Memory taken for an announced length before any of it has come; more is taken as bytes arrive. */
-const FIRST_ALLOCATION_BYTES = 1_048_576;
-
-/** Operations in a row that may end at once; then the event loop gets its turn, so that a busy peer starves nobody. */
-const OPERATIONS_PER_TURN = 64;
-
-/** Wait before a send is tried again that the kernel refused without a way to tell when (see `passfd_send`). */
-const FIRST_RETRY_MS = 1;
-const LAST_RETRY_MS = 100;
+/** What one send may hold: the addon counts in 32 bits, and so does the kernel (MAX_RW_COUNT). */
+const MAX_SEND_BYTES = 0x7fff_ffff;
 
 /** Who is at the other end: as of the moment it connected, or the socket pair was made (unix(7), SO_PEERCRED). */
 export interface PeerCredentials {
@@ -31,6 +21,11 @@ export interface PeerCredentials {
 }
 
 export interface SendOptions {
+  /**
+   * Clears `O_NONBLOCK` on the connections that are passed, for a receiver that expects them as accept(2) makes them, as
+   * Python does. The flag is shared by all holders of the connection. Listening sockets and all else stay as they are.
+   */
+  readonly blocking?: boolean | undefined;
   /** Takes the message back while none of it is sent; after that it is finished, or the stream would be broken. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -39,33 +34,6 @@ export interface ReceiveOptions {
   /** Stops waiting. What had already come stays in the socket for the next receive. */
   readonly signal?: AbortSignal | undefined;
 }
-
-interface Pending {
-  reject(reason: unknown): void;
-  /** Takes the listener off the signal. */
-  detach(): void;
-}
-
-interface Read extends Pending {
-  /** Tries to finish; false: it has to wait for the socket. */
-  attempt(): boolean;
-  /** Puts back what a read that is given up had already consumed. */
-  undo(): void;
-}
-
-interface Write extends Pending {
-  readonly bytes: Uint8Array;
-  offset: number;
-  /** Duplicates, so that the sender's own may be closed meanwhile. Empty once they are sent. */
-  descriptors: Descriptor[];
-  loans: readonly Loan[];
-  resolve(): void;
-}
-
-// One call at a time uses these: no call into the addon returns before it is done with them.
-const scratch = Buffer.allocUnsafeSlow(RECEIVE_BYTES);
-const results = new Int32Array(RESULTS_LENGTH);
-const outgoing = new Int32Array(MAX_DESCRIPTORS);
 
 /**
  * A connected stream socket. A Unix socket carries descriptors beside its bytes; a TCP connection carries bytes only.
@@ -78,14 +46,8 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   /** Only Unix sockets do. */
   readonly carriesDescriptors: boolean;
   readonly #readiness: Readiness;
-  #turnsLeft = OPERATIONS_PER_TURN;
-  readonly #reads: Read[] = [];
-  readonly #writes: Write[] = [];
-  #retry: NodeJS.Timeout | undefined;
-  #retryMs = FIRST_RETRY_MS;
-  /** Consumed from the socket by a receive that was given up; comes before everything else. */
-  #putBack: Message | undefined;
-  #whenFlushed: (() => void)[] = [];
+  readonly #receiver: Receiver;
+  readonly #sender: Sender;
 
   /**
    * Takes over the descriptor of a connected stream socket.
@@ -101,8 +63,16 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     }
     this.#descriptor = new Descriptor(descriptor.release());
     this.carriesDescriptors = family === 'unix';
-    this.#readiness = new Readiness(this.#descriptor.fd, () => {
-      this.#onReady();
+    const { fd } = this.#descriptor;
+    const update = (): void => {
+      this.#updateInterest();
+    };
+    this.#receiver = new Receiver(fd, update);
+    this.#sender = new Sender(fd, update);
+    this.#readiness = new Readiness(fd, () => {
+      this.#sender.continue();
+      this.#receiver.continue();
+      this.#updateInterest();
     });
   }
 
@@ -155,7 +125,10 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
    */
   send(bytes: Uint8Array, passables: readonly Passable[] = [], options: SendOptions = {}): Promise<void> {
     try {
-      return this.#send(bytes, passables, options.signal);
+      this.#checkOpen();
+      if (bytes.length === 0 && passables.length === 0) return Promise.resolve();
+      this.#checkSendable(bytes, passables.length);
+      return this.#sender.send(bytes, passables, options.blocking, options.signal);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -170,23 +143,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
    * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`; `ERR_DESCRIPTORS_LOST`: then the next receive brings the bytes
    */
   receive(maxBytes = RECEIVE_BYTES, options: ReceiveOptions = {}): Promise<Message | null> {
-    if (!Number.isInteger(maxBytes) || maxBytes < 1) {
-      return Promise.reject(new TypeError(`maxBytes is an integer from 1, not ${String(maxBytes)}`));
-    }
-    const length = Math.min(maxBytes, RECEIVE_BYTES);
-    return this.#read(options.signal, (done) => ({
-      attempt: () => {
-        const putBack = this.#takePutBack(length);
-        if (putBack) return done.resolve(putBack);
-        const result = native.receive(this.#descriptor.fd, scratch, 0, length, results);
-        if (result === EAGAIN) return false;
-        if (result < 0) return done.reject(this.#receiveError(result));
-        if (results[1] !== 0) return done.reject(this.#lost(Buffer.from(scratch.subarray(0, result))));
-        if (result === 0) return done.resolve(null);
-        return done.resolve(new Message(Buffer.from(scratch.subarray(0, result)), receivedDescriptors()));
-      },
-      undo: () => undefined,
-    }));
+    return this.#started(() => this.#receiver.receive(counted(maxBytes, 'maxBytes'), options.signal));
   }
 
   /**
@@ -197,49 +154,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
    * @throws {PassfdError} `ERR_EOF` when it ends inside; else as `receive`
    */
   receiveExactly(length: number, options: ReceiveOptions = {}): Promise<Message | null> {
-    if (!Number.isSafeInteger(length) || length < 1) {
-      return Promise.reject(new TypeError(`length is an integer from 1, not ${String(length)}`));
-    }
-    let buffer: Buffer = Buffer.allocUnsafe(Math.min(length, FIRST_ALLOCATION_BYTES));
-    let filled = 0;
-    const descriptors: Descriptor[] = [];
-    const take = (): Message => new Message(buffer.subarray(0, filled), descriptors);
-    return this.#read<Message | null>(options.signal, (done) => ({
-      attempt: () => {
-        for (;;) {
-          if (filled === length) return done.resolve(take());
-          if (filled === buffer.length) buffer = grown(buffer, Math.min(length, filled * 2));
-          const putBack = this.#takePutBack(buffer.length - filled);
-          if (putBack) {
-            filled += putBack.bytes.copy(buffer, filled);
-            descriptors.push(...putBack.takeDescriptors());
-            continue;
-          }
-          const result = native.receive(this.#descriptor.fd, buffer, filled, buffer.length - filled, results);
-          if (result === EAGAIN) return false;
-          if (result < 0) {
-            closeAll(descriptors);
-            return done.reject(this.#receiveError(result));
-          }
-          filled += result;
-          if (results[1] !== 0) {
-            closeAll(descriptors);
-            return done.reject(this.#lost(buffer.subarray(0, filled)));
-          }
-          if (result === 0) {
-            if (filled === 0) return done.resolve(null);
-            closeAll(descriptors);
-            return done.reject(
-              new PassfdError('ERR_EOF', `The stream ended after ${filled} of ${length} bytes`),
-            );
-          }
-          descriptors.push(...receivedDescriptors());
-        }
-      },
-      undo: () => {
-        if (filled > 0) this.#putBack = take();
-      },
-    }));
+    return this.#started(() => this.#receiver.receiveExactly(counted(length, 'length'), options.signal));
   }
 
   /**
@@ -248,26 +163,12 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
    */
   peek(maxBytes = RECEIVE_BYTES): Buffer | null {
     this.#checkOpen();
-    if (!Number.isInteger(maxBytes) || maxBytes < 1) {
-      throw new TypeError(`maxBytes is an integer from 1, not ${String(maxBytes)}`);
-    }
-    if (this.#putBack) return Buffer.from(this.#putBack.bytes.subarray(0, maxBytes));
-    const result = native.peek(this.#descriptor.fd, scratch.subarray(0, maxBytes));
-    if (result === EAGAIN) return null;
-    if (result < 0) throw this.#receiveError(result);
-    return Buffer.from(scratch.subarray(0, result));
+    return this.#receiver.peek(counted(maxBytes, 'maxBytes'));
   }
 
   /** Resolves when a receive would not have to wait: bytes came, or the stream ended. Takes nothing. */
   untilReadable(options: ReceiveOptions = {}): Promise<void> {
-    return this.#read(options.signal, (done) => ({
-      attempt: () => {
-        if (this.#putBack) return done.resolve();
-        // Not `scratch`: a call of one byte is enough, and an error is for the receive to tell.
-        return native.peek(this.#descriptor.fd, oneByte) === EAGAIN ? false : done.resolve();
-      },
-      undo: () => undefined,
-    }));
+    return this.#started(() => this.#receiver.untilReadable(options.signal));
   }
 
   /** The messages until the stream ends. Descriptors that the loop's body does not take are closed behind it. */
@@ -281,7 +182,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
 
   /** Tells the other end that no more bytes come, when what was sent before is on its way. Receiving goes on. */
   async end(): Promise<void> {
-    await this.#flushed();
+    await this.#sender.flushed();
     this.#checkOpen();
     const result = native.shutdownWrite(this.#descriptor.fd);
     if (result < 0) throw systemError(result, 'shutdown', this.#subject);
@@ -304,10 +205,10 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
    */
   release(): Descriptor {
     this.#checkOpen();
-    if (this.#writes.length > 0) {
+    if (this.#sender.isBusy) {
       throw new PassfdError('ERR_BYTES_UNSENT', 'Sends are waiting; await them first');
     }
-    if (this.#reads.length > 0 || this.#putBack) {
+    if (this.#receiver.isBusy) {
       throw new PassfdError('ERR_BYTES_ALREADY_READ', 'A receive is waiting, or was given up half way');
     }
     const fd = this.#descriptor.release();
@@ -318,8 +219,8 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   /** Finishes what is being sent, then frees everything. Receives that wait are rejected at once. */
   async close(): Promise<void> {
     if (this.closed) return;
-    this.#rejectReads(closedError());
-    await this.#flushed();
+    this.#receiver.rejectWaiting(closedError());
+    await this.#sender.flushed();
     this.destroy();
   }
 
@@ -329,12 +230,8 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
    */
   destroy(reason: unknown = closedError()): void {
     this.#readiness.close();
-    clearTimeout(this.#retry);
-    this.#retry = undefined;
-    this.#rejectReads(reason);
-    this.#rejectWrites(reason);
-    this.#putBack?.close();
-    this.#putBack = undefined;
+    this.#receiver.close(reason);
+    this.#sender.close(reason);
     this.#descriptor.close();
   }
 
@@ -346,247 +243,48 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     await this.close();
   }
 
-  #send(bytes: Uint8Array, passables: readonly Passable[], signal: AbortSignal | undefined): Promise<void> {
-    this.#checkOpen();
-    signal?.throwIfAborted();
+  #checkSendable(bytes: Uint8Array, descriptors: number): void {
     if (!(bytes instanceof Uint8Array)) {
       throw new TypeError('Only a Uint8Array, such as a Buffer, can be sent');
     }
+    if (bytes.length > MAX_SEND_BYTES) {
+      throw new TypeError(
+        `${bytes.length} bytes in one send, and ${MAX_SEND_BYTES} are possible; send several times`,
+      );
+    }
+    if (descriptors === 0) return;
     if (bytes.length === 0) {
-      if (passables.length === 0) return Promise.resolve();
       throw new TypeError(
         'Descriptors need at least one byte to travel with: the kernel drops them otherwise',
       );
     }
-    if (passables.length > MAX_DESCRIPTORS) {
+    if (descriptors > MAX_DESCRIPTORS) {
       throw new PassfdError(
         'ERR_TOO_MANY_DESCRIPTORS',
-        `${passables.length} descriptors in one message, and the kernel takes ${MAX_DESCRIPTORS}; send several messages`,
+        `${descriptors} descriptors in one message, and the kernel takes ${MAX_DESCRIPTORS}; send several messages`,
       );
     }
-    if (passables.length > 0 && !this.carriesDescriptors) {
+    if (!this.carriesDescriptors) {
       throw new PassfdError(
         'ERR_NO_DESCRIPTOR_PASSING',
         'This is a TCP connection, and only Unix sockets carry descriptors',
       );
     }
-    const loans = lendAll(passables);
+  }
+
+  /** A failure at once is a rejection too. */
+  #started<T>(receive: () => Promise<T>): Promise<T> {
     try {
-      let sent = 0;
-      if (this.#writes.length === 0) {
-        for (const [index, { fd }] of loans.entries()) outgoing[index] = fd;
-        sent = native.send(this.#descriptor.fd, bytes, 0, bytes.length, outgoing, loans.length);
-        if (sent < 0 && !isForLater(sent)) throw systemError(sent, 'sendmsg', this.#subject);
-        if (sent > 0) for (const loan of loans) loan.sent();
-        if (sent === bytes.length) return this.#takeTurn() ? Promise.resolve() : this.#nextTurn();
-      }
-      return this.#enqueue(bytes, sent, loans, signal);
-    } catch (error) {
-      for (const loan of loans) loan.failed();
-      throw error;
-    }
-  }
-
-  /** @param sent bytes that are gone already, and with them the descriptors; or the error for which it has to wait */
-  #enqueue(
-    bytes: Uint8Array,
-    sent: number,
-    loans: readonly Loan[],
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    const offset = Math.max(sent, 0);
-    const descriptors = offset > 0 ? [] : duplicateAll(loans);
-    return new Promise((resolve, reject) => {
-      const write: Write = {
-        bytes,
-        offset,
-        descriptors,
-        loans: offset > 0 ? [] : loans,
-        resolve,
-        reject,
-        detach: onAbort(signal, () => {
-          if (write.offset > 0) return;
-          this.#writes.splice(this.#writes.indexOf(write), 1);
-          this.#settleWrite(write, signal?.reason);
-          this.#noteFlushed();
-          this.#updateInterest();
-        }),
-      };
-      this.#writes.push(write);
-      if (sent === ENOBUFS) this.#retryLater();
-      this.#updateInterest();
-    });
-  }
-
-  #continueWrites(): void {
-    for (let write = this.#writes[0]; write; write = this.#writes[0]) {
-      for (const [index, { fd }] of write.descriptors.entries()) outgoing[index] = fd;
-      const { bytes, offset, descriptors } = write;
-      const sent = native.send(
-        this.#descriptor.fd,
-        bytes,
-        offset,
-        bytes.length - offset,
-        outgoing,
-        descriptors.length,
-      );
-      if (sent === EAGAIN) return;
-      if (sent === ENOBUFS) {
-        this.#retryLater();
-        return;
-      }
-      if (sent < 0) {
-        // A stream that failed once is over: what waits behind must not overtake what was lost.
-        this.#rejectWrites(systemError(sent, 'sendmsg', this.#subject));
-        return;
-      }
-      this.#retryMs = FIRST_RETRY_MS;
-      write.offset += sent;
-      for (const loan of write.loans) loan.sent();
-      write.loans = [];
-      closeAll(write.descriptors.splice(0));
-      if (write.offset === bytes.length) {
-        this.#writes.shift();
-        this.#settleWrite(write);
-      }
-    }
-    this.#noteFlushed();
-  }
-
-  /** The kernel does not tell when it takes more, so this asks again, less and less often. */
-  #retryLater(): void {
-    this.#retry ??= setTimeout(() => {
-      this.#retry = undefined;
-      this.#retryMs = Math.min(this.#retryMs * 2, LAST_RETRY_MS);
-      this.#continueWrites();
-      this.#updateInterest();
-    }, this.#retryMs);
-  }
-
-  #settleWrite(write: Write, ...error: [reason?: unknown]): void {
-    write.detach();
-    closeAll(write.descriptors);
-    if (error.length === 0) {
-      write.resolve();
-    } else {
-      for (const loan of write.loans) loan.failed();
-      write.reject(error[0]);
-    }
-  }
-
-  #read<T>(
-    signal: AbortSignal | undefined,
-    create: (done: {
-      resolve(value: T): true;
-      reject(reason: unknown): true;
-    }) => Pick<Read, 'attempt' | 'undo'>,
-  ): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
       this.#checkOpen();
-      signal?.throwIfAborted();
-      const read: Read = {
-        ...create({
-          resolve: (value) => {
-            resolve(value);
-            return true;
-          },
-          reject: (reason) => {
-            reject(reason);
-            return true;
-          },
-        }),
-        reject,
-        detach: () => undefined,
-      };
-      if (this.#reads.length === 0 && this.#takeTurn() && read.attempt()) return;
-      read.detach = onAbort(signal, () => {
-        this.#reads.splice(this.#reads.indexOf(read), 1);
-        read.detach();
-        read.undo();
-        reject(signal?.reason as Error);
-        this.#updateInterest();
-      });
-      this.#reads.push(read);
-      this.#updateInterest();
-    });
-  }
-
-  #continueReads(): void {
-    for (let read = this.#reads[0]; read?.attempt() === true; read = this.#reads[0]) {
-      this.#reads.shift();
-      read.detach();
+      return receive();
+    } catch (error) {
+      return Promise.reject(error);
     }
-  }
-
-  #takeTurn(): boolean {
-    if (this.#turnsLeft === 0) return false;
-    this.#turnsLeft--;
-    return true;
-  }
-
-  /** Ends an operation that was done at once, but only after the event loop had its turn. */
-  async #nextTurn(): Promise<void> {
-    await setImmediate();
-    this.#turnsLeft = OPERATIONS_PER_TURN;
   }
 
   #updateInterest(): void {
     if (this.closed) return;
-    const isSending = this.#writes.length > 0 && !this.#retry;
-    this.#readiness.want((this.#reads.length > 0 ? READABLE : 0) | (isSending ? WRITABLE : 0));
-  }
-
-  #onReady(): void {
-    this.#turnsLeft = OPERATIONS_PER_TURN;
-    if (!this.#retry) this.#continueWrites();
-    this.#continueReads();
-    this.#updateInterest();
-  }
-
-  #flushed(): Promise<void> {
-    if (this.#writes.length === 0) return Promise.resolve();
-    return new Promise((resolve) => this.#whenFlushed.push(resolve));
-  }
-
-  #noteFlushed(): void {
-    if (this.#writes.length > 0) return;
-    for (const flushed of this.#whenFlushed.splice(0)) flushed();
-  }
-
-  #rejectReads(reason: unknown): void {
-    for (const read of this.#reads.splice(0)) {
-      read.detach();
-      read.undo();
-      read.reject(reason);
-    }
-  }
-
-  #rejectWrites(reason: unknown): void {
-    for (const write of this.#writes.splice(0)) this.#settleWrite(write, reason);
-    this.#noteFlushed();
-  }
-
-  /** The bytes of a message whose descriptors were lost stay readable; the next receive brings them. */
-  #lost(bytes: Buffer): PassfdError {
-    this.#putBack = new Message(bytes, []);
-    return new PassfdError(
-      'ERR_DESCRIPTORS_LOST',
-      'The kernel could not install every descriptor of a message, so all of it were closed; most likely this process ' +
-        'has reached its limit: raise it (ulimit -n) or close what is not needed',
-    );
-  }
-
-  #takePutBack(maxBytes: number): Message | undefined {
-    const whole = this.#putBack;
-    if (!whole) return undefined;
-    this.#putBack = undefined;
-    if (whole.bytes.length <= maxBytes) return whole;
-    this.#putBack = new Message(whole.bytes.subarray(maxBytes), []);
-    return new Message(whole.bytes.subarray(0, maxBytes), whole.takeDescriptors());
-  }
-
-  #receiveError(result: number): PassfdError {
-    return systemError(result, 'recvmsg', this.#subject);
+    this.#readiness.want((this.#receiver.isWaiting ? READABLE : 0) | (this.#sender.isWaiting ? WRITABLE : 0));
   }
 
   #checkOpen(): void {
@@ -594,38 +292,15 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   get #subject(): { descriptor: string } {
-    return {
-      descriptor: this.closed ? 'a closed socket' : `the socket with descriptor ${this.#descriptor.fd}`,
-    };
+    return { descriptor: `the socket with descriptor ${this.#descriptor.fd}` };
   }
 }
-
-const oneByte = Buffer.alloc(1);
 
 function closedError(): PassfdError {
   return new PassfdError('ERR_CLOSED', 'The socket is closed');
 }
 
-function isForLater(result: number): boolean {
-  return result === EAGAIN || result === ENOBUFS;
-}
-
-function receivedDescriptors(): Descriptor[] {
-  const [count = 0] = results;
-  return Array.from({ length: count }, (_, index) => new Descriptor(results[2 + index] ?? -1));
-}
-
-function grown(buffer: Buffer, length: number): Buffer {
-  const larger = Buffer.allocUnsafe(length);
-  buffer.copy(larger);
-  return larger;
-}
-
-/** @returns the function that takes the listener off again */
-function onAbort(signal: AbortSignal | undefined, abort: () => void): () => void {
-  if (!signal) return () => undefined;
-  signal.addEventListener('abort', abort, { once: true });
-  return () => {
-    signal.removeEventListener('abort', abort);
-  };
+function counted(count: number, name: string): number {
+  if (Number.isSafeInteger(count) && count >= 1) return count;
+  throw new TypeError(`${name} is an integer from 1, not ${String(count)}`);
 }

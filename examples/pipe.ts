@@ -1,0 +1,67 @@
+// Variant 1: one parent, one child that it starts, and a Pipe between them; the child answers the clients.
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+import { listen, type Descriptor } from 'passfd';
+import { Connection, Pipe, recvHandle, sendHandle } from 'passfd/multiprocessing';
+
+import { formatPeer, readArguments, readPort } from './command-line.js';
+import { serve } from './echo.js';
+
+/** The child finds its end of the pipe behind stdin, stdout and stderr. */
+const CHILD_END = 3;
+
+if (process.env['PASSFD_EXAMPLE_CHILD'] === undefined) {
+  await beParent();
+} else {
+  using server = new Connection(CHILD_END);
+  await serve(() => recvHandle(server), 'CHILD');
+}
+
+async function beParent(): Promise<void> {
+  const usage = 'pipe port';
+  const [portText] = readArguments(usage);
+  const clients = await listen({ host: '127.0.0.1', port: readPort(portText, usage) });
+  console.log(`SERVER: Listening on ${formatPeer(clients.address)}`);
+  let child = startChild();
+
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => {
+      child.close();
+      clients.close().catch((error: unknown) => {
+        throw error;
+      });
+    });
+  }
+
+  for await (const client of clients) {
+    using owned = client;
+    console.log(`SERVER: Got connection from ${formatPeer(owned)}`);
+    child = await passOn(owned, child);
+  }
+}
+
+/** Passes a client to the child, or, when that has died, to a new one; returns the one that has it. */
+async function passOn(client: Descriptor, child: Connection): Promise<Connection> {
+  try {
+    await sendHandle(child, client);
+    return child;
+  } catch (error) {
+    console.log(`SERVER: Lost the child: ${(error as Error).message}`);
+    child.close();
+    const next = startChild();
+    await sendHandle(next, client);
+    return next;
+  }
+}
+
+/** @returns the parent's end of the pipe; the child ends when that is closed */
+function startChild(): Connection {
+  const [parentEnd, childEnd] = Pipe();
+  spawn(process.execPath, [fileURLToPath(import.meta.url)], {
+    env: { ...process.env, PASSFD_EXAMPLE_CHILD: 'true' },
+    stdio: ['ignore', 'inherit', 'inherit', childEnd.fd],
+  });
+  childEnd.close();
+  return parentEnd;
+}

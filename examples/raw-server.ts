@@ -1,0 +1,49 @@
+// Variant 3, the server: over a plain Unix socket, one byte `x` with one descriptor per client, answered `OK`.
+import { listen, StreamSocket, type Descriptor } from 'passfd';
+
+import { formatPeer, readArguments, readPort } from './command-line.js';
+
+const usage = 'raw-server server_address port';
+const [address = '', portText] = readArguments(usage);
+
+const workers = await listen(address);
+const clients = await listen({ host: '127.0.0.1', port: readPort(portText, usage) });
+console.log(`SERVER: Listening on ${formatPeer(clients.address)}`);
+
+let worker: StreamSocket | undefined;
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    worker?.destroy();
+    Promise.all([clients.close(), workers.close()]).catch((error: unknown) => {
+      throw error;
+    });
+  });
+}
+
+for await (const client of clients) {
+  using owned = client;
+  console.log(`SERVER: Got connection from ${formatPeer(owned)}`);
+  await passOn(owned);
+}
+
+/**
+ * Passes a client to the worker, and keeps it until the worker says `OK`. Without a worker, or when it has died before
+ * that, the client waits for the next: so none is lost.
+ */
+async function passOn(client: Descriptor): Promise<void> {
+  for (;;) {
+    try {
+      worker ??= new StreamSocket(await workers.accept());
+      await worker.send(Buffer.from('x'), [client], { blocking: true });
+      using answer = await worker.receiveExactly(2);
+      if (answer?.bytes.toString() === 'OK') return;
+      throw new Error(answer ? 'it did not answer OK' : 'it closed the connection');
+    } catch (error) {
+      if (clients.closed) return;
+      console.log(`SERVER: Lost the worker: ${(error as Error).message}`);
+      worker?.destroy();
+      worker = undefined;
+    }
+  }
+}

@@ -1,0 +1,303 @@
+// The receiving half of a stream socket: reads that wait, in the order of their calls, and what one of them put back.
+import { closeAll, Descriptor } from './descriptor.js';
+import { PassfdError } from './errors.js';
+import { Message } from './message.js';
+import { native, RESULTS_LENGTH } from './native.js';
+import { EAGAIN, systemError } from './system-error.js';
+import { OPERATIONS_PER_TURN, whenAborted } from './turns.js';
+
+/** Bytes that one receive brings at most. */
+export const RECEIVE_BYTES = 65_536;
+
+/** Memory taken for an announced length before any of it has come; more is taken as bytes arrive. */
+const FIRST_ALLOCATION_BYTES = 1_048_576;
+
+/** What an attempt returns that has to wait for the socket. */
+const WAIT = Symbol('wait');
+
+/** One call of a receiving method. */
+interface Read<T> {
+  /** Finishes, throws, or has to wait. */
+  attempt(source: Source): T | typeof WAIT;
+  /** What was consumed so far by a read that is given up. */
+  undo(): Message | undefined;
+}
+
+interface Waiting {
+  attempt(): boolean;
+  giveUp(reason: unknown): void;
+}
+
+/** Receives from a descriptor that is lent to it. */
+export class Receiver {
+  readonly #source: Source;
+  readonly #onWaiting: () => void;
+  readonly #waiting: Waiting[] = [];
+  #turnsLeft = OPERATIONS_PER_TURN;
+
+  /** @param onWaiting called when `isWaiting` may have changed other than by `continue` */
+  constructor(fd: number, onWaiting: () => void) {
+    this.#source = new Source(fd);
+    this.#onWaiting = onWaiting;
+  }
+
+  /** Whether a read waits for the socket to become readable. */
+  get isWaiting(): boolean {
+    return this.#waiting.length > 0;
+  }
+
+  /** Whether anything would be lost if somebody else read on from here. */
+  get isBusy(): boolean {
+    return this.isWaiting || this.#source.hasPutBack;
+  }
+
+  receive(maxBytes: number, signal: AbortSignal | undefined): Promise<Message | null> {
+    return this.#start(new Receive(Math.min(maxBytes, RECEIVE_BYTES)), signal);
+  }
+
+  receiveExactly(length: number, signal: AbortSignal | undefined): Promise<Message | null> {
+    return this.#start(new ReceiveExactly(length), signal);
+  }
+
+  untilReadable(signal: AbortSignal | undefined): Promise<void> {
+    return this.#start(untilReadable, signal);
+  }
+
+  peek(maxBytes: number): Buffer | null {
+    return this.#source.peek(maxBytes);
+  }
+
+  /** The socket is readable. */
+  continue(): void {
+    this.#turnsLeft = OPERATIONS_PER_TURN;
+    while (this.#waiting[0]?.attempt() === true) this.#waiting.shift();
+  }
+
+  /** Rejects what waits; what was consumed of it is put back. */
+  rejectWaiting(reason: unknown): void {
+    for (const waiting of this.#waiting.splice(0)) waiting.giveUp(reason);
+  }
+
+  close(reason: unknown): void {
+    this.rejectWaiting(reason);
+    this.#source.close();
+  }
+
+  #start<T>(read: Read<T>, signal: AbortSignal | undefined): Promise<T> {
+    signal?.throwIfAborted();
+    // What was put back is not seen by the kernel, so nobody may wait for it there.
+    if (this.#waiting.length === 0 && (this.#turnsLeft > 0 || this.#source.hasPutBack)) {
+      this.#turnsLeft--;
+      const outcome = read.attempt(this.#source);
+      if (outcome !== WAIT) return Promise.resolve(outcome);
+    }
+    return this.#wait(read, signal);
+  }
+
+  #wait<T>(read: Read<T>, signal: AbortSignal | undefined): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const waiting: Waiting = {
+        attempt: () => {
+          try {
+            const outcome = read.attempt(this.#source);
+            if (outcome === WAIT) return false;
+            resolve(outcome);
+          } catch (error) {
+            reject(error);
+          }
+          detach();
+          return true;
+        },
+        giveUp: (reason) => {
+          detach();
+          this.#source.putBack(read.undo());
+          reject(reason);
+        },
+      };
+      const detach = whenAborted(signal, (reason) => {
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        waiting.giveUp(reason);
+        // The next one may live on what this one put back.
+        if (this.#source.hasPutBack) this.continue();
+        this.#onWaiting();
+      });
+      this.#waiting.push(waiting);
+      this.#onWaiting();
+    });
+  }
+}
+
+// One call at a time uses these: no call into the addon returns before it is done with them.
+const scratch = Buffer.allocUnsafeSlow(RECEIVE_BYTES);
+const results = new Int32Array(RESULTS_LENGTH);
+
+/** The socket, and before it what was already consumed from it. */
+class Source {
+  readonly #fd: number;
+  #putBack: Message | undefined;
+  /** Met while peeking, as `-errno`: the kernel tells an error once, and it is for the receive to tell. */
+  #failure: number | undefined;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  get hasPutBack(): boolean {
+    return this.#putBack !== undefined;
+  }
+
+  putBack(message: Message | undefined): void {
+    this.#putBack = message ?? this.#putBack;
+  }
+
+  takePutBack(maxBytes: number): Message | undefined {
+    const whole = this.#putBack;
+    if (!whole) return undefined;
+    this.#putBack = undefined;
+    if (whole.bytes.length <= maxBytes) return whole;
+    this.#putBack = new Message(whole.bytes.subarray(maxBytes), []);
+    return new Message(whole.bytes.subarray(0, maxBytes), whole.takeDescriptors());
+  }
+
+  /**
+   * Reads into `bytes`; the descriptors that come go behind `descriptors`.
+   * @returns how many bytes, 0 at the end of the stream, or `WAIT`
+   * @throws {PassfdError} then `descriptors` are closed; bytes of a message whose descriptors were lost are put back,
+   * with what stands before them in `bytes`
+   */
+  read(bytes: Buffer, offset: number, length: number, descriptors: Descriptor[]): number | typeof WAIT {
+    const result = this.#failure ?? native.receive(this.#fd, bytes, offset, length, results);
+    this.#failure = undefined;
+    if (result === EAGAIN) return WAIT;
+    if (result < 0) {
+      closeAll(descriptors);
+      throw receiveError(result, this.#fd);
+    }
+    const count = results[0] ?? 0;
+    for (let index = 2; index < count + 2; index++) descriptors.push(new Descriptor(results[index] ?? -1));
+    if (results[1] !== 0) {
+      closeAll(descriptors);
+      this.putBack(new Message(copied(bytes, offset + result), []));
+      throw lostError();
+    }
+    return result;
+  }
+
+  peek(maxBytes: number): Buffer | null {
+    if (this.#putBack) return copied(this.#putBack.bytes, Math.min(maxBytes, this.#putBack.bytes.length));
+    const result = this.#peek(Math.min(maxBytes, RECEIVE_BYTES));
+    if (result === EAGAIN) return null;
+    if (result < 0) throw receiveError(result, this.#fd);
+    return copied(scratch, result);
+  }
+
+  get isReadable(): boolean {
+    return this.hasPutBack || this.#peek(1) !== EAGAIN;
+  }
+
+  close(): void {
+    this.#putBack?.close();
+    this.#putBack = undefined;
+  }
+
+  #peek(maxBytes: number): number {
+    if (this.#failure !== undefined) return this.#failure;
+    const result = native.peek(this.#fd, scratch.subarray(0, maxBytes));
+    if (result < 0 && result !== EAGAIN) this.#failure = result;
+    return result;
+  }
+}
+
+class Receive implements Read<Message | null> {
+  readonly #maxBytes: number;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  attempt(source: Source): Message | null | typeof WAIT {
+    const putBack = source.takePutBack(this.#maxBytes);
+    if (putBack) return putBack;
+    const descriptors: Descriptor[] = [];
+    const length = source.read(scratch, 0, this.#maxBytes, descriptors);
+    if (length === WAIT) return WAIT;
+    return length === 0 ? null : new Message(copied(scratch, length), descriptors);
+  }
+
+  undo(): undefined {
+    return undefined;
+  }
+}
+
+class ReceiveExactly implements Read<Message | null> {
+  readonly #length: number;
+  #buffer: Buffer;
+  #filled = 0;
+  readonly #descriptors: Descriptor[] = [];
+
+  constructor(length: number) {
+    this.#length = length;
+    this.#buffer = Buffer.allocUnsafe(Math.min(length, FIRST_ALLOCATION_BYTES));
+  }
+
+  attempt(source: Source): Message | null | typeof WAIT {
+    while (this.#filled < this.#length) {
+      if (this.#filled === this.#buffer.length) this.#grow();
+      const room = this.#buffer.length - this.#filled;
+      const putBack = source.takePutBack(room);
+      if (putBack) {
+        this.#filled += putBack.bytes.copy(this.#buffer, this.#filled);
+        this.#descriptors.push(...putBack.takeDescriptors());
+        continue;
+      }
+      const length = source.read(this.#buffer, this.#filled, room, this.#descriptors);
+      if (length === WAIT) return WAIT;
+      if (length === 0) return this.#end();
+      this.#filled += length;
+    }
+    return this.#take();
+  }
+
+  undo(): Message | undefined {
+    return this.#filled > 0 ? this.#take() : undefined;
+  }
+
+  #take(): Message {
+    return new Message(this.#buffer.subarray(0, this.#filled), this.#descriptors);
+  }
+
+  #end(): null {
+    if (this.#filled === 0) return null;
+    closeAll(this.#descriptors);
+    throw new PassfdError('ERR_EOF', `The stream ended after ${this.#filled} of ${this.#length} bytes`);
+  }
+
+  #grow(): void {
+    const larger = Buffer.allocUnsafe(Math.min(this.#length, this.#filled * 2));
+    this.#buffer.copy(larger);
+    this.#buffer = larger;
+  }
+}
+
+const untilReadable: Read<undefined> = {
+  attempt: (source) => (source.isReadable ? undefined : WAIT),
+  undo: () => undefined,
+};
+
+function copied(bytes: Buffer, length: number): Buffer {
+  const copy = Buffer.allocUnsafe(length);
+  bytes.copy(copy, 0, 0, length);
+  return copy;
+}
+
+function receiveError(result: number, fd: number): PassfdError {
+  return systemError(result, 'recvmsg', { descriptor: `the socket with descriptor ${fd}` });
+}
+
+function lostError(): PassfdError {
+  return new PassfdError(
+    'ERR_DESCRIPTORS_LOST',
+    'The kernel could not install every descriptor of a message, so all of it were closed; most likely this process ' +
+      'has reached its limit: raise it (ulimit -n) or close what is not needed',
+  );
+}

@@ -1,0 +1,189 @@
+// The sending half of a stream socket: what the kernel does not take at once waits, in the order of the calls.
+import { setImmediate } from 'node:timers/promises';
+
+import { closeAll, type Descriptor } from './descriptor.js';
+import { MAX_DESCRIPTORS, native } from './native.js';
+import { borrow, duplicateAll, type Loan, type Passable } from './passable.js';
+import { EAGAIN, ENOBUFS, systemError } from './system-error.js';
+import { OPERATIONS_PER_TURN, whenAborted } from './turns.js';
+
+/** Wait before a send is tried again that the kernel refused without a way to tell when (see `passfd_send`). */
+const FIRST_RETRY_MS = 1;
+const LAST_RETRY_MS = 100;
+
+interface Waiting {
+  readonly bytes: Uint8Array;
+  offset: number;
+  /** Duplicates, so that the sender's own may be closed meanwhile. Empty once they are sent. */
+  descriptors: Descriptor[];
+  loans: readonly Loan[];
+  resolve(): void;
+  reject(reason: unknown): void;
+  /** Takes the listener off the signal. */
+  detach(): void;
+}
+
+// One call at a time uses it: no call into the addon returns before it is done with it.
+const outgoing = new Int32Array(MAX_DESCRIPTORS);
+
+const sentAtOnce = Promise.resolve();
+
+/** Sends on a descriptor that is lent to it. */
+export class Sender {
+  readonly #fd: number;
+  readonly #onWaiting: () => void;
+  readonly #waiting: Waiting[] = [];
+  #turnsLeft = OPERATIONS_PER_TURN;
+  #retry: NodeJS.Timeout | undefined;
+  #retryMs = FIRST_RETRY_MS;
+  readonly #whenFlushed: (() => void)[] = [];
+
+  /** @param onWaiting called when `isWaiting` may have changed other than by `continue` */
+  constructor(fd: number, onWaiting: () => void) {
+    this.#fd = fd;
+    this.#onWaiting = onWaiting;
+  }
+
+  /** Whether anything waits for the socket to become writable. */
+  get isWaiting(): boolean {
+    return this.#waiting.length > 0 && !this.#retry;
+  }
+
+  /** Whether anything is not sent yet. */
+  get isBusy(): boolean {
+    return this.#waiting.length > 0;
+  }
+
+  send(
+    bytes: Uint8Array,
+    passables: readonly Passable[],
+    blocking: boolean | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    signal?.throwIfAborted();
+    const count = passables.length;
+    const loans = borrow(passables, outgoing, blocking);
+    try {
+      if (this.#waiting.length > 0) return this.#wait(bytes, 0, duplicateAll(outgoing, count), loans, signal);
+      const sent = native.send(this.#fd, bytes, 0, bytes.length, outgoing, count);
+      if (sent < 0) {
+        if (sent !== EAGAIN && sent !== ENOBUFS) throw this.#error(sent);
+        if (sent === ENOBUFS) this.#retryLater();
+        return this.#wait(bytes, 0, duplicateAll(outgoing, count), loans, signal);
+      }
+      for (const loan of loans) loan.sent();
+      if (sent < bytes.length) return this.#wait(bytes, sent, [], [], signal);
+      return this.#turnsLeft-- > 0 ? sentAtOnce : this.#nextTurn();
+    } catch (error) {
+      for (const loan of loans) loan.failed();
+      throw error;
+    }
+  }
+
+  /** Resolves when nothing waits any more, sent or rejected. */
+  flushed(): Promise<void> {
+    if (!this.isBusy) return Promise.resolve();
+    return new Promise((resolve) => this.#whenFlushed.push(resolve));
+  }
+
+  /** The socket is writable, or it is time to try again. */
+  continue(): void {
+    this.#turnsLeft = OPERATIONS_PER_TURN;
+    for (let waiting = this.#waiting[0]; waiting && !this.#retry; waiting = this.#waiting[0]) {
+      if (!this.#continueWith(waiting)) return;
+    }
+    this.#noteFlushed();
+  }
+
+  close(reason: unknown): void {
+    clearTimeout(this.#retry);
+    this.#retry = undefined;
+    for (const waiting of this.#waiting.splice(0)) settle(waiting, { error: reason });
+    this.#noteFlushed();
+  }
+
+  /** @returns false when it has to wait */
+  #continueWith(waiting: Waiting): boolean {
+    const { bytes, offset, descriptors } = waiting;
+    for (const [index, { fd }] of descriptors.entries()) outgoing[index] = fd;
+    const sent = native.send(this.#fd, bytes, offset, bytes.length - offset, outgoing, descriptors.length);
+    if (sent === EAGAIN) return false;
+    if (sent === ENOBUFS) {
+      this.#retryLater();
+      return false;
+    }
+    if (sent < 0) {
+      // A stream that failed once is over: what waits behind must not overtake what was lost.
+      this.close(this.#error(sent));
+      return false;
+    }
+    this.#retryMs = FIRST_RETRY_MS;
+    waiting.offset += sent;
+    for (const loan of waiting.loans) loan.sent();
+    waiting.loans = [];
+    closeAll(waiting.descriptors.splice(0));
+    if (waiting.offset === bytes.length) {
+      this.#waiting.shift();
+      settle(waiting);
+    }
+    return true;
+  }
+
+  #wait(
+    bytes: Uint8Array,
+    offset: number,
+    descriptors: Descriptor[],
+    loans: readonly Loan[],
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const detach = whenAborted(signal, (reason) => {
+        // Half a message cannot be taken back.
+        if (waiting.offset > 0) return;
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        settle(waiting, { error: reason });
+        this.#noteFlushed();
+        this.#onWaiting();
+      });
+      const waiting: Waiting = { bytes, offset, descriptors, loans, resolve, reject, detach };
+      this.#waiting.push(waiting);
+      this.#onWaiting();
+    });
+  }
+
+  /** The kernel does not tell when it takes more, so this asks again, less and less often. */
+  #retryLater(): void {
+    this.#retry ??= setTimeout(() => {
+      this.#retry = undefined;
+      this.#retryMs = Math.min(this.#retryMs * 2, LAST_RETRY_MS);
+      this.continue();
+      this.#onWaiting();
+    }, this.#retryMs);
+  }
+
+  #noteFlushed(): void {
+    if (this.isBusy) return;
+    for (const flushed of this.#whenFlushed.splice(0)) flushed();
+  }
+
+  /** Ends an operation that was done at once, but only after the event loop had its turn. */
+  async #nextTurn(): Promise<void> {
+    await setImmediate();
+    this.#turnsLeft = OPERATIONS_PER_TURN;
+  }
+
+  #error(result: number): Error {
+    return systemError(result, 'sendmsg', { descriptor: `the socket with descriptor ${this.#fd}` });
+  }
+}
+
+function settle(waiting: Waiting, failure?: { error: unknown }): void {
+  waiting.detach();
+  closeAll(waiting.descriptors);
+  if (!failure) {
+    waiting.resolve();
+  } else {
+    for (const loan of waiting.loans) loan.failed();
+    waiting.reject(failure.error);
+  }
+}

@@ -1,0 +1,39 @@
+// Client: connects to a Listener, here or in Python.
+import { connect } from '../fd/index.js';
+import { fromPython, type ConnectionAddress } from './address.js';
+import { authenticateToListener, toKey, type AuthKey } from './authentication.js';
+import { Connection } from './connection.js';
+import { DEFAULT_HANDSHAKE_TIMEOUT_MS, shakeHands } from './handshake.js';
+
+export interface ClientOptions {
+  /** The key that both ends know; without one, nobody proves anything. At least 16 random bytes make a good one. */
+  readonly authkey?: AuthKey;
+  /** Time for the whole handshake, the listener's `accept` included. */
+  readonly handshakeTimeoutMs?: number;
+  /** Wait until somebody listens at the address, instead of failing at once. */
+  readonly waitForListener?: boolean;
+  /** Gives up. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Connects to the listener at an address, as `multiprocessing.connection.Client` does.
+ * @throws {PassfdError} `ERR_AUTHENTICATION` when the keys differ; `ERR_HANDSHAKE`, `ERR_HANDSHAKE_TIMEOUT`; or as
+ * `connect`
+ */
+export async function Client(address: ConnectionAddress, options: ClientOptions = {}): Promise<Connection> {
+  const { authkey, handshakeTimeoutMs = DEFAULT_HANDSHAKE_TIMEOUT_MS, signal, ...connecting } = options;
+  const key = authkey === undefined ? undefined : toKey(authkey);
+  const connection = new Connection(
+    await connect(fromPython(address), { ...connecting, ...(signal && { signal }) }),
+  );
+  if (key) {
+    await shakeHands(
+      connection,
+      (channel) => authenticateToListener(channel, key),
+      handshakeTimeoutMs,
+      signal,
+    );
+  }
+  return connection;
+}

@@ -1,0 +1,133 @@
+// Handles: descriptors on a connection, as Python's `multiprocessing.reduction` passes them.
+//
+//   message := one byte, the number of descriptors modulo 256, with SCM_RIGHTS beside it; no frame around it
+//   answer  := "A", on macOS only
+//
+// Source: CPython's Lib/multiprocessing/reduction.py, sendfds, recvfds, send_handle and recv_handle.
+import { MAX_DESCRIPTORS, PassfdError, StreamSocket, type Descriptor, type Passable } from '../fd/index.js';
+import { Connection, type RecvOptions } from './connection.js';
+
+/** What macOS' receivers send back: its kernel loses a descriptor in flight when the sender closes it (nodejs/node#7512). */
+const ACKNOWLEDGEMENT = 0x41;
+
+const isAcknowledged = process.platform === 'darwin';
+
+export interface HandleOptions extends RecvOptions {
+  /** Whether the receiver acknowledges: by default on macOS, as CPython decides it. Both ends have to agree. */
+  readonly acknowledge?: boolean;
+}
+
+/**
+ * Passes a descriptor over a connection, for `recvHandle`, or `recv_handle` in Python, at the other end. A `net.Socket`
+ * moves there; everything else is lent, and may be closed when this returns. Connections arrive blocking, as Python
+ * wants them.
+ *
+ * @param destinationPid not used, as in Python on Unix; here so that both are called alike
+ * @throws {PassfdError} as `StreamSocket.send`: then the caller still has the descriptor, and a `net.Socket` still works
+ */
+export async function sendHandle(
+  connection: Connection | StreamSocket,
+  handle: Passable,
+  destinationPid?: number | null,
+  options: HandleOptions = {},
+): Promise<void> {
+  await sendFds(connection, [handle], options);
+}
+
+/**
+ * Receives a descriptor that the other end passed with `sendHandle`, or `send_handle` in Python.
+ * @returns a descriptor that the caller owns; it is close-on-exec
+ * @throws {PassfdError} `ERR_EOF` when the other end closed; `ERR_HANDLE`, `ERR_DESCRIPTORS_LOST`: then what came was
+ * closed, and the connection too
+ */
+export async function recvHandle(
+  connection: Connection | StreamSocket,
+  options: HandleOptions = {},
+): Promise<Descriptor> {
+  const [descriptor] = await recvExactlyFds(connection, 1, 1, options);
+  if (!descriptor) throw new PassfdError('ERR_HANDLE', 'No descriptor came');
+  return descriptor;
+}
+
+/**
+ * Passes several descriptors in one message, as `multiprocessing.reduction.sendfds` does.
+ * @param fds at most `MAX_DESCRIPTORS`
+ * @throws {PassfdError} as `sendHandle`
+ */
+export async function sendFds(
+  socket: Connection | StreamSocket,
+  fds: readonly Passable[],
+  options: HandleOptions = {},
+): Promise<void> {
+  const { acknowledge = isAcknowledged, signal } = options;
+  await streamOf(socket).send(Uint8Array.of(fds.length % 256), fds, { blocking: true, signal });
+  if (acknowledge) await recvAcknowledgement(socket);
+}
+
+/**
+ * Receives the descriptors of one message, as `multiprocessing.reduction.recvfds` does.
+ * @param size how many may come at most, 1 to `MAX_DESCRIPTORS`; more break the format
+ * @throws {PassfdError} as `recvHandle`
+ */
+export async function recvFds(
+  socket: Connection | StreamSocket,
+  size: number,
+  options: HandleOptions = {},
+): Promise<Descriptor[]> {
+  if (!Number.isInteger(size) || size < 1 || size > MAX_DESCRIPTORS) {
+    throw new TypeError(`size is an integer from 1 to ${MAX_DESCRIPTORS}, not ${String(size)}`);
+  }
+  return recvExactlyFds(socket, 0, size, options);
+}
+
+async function recvExactlyFds(
+  socket: Connection | StreamSocket,
+  least: number,
+  most: number,
+  options: HandleOptions,
+): Promise<Descriptor[]> {
+  const { acknowledge = isAcknowledged } = options;
+  return inTurn(socket, async () => {
+    using message = await streamOf(socket).receiveExactly(1, options);
+    if (!message) throw new PassfdError('ERR_EOF', 'The other end closed the connection');
+    if (acknowledge) await streamOf(socket).send(Uint8Array.of(ACKNOWLEDGEMENT));
+    const { length } = message.descriptors;
+    const announced = message.bytes[0] ?? 0;
+    if (length < least || length > most || announced !== length % 256) {
+      throw new PassfdError(
+        'ERR_HANDLE',
+        `Wanted ${least === most ? most : `up to ${most}`} descriptors; the other end announced ${announced}, and ${length} came` +
+          (length === 0 ? ': most likely this is no handle but a frame, from send' : ' and were closed'),
+      );
+    }
+    return message.takeDescriptors();
+  });
+}
+
+async function recvAcknowledgement(socket: Connection | StreamSocket): Promise<void> {
+  await inTurn(socket, async () => {
+    using message = await streamOf(socket).receiveExactly(1);
+    if (message?.bytes[0] !== ACKNOWLEDGEMENT || message.descriptors.length > 0) {
+      throw new PassfdError('ERR_HANDLE', 'The other end did not acknowledge the descriptors');
+    }
+  });
+}
+
+function streamOf(socket: Connection | StreamSocket): StreamSocket {
+  return socket instanceof Connection ? socket.socket : socket;
+}
+
+async function inTurn<T>(socket: Connection | StreamSocket, receive: () => Promise<T>): Promise<T> {
+  if (socket instanceof Connection) return socket.inTurn(receive);
+  try {
+    return await receive();
+  } catch (error) {
+    if (
+      error instanceof PassfdError &&
+      (error.code === 'ERR_HANDLE' || error.code === 'ERR_DESCRIPTORS_LOST')
+    ) {
+      socket.destroy();
+    }
+    throw error;
+  }
+}

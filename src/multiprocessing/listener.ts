@@ -1,0 +1,206 @@
+// Listener: accepts connections from Clients, here or in Python, and lets only those in that know the key.
+import { EventEmitter } from 'node:events';
+import { mkdtemp, rmdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { listen, PassfdError, type Acceptor, type Descriptor } from '../fd/index.js';
+import { fromPython, toPython, type ConnectionAddress } from './address.js';
+import { authenticateClient, toKey, type AuthKey } from './authentication.js';
+import { Connection } from './connection.js';
+import { DEFAULT_HANDSHAKE_TIMEOUT_MS, shakeHands } from './handshake.js';
+
+/** Handshakes at the same time; who comes then waits in the backlog until one ends, or its time is up. */
+const MAX_HANDSHAKES = 64;
+
+export interface ListenerOptions {
+  /** The key that both ends know; without one, whoever can connect is let in. At least 16 random bytes make a good one. */
+  readonly authkey?: AuthKey;
+  /** Connections that wait in the kernel at most. */
+  readonly backlog?: number;
+  /** The file mode of a Unix socket: who may connect. The owner alone, unless it is given. */
+  readonly mode?: number;
+  /** Time that a client has for the whole handshake. */
+  readonly handshakeTimeoutMs?: number;
+}
+
+interface ListenerEvents {
+  /** A client was not let in: wrong key, broken handshake, out of time. Nobody else is affected. */
+  refused: [error: PassfdError];
+}
+
+/**
+ * Listens for connections, as `multiprocessing.connection.Listener` does.
+ * @param address a path, an abstract name or `[host, port]`; without one, a path in a new directory of its own
+ * @throws {PassfdError} as `listen`
+ */
+export async function Listener(
+  address?: ConnectionAddress,
+  options: ListenerOptions = {},
+): Promise<Listener> {
+  const { authkey, handshakeTimeoutMs = DEFAULT_HANDSHAKE_TIMEOUT_MS, ...listening } = options;
+  const key = authkey === undefined ? undefined : toKey(authkey);
+  const directory = address === undefined ? await mkdtemp(join(tmpdir(), 'passfd-')) : undefined;
+  const place = address ?? join(directory ?? '', 'listener');
+  const acceptor = await listen(fromPython(place), listening);
+  return new ConnectionListener(acceptor, key, handshakeTimeoutMs, directory);
+}
+
+/** What `Listener` returns: accepts connections whose handshake succeeded, many handshakes at a time. */
+export type Listener = ConnectionListener;
+
+class ConnectionListener
+  extends EventEmitter<ListenerEvents>
+  implements AsyncDisposable, AsyncIterable<Connection>
+{
+  /** Where it listens: the path, or `[host, port]`, as in Python. */
+  readonly address: string | [host: string, port: number];
+  readonly #acceptor: Acceptor;
+  readonly #key: Buffer | undefined;
+  readonly #handshakeTimeoutMs: number;
+  /** Made for the socket alone, and removed with it. */
+  readonly #directory: string | undefined;
+  readonly #closing = new AbortController();
+  /** None of them ever rejects. */
+  readonly #handshakes = new Set<Promise<void>>();
+  /** Let in, and not yet taken by an `accept`: at most as many as there are handshakes at a time. */
+  readonly #ready: Connection[] = [];
+  readonly #waiting: Waiting[] = [];
+  #loop: Promise<void> | undefined;
+
+  constructor(
+    acceptor: Acceptor,
+    key: Buffer | undefined,
+    handshakeTimeoutMs: number,
+    directory: string | undefined,
+  ) {
+    super();
+    this.address = toPython(acceptor.address);
+    this.#acceptor = acceptor;
+    this.#key = key;
+    this.#handshakeTimeoutMs = handshakeTimeoutMs;
+    this.#directory = directory;
+  }
+
+  /**
+   * The next connection whose handshake succeeded. Unlike in Python, a client that fails it does not end the call: it
+   * is told by the event `refused`.
+   * @throws {PassfdError} `ERR_CLOSED`, `ERR_DESCRIPTOR_LIMIT`, or the reason of the signal
+   */
+  accept(options: { readonly signal?: AbortSignal } = {}): Promise<Connection> {
+    const { signal } = options;
+    return new Promise((resolve, reject) => {
+      this.#closing.signal.throwIfAborted();
+      signal?.throwIfAborted();
+      const ready = this.#ready.shift();
+      if (ready) {
+        resolve(ready);
+        return;
+      }
+      const abort = (): void => {
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        reject(signal?.reason);
+      };
+      const waiting: Waiting = {
+        resolve: (connection) => {
+          signal?.removeEventListener('abort', abort);
+          resolve(connection);
+        },
+        reject: (error) => {
+          signal?.removeEventListener('abort', abort);
+          reject(error);
+        },
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#waiting.push(waiting);
+      this.#loop ??= this.#acceptWhileAwaited();
+    });
+  }
+
+  /** The connections, until the listener is closed. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<Connection, void, undefined> {
+    for (;;) {
+      try {
+        yield await this.accept();
+      } catch (error) {
+        if (this.#closing.signal.aborted) return;
+        throw error;
+      }
+    }
+  }
+
+  /** Stops listening, ends handshakes that are under way, and removes the socket file. Connections taken live on. */
+  async close(): Promise<void> {
+    if (this.#closing.signal.aborted) return;
+    this.#closing.abort(new PassfdError('ERR_CLOSED', 'The listener is closed'));
+    this.#rejectWaiting(this.#closing.signal.reason);
+    await this.#acceptor.close();
+    await this.#loop;
+    await Promise.all(this.#handshakes);
+    for (const connection of this.#ready.splice(0)) connection.close();
+    if (this.#directory !== undefined) await rmdir(this.#directory);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** Takes connections out of the backlog while an `accept` waits for one, and starts their handshakes. Never rejects. */
+  async #acceptWhileAwaited(): Promise<void> {
+    try {
+      while (this.#waiting.length > 0) {
+        if (this.#handshakes.size >= MAX_HANDSHAKES) {
+          await Promise.race(this.#handshakes);
+        } else {
+          this.#startHandshake(await this.#acceptor.accept({ signal: this.#closing.signal }));
+        }
+      }
+    } catch (error) {
+      this.#rejectWaiting(error);
+    } finally {
+      this.#loop = undefined;
+    }
+  }
+
+  #startHandshake(descriptor: Descriptor): void {
+    const handshake = this.#letIn(new Connection(descriptor)).finally(() =>
+      this.#handshakes.delete(handshake),
+    );
+    this.#handshakes.add(handshake);
+  }
+
+  async #letIn(connection: Connection): Promise<void> {
+    const key = this.#key;
+    const { signal } = this.#closing;
+    try {
+      if (key) {
+        const authenticate = (channel: Connection): Promise<void> => authenticateClient(channel, key);
+        await shakeHands(connection, authenticate, this.#handshakeTimeoutMs, signal);
+      }
+    } catch (error) {
+      if (!signal.aborted) this.#refuse(error as PassfdError);
+      return;
+    }
+    const waiting = this.#waiting.shift();
+    if (waiting) waiting.resolve(connection);
+    else this.#ready.push(connection);
+  }
+
+  #refuse(error: PassfdError): void {
+    if (this.emit('refused', error)) return;
+    process.emitWarning(error.message, {
+      type: 'PassfdWarning',
+      code: error.code,
+      detail: `The listener at ${String(this.address)} refused a client; listen to its "refused" event to handle this.`,
+    });
+  }
+
+  #rejectWaiting(error: unknown): void {
+    for (const waiting of this.#waiting.splice(0)) waiting.reject(error);
+  }
+}
+
+interface Waiting {
+  resolve(connection: Connection): void;
+  reject(error: unknown): void;
+}
