@@ -69,7 +69,8 @@ function paired(
   perMessage: number,
   passed: Socket,
 ): Contestant {
-  const args = (role: string): string[] => [file, role, String(count), String(perMessage)];
+  const warmUp = warmUpOf(count, perMessage);
+  const args = (role: string): string[] => [file, role, ...[warmUp, count, perMessage].map(String)];
   return {
     name: `${label}, ${perMessage} per message`,
     trial: async () => {
@@ -92,7 +93,7 @@ function subprocess(count: number, passed: Socket): Contestant {
     name: 'Node subprocess.send',
     trial: () =>
       finish(
-        spawn(process.execPath, [compiled('subprocess'), String(count)], {
+        spawn(process.execPath, [compiled('subprocess'), String(warmUpOf(count, 1)), String(count)], {
           stdio: ['ignore', 'pipe', 'inherit', 'ignore', passed],
         }),
         count,
@@ -100,18 +101,23 @@ function subprocess(count: number, passed: Socket): Contestant {
   };
 }
 
-/** @returns descriptors per second, from the seconds that the sender prints */
+/** Descriptors before the clock starts: a fifth of those that count, in whole messages. */
+function warmUpOf(count: number, perMessage: number): number {
+  return Math.max(1, Math.round(count / 5 / perMessage)) * perMessage;
+}
+
+/** @returns descriptors per second, from the seconds that the sender prints last */
 async function finish(sender: ChildProcess, count: number, receiver?: ChildProcess): Promise<number> {
   const children = receiver ? [sender, receiver] : [sender];
   const ends = Promise.all(children.map((child) => once(child, 'close')));
-  const seconds = Number(sender.stdout && (await text(sender.stdout)));
+  const [, seconds] = sender.stdout ? (await text(sender.stdout)).split('\n').map(Number) : [];
   await ends;
   for (const child of children) {
     if (child.exitCode !== 0) {
       throw new Error(`${child.spawnargs.join(' ')} ended with ${String(child.exitCode)}`);
     }
   }
-  return count / seconds;
+  return count / (seconds ?? Number.NaN);
 }
 
 function report(outcomes: readonly Outcome[]): void {

@@ -1,14 +1,15 @@
-"""Passes or takes descriptors over the socket at descriptor 3: descriptors.py send|receive COUNT PER_MESSAGE."""
+"""Passes or takes the socket at descriptor 4 over the one at 3: send|receive WARM_UP COUNT PER_MESSAGE."""
 import os
 import socket
 import sys
 import time
 
-role, count, per_message = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+role = sys.argv[1]
+warm_up, total, per_message = map(int, sys.argv[2:])
 channel = socket.socket(fileno=3)
 
 
-def send():
+def send(count):
     passed = [4] * per_message
     channel.recv(1)
     start = time.perf_counter()
@@ -18,7 +19,7 @@ def send():
     print(time.perf_counter() - start)
 
 
-def receive():
+def receive(count):
     channel.sendall(b"r")
     received = 0
     while received < count:
@@ -31,4 +32,5 @@ def receive():
     channel.sendall(b"d")
 
 
-send() if role == "send" else receive()
+for part in (warm_up, total):
+    send(part) if role == "send" else receive(part)

@@ -303,10 +303,23 @@ async function removeStale(path: string): Promise<void> {
   if (probe === EAGAIN) {
     throw inUse(path, 'a process listens there, and its backlog is full; take another path');
   }
+  if (probe === EACCES) {
+    throw inUse(path, 'a socket is there that only another user may connect to; take another path');
+  }
   if (probe !== ECONNREFUSED || identity === undefined) {
     throw inUse(path, 'something that is not a stream socket is there, and is left alone; take another path');
   }
-  if ((await identityOf(path)) === identity) await unlink(path).catch(ignoreMissing);
+  if ((await identityOf(path)) !== identity) return;
+  try {
+    await unlink(path);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw new PassfdError(
+      'ERR_ADDRESS_DENIED',
+      `Cannot listen at ${path}: the file there is left from a server that ended, and this user may not remove it`,
+      { cause },
+    );
+  }
 }
 
 function inUse(path: string, reason: string): PassfdError {

@@ -39,7 +39,9 @@ export function toAddress(address: AddressLike): Address {
     return { path };
   }
   const { host, port } = address;
-  if (typeof host !== 'string') throw new TypeError('The host of an address is a string');
+  if (typeof host !== 'string' || host === '') {
+    throw new TypeError('The host of an address is a string, not empty');
+  }
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     throw new TypeError(`A port is an integer from 0 to 65535, not ${String(port)}`);
   }

@@ -45,7 +45,8 @@ export async function connect(address: AddressLike, options: ConnectOptions = {}
     if (typeof result !== 'number') return result;
     const isNobodyThere = result === ENOENT || result === ECONNREFUSED;
     if (result !== EAGAIN && !(isNobodyThere && waitForListener)) throw connectError(result, target);
-    await setTimeout(retryMs, undefined, { ...(signal && { signal }) });
+    // It rejects when the signal is aborted, with an error of its own; the next round tells the signal's reason.
+    await setTimeout(retryMs, undefined, { ...(signal && { signal }) }).catch(() => undefined);
   }
 }
 
@@ -76,6 +77,7 @@ function connectUnix(path: string): Attempt {
 async function connectTcp(host: string, port: number, signal: AbortSignal | undefined): Promise<Attempt> {
   let result: Attempt = ECONNREFUSED;
   for (const numeric of await resolveHost(host)) {
+    signal?.throwIfAborted();
     result = native.connectTcp(numeric, port);
     if (result < 0) continue;
     using descriptor = new Descriptor(result);

@@ -7,7 +7,7 @@
 export const errorMeanings = {
   ERR_CLOSED: 'The socket, acceptor or connection was closed, or is used after its end.',
   ERR_DESCRIPTOR_CLOSED: 'The descriptor was used after it was closed or given away.',
-  ERR_WRONG_KIND: 'The descriptor is not of the kind that was asked for.',
+  ERR_WRONG_KIND: 'The descriptor, or this end of a pipe, is not of the kind that was asked for.',
   ERR_NOT_PASSABLE: 'The object has no descriptor that another process could take over.',
   ERR_BYTES_ALREADY_READ:
     'Bytes of this connection were already read here, and would be lost to the receiver.',

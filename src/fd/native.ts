@@ -2,6 +2,8 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
+import { PassfdError } from './errors.js';
+
 /** Readiness of one descriptor on this thread's event loop. It lends the descriptor: close it before that. */
 export interface Poll {
   /** Calls back with a status (0, or a negative libuv error) and events whenever one of `events` is true. */
@@ -63,4 +65,19 @@ export const NAME_LENGTH = 128;
 // node-gyp-build takes the binary compiled in a source checkout, else the one that the package ships for this platform.
 const load = createRequire(import.meta.url)('node-gyp-build') as (directory: string) => Native;
 
-export const native: Native = load(fileURLToPath(new URL('../../../native', import.meta.url)));
+const directory = fileURLToPath(new URL('../../../native', import.meta.url));
+
+export const native: Native = loadOrExplain();
+
+function loadOrExplain(): Native {
+  try {
+    return load(directory);
+  } catch (cause) {
+    throw new PassfdError(
+      'ERR_UNSUPPORTED',
+      `passfd has no binary for ${process.platform}-${process.arch}. With a C compiler, make and Python 3, compile it: ` +
+        `npx node-gyp rebuild --directory ${directory}`,
+      { cause },
+    );
+  }
+}

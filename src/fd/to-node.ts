@@ -6,6 +6,7 @@ import { Server, Socket } from 'node:net';
 
 import type { Descriptor, DescriptorKind } from './descriptor.js';
 import { PassfdError } from './errors.js';
+import { systemError } from './system-error.js';
 
 export interface ToSocketOptions {
   /** Do not end the writing side when the other end has ended its own (net.Socket). */
@@ -30,6 +31,7 @@ export function toSocket(descriptor: Descriptor, options: ToSocketOptions = {}):
 
 export async function toServer(descriptor: Descriptor, server = new Server()): Promise<Server> {
   requireKind(descriptor, descriptor.describe().kind, ['listener'], 'a net.Server');
+  if (server.listening) throw new TypeError('The server listens already: take one that does not, or none');
   // Of a duplicate, since Node closes it on some errors and not on others: a leak there is better than a double close.
   const fd = descriptor.duplicate().release();
   // Without `exclusive`, a cluster worker would ask its primary to listen instead.
@@ -40,8 +42,10 @@ export async function toServer(descriptor: Descriptor, server = new Server()): P
 
 export async function toDatagramSocket(descriptor: Descriptor): Promise<DatagramSocket> {
   const { kind, family } = descriptor.describe();
-  if (family === 'unix') throw wrongKind(descriptor, `${kind} (unix)`, 'a dgram.Socket');
   requireKind(descriptor, kind, ['datagram'], 'a dgram.Socket');
+  if (family !== 'ipv4' && family !== 'ipv6') {
+    throw wrongKind(descriptor, `${kind} (${family ?? 'not IP'})`, 'a dgram.Socket');
+  }
   const socket = createSocket(family === 'ipv6' ? 'udp6' : 'udp4');
   const fd = descriptor.duplicate().release();
   await settled(socket, () => socket.bind({ fd, exclusive: true }));
@@ -50,28 +54,31 @@ export async function toDatagramSocket(descriptor: Descriptor): Promise<Datagram
 }
 
 export async function toFileHandle(descriptor: Descriptor): Promise<FileHandle> {
-  const { kind } = descriptor.describe();
+  const { kind, family } = descriptor.describe();
   requireKind(descriptor, kind, ['file', 'directory', 'pipe', 'tty', 'other'], 'a FileHandle');
-  const build = await (fileHandleBuilder ??= findFileHandleBuilder());
+  if (family) throw wrongKind(descriptor, `${kind} (${family} socket)`, 'a FileHandle');
+  const build = (fileHandleBuilder ??= await findFileHandleBuilder());
   const handle = build(descriptor.fd);
   descriptor.release();
   return handle;
 }
 
-export function toNodeObject(descriptor: Descriptor): Promise<Socket | Server | DatagramSocket | FileHandle> {
+export async function toNodeObject(
+  descriptor: Descriptor,
+): Promise<Socket | Server | DatagramSocket | FileHandle> {
   switch (descriptor.describe().kind) {
     case 'stream':
     case 'pipe':
-      return Promise.resolve(toSocket(descriptor));
+      return toSocket(descriptor);
     case 'listener':
-      return toServer(descriptor);
+      return await toServer(descriptor);
     case 'datagram':
-      return toDatagramSocket(descriptor);
+      return await toDatagramSocket(descriptor);
     case 'file':
     case 'directory':
     case 'tty':
     case 'other':
-      return toFileHandle(descriptor);
+      return await toFileHandle(descriptor);
   }
 }
 
@@ -103,7 +110,7 @@ async function settled(emitter: Server | DatagramSocket, listen: () => unknown):
   }
 }
 
-let fileHandleBuilder: Promise<(fd: number) => FileHandle> | undefined;
+let fileHandleBuilder: ((fd: number) => FileHandle) | undefined;
 
 /**
  * Node has no public way to make a FileHandle of an open descriptor: `open('/proc/self/fd/N')` opens the file once
@@ -111,7 +118,9 @@ let fileHandleBuilder: Promise<(fd: number) => FileHandle> | undefined;
  * FileHandle from one that Node made.
  */
 async function findFileHandleBuilder(): Promise<(fd: number) => FileHandle> {
-  await using sample = await open('/dev/null');
+  await using sample = await open('/dev/null').catch((error: unknown) => {
+    throw systemError((error as NodeJS.ErrnoException).errno ?? 0, 'open', { descriptor: '/dev/null' });
+  });
   const key = Object.getOwnPropertySymbols(sample).find(({ description }) => description === 'kHandle');
   const native =
     key && (sample as unknown as Record<symbol, { constructor?: unknown } | undefined>)[key]?.constructor;

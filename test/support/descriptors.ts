@@ -1,0 +1,37 @@
+// Descriptors: what this process has open, and a wrapper for tests that leave none behind.
+import assert from 'node:assert/strict';
+import { readdirSync, readlinkSync } from 'node:fs';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
+/** libuv closes a handle within a turn or two of its loop; what is open after that many stays open. */
+const MAX_TURNS = 1000;
+
+/** Every open descriptor of this process as its number and what it is, `7 socket:[4711]`. */
+export function openDescriptors(): string[] {
+  return readdirSync('/proc/self/fd')
+    .map(Number)
+    .sort((a, b) => a - b)
+    .flatMap(describe);
+}
+
+/** Runs a test, and holds that afterwards the same descriptors are open as before. */
+export function keepsDescriptors(body: () => void | Promise<void>): () => Promise<void> {
+  return async () => {
+    const before = openDescriptors();
+    await body();
+    let after = openDescriptors();
+    for (let turn = 0; turn < MAX_TURNS && after.join() !== before.join(); turn++) {
+      await nextTurn();
+      after = openDescriptors();
+    }
+    assert.deepEqual(after, before, 'the test leaves other descriptors open than it found');
+  };
+}
+
+function describe(fd: number): string[] {
+  try {
+    return [`${fd} ${readlinkSync(`/proc/self/fd/${fd}`)}`];
+  } catch {
+    return []; // the one that listed the directory, which is closed by now
+  }
+}
