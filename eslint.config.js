@@ -1,7 +1,8 @@
 // What the linter holds: type-checked rules, and every promise awaited or handed to a named owner.
+import { defineConfig } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
-export default tseslint.config(
+export default defineConfig(
   { ignores: ['build/', 'native/build/', 'native/prebuilds/'] },
   tseslint.configs.strictTypeChecked,
   tseslint.configs.stylisticTypeChecked,

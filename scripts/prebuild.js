@@ -7,7 +7,10 @@ const native = new URL('../native/', import.meta.url);
 const directory = new URL(`prebuilds/${process.platform}-${process.arch}/`, native);
 
 mkdirSync(directory, { recursive: true });
-copyFileSync(new URL('build/Release/passfd.node', native), new URL(`passfd.napi${libcTag()}.node`, directory));
+copyFileSync(
+  new URL('build/Release/passfd.node', native),
+  new URL(`passfd.napi${libcTag()}.node`, directory),
+);
 
 /** node-gyp-build picks by this tag on Linux. */
 function libcTag() {

@@ -20,10 +20,9 @@ if (files.length === 0) {
   process.stderr.write(`No test file matches: ${wanted.join(' ')}\n`);
   process.exitCode = 2;
 } else {
-  run({ files, concurrency: 2, timeout: FILE_TIMEOUT_MS })
-    .on('test:fail', ({ todo }) => {
-      if (todo === undefined || todo === false) process.exitCode = 1;
-    })
-    .compose(new spec())
-    .pipe(process.stdout);
+  const results = run({ files, concurrency: 2, timeout: FILE_TIMEOUT_MS });
+  results.on('test:fail', ({ todo }) => {
+    if (todo === undefined || todo === false) process.exitCode = 1;
+  });
+  results.pipe(new spec()).pipe(process.stdout);
 }

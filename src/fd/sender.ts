@@ -36,6 +36,7 @@ export class Sender {
   #turnsLeft = OPERATIONS_PER_TURN;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = FIRST_RETRY_MS;
+  #isReferenced = true;
   readonly #whenFlushed: (() => void)[] = [];
 
   /** @param onWaiting called when `isWaiting` may have changed other than by `continue` */
@@ -78,6 +79,13 @@ export class Sender {
       for (const loan of loans) loan.failed();
       throw error;
     }
+  }
+
+  /** Whether trying again keeps the process alive; it does from the start. */
+  setReferenced(on: boolean): void {
+    this.#isReferenced = on;
+    if (on) this.#retry?.ref();
+    else this.#retry?.unref();
   }
 
   /** Resolves when nothing waits any more, sent or rejected. */
@@ -159,6 +167,7 @@ export class Sender {
       this.continue();
       this.#onWaiting();
     }, this.#retryMs);
+    this.setReferenced(this.#isReferenced);
   }
 
   #noteFlushed(): void {

@@ -191,11 +191,13 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   /** Whether a waiting operation keeps the process alive; it does from the start, like any other in Node. */
   ref(): this {
     this.#readiness.setReferenced(true);
+    this.#sender.setReferenced(true);
     return this;
   }
 
   unref(): this {
     this.#readiness.setReferenced(false);
+    this.#sender.setReferenced(false);
     return this;
   }
 

@@ -66,8 +66,9 @@ class Encoder {
   }
 
   #saveLong(bytes: Buffer): void {
-    if (bytes.length <= 0xff) this.#output.writePayload(op.LONG1, uint8(bytes.length), bytes);
-    else this.#output.writePayload(op.LONG4, int32(bytes.length), bytes);
+    const isShort = bytes.length <= 0xff;
+    const length = isShort ? uint8(bytes.length) : int32(bytes.length);
+    this.#output.write(isShort ? op.LONG1 : op.LONG4, Buffer.concat([length, bytes]));
   }
 
   #saveFloat(value: number): void {
