@@ -1,32 +1,11 @@
 // Acceptor: a listening socket, and the connections that come to it, as descriptors.
-import { lstat, unlink } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { setTimeout } from 'node:timers/promises';
-
-import {
-  formatAddress,
-  isAbstract,
-  resolveHost,
-  toAddress,
-  type Address,
-  type AddressLike,
-} from './address.js';
+import { formatAddress, resolveHost, toAddress, type Address, type AddressLike } from './address.js';
 import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import { native } from './native.js';
 import { READABLE, Readiness } from './readiness.js';
-import { StreamSocket } from './stream-socket.js';
-import {
-  EACCES,
-  EADDRINUSE,
-  EAGAIN,
-  ECONNREFUSED,
-  ENAMETOOLONG,
-  ENOENT,
-  ENOTDIR,
-  EWOULDBLOCK,
-  systemError,
-} from './system-error.js';
+import { EAGAIN, systemError } from './system-error.js';
+import { listenUnix, type SocketFile } from './unix-listener.js';
 
 /** Connections that may wait in the kernel: what Node's `server.listen` asks for; `net.core.somaxconn` caps it. */
 const DEFAULT_BACKLOG = 511;
@@ -34,14 +13,8 @@ const DEFAULT_BACKLOG = 511;
 /** Only the same user may connect to a Unix socket: connecting needs write permission on the file (unix(7)). */
 const DEFAULT_MODE = 0o600;
 
-/** Size of `sun_path` (unix(7)), less the NUL behind it. */
-const MAX_PATH_BYTES = process.platform === 'darwin' ? 103 : 107;
-
 /** Most connections that one call of `acceptUpTo` can bring. */
 const MAX_ACCEPTED = 1024;
-
-/** Tries for the lock on the directory, a millisecond apart: its holder keeps it for a bind and a listen only. */
-const LOCK_TRIES = 1000;
 
 export interface ListenOptions {
   /** Connections that wait in the kernel at most. */
@@ -62,7 +35,10 @@ export interface ListenOptions {
 export async function listen(address: AddressLike, options: ListenOptions = {}): Promise<Acceptor> {
   const { backlog = DEFAULT_BACKLOG, mode = DEFAULT_MODE, ipv6Only = false } = options;
   const wanted = toAddress(address);
-  if ('path' in wanted) return listenUnix(wanted.path, backlog, mode);
+  if ('path' in wanted) {
+    const { descriptor, file } = await listenUnix(wanted.path, backlog, mode);
+    return new Acceptor(descriptor, file);
+  }
   const [host = wanted.host] = await resolveHost(wanted.host);
   const result = native.listenTcp(host, wanted.port, backlog, ipv6Only ? 1 : 0);
   if (result < 0) throw systemError(result, 'listen', { address: formatAddress(wanted) });
@@ -220,131 +196,4 @@ const accepted = new Int32Array(MAX_ACCEPTED);
 
 function closedError(): PassfdError {
   return new PassfdError('ERR_CLOSED', 'The acceptor is closed');
-}
-
-/** The file of a Unix socket, known by its inode: a path can be someone else's by now. */
-class SocketFile {
-  readonly #path: string;
-  readonly #identity: string;
-
-  constructor(path: string, identity: string) {
-    this.#path = path;
-    this.#identity = identity;
-  }
-
-  async remove(): Promise<void> {
-    if ((await identityOf(this.#path)) === this.#identity) await unlink(this.#path).catch(ignoreMissing);
-  }
-}
-
-/** Device and inode of a socket file, or undefined when nothing or something else is there. */
-async function identityOf(path: string): Promise<string | undefined> {
-  const status = await lstat(path, { bigint: true }).catch(ignoreMissing);
-  return status?.isSocket() === true ? `${status.dev}:${status.ino}` : undefined;
-}
-
-function ignoreMissing(error: NodeJS.ErrnoException): undefined {
-  if (error.code !== 'ENOENT') throw error;
-}
-
-async function listenUnix(path: string, backlog: number, mode: number): Promise<Acceptor> {
-  const name = Buffer.from(path);
-  if (isAbstract(path)) {
-    const result = native.listenUnix(name, backlog, mode);
-    if (result < 0) throw listenError(result, path, name.length);
-    return new Acceptor(new Descriptor(result));
-  }
-  // Between its bind and its listen a socket looks like one that is left over. Whoever replaces such holds this lock.
-  const lock = await lockDirectory(dirname(path));
-  try {
-    return await replaceAndListen(path, name, backlog, mode);
-  } finally {
-    lock?.close();
-  }
-}
-
-async function replaceAndListen(
-  path: string,
-  name: Buffer,
-  backlog: number,
-  mode: number,
-): Promise<Acceptor> {
-  let result = native.listenUnix(name, backlog, mode);
-  if (result === EADDRINUSE) {
-    await removeStale(path);
-    result = native.listenUnix(name, backlog, mode);
-  }
-  if (result < 0) throw listenError(result, path, name.length);
-  using descriptor = new Descriptor(result);
-  const identity = await identityOf(path);
-  return new Acceptor(descriptor, identity === undefined ? undefined : new SocketFile(path, identity));
-}
-
-/** Undefined when the lock cannot be had: then two processes that replace the same left-over file may still collide. */
-async function lockDirectory(directory: string): Promise<Descriptor | undefined> {
-  for (let tries = 0; tries < LOCK_TRIES; tries++) {
-    const result = native.lockDirectory(directory);
-    if (result >= 0) return new Descriptor(result);
-    if (result !== EWOULDBLOCK) return undefined;
-    await setTimeout(1);
-  }
-  return undefined;
-}
-
-/** Removes a socket file that nobody listens behind. @throws {PassfdError} `ERR_ADDRESS_IN_USE` */
-async function removeStale(path: string): Promise<void> {
-  const identity = await identityOf(path);
-  const probe = native.connectUnix(Buffer.from(path));
-  if (probe === ENOENT) return;
-  if (probe >= 0) {
-    using socket = new StreamSocket(new Descriptor(probe));
-    throw inUse(path, `process ${socket.peer.pid} listens there; stop it, or take another path`);
-  }
-  if (probe === EAGAIN) {
-    throw inUse(path, 'a process listens there, and its backlog is full; take another path');
-  }
-  if (probe === EACCES) {
-    throw inUse(path, 'a socket is there that only another user may connect to; take another path');
-  }
-  if (probe !== ECONNREFUSED || identity === undefined) {
-    throw inUse(path, 'something that is not a stream socket is there, and is left alone; take another path');
-  }
-  if ((await identityOf(path)) !== identity) return;
-  try {
-    await unlink(path);
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw new PassfdError(
-      'ERR_ADDRESS_DENIED',
-      `Cannot listen at ${path}: the file there is left from a server that ended, and this user may not remove it`,
-      { cause },
-    );
-  }
-}
-
-function inUse(path: string, reason: string): PassfdError {
-  return new PassfdError('ERR_ADDRESS_IN_USE', `Cannot listen at ${path}: ${reason}`);
-}
-
-function listenError(result: number, path: string, length: number): PassfdError {
-  return systemError(
-    result,
-    'listen',
-    { address: formatAddress({ path }) },
-    listenHint(result, path, length),
-  );
-}
-
-function listenHint(result: number, path: string, length: number): string | undefined {
-  switch (result) {
-    case ENAMETOOLONG:
-      return `the path has ${length} bytes, and a socket's has at most ${MAX_PATH_BYTES}; take a shorter one`;
-    case ENOENT:
-    case ENOTDIR:
-      return `the directory ${dirname(path)} does not exist; create it, best with mode 0700`;
-    case EACCES:
-      return `this user may not create files in ${dirname(path)}; take a directory of your own`;
-    default:
-      return undefined;
-  }
 }

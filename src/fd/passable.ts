@@ -24,6 +24,8 @@ export interface Loan {
   sent(): void;
   /** It stays with its owner, as if nothing had happened. */
   failed(): void;
+  /** The send has to wait, and the owner may close his meanwhile: from here on the duplicates stand for them. */
+  wait?(duplicates: readonly Descriptor[]): void;
 }
 
 /** Most sends have none, and one of a thousand descriptors a second should not make an array for that. */
@@ -49,7 +51,7 @@ export function borrow(passables: readonly Passable[], fds: Int32Array, blocking
       } else {
         fd = descriptorOf(passable);
       }
-      if (blocking && makeBlocking(fd)) (loans ??= []).push(blockingLoan(fd));
+      if (blocking && makeBlocking(fd)) (loans ??= []).push(blockingLoan(fd, index));
       fds[index] = fd;
     }
     return loans ?? noLoans;
@@ -84,11 +86,15 @@ function makeBlocking(fd: number): boolean {
   return native.setNonblocking(fd, 0) === 0;
 }
 
-function blockingLoan(fd: number): Loan {
+function blockingLoan(fd: number, index: number): Loan {
+  let holder = fd;
   return {
     sent: () => undefined,
     failed: () => {
-      native.setNonblocking(fd, 1);
+      native.setNonblocking(holder, 1);
+    },
+    wait: (duplicates) => {
+      holder = duplicates[index]?.fd ?? fd;
     },
   };
 }

@@ -65,12 +65,12 @@ export class Sender {
     const count = passables.length;
     const loans = borrow(passables, outgoing, blocking);
     try {
-      if (this.#waiting.length > 0) return this.#wait(bytes, 0, duplicateAll(outgoing, count), loans, signal);
+      if (this.#waiting.length > 0) return this.#waitWith(bytes, count, loans, signal);
       const sent = native.send(this.#fd, bytes, 0, bytes.length, outgoing, count);
       if (sent < 0) {
         if (sent !== EAGAIN && sent !== ENOBUFS) throw this.#error(sent);
         if (sent === ENOBUFS) this.#retryLater();
-        return this.#wait(bytes, 0, duplicateAll(outgoing, count), loans, signal);
+        return this.#waitWith(bytes, count, loans, signal);
       }
       for (const loan of loans) loan.sent();
       if (sent < bytes.length) return this.#wait(bytes, sent, [], [], signal);
@@ -137,6 +137,18 @@ export class Sender {
     return true;
   }
 
+  /** With duplicates of the first `count` of `outgoing`. */
+  #waitWith(
+    bytes: Uint8Array,
+    count: number,
+    loans: readonly Loan[],
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const duplicates = duplicateAll(outgoing, count);
+    for (const loan of loans) loan.wait?.(duplicates);
+    return this.#wait(bytes, 0, duplicates, loans, signal);
+  }
+
   #wait(
     bytes: Uint8Array,
     offset: number,
@@ -188,11 +200,11 @@ export class Sender {
 
 function settle(waiting: Waiting, failure?: { error: unknown }): void {
   waiting.detach();
-  closeAll(waiting.descriptors);
   if (!failure) {
     waiting.resolve();
   } else {
     for (const loan of waiting.loans) loan.failed();
     waiting.reject(failure.error);
   }
+  closeAll(waiting.descriptors);
 }

@@ -1,5 +1,5 @@
 // For `node --import`: a clock a thousand times as fast, so that a program can have waited for a minute. On SIGUSR2 an
-// hour begins, and the program says when it is over.
+// minute begins, and the program says when it is over.
 const SPEED = 1000;
 const MINUTE_MS = 60_000;
 

@@ -1,6 +1,8 @@
 // Program: a command in a process of its own, known by the lines that it prints and by how it ends.
+import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
@@ -19,7 +21,7 @@ export interface ProgramOptions {
   readonly ownGroup?: boolean;
 }
 
-/** Starts a program that ends with the test. */
+/** Starts a program that ends with the test; one that may leave a child behind needs its own group for that. */
 export type Start = (command: string, args: readonly string[], options?: ProgramOptions) => Program;
 
 /** The body of a test that starts programs: no process and no descriptor is left behind it, however it ends. */
@@ -150,7 +152,14 @@ export class Program {
   }
 }
 
-/** The arguments for `process.execPath` that run an example as a user does. */
+/** The command that runs an example, as a user does. */
 export function example(...args: readonly string[]): [command: string, args: string[]] {
   return [process.execPath, [fileURLToPath(new URL('../../examples/run.js', import.meta.url)), ...args]];
+}
+
+/** The process id of the one child that a program has started. */
+export function childOf({ pid }: Program): number {
+  const [child = '', ...others] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
+  assert.ok(child !== '' && others.length === 0, `one child, not: ${child} ${others.join(' ')}`);
+  return Number(child);
 }

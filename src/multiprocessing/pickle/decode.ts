@@ -16,7 +16,7 @@ const LAST_PROTOCOL = 5;
  * - int: a number when that is a safe integer, else a bigint; float: a number
  * - bytes, bytearray: `Buffer`
  * - list: array; tuple: `Tuple`; set: `Set`; frozenset: `FrozenSet`
- * - dict: an object without a prototype (`PickleDict`) when all keys are str, else `Map`
+ * - dict: an object without a prototype (`PickleDict`) when all keys are str, else `Map`; an object puts keys like '7' first
  *
  * Keys and members are None, bool, int, float and str; bytes and tuples are refused there, since a `Map` would not find
  * an equal one again. What the pickle shares, the result shares; a container that holds itself is refused.

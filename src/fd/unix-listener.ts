@@ -1,0 +1,174 @@
+// Listening at a path: a left-over socket file is replaced, a living one is not, and only its owner removes it.
+import { lstat, unlink } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+
+import { formatAddress, isAbstract } from './address.js';
+import { Descriptor } from './descriptor.js';
+import { PassfdError } from './errors.js';
+import { native } from './native.js';
+import { StreamSocket } from './stream-socket.js';
+import {
+  EACCES,
+  EADDRINUSE,
+  EAGAIN,
+  ECONNREFUSED,
+  ENAMETOOLONG,
+  ENOENT,
+  ENOTDIR,
+  EWOULDBLOCK,
+  systemError,
+} from './system-error.js';
+
+/** Size of `sun_path` (unix(7)), less the NUL behind it. */
+const MAX_PATH_BYTES = process.platform === 'darwin' ? 103 : 107;
+
+/** Tries for the lock on the directory, a millisecond apart: its holder keeps it for a bind and a listen only. */
+const LOCK_TRIES = 1000;
+
+export interface UnixListener {
+  readonly descriptor: Descriptor;
+  /** Not of an abstract name. */
+  readonly file?: SocketFile;
+}
+
+/**
+ * Makes a listening Unix socket; see `listen` for its errors.
+ * @returns what the caller owns
+ */
+export async function listenUnix(path: string, backlog: number, mode: number): Promise<UnixListener> {
+  const name = Buffer.from(path);
+  const open = (): number => native.listenUnix(name, backlog, mode);
+  if (isAbstract(path)) return { descriptor: opened(open(), path, name.length) };
+  // Between its bind and its listen a socket looks like one that is left over. Whoever replaces such holds this lock.
+  return withLock(dirname(path), async () => {
+    let result = open();
+    if (result === EADDRINUSE) {
+      await removeStale(path);
+      result = open();
+    }
+    const descriptor = opened(result, path, name.length);
+    try {
+      const identity = await identityOf(path);
+      return { descriptor, ...(identity !== undefined && { file: new SocketFile(path, identity) }) };
+    } catch (error) {
+      descriptor.close();
+      throw error;
+    }
+  });
+}
+
+/** The file of a Unix socket, known by its inode: a path can be someone else's by now. */
+export class SocketFile {
+  /** Absolute, since the process may change its directory. */
+  readonly #path: string;
+  readonly #identity: string;
+
+  constructor(path: string, identity: string) {
+    this.#path = resolve(path);
+    this.#identity = identity;
+  }
+
+  /** Removes it, if it is still the same. */
+  async remove(): Promise<void> {
+    await withLock(dirname(this.#path), async () => {
+      if ((await identityOf(this.#path)) === this.#identity) await unlink(this.#path).catch(ignoreMissing);
+    });
+  }
+}
+
+/** Device and inode of a socket file, or undefined when nothing or something else is there. */
+async function identityOf(path: string): Promise<string | undefined> {
+  const status = await lstat(path, { bigint: true }).catch(ignoreMissing);
+  return status?.isSocket() === true ? `${status.dev}:${status.ino}` : undefined;
+}
+
+function ignoreMissing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error;
+}
+
+/**
+ * Runs `body` while no other process that does the same is in its own. When the lock cannot be had, it runs all the same:
+ * then two that replace the same left-over file may still collide.
+ */
+async function withLock<T>(directory: string, body: () => Promise<T>): Promise<T> {
+  const lock = await lockDirectory(directory);
+  try {
+    return await body();
+  } finally {
+    lock?.close();
+  }
+}
+
+async function lockDirectory(directory: string): Promise<Descriptor | undefined> {
+  for (let tries = 0; tries < LOCK_TRIES; tries++) {
+    const result = native.lockDirectory(directory);
+    if (result >= 0) return new Descriptor(result);
+    if (result !== EWOULDBLOCK) return undefined;
+    await setTimeout(1);
+  }
+  return undefined;
+}
+
+/** Removes a socket file that nobody listens behind. @throws {PassfdError} `ERR_ADDRESS_IN_USE` */
+async function removeStale(path: string): Promise<void> {
+  const identity = await identityOf(path);
+  const probe = native.connectUnix(Buffer.from(path));
+  if (probe === ENOENT) return;
+  if (probe >= 0) {
+    using socket = new StreamSocket(new Descriptor(probe));
+    throw inUse(path, `process ${socket.peer.pid} listens there; stop it, or take another path`);
+  }
+  if (probe === EAGAIN) {
+    throw inUse(path, 'a process listens there, and its backlog is full; take another path');
+  }
+  if (probe === EACCES) {
+    throw inUse(path, 'a socket is there that only another user may connect to; take another path');
+  }
+  if (probe !== ECONNREFUSED || identity === undefined) {
+    throw inUse(path, 'something that is not a stream socket is there, and is left alone; take another path');
+  }
+  if ((await identityOf(path)) !== identity) return;
+  try {
+    await unlink(path);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw new PassfdError(
+      'ERR_ADDRESS_DENIED',
+      `Cannot listen at ${path}: the file there is left from a server that ended, and this user may not remove it`,
+      { cause },
+    );
+  }
+}
+
+function inUse(path: string, reason: string): PassfdError {
+  return new PassfdError('ERR_ADDRESS_IN_USE', `Cannot listen at ${path}: ${reason}`);
+}
+
+function opened(result: number, path: string, length: number): Descriptor {
+  if (result < 0) throw listenError(result, path, length);
+  return new Descriptor(result);
+}
+
+function listenError(result: number, path: string, length: number): PassfdError {
+  return systemError(
+    result,
+    'listen',
+    { address: formatAddress({ path }) },
+    listenHint(result, path, length),
+  );
+}
+
+function listenHint(result: number, path: string, length: number): string | undefined {
+  switch (result) {
+    case ENAMETOOLONG:
+      return `the path has ${length} bytes, and a socket's has at most ${MAX_PATH_BYTES}; take a shorter one`;
+    case ENOENT:
+    case ENOTDIR:
+      return `the directory ${dirname(path)} does not exist; create it, best with mode 0700`;
+    case EACCES:
+      return `this user may not create files in ${dirname(path)}; take a directory of your own`;
+    default:
+      return undefined;
+  }
+}

@@ -1,0 +1,223 @@
+// Acceptor: takes connections out of the backlog exactly when asked.
+import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
+import { describe, it } from 'node:test';
+
+import {
+  Acceptor,
+  connect,
+  listen,
+  StreamSocket,
+  type Descriptor,
+  type TcpAddress,
+} from '../../../src/fd/index.js';
+import { native } from '../../../src/fd/native.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+import { openFile } from '../../support/files.js';
+import { isPending } from '../../support/loop.js';
+import { received, receivedText } from '../../support/stream.js';
+
+const loopback = { host: '127.0.0.1', port: 0 };
+const reason = new Error('given up');
+
+/** Connections that wait in the backlog. */
+async function clients(acceptor: Acceptor, count: number): Promise<Disposable> {
+  const sockets = await Promise.all(Array.from({ length: count }, () => connect(acceptor.address)));
+  return {
+    [Symbol.dispose]: () => {
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
+
+function closeAll(descriptors: readonly Descriptor[]): void {
+  for (const descriptor of descriptors) descriptor.close();
+}
+
+describe('accept', () => {
+  it(
+    'brings the connections in the order in which they came, as blocking sockets',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      using first = await connect(acceptor.address);
+      using second = await connect(acceptor.address);
+      for (const client of [first, second]) {
+        using accepted = await acceptor.accept();
+        assert.deepEqual(accepted.remoteAddress, client.localAddress);
+        assert.equal(native.isNonblocking(accepted.fd), 0);
+      }
+    }),
+  );
+
+  it(
+    'waits for a connection, and several wait in the order of the calls',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      const waiting = [acceptor.accept(), acceptor.acceptUpTo(1), acceptor.accept()] as const;
+      assert.equal(await isPending(Promise.race(waiting)), true);
+      const ports: number[] = [];
+      using all = new DisposableSockets();
+      for (let count = 0; count < 3; count++) {
+        const client = all.add(await connect(acceptor.address));
+        ports.push((client.localAddress as TcpAddress).port);
+      }
+      const accepted = (await Promise.all(waiting)).flat();
+      assert.deepEqual(
+        accepted.map((descriptor) => (descriptor.remoteAddress as TcpAddress).port),
+        ports,
+      );
+      closeAll(accepted);
+    }),
+  );
+
+  it(
+    'takes nothing that nobody asks for',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      using waiting = await clients(acceptor, 3);
+      closeAll([await acceptor.accept()]);
+      assert.equal(await isPending(new Promise(() => undefined)), true);
+      closeAll(await acceptor.acceptUpTo(2));
+      assert.notEqual(waiting, undefined);
+    }),
+  );
+
+  it(
+    'gives up when the signal says so, and the others go on',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      const { signal } = new AbortController();
+      const controller = new AbortController();
+      const before = acceptor.accept({ signal });
+      const aborted = acceptor.accept({ signal: controller.signal });
+      const behind = acceptor.accept({ signal });
+      controller.abort(reason);
+      await assert.rejects(aborted, reason);
+      await assert.rejects(acceptor.accept({ signal: controller.signal }), reason);
+      using waiting = await clients(acceptor, 2);
+      closeAll(await Promise.all([before, behind]));
+      assert.equal(getEventListeners(signal, 'abort').length, 0);
+      assert.notEqual(waiting, undefined);
+    }),
+  );
+});
+
+describe('acceptUpTo', () => {
+  it(
+    'brings what waits, up to the count',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      using waiting = await clients(acceptor, 10);
+      for (const [asked, brought] of [
+        [4, 4],
+        [1, 1],
+        [100, 5],
+      ] as const) {
+        const accepted = await acceptor.acceptUpTo(asked);
+        assert.equal(accepted.length, brought);
+        closeAll(accepted);
+      }
+      assert.notEqual(waiting, undefined);
+    }),
+  );
+
+  it(
+    'takes a count from 1 to 1024',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      for (const count of [0, -1, 1.5, 1025, NaN]) {
+        await assert.rejects(acceptor.acceptUpTo(count), TypeError);
+      }
+      using waiting = await clients(acceptor, 1);
+      closeAll(await acceptor.acceptUpTo(1024));
+      assert.notEqual(waiting, undefined);
+    }),
+  );
+});
+
+describe('an Acceptor', () => {
+  it(
+    'rejects what waits when it is closed, and everything after',
+    keepsDescriptors(async () => {
+      const acceptor = await listen(loopback);
+      const { signal } = new AbortController();
+      const waiting = [acceptor.accept({ signal }), acceptor.acceptUpTo(3)];
+      await acceptor.close();
+      for (const accept of waiting) await assert.rejects(accept, { code: 'ERR_CLOSED' });
+      await assert.rejects(acceptor.accept(), { code: 'ERR_CLOSED' });
+      assert.equal(acceptor.closed, true);
+      assert.equal(getEventListeners(signal, 'abort').length, 0);
+      await acceptor.close();
+      acceptor.ref().unref();
+    }),
+  );
+
+  it(
+    'is iterated until it is closed',
+    keepsDescriptors(async () => {
+      const acceptor = await listen(loopback);
+      using waiting = await clients(acceptor, 3);
+      let count = 0;
+      for await (const descriptor of acceptor) {
+        descriptor.close();
+        count++;
+        if (count === 3) acceptor.close().catch(assert.ifError);
+      }
+      assert.equal(count, 3);
+
+      const idle = await listen(loopback);
+      const iteration = (async () => {
+        for await (const descriptor of idle) descriptor.close();
+      })();
+      assert.equal(await isPending(iteration), true);
+      await idle.close();
+      await iteration;
+      assert.notEqual(waiting, undefined);
+    }),
+  );
+
+  it(
+    'is made of a listening socket only, and anything else stays with the caller',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      using client = await connect(acceptor.address);
+      using accepted = await acceptor.accept();
+      using file = openFile('file');
+      for (const wrong of [accepted, file]) {
+        assert.throws(() => new Acceptor(wrong), { code: 'ERR_WRONG_KIND', message: /: (stream|file)$/ });
+        assert.equal(wrong.closed, false);
+      }
+      assert.equal(client.closed, false);
+    }),
+  );
+
+  it(
+    'can be passed on, and the connections that wait go with it',
+    keepsDescriptors(async () => {
+      const giver = await listen(loopback);
+      using client = await connect(giver.address);
+      await using taker = new Acceptor(giver.descriptor.duplicate());
+      await giver.close();
+      assert.deepEqual(taker.address, client.remoteAddress);
+      using served = new StreamSocket(await taker.accept());
+      await client.send(Buffer.from('x'));
+      assert.equal((await received(served.receive())).bytes.toString(), 'x');
+      client.destroy();
+      assert.equal(await receivedText(served), null);
+    }),
+  );
+});
+
+/** Sockets that end together. */
+class DisposableSockets implements Disposable {
+  readonly #sockets: StreamSocket[] = [];
+
+  add(socket: StreamSocket): StreamSocket {
+    this.#sockets.push(socket);
+    return socket;
+  }
+
+  [Symbol.dispose](): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+}

@@ -1,0 +1,64 @@
+// StreamSocket: a busy peer takes turns with everything else in the process.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+
+import { socketPair } from '../../../src/fd/index.js';
+import { openFile } from '../../support/files.js';
+import { isPending } from '../../support/loop.js';
+import { onPair, received, receivedText } from '../../support/stream.js';
+
+describe('a socket that always has something to read', () => {
+  it(
+    'leaves timers and other sockets their turn',
+    onPair(async (left, right) => {
+      const [otherLeft, otherRight] = socketPair();
+      using from = otherLeft;
+      using to = otherRight;
+      const signal = AbortSignal.timeout(1);
+      const others: (string | null)[] = [];
+      const other = receivedText(to).then((text) => others.push(text));
+      await from.send(Buffer.from('other'));
+      for (let messages = 0; others.length === 0 || !signal.aborted; messages++) {
+        assert.ok(messages < 1_000_000, 'the loop starves the rest');
+        await left.send(Buffer.from('x'));
+        await receivedText(right);
+      }
+      await other;
+    }),
+  );
+
+  it(
+    'leaves them their turn when what it reads was there before',
+    onPair(async (left, right) => {
+      const COUNT = 200;
+      for (let sent = 0; sent < COUNT; sent++) await left.send(Buffer.from('x'));
+      let count = 0;
+      const turnAfter = setImmediate().then(() => count);
+      for (; count < COUNT; count++) await right.receive(1);
+      assert.notEqual(await turnAfter, COUNT);
+    }),
+  );
+});
+
+describe('a peer that is gone after many messages', () => {
+  it(
+    'is read to the end, and the reset is told behind the last message',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      const first = received(right.receive());
+      await isPending(first);
+      await right.send(Buffer.from('never read'));
+      for (let sent = 0; sent < 200; sent++) await left.send(Buffer.from('x'), [file]);
+      left.destroy();
+      (await first).close();
+      for (let count = 1; count < 200; count++) {
+        const next = received(right.receive());
+        assert.equal(await isPending(next), false, `receive ${count} hangs`);
+        (await next).close();
+      }
+      await assert.rejects(right.receive(), { code: 'ERR_PEER_GONE' });
+      assert.equal(await right.receive(), null);
+    }),
+  );
+});
