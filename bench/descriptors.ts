@@ -76,10 +76,10 @@ function paired(
     trial: async () => {
       const [near, far] = socketPair();
       const receiver = spawn(command, args('receive'), {
-        stdio: ['ignore', 'ignore', 'inherit', far.descriptor.fd],
+        stdio: ['ignore', 'ignore', 'inherit', far.fd],
       });
       const sender = spawn(command, args('send'), {
-        stdio: ['ignore', 'pipe', 'inherit', near.descriptor.fd, passed],
+        stdio: ['ignore', 'pipe', 'inherit', near.fd, passed],
       });
       near.destroy();
       far.destroy();

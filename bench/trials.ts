@@ -2,35 +2,28 @@
 
 export interface Contestant {
   readonly name: string;
-  /** Runs once and returns a figure of which more is better; or says why it cannot run here. */
-  readonly trial: () => Promise<number | { readonly skipped: string }>;
+  /** Runs once and returns a figure of which more is better. */
+  readonly trial: () => Promise<number>;
 }
 
 export interface Outcome {
   readonly name: string;
-  /** In the order of the rounds; empty when it was skipped. */
+  /** In the order of the rounds. */
   readonly figures: readonly number[];
-  readonly skipped?: string;
 }
 
 /** Runs all contestants in turn, `rounds` times, after one round that does not count. */
 export async function takeTurns(contestants: readonly Contestant[], rounds: number): Promise<Outcome[]> {
-  const figures = new Map<string, number[]>(contestants.map(({ name }) => [name, []]));
-  const skipped = new Map<string, string>();
+  const outcomes = contestants.map(({ name }) => ({ name, figures: [] as number[] }));
   for (let round = 0; round <= rounds; round++) {
-    for (const { name, trial } of contestants) {
-      if (skipped.has(name)) continue;
+    for (const [index, { name, trial }] of contestants.entries()) {
       showProgress(`${round === 0 ? 'warming up' : `round ${round} of ${rounds}`}: ${name}`);
       const figure = await trial();
-      if (typeof figure !== 'number') skipped.set(name, figure.skipped);
-      else if (round > 0) figures.get(name)?.push(figure);
+      if (round > 0) outcomes[index]?.figures.push(figure);
     }
   }
   showProgress('');
-  return contestants.map(({ name }) => {
-    const reason = skipped.get(name);
-    return { name, figures: figures.get(name) ?? [], ...(reason !== undefined && { skipped: reason }) };
-  });
+  return outcomes;
 }
 
 export function median(figures: readonly number[]): number {

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
-import { listen, type Descriptor } from 'passfd';
+import { listen } from 'passfd';
 import { Connection, Pipe, recvHandle, sendHandle } from 'passfd/multiprocessing';
 
 import { formatPeer, readArguments, readPort } from './command-line.js';
@@ -22,9 +22,7 @@ async function beParent(): Promise<void> {
   const usage = 'pipe port';
   const [portText] = readArguments(usage);
   const clients = await listen({ host: '127.0.0.1', port: readPort(portText, usage) });
-  console.log(`SERVER: Listening on ${formatPeer(clients.address)}`);
   let child = startChild();
-
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => {
       child.close();
@@ -34,24 +32,19 @@ async function beParent(): Promise<void> {
     });
   }
 
+  console.log(`SERVER: Listening on ${formatPeer(clients.address)}`);
   for await (const client of clients) {
     using owned = client;
     console.log(`SERVER: Got connection from ${formatPeer(owned)}`);
-    child = await passOn(owned, child);
-  }
-}
-
-/** Passes a client to the child, or, when that has died, to a new one; returns the one that has it. */
-async function passOn(client: Descriptor, child: Connection): Promise<Connection> {
-  try {
-    await sendHandle(child, client);
-    return child;
-  } catch (error) {
-    console.log(`SERVER: Lost the child: ${(error as Error).message}`);
-    child.close();
-    const next = startChild();
-    await sendHandle(next, client);
-    return next;
+    try {
+      await sendHandle(child, owned);
+    } catch (error) {
+      if (clients.closed) return;
+      console.log(`SERVER: Lost the child: ${(error as Error).message}`);
+      child.close();
+      child = startChild();
+      await sendHandle(child, owned);
+    }
   }
 }
 

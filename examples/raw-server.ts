@@ -5,11 +5,10 @@ import { formatPeer, readArguments, readPort } from './command-line.js';
 
 const usage = 'raw-server server_address port';
 const [address = '', portText] = readArguments(usage);
+const port = readPort(portText, usage);
 
 const workers = await listen(address);
-const clients = await listen({ host: '127.0.0.1', port: readPort(portText, usage) });
-console.log(`SERVER: Listening on ${formatPeer(clients.address)}`);
-
+const clients = await listen({ host: '127.0.0.1', port });
 let worker: StreamSocket | undefined;
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -21,6 +20,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   });
 }
 
+console.log(`SERVER: Listening on ${formatPeer(clients.address)}`);
 for await (const client of clients) {
   using owned = client;
   console.log(`SERVER: Got connection from ${formatPeer(owned)}`);

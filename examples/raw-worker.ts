@@ -12,8 +12,7 @@ await serve(receiveClient, 'WORKER');
 async function receiveClient(): Promise<Descriptor> {
   using message = await server.receiveExactly(1);
   if (!message) throw new PassfdError('ERR_EOF', 'The server closed the connection');
-  const client = message.takeDescriptor();
   // Before a byte of the client is read: until then the server keeps its copy, and can pass it to another worker.
   await server.send(Buffer.from('OK'));
-  return client;
+  return message.takeDescriptor();
 }

@@ -9,25 +9,29 @@ const GREETING_TIMEOUT_MS = 5_000;
 
 const usage = 'server server_address port';
 const [address = '', portText] = readArguments(usage);
+const port = readPort(portText, usage);
 
 const workers = await Listener(address, { authkey: 'peekaboo' });
 workers.on('refused', ({ message }) => {
   console.log(`SERVER: Refused a worker: ${message}`);
 });
-const clients = await listen({ host: '127.0.0.1', port: readPort(portText, usage) });
-console.log(`SERVER: Listening on ${formatPeer(clients.address)}`);
+const clients = await listen({ host: '127.0.0.1', port });
 
-let worker: Connection | undefined;
-
+const ending = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
-    worker?.close();
-    Promise.all([clients.close(), workers.close()]).catch((error: unknown) => {
+    ending.abort();
+    const closed = worker.then((current) => {
+      current.close();
+    }, ignore);
+    Promise.all([clients.close(), workers.close(), closed]).catch((error: unknown) => {
       throw error;
     });
   });
 }
 
+console.log(`SERVER: Listening on ${formatPeer(clients.address)}`);
+let worker = nextWorker();
 for await (const client of clients) {
   using owned = client;
   console.log(`SERVER: Got connection from ${formatPeer(owned)}`);
@@ -37,28 +41,41 @@ for await (const client of clients) {
 /** Passes a client to the worker. Without one, or when it has died, the client waits for the next. */
 async function passOn(client: Descriptor): Promise<void> {
   for (;;) {
+    let current;
     try {
-      worker ??= await nextWorker();
-      await sendHandle(worker, client);
+      current = await worker;
+      await sendHandle(current, client);
       return;
     } catch (error) {
-      if (clients.closed) return;
+      current?.close();
+      if (ending.signal.aborted) return;
       console.log(`SERVER: Lost the worker: ${(error as Error).message}`);
-      worker?.close();
-      worker = undefined;
+      worker = nextWorker();
     }
   }
 }
 
-/** The next worker that knows the key; the first thing it says is its process id. */
-async function nextWorker(): Promise<Connection> {
+/** The next worker; whoever wants to pass a client to it meets the error, if there is one. */
+function nextWorker(): Promise<Connection> {
+  const next = join();
+  next.catch(ignore);
+  return next;
+}
+
+/** Lets in a worker that knows the key; the first thing it says is its process id. */
+async function join(): Promise<Connection> {
   const next = await workers.accept();
   try {
-    const pid = await next.recv({ signal: AbortSignal.timeout(GREETING_TIMEOUT_MS) });
+    const signal = AbortSignal.any([ending.signal, AbortSignal.timeout(GREETING_TIMEOUT_MS)]);
+    const pid = await next.recv({ signal });
     console.log(`SERVER: Worker ${typeof pid === 'number' ? pid : 'without a pid'} joined`);
     return next;
   } catch (error) {
     next.close();
     throw error;
   }
+}
+
+function ignore(): undefined {
+  return undefined;
 }

@@ -7,7 +7,10 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
-const port = process.argv[2] ?? '0';
+import { readPort } from './command-line.js';
+
+const usage = 'start [port]';
+const port = String(readPort(process.argv[2] ?? '0', usage));
 const directory = await mkdtemp(join(tmpdir(), 'passfd-'));
 const address = join(directory, 'server');
 
@@ -16,7 +19,8 @@ const worker = start('worker', [address], 'inherit');
 const ends = Promise.all([once(server, 'close'), once(worker, 'close')]);
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  // Ctrl-C reaches the whole process group, a `kill` only this process: so it is passed on, and a second one is harmless.
+  // Ctrl-C reaches the whole process group, a `kill` only this process: so it is passed on. A second one may cut the
+  // server's own end short, which does no harm here.
   process.on(signal, () => server.kill(signal));
 }
 
@@ -31,7 +35,7 @@ if (server.stdout) {
 worker.kill();
 await ends;
 await rm(directory, { recursive: true });
-process.exitCode = server.exitCode ?? 1;
+process.exitCode = server.exitCode ?? (server.killed ? 0 : 1);
 
 function start(name: string, args: string[], stdout: 'pipe' | 'inherit'): ChildProcess {
   const file = fileURLToPath(new URL(`./${name}.js`, import.meta.url));

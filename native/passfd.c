@@ -13,9 +13,13 @@
 /* Connections that died in the backlog; more than this in a row is left for the next call. */
 #define MAX_ABORTED_ACCEPTS 64
 
+/* Other ancillary data, such as SCM_CREDENTIALS where somebody has set SO_PASSCRED on the socket, must not take the room
+ * of the descriptors. */
+#define MAX_OTHER_CONTROL 64
+
 union control {
 	struct cmsghdr align;
-	char bytes[CMSG_SPACE(sizeof(int) * PASSFD_MAX_DESCRIPTORS)];
+	char bytes[CMSG_SPACE(sizeof(int) * PASSFD_MAX_DESCRIPTORS) + CMSG_SPACE(MAX_OTHER_CONTROL)];
 };
 
 ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count)
@@ -98,6 +102,8 @@ ssize_t passfd_receive(int socket, void *bytes, size_t capacity, struct passfd_r
 	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
 		if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
 			take_descriptors(header, received);
+		else
+			platform_drop(header);
 	/* The kernel drops what it cannot install, for one at RLIMIT_NOFILE.
 	 * Half a hand-off is worse than none, so the rest goes too. */
 	if (message.msg_flags & MSG_CTRUNC)
@@ -145,7 +151,10 @@ int passfd_accept(int listener, int *fds, size_t capacity)
 {
 	size_t count = 0;
 	int aborted = 0;
+	int result = passfd_set_nonblocking(listener, 1);
 
+	if (result < 0)
+		return result;
 	while (count < capacity) {
 		int fd = platform_accept(listener);
 		if (fd >= 0) {
@@ -418,8 +427,8 @@ static int describe_socket(int fd, struct passfd_description *description)
 	getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &length);
 	if (type == SOCK_STREAM)
 		description->type = accepting ? PASSFD_TYPE_LISTENER : PASSFD_TYPE_STREAM;
-	else if (type == SOCK_DGRAM)
-		description->type = PASSFD_TYPE_DATAGRAM;
+	else
+		description->type = type == SOCK_DGRAM ? PASSFD_TYPE_DATAGRAM : PASSFD_TYPE_SOCKET;
 	return 0;
 }
 

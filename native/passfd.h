@@ -45,7 +45,8 @@ enum passfd_type {
 	PASSFD_TYPE_TTY,
 	PASSFD_TYPE_STREAM,   /* a stream socket with a peer, or that had one */
 	PASSFD_TYPE_LISTENER, /* a stream socket that accepts */
-	PASSFD_TYPE_DATAGRAM
+	PASSFD_TYPE_DATAGRAM,
+	PASSFD_TYPE_SOCKET /* any other, such as a raw or a sequential one */
 };
 
 struct passfd_description {
@@ -68,7 +69,8 @@ ssize_t passfd_receive(int socket, void *bytes, size_t capacity, struct passfd_r
 ssize_t passfd_peek(int socket, void *bytes, size_t capacity);
 
 /* Accepts at most capacity connections into fds, and returns how many; all are blocking. -EAGAIN: none waits.
- * The listening socket has to be non-blocking. On success the caller owns fds[0..result). */
+ * Sets O_NONBLOCK first, since whoever shares the listening socket may have cleared it; one who clears it between that
+ * and the accept makes this wait. On success the caller owns fds[0..result). */
 int passfd_accept(int listener, int *fds, size_t capacity);
 
 int passfd_socketpair(int fds[2]);

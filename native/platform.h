@@ -60,6 +60,22 @@ static inline int platform_received(int fd)
 	return 0;
 }
 
+/* Since Linux 6.5; older headers do not have it. */
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 4
+#endif
+
+/* With SO_PASSPIDFD, which whoever shares the socket may have set, each message installs a descriptor of its sender. */
+static inline void platform_drop(struct cmsghdr *header)
+{
+	int fd;
+	if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_PIDFD || header->cmsg_len < CMSG_LEN(sizeof fd))
+		return;
+	memcpy(&fd, CMSG_DATA(header), sizeof fd);
+	if (fd >= 0)
+		close(fd);
+}
+
 static inline int platform_peer(int fd, pid_t *pid, uid_t *uid, gid_t *gid)
 {
 	struct ucred credentials;
@@ -126,6 +142,11 @@ static inline int platform_accept(int fd)
 		return result;
 	}
 	return accepted;
+}
+
+static inline void platform_drop(struct cmsghdr *header)
+{
+	(void)header;
 }
 
 static inline int platform_received(int fd)

@@ -284,11 +284,11 @@ napi_status addon_define_poll(napi_env env, napi_value exports)
 	if (!environment)
 		return napi_generic_failure;
 	const napi_property_descriptor methods[] = {
-		{"start", NULL, start, NULL, NULL, NULL, napi_default_method, environment},
-		{"stop", NULL, stop, NULL, NULL, NULL, napi_default_method, environment},
-		{"close", NULL, close_method, NULL, NULL, NULL, napi_default_method, environment},
-		{"ref", NULL, ref, NULL, NULL, NULL, napi_default_method, environment},
-		{"unref", NULL, unref, NULL, NULL, NULL, napi_default_method, environment},
+		{"start", NULL, start, NULL, NULL, NULL, napi_default_method, NULL},
+		{"stop", NULL, stop, NULL, NULL, NULL, napi_default_method, NULL},
+		{"close", NULL, close_method, NULL, NULL, NULL, napi_default_method, NULL},
+		{"ref", NULL, ref, NULL, NULL, NULL, napi_default_method, NULL},
+		{"unref", NULL, unref, NULL, NULL, NULL, napi_default_method, NULL},
 	};
 	if ((status = napi_get_uv_event_loop(env, &environment->loop)) != napi_ok ||
 	    (status = napi_set_instance_data(env, environment, free_environment, NULL)) != napi_ok) {

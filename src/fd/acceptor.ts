@@ -4,7 +4,7 @@ import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import { native } from './native.js';
 import { READABLE, Readiness } from './readiness.js';
-import { EAGAIN, systemError } from './system-error.js';
+import { EAGAIN, EMFILE, ENFILE, systemError } from './system-error.js';
 import { listenUnix, type SocketFile } from './unix-listener.js';
 
 /** Connections that may wait in the kernel: what Node's `server.listen` asks for; `net.core.somaxconn` caps it. */
@@ -15,6 +15,9 @@ const DEFAULT_MODE = 0o600;
 
 /** Most connections that one call of `acceptUpTo` can bring. */
 const MAX_ACCEPTED = 1024;
+
+/** Pause before the next try when no descriptor is free; the kernel does not tell when one is. */
+const DESCRIPTOR_LIMIT_PAUSE_MS = 100;
 
 export interface ListenOptions {
   /** Connections that wait in the kernel at most. */
@@ -52,6 +55,10 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   readonly #file: SocketFile | undefined;
   readonly #readiness: Readiness;
   readonly #waiting: Waiting[] = [];
+  #closing: Promise<void> | undefined;
+  #pause: NodeJS.Timeout | undefined;
+  /** Of the descriptor limit; once until it is over. */
+  #hasWarned = false;
 
   /**
    * Takes over a listening socket, and makes it non-blocking.
@@ -75,19 +82,24 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     this.#file = file;
   }
 
-  /** Lent, for example to pass the listening socket itself; the acceptor stays its owner. */
-  get descriptor(): Descriptor {
-    return this.#descriptor;
+  /** The descriptor's number, lent: it is what lets `send` pass the listening socket on. */
+  get fd(): number {
+    return this.#descriptor.fd;
+  }
+
+  /** A descriptor of the same listening socket, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
+  duplicate(): Descriptor {
+    return this.#descriptor.duplicate();
   }
 
   get closed(): boolean {
-    return this.#descriptor.closed;
+    return this.#closing !== undefined || this.#descriptor.closed;
   }
 
   /**
    * Takes the next connection, or waits for it. It is a blocking socket, as a worker in any language wants it.
-   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` (the connection waits in the backlog, and so does the next call until
-   * one is free), `ERR_CLOSED`, or the reason of the signal
+   * While no descriptor is free, connections wait in the backlog and this waits too; a process warning says so.
+   * @throws {PassfdError} `ERR_CLOSED`, or the reason of the signal
    */
   async accept(options: { readonly signal?: AbortSignal } = {}): Promise<Descriptor> {
     const [descriptor] = await this.acceptUpTo(1, options);
@@ -156,33 +168,64 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   /** Stops listening, rejects accepts that wait, and removes the socket file if it is still the one made here. */
-  async close(): Promise<void> {
-    if (this.closed) return;
-    this.#readiness.close();
-    // Before the file goes: who finds the file must not find a socket that never answers.
-    this.#descriptor.close();
-    for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
-    await this.#file?.remove();
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
+  async #close(): Promise<void> {
+    this.#readiness.close();
+    clearTimeout(this.#pause);
+    for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
+    try {
+      // While the socket is open its inode is its own; a successor's file could get the same one after that.
+      await this.#file?.remove();
+    } finally {
+      this.#descriptor.close();
+    }
+  }
+
   #watch(): void {
-    if (!this.closed) this.#readiness.want(this.#waiting.length > 0 ? READABLE : 0);
+    if (this.closed) return;
+    this.#readiness.want(this.#waiting.length > 0 && !this.#pause ? READABLE : 0);
   }
 
   #onReady(): void {
     for (let waiting = this.#waiting[0]; waiting; waiting = this.#waiting[0]) {
       const result = native.accept(this.#descriptor.fd, accepted, waiting.count);
-      if (result === EAGAIN) return;
+      if (result === EAGAIN) break;
+      if (result === EMFILE || result === ENFILE) {
+        this.#pauseAccepting();
+        break;
+      }
+      this.#hasWarned = false;
       this.#waiting.shift();
       if (result < 0) {
         waiting.reject(systemError(result, 'accept', { descriptor: formatAddress(this.address) }));
-      } else waiting.resolve(Array.from(accepted.subarray(0, result), (fd) => new Descriptor(fd)));
+      } else {
+        waiting.resolve(Array.from(accepted.subarray(0, result), (fd) => new Descriptor(fd)));
+      }
     }
     this.#watch();
+  }
+
+  /** The listening socket stays readable while no descriptor is free, and to ask at once again would only burn the CPU. */
+  #pauseAccepting(): void {
+    this.#pause = setTimeout(() => {
+      this.#pause = undefined;
+      this.#watch();
+    }, DESCRIPTOR_LIMIT_PAUSE_MS);
+    if (this.#hasWarned) return;
+    this.#hasWarned = true;
+    process.emitWarning(
+      `No descriptor is free: connections to ${formatAddress(this.address)} wait in the backlog until one is. ` +
+        'Raise the limit (ulimit -n), or close what is not needed.',
+      { type: 'PassfdWarning', code: 'ERR_DESCRIPTOR_LIMIT' },
+    );
   }
 }
 

@@ -52,7 +52,7 @@ export async function connect(address: AddressLike, options: ConnectOptions = {}
 
 /**
  * Two connected Unix sockets, of which one is usually for a child: `spawn(command, { stdio: ['inherit', 'inherit',
- * 'inherit', second.descriptor] })`, then `second.close()` here, or its end in the child is never seen.
+ * 'inherit', second] })`, then `second.close()` here, or its end in the child is never seen.
  * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`
  */
 export function socketPair(): [StreamSocket, StreamSocket] {

@@ -19,7 +19,8 @@ type Callback = (error?: Error | null) => void;
  * A Unix socket as a Node stream: what D-Bus and Wayland libraries ask of a transport that carries descriptors.
  *
  * Event `'fds'` brings the descriptors of a message, an array that the listener then owns, before the `'data'` that
- * they came with. When nobody listens to it, they are closed and the stream is destroyed with
+ * they came with; with a paused reader also before earlier data, so the protocol has to say how many belong to which
+ * message, as D-Bus' and Wayland's do. When nobody listens to it, they are closed and the stream is destroyed with
  * `ERR_UNEXPECTED_DESCRIPTORS`.
  */
 export class DescriptorStream extends Duplex {
@@ -49,7 +50,7 @@ export class DescriptorStream extends Duplex {
     if (this.destroyed || this.writableEnded) {
       throw new PassfdError('ERR_CLOSED', 'The stream was ended or destroyed');
     }
-    if (bytes.length === 0) throw new TypeError('Descriptors need at least one byte to travel with');
+    this.#socket.checkSendable(bytes, fds.length);
     const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const numbers = new Int32Array(fds.length);
     const loans = borrow(fds, numbers);
@@ -70,7 +71,7 @@ export class DescriptorStream extends Duplex {
         closeAll(parcel.duplicates);
         for (const loan of parcel.loans) loan.sent();
       }
-      callback();
+      process.nextTick(callback);
     }, callback);
   }
 
@@ -83,7 +84,10 @@ export class DescriptorStream extends Duplex {
   override _read(): void {
     this.#socket.receive().then(
       (message) => {
-        this.#deliver(message);
+        // Out of the promise: what a listener throws is an uncaught exception, as with any other stream.
+        process.nextTick(() => {
+          this.#deliver(message);
+        });
       },
       (error: unknown) => {
         this.destroy(error as Error);

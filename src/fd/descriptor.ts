@@ -18,10 +18,11 @@ import {
 
 /**
  * What an open descriptor is. `stream` is a connected stream socket (TCP or Unix), `listener` one that accepts,
- * `datagram` a UDP or Unix datagram socket, `file` also a memfd, `other` for example an epoll or a device.
+ * `datagram` a UDP or Unix datagram socket, `socket` one of another type, `file` also a memfd, `other` for example an
+ * epoll or a device.
  */
 export type DescriptorKind =
-  'other' | 'file' | 'directory' | 'pipe' | 'tty' | 'stream' | 'listener' | 'datagram';
+  'other' | 'file' | 'directory' | 'pipe' | 'tty' | 'stream' | 'listener' | 'datagram' | 'socket';
 
 /** The order is that of `enum passfd_type` in `native/passfd.h`. */
 const kinds: readonly DescriptorKind[] = [
@@ -33,6 +34,7 @@ const kinds: readonly DescriptorKind[] = [
   'stream',
   'listener',
   'datagram',
+  'socket',
 ];
 
 /** What the kernel tells of a descriptor. */
@@ -62,6 +64,9 @@ const MAX_INT = 2_147_483_647;
  * ```ts
  * using descriptor = message.takeDescriptor();
  * ```
+ *
+ * One that is forgotten stays open until the process ends: nothing closes it when it is garbage-collected, or when the
+ * worker thread that held it is terminated.
  */
 export class Descriptor implements Disposable {
   #fd: number;

@@ -16,7 +16,7 @@ import { systemError } from './system-error.js';
  * A `net.Socket` moves: once it is sent, the copy here is destroyed, without `shutdown`, since a connection has one
  * reader. Everything else is lent: it stays open here, and the receiver shares it.
  */
-export type Passable = Descriptor | Socket | Server | DatagramSocket | FileHandle | number;
+export type Passable = { readonly fd: number } | Socket | Server | DatagramSocket | FileHandle | number;
 
 /** A loan that is not simply over when the send is: somebody waits to hear how it went. */
 export interface Loan {
@@ -24,6 +24,8 @@ export interface Loan {
   sent(): void;
   /** It stays with its owner, as if nothing had happened. */
   failed(): void;
+  /** Throws when it may not be sent any more: the send had to wait, and the owner went on with it meanwhile. */
+  check?(): void;
   /** The send has to wait, and the owner may close his meanwhile: from here on the duplicates stand for them. */
   wait?(duplicates: readonly Descriptor[]): void;
 }
@@ -123,21 +125,24 @@ function lendSocket(socket: Socket): Loan & { readonly fd: number } {
   if (!handle || fd === undefined || fd < 0 || socket.destroyed || socket.connecting) {
     throw new PassfdError('ERR_NOT_PASSABLE', 'The socket is not connected (not yet, or not any more)');
   }
-  if (socket.writableLength > 0 || socket.writableEnded) {
+  if (onLoan.has(socket)) {
     throw new PassfdError(
-      'ERR_BYTES_UNSENT',
-      `${socket.writableLength} bytes written to the socket are not sent yet, or it was ended: wait for 'drain', or pass it before writing`,
+      'ERR_NOT_PASSABLE',
+      'The socket is being passed already, and can have one receiver only',
     );
   }
+  checkNothingUnsent(socket);
   const wasReading = handle.reading === true;
-  if (wasReading) {
-    handle.readStop?.();
-    handle.reading = false;
-  }
+  handle.readStop?.();
+  // Node starts reading again, on `resume()` for one, when this is false: so it has to look as if it read.
+  handle.reading = true;
+  onLoan.add(socket);
   const failed = (): void => {
-    if (!wasReading || socket.destroyed) return;
-    handle.reading = true;
-    handle.readStart?.();
+    onLoan.delete(socket);
+    // Who asked for bytes meanwhile was told that the socket reads.
+    const reads = wasReading || socket.readableFlowing === true || socket.listenerCount('readable') > 0;
+    handle.reading = reads;
+    if (reads && !socket.destroyed) handle.readStart?.();
   };
   // Counted by libuv, so it also holds what was read here but not yet seen by anyone.
   if (socket.bytesRead > 0) {
@@ -148,7 +153,31 @@ function lendSocket(socket: Socket): Loan & { readonly fd: number } {
         'pass it inside its "connection" event, or create the server with pauseOnConnect: true',
     );
   }
-  return { fd, sent: () => socket.destroy(), failed };
+  return {
+    fd,
+    sent: () => {
+      onLoan.delete(socket);
+      socket.destroy();
+    },
+    failed,
+    check: () => {
+      if (socket.destroyed) {
+        throw new PassfdError('ERR_NOT_PASSABLE', 'The socket was destroyed before it could be passed');
+      }
+      checkNothingUnsent(socket);
+    },
+  };
+}
+
+/** Connections that a send has borrowed and that are not in flight yet. */
+const onLoan = new WeakSet<Socket>();
+
+function checkNothingUnsent(socket: Socket): void {
+  if (socket.writableLength === 0 && !socket.writableEnded) return;
+  throw new PassfdError(
+    'ERR_BYTES_UNSENT',
+    `${socket.writableLength} bytes written to the socket are not sent yet, or it was ended: wait for 'drain', or pass it before writing`,
+  );
 }
 
 function descriptorOf(passable: Exclude<Passable, Socket> | undefined): number {
@@ -157,7 +186,7 @@ function descriptorOf(passable: Exclude<Passable, Socket> | undefined): number {
   if (passable instanceof Server) {
     return openOr(
       (passable as unknown as WithHandle)._handle?.fd,
-      'The server does not listen: await its "listening" event',
+      'The server does not listen: await its "listening" event. In a cluster worker, the primary has its socket',
     );
   }
   if (passable instanceof DatagramSocket) {

@@ -241,7 +241,8 @@ class ReceiveExactly implements Read<Message | null> {
   }
 
   attempt(source: Source): Message | null | typeof WAIT {
-    while (this.#filled < this.#length) {
+    for (let reads = 0; this.#filled < this.#length; reads++) {
+      if (reads === OPERATIONS_PER_TURN) return WAIT;
       if (this.#filled === this.#buffer.length) this.#grow();
       const room = this.#buffer.length - this.#filled;
       const putBack = source.takePutBack(room);

@@ -4,7 +4,7 @@ import { setImmediate } from 'node:timers/promises';
 import { closeAll, type Descriptor } from './descriptor.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
 import { borrow, duplicateAll, type Loan, type Passable } from './passable.js';
-import { EAGAIN, ENOBUFS, systemError } from './system-error.js';
+import { EAGAIN, EBADF, ENOBUFS, systemError } from './system-error.js';
 import { OPERATIONS_PER_TURN, whenAborted } from './turns.js';
 
 /** Wait before a send is tried again that the kernel refused without a way to tell when (see `passfd_send`). */
@@ -36,6 +36,8 @@ export class Sender {
   #turnsLeft = OPERATIONS_PER_TURN;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = FIRST_RETRY_MS;
+  /** What ended the stream for good. */
+  #failure: { readonly error: unknown } | undefined;
   #isReferenced = true;
   readonly #whenFlushed: (() => void)[] = [];
 
@@ -62,13 +64,14 @@ export class Sender {
     signal: AbortSignal | undefined,
   ): Promise<void> {
     signal?.throwIfAborted();
+    if (this.#failure) throw this.#failure.error;
     const count = passables.length;
     const loans = borrow(passables, outgoing, blocking);
     try {
       if (this.#waiting.length > 0) return this.#waitWith(bytes, count, loans, signal);
       const sent = native.send(this.#fd, bytes, 0, bytes.length, outgoing, count);
       if (sent < 0) {
-        if (sent !== EAGAIN && sent !== ENOBUFS) throw this.#error(sent);
+        if (sent !== EAGAIN && sent !== ENOBUFS) throw this.#error(sent, count);
         if (sent === ENOBUFS) this.#retryLater();
         return this.#waitWith(bytes, count, loans, signal);
       }
@@ -114,17 +117,23 @@ export class Sender {
   #continueWith(waiting: Waiting): boolean {
     const { bytes, offset, descriptors } = waiting;
     for (const [index, { fd }] of descriptors.entries()) outgoing[index] = fd;
-    const sent = native.send(this.#fd, bytes, offset, bytes.length - offset, outgoing, descriptors.length);
+    let sent;
+    try {
+      for (const loan of waiting.loans) loan.check?.();
+      sent = native.send(this.#fd, bytes, offset, bytes.length - offset, outgoing, descriptors.length);
+    } catch (error) {
+      // Its owner changed what was to be sent, the bytes or the connection. Only half a message concerns the others.
+      if (offset > 0) return this.#fail(error);
+      this.#waiting.shift();
+      settle(waiting, { error });
+      return true;
+    }
     if (sent === EAGAIN) return false;
     if (sent === ENOBUFS) {
       this.#retryLater();
       return false;
     }
-    if (sent < 0) {
-      // A stream that failed once is over: what waits behind must not overtake what was lost.
-      this.close(this.#error(sent));
-      return false;
-    }
+    if (sent < 0) return this.#fail(this.#error(sent));
     this.#retryMs = FIRST_RETRY_MS;
     waiting.offset += sent;
     for (const loan of waiting.loans) loan.sent();
@@ -135,6 +144,13 @@ export class Sender {
       settle(waiting);
     }
     return true;
+  }
+
+  /** A stream that failed once is over: what comes behind must not follow on half a message, or on a lost one. */
+  #fail(error: unknown): false {
+    this.#failure = { error };
+    this.close(error);
+    return false;
   }
 
   /** With duplicates of the first `count` of `outgoing`. */
@@ -193,8 +209,14 @@ export class Sender {
     this.#turnsLeft = OPERATIONS_PER_TURN;
   }
 
-  #error(result: number): Error {
-    return systemError(result, 'sendmsg', { descriptor: `the socket with descriptor ${this.#fd}` });
+  #error(result: number, descriptors = 0): Error {
+    const what = descriptors > 0 ? 'a message with descriptors, for ' : '';
+    return systemError(
+      result,
+      'sendmsg',
+      { descriptor: `${what}the socket with descriptor ${this.#fd}` },
+      result === EBADF && descriptors > 0 ? 'one of the descriptors in it is not open' : undefined,
+    );
   }
 }
 

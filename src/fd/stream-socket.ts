@@ -48,6 +48,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   readonly #readiness: Readiness;
   readonly #receiver: Receiver;
   readonly #sender: Sender;
+  #isClosing = false;
 
   /**
    * Takes over the descriptor of a connected stream socket.
@@ -76,9 +77,14 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     });
   }
 
-  /** Lent, for example to `spawn`'s `stdio`; the socket stays its owner. */
-  get descriptor(): Descriptor {
-    return this.#descriptor;
+  /** The descriptor's number, lent: it is what lets `spawn` take a socket in `stdio`, and `send` pass it on. */
+  get fd(): number {
+    return this.#descriptor.fd;
+  }
+
+  /** A descriptor of the same socket, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
+  duplicate(): Descriptor {
+    return this.#descriptor.duplicate();
   }
 
   get closed(): boolean {
@@ -127,7 +133,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     try {
       this.#checkOpen();
       if (bytes.length === 0 && passables.length === 0) return Promise.resolve();
-      this.#checkSendable(bytes, passables.length);
+      this.checkSendable(bytes, passables.length);
       return this.#sender.send(bytes, passables, options.blocking, options.signal);
     } catch (error) {
       return Promise.reject(error);
@@ -218,9 +224,13 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     return new Descriptor(fd);
   }
 
-  /** Finishes what is being sent, then frees everything. Receives that wait are rejected at once. */
+  /**
+   * Finishes what is being sent, then frees everything; meanwhile nothing more is sent or received. It waits as long as
+   * the other end does not read: `destroy` does not.
+   */
   async close(): Promise<void> {
     if (this.closed) return;
+    this.#isClosing = true;
     this.#receiver.rejectWaiting(closedError());
     await this.#sender.flushed();
     this.destroy();
@@ -245,7 +255,8 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     await this.close();
   }
 
-  #checkSendable(bytes: Uint8Array, descriptors: number): void {
+  /** Throws what `send` would for these, whatever the descriptors are. */
+  checkSendable(bytes: Uint8Array, descriptors: number): void {
     if (!(bytes instanceof Uint8Array)) {
       throw new TypeError('Only a Uint8Array, such as a Buffer, can be sent');
     }
@@ -290,7 +301,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   #checkOpen(): void {
-    if (this.closed) throw closedError();
+    if (this.closed || this.#isClosing) throw closedError();
   }
 
   get #subject(): { descriptor: string } {

@@ -13,14 +13,17 @@ export const EADDRINUSE = -errno.EADDRINUSE;
 export const ENOENT = -errno.ENOENT;
 export const ECONNREFUSED = -errno.ECONNREFUSED;
 export const EWOULDBLOCK = -errno.EWOULDBLOCK;
+export const EMFILE = -errno.EMFILE;
+export const ENFILE = -errno.ENFILE;
+export const EBADF = -errno.EBADF;
 export const EACCES = -errno.EACCES;
 export const ENAMETOOLONG = -errno.ENAMETOOLONG;
 export const ENOTDIR = -errno.ENOTDIR;
 
 const codes = new Map<number, ErrorCode>([
-  [-errno.EBADF, 'ERR_DESCRIPTOR_CLOSED'],
-  [-errno.EMFILE, 'ERR_DESCRIPTOR_LIMIT'],
-  [-errno.ENFILE, 'ERR_DESCRIPTOR_LIMIT'],
+  [EBADF, 'ERR_DESCRIPTOR_CLOSED'],
+  [EMFILE, 'ERR_DESCRIPTOR_LIMIT'],
+  [ENFILE, 'ERR_DESCRIPTOR_LIMIT'],
   [-errno.EPIPE, 'ERR_PEER_GONE'],
   [-errno.ECONNRESET, 'ERR_PEER_GONE'],
   [-errno.ENOTCONN, 'ERR_PEER_GONE'],

@@ -1,4 +1,5 @@
 // Hands a descriptor to the Node object that fits what it is; a wrong kind is refused and stays with its owner.
+import cluster from 'node:cluster';
 import { createSocket, type Socket as DatagramSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { open, type FileHandle } from 'node:fs/promises';
@@ -32,11 +33,11 @@ export function toSocket(descriptor: Descriptor, options: ToSocketOptions = {}):
 export async function toServer(descriptor: Descriptor, server = new Server()): Promise<Server> {
   requireKind(descriptor, descriptor.describe().kind, ['listener'], 'a net.Server');
   if (server.listening) throw new TypeError('The server listens already: take one that does not, or none');
-  // Of a duplicate, since Node closes it on some errors and not on others: a leak there is better than a double close.
-  const fd = descriptor.duplicate().release();
-  // Without `exclusive`, a cluster worker would ask its primary to listen instead.
-  await settled(server, () => server.listen({ fd, exclusive: true } as Parameters<Server['listen']>[0]));
-  descriptor.close();
+  await settled(server, descriptor, (fd) => {
+    // In a cluster worker `listen({ fd })` means a descriptor of the primary (net, server.listen); this one means ours.
+    if (cluster.isWorker) (server as unknown as PrivateServer)._listen2(null, null, null, 0, fd);
+    else server.listen({ fd });
+  });
   return server;
 }
 
@@ -47,16 +48,19 @@ export async function toDatagramSocket(descriptor: Descriptor): Promise<Datagram
     throw wrongKind(descriptor, `${kind} (${family ?? 'not IP'})`, 'a dgram.Socket');
   }
   const socket = createSocket(family === 'ipv6' ? 'udp6' : 'udp4');
-  const fd = descriptor.duplicate().release();
-  await settled(socket, () => socket.bind({ fd, exclusive: true }));
-  descriptor.close();
+  // Without `exclusive`, a cluster worker would ask its primary to bind instead.
+  try {
+    await settled(socket, descriptor, (fd) => socket.bind({ fd, exclusive: true }));
+  } catch (error) {
+    socket.close();
+    throw error;
+  }
   return socket;
 }
 
 export async function toFileHandle(descriptor: Descriptor): Promise<FileHandle> {
-  const { kind, family } = descriptor.describe();
+  const { kind } = descriptor.describe();
   requireKind(descriptor, kind, ['file', 'directory', 'pipe', 'tty', 'other'], 'a FileHandle');
-  if (family) throw wrongKind(descriptor, `${kind} (${family} socket)`, 'a FileHandle');
   const build = (fileHandleBuilder ??= await findFileHandleBuilder());
   const handle = build(descriptor.fd);
   descriptor.release();
@@ -79,6 +83,8 @@ export async function toNodeObject(
     case 'tty':
     case 'other':
       return await toFileHandle(descriptor);
+    case 'socket':
+      throw wrongKind(descriptor, 'socket', 'any object of Node');
   }
 }
 
@@ -98,16 +104,33 @@ function wrongKind(descriptor: Descriptor, kind: string, target: string): Passfd
   );
 }
 
-/** Runs `listen`, and waits for "listening" or "error"; on an error the object is closed. */
-async function settled(emitter: Server | DatagramSocket, listen: () => unknown): Promise<void> {
-  const listening = once(emitter, 'listening');
-  listen();
+interface PrivateServer {
+  /** What `listen` calls in the end, kept by Node under this name for others. A backlog of 0 means its default. */
+  _listen2(address: null, port: null, addressType: null, backlog: number, fd: number): void;
+}
+
+/**
+ * Has Node listen on a duplicate, and waits until it does; then closes the descriptor. Of a duplicate, since Node closes
+ * it on some errors and not on others: there, a leak is better than a double close.
+ */
+async function settled(
+  emitter: Server | DatagramSocket,
+  descriptor: Descriptor,
+  listen: (fd: number) => unknown,
+): Promise<void> {
+  using duplicate = descriptor.duplicate();
+  const failed = new AbortController();
+  const listening = once(emitter, 'listening', { signal: failed.signal });
   try {
-    await listening;
+    listen(duplicate.fd);
   } catch (error) {
-    emitter.close();
+    failed.abort();
+    await listening.catch(() => undefined);
     throw error;
   }
+  duplicate.release();
+  await listening;
+  descriptor.close();
 }
 
 let fileHandleBuilder: ((fd: number) => FileHandle) | undefined;

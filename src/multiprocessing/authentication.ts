@@ -96,7 +96,8 @@ async function deliverChallenge(channel: HandshakeChannel, key: Buffer): Promise
   await channel.sendBytes(Buffer.concat([CHALLENGE, message]));
   const answer = await channel.recvBytes(MAX_HANDSHAKE_FRAME_BYTES);
   if (!isRightAnswer(key, message, answer)) {
-    await channel.sendBytes(FAILURE);
+    // Who has hung up by now has not proved itself either.
+    await channel.sendBytes(FAILURE).catch(() => undefined);
     throw new PassfdError('ERR_AUTHENTICATION', 'The other end does not know the key: its answer was wrong');
   }
   await channel.sendBytes(WELCOME);

@@ -2,10 +2,11 @@
 import { connect } from '../fd/index.js';
 import { fromPython, type ConnectionAddress } from './address.js';
 import { authenticateToListener, toKey, type AuthKey } from './authentication.js';
-import { Connection } from './connection.js';
+import { Connection, type ConnectionOptions } from './connection.js';
 import { DEFAULT_HANDSHAKE_TIMEOUT_MS, shakeHands } from './handshake.js';
+import { checkMilliseconds } from './milliseconds.js';
 
-export interface ClientOptions {
+export interface ClientOptions extends Pick<ConnectionOptions, 'maxFrameBytes' | 'pickleLimits'> {
   /** The key that both ends know; without one, nobody proves anything. At least 16 random bytes make a good one. */
   readonly authkey?: AuthKey;
   /** Time for the whole handshake, the listener's `accept` included. */
@@ -22,11 +23,16 @@ export interface ClientOptions {
  * `connect`
  */
 export async function Client(address: ConnectionAddress, options: ClientOptions = {}): Promise<Connection> {
-  const { authkey, handshakeTimeoutMs = DEFAULT_HANDSHAKE_TIMEOUT_MS, signal, ...connecting } = options;
+  const {
+    authkey,
+    handshakeTimeoutMs = DEFAULT_HANDSHAKE_TIMEOUT_MS,
+    signal,
+    waitForListener = false,
+  } = options;
+  checkMilliseconds(handshakeTimeoutMs, 'handshakeTimeoutMs');
   const key = authkey === undefined ? undefined : toKey(authkey);
-  const connection = new Connection(
-    await connect(fromPython(address), { ...connecting, ...(signal && { signal }) }),
-  );
+  const socket = await connect(await fromPython(address), { waitForListener, ...(signal && { signal }) });
+  const connection = new Connection(socket, options);
   if (key) {
     await shakeHands(
       connection,

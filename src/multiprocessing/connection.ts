@@ -9,7 +9,8 @@ import {
   MAX_PAYLOAD_BYTES,
   tooLarge,
 } from './framing.js';
-import { dumps, loads, type PickleValue } from './pickle/index.js';
+import { dumps, loads, type PickleLimits, type PickleValue } from './pickle/index.js';
+import { checkMilliseconds } from './milliseconds.js';
 
 /** A frame that is received may be this long, unless the connection is made with another limit. */
 const DEFAULT_MAX_FRAME_BYTES = 64 * 1024 * 1024;
@@ -21,6 +22,8 @@ export interface ConnectionOptions {
   readonly writable?: boolean;
   /** Longest frame that is received; at most 2 GiB - 1. Memory is taken as its bytes come, not when it is announced. */
   readonly maxFrameBytes?: number;
+  /** What a pickle that is received may ask for at most, beside its length. */
+  readonly pickleLimits?: Omit<Partial<PickleLimits>, 'bytes'>;
 }
 
 export interface RecvOptions {
@@ -32,11 +35,12 @@ export interface RecvOptions {
  * One end of a connection to another process, with the methods of Python's `Connection` in camelCase; those that wait
  * return promises. A peer that breaks the wire format gets the connection closed, and the call an error that says how.
  */
-export class Connection implements Disposable, AsyncDisposable {
+export class Connection implements Disposable, AsyncDisposable, AsyncIterable<PickleValue> {
   readonly #socket: StreamSocket;
   readonly readable: boolean;
   readonly writable: boolean;
   readonly #maxFrameBytes: number;
+  readonly #pickleLimits: Partial<PickleLimits>;
   /** Of a frame whose length was received and whose payload was not, because a receive was given up between them. */
   #announced: number | 'long' | undefined;
   /** The receive that was called last; the next one waits for it. */
@@ -47,7 +51,12 @@ export class Connection implements Disposable, AsyncDisposable {
    * @throws {PassfdError} `ERR_WRONG_KIND` when it is something else
    */
   constructor(handle: number | Descriptor | StreamSocket, options: ConnectionOptions = {}) {
-    const { readable = true, writable = true, maxFrameBytes = DEFAULT_MAX_FRAME_BYTES } = options;
+    const {
+      readable = true,
+      writable = true,
+      maxFrameBytes = DEFAULT_MAX_FRAME_BYTES,
+      pickleLimits,
+    } = options;
     if (!Number.isInteger(maxFrameBytes) || maxFrameBytes < 0 || maxFrameBytes > MAX_PAYLOAD_BYTES) {
       throw new TypeError(
         `maxFrameBytes is an integer from 0 to ${MAX_PAYLOAD_BYTES}, not ${String(maxFrameBytes)}`,
@@ -58,6 +67,7 @@ export class Connection implements Disposable, AsyncDisposable {
     this.readable = readable;
     this.writable = writable;
     this.#maxFrameBytes = maxFrameBytes;
+    this.#pickleLimits = { ...pickleLimits, bytes: maxFrameBytes };
   }
 
   get closed(): boolean {
@@ -71,7 +81,7 @@ export class Connection implements Disposable, AsyncDisposable {
 
   /** The descriptor's number, lent: as `fileno()`, and what lets `spawn` take a connection in `stdio`. */
   get fd(): number {
-    return this.#socket.descriptor.fd;
+    return this.#socket.fd;
   }
 
   /** The descriptor's number, as in Python. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
@@ -94,7 +104,10 @@ export class Connection implements Disposable, AsyncDisposable {
    */
   async recv(options: RecvOptions = {}): Promise<PickleValue> {
     this.#checkDirection(this.readable, 'write-only');
-    return this.inTurn(async () => loads(await this.#recvFrame(this.#maxFrameBytes, options)));
+    return this.inTurn(
+      async () => loads(await this.#recvFrame(this.#maxFrameBytes, options), this.#pickleLimits),
+      options,
+    );
   }
 
   /**
@@ -122,7 +135,7 @@ export class Connection implements Disposable, AsyncDisposable {
     this.#checkDirection(this.readable, 'write-only');
     if (!(maxLength >= 0)) throw new RangeError(`maxLength is a number from 0, not ${maxLength}`);
     const limit = Math.min(maxLength, this.#maxFrameBytes);
-    return this.inTurn(() => this.#recvFrame(limit, options));
+    return this.inTurn(() => this.#recvFrame(limit, options), options);
   }
 
   /**
@@ -132,6 +145,7 @@ export class Connection implements Disposable, AsyncDisposable {
   async poll(timeoutMs: number | null = 0): Promise<boolean> {
     this.#checkDirection(this.readable, 'write-only');
     if (this.#announced !== undefined) return true;
+    if (timeoutMs !== null) checkMilliseconds(timeoutMs, 'timeoutMs', 0);
     if (timeoutMs === 0) return this.#socket.peek(1) !== null;
     const signal = timeoutMs === null ? undefined : AbortSignal.timeout(timeoutMs);
     try {
@@ -147,10 +161,10 @@ export class Connection implements Disposable, AsyncDisposable {
    * Runs `receive` when the receives that were called before are done, and closes this end when it finds the format
    * broken. For those that read the socket themselves, as `recvHandle` does.
    */
-  async inTurn<T>(receive: () => Promise<T>): Promise<T> {
+  async inTurn<T>(receive: () => Promise<T>, { signal }: RecvOptions = {}): Promise<T> {
     const before = this.#lastReceive;
     const turn = (async () => {
-      await before;
+      await untilDone(before, signal);
       try {
         return await receive();
       } catch (error) {
@@ -158,8 +172,21 @@ export class Connection implements Disposable, AsyncDisposable {
         throw error;
       }
     })();
-    this.#lastReceive = turn.catch(() => undefined);
+    // One that was given up before its turn must not let the next one overtake those before it.
+    this.#lastReceive = Promise.allSettled([before, turn]);
     return turn;
+  }
+
+  /** The objects that come, until the other end closes. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<PickleValue, void, undefined> {
+    for (;;) {
+      try {
+        yield await this.recv();
+      } catch (error) {
+        if (error instanceof PassfdError && error.code === 'ERR_EOF') return;
+        throw error;
+      }
+    }
   }
 
   /** Closes this end at once, as Python does; what was sent before still arrives. A second call does nothing. */
@@ -215,6 +242,20 @@ export class Connection implements Disposable, AsyncDisposable {
   #closeIfBroken(error: unknown): void {
     if (error instanceof PassfdError && breaksTheFormat.has(error.code)) this.close();
   }
+}
+
+/** @throws the reason of the signal, when that comes first */
+function untilDone(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = (): void => {
+      reject(signal?.reason);
+    };
+    signal?.addEventListener('abort', abort, { once: true });
+    before.then(() => {
+      signal?.removeEventListener('abort', abort);
+      resolve();
+    }, reject);
+  });
 }
 
 const breaksTheFormat: ReadonlySet<ErrorCode> = new Set<ErrorCode>([

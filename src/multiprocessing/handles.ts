@@ -61,7 +61,7 @@ export async function sendFds(
 ): Promise<void> {
   const { acknowledge = isAcknowledged, signal } = options;
   await streamOf(socket).send(Uint8Array.of(fds.length % 256), fds, { blocking: true, signal });
-  if (acknowledge) await recvAcknowledgement(socket);
+  if (acknowledge) await recvAcknowledgement(socket, options);
 }
 
 /**
@@ -87,26 +87,36 @@ async function recvExactlyFds(
   options: HandleOptions,
 ): Promise<Descriptor[]> {
   const { acknowledge = isAcknowledged } = options;
-  return inTurn(socket, async () => {
-    using message = await streamOf(socket).receiveExactly(1, options);
-    if (!message) throw new PassfdError('ERR_EOF', 'The other end closed the connection');
-    if (acknowledge) await streamOf(socket).send(Uint8Array.of(ACKNOWLEDGEMENT));
-    const { length } = message.descriptors;
-    const announced = message.bytes[0] ?? 0;
-    if (length < least || length > most || announced !== length % 256) {
-      throw new PassfdError(
-        'ERR_HANDLE',
-        `Wanted ${least === most ? most : `up to ${most}`} descriptors; the other end announced ${announced}, and ${length} came` +
-          (length === 0 ? ': most likely this is no handle but a frame, from send' : ' and were closed'),
-      );
-    }
-    return message.takeDescriptors();
-  });
+  return inTurn(
+    socket,
+    async () => {
+      using message = await streamOf(socket).receiveExactly(1, options);
+      if (!message) throw new PassfdError('ERR_EOF', 'The other end closed the connection');
+      if (acknowledge) await streamOf(socket).send(Uint8Array.of(ACKNOWLEDGEMENT));
+      const { length } = message.descriptors;
+      const announced = message.bytes[0] ?? 0;
+      if (length < least || length > most || announced !== length % 256) {
+        throw new PassfdError(
+          'ERR_HANDLE',
+          `Wanted ${least === most ? most : `up to ${most}`} descriptors; the other end announced ${announced}, and ${length} came` +
+            (length === 0 ? ': most likely this is no handle but a frame, from send' : ' and were closed'),
+        );
+      }
+      return message.takeDescriptors();
+    },
+    options,
+  );
 }
 
-async function recvAcknowledgement(socket: Connection | StreamSocket): Promise<void> {
+/** Given up here, the connection ends: an acknowledgement that comes later would be taken for something else. */
+async function recvAcknowledgement(socket: Connection | StreamSocket, options: HandleOptions): Promise<void> {
   await inTurn(socket, async () => {
-    using message = await streamOf(socket).receiveExactly(1);
+    using message = await streamOf(socket)
+      .receiveExactly(1, options)
+      .catch((error: unknown) => {
+        streamOf(socket).destroy();
+        throw error;
+      });
     if (message?.bytes[0] !== ACKNOWLEDGEMENT || message.descriptors.length > 0) {
       throw new PassfdError('ERR_HANDLE', 'The other end did not acknowledge the descriptors');
     }
@@ -117,8 +127,12 @@ function streamOf(socket: Connection | StreamSocket): StreamSocket {
   return socket instanceof Connection ? socket.socket : socket;
 }
 
-async function inTurn<T>(socket: Connection | StreamSocket, receive: () => Promise<T>): Promise<T> {
-  if (socket instanceof Connection) return socket.inTurn(receive);
+async function inTurn<T>(
+  socket: Connection | StreamSocket,
+  receive: () => Promise<T>,
+  options: RecvOptions = {},
+): Promise<T> {
+  if (socket instanceof Connection) return socket.inTurn(receive, options);
   try {
     return await receive();
   } catch (error) {

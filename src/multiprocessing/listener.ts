@@ -1,5 +1,5 @@
 // Listener: accepts connections from Clients, here or in Python, and lets only those in that know the key.
-import { EventEmitter } from 'node:events';
+import { EventEmitter, setMaxListeners } from 'node:events';
 import { mkdtemp, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,13 +7,14 @@ import { join } from 'node:path';
 import { listen, PassfdError, type Acceptor, type Descriptor } from '../fd/index.js';
 import { fromPython, toPython, type ConnectionAddress } from './address.js';
 import { authenticateClient, toKey, type AuthKey } from './authentication.js';
-import { Connection } from './connection.js';
+import { Connection, type ConnectionOptions } from './connection.js';
 import { DEFAULT_HANDSHAKE_TIMEOUT_MS, shakeHands } from './handshake.js';
+import { checkMilliseconds } from './milliseconds.js';
 
-/** Handshakes at the same time; who comes then waits in the backlog until one ends, or its time is up. */
+/** Handshakes at the same time; when one more comes, the oldest gives way, so that silent clients keep nobody out. */
 const MAX_HANDSHAKES = 64;
 
-export interface ListenerOptions {
+export interface ListenerOptions extends Pick<ConnectionOptions, 'maxFrameBytes' | 'pickleLimits'> {
   /** The key that both ends know; without one, whoever can connect is let in. At least 16 random bytes make a good one. */
   readonly authkey?: AuthKey;
   /** Connections that wait in the kernel at most. */
@@ -38,12 +39,21 @@ export async function Listener(
   address?: ConnectionAddress,
   options: ListenerOptions = {},
 ): Promise<Listener> {
-  const { authkey, handshakeTimeoutMs = DEFAULT_HANDSHAKE_TIMEOUT_MS, ...listening } = options;
+  const { authkey, handshakeTimeoutMs = DEFAULT_HANDSHAKE_TIMEOUT_MS } = options;
+  checkMilliseconds(handshakeTimeoutMs, 'handshakeTimeoutMs');
   const key = authkey === undefined ? undefined : toKey(authkey);
-  const directory = address === undefined ? await mkdtemp(join(tmpdir(), 'passfd-')) : undefined;
-  const place = address ?? join(directory ?? '', 'listener');
-  const acceptor = await listen(fromPython(place), listening);
-  return new ConnectionListener(acceptor, key, handshakeTimeoutMs, directory);
+  if (address !== undefined) {
+    const acceptor = await listen(await fromPython(address), options);
+    return new ConnectionListener(acceptor, key, handshakeTimeoutMs, options);
+  }
+  const directory = await mkdtemp(join(tmpdir(), 'passfd-'));
+  try {
+    const acceptor = await listen(join(directory, 'listener'), options);
+    return new ConnectionListener(acceptor, key, handshakeTimeoutMs, options, directory);
+  } catch (error) {
+    await rmdir(directory);
+    throw error;
+  }
 }
 
 /** What `Listener` returns: accepts connections whose handshake succeeded, many handshakes at a time. */
@@ -60,26 +70,33 @@ class ConnectionListener
   readonly #handshakeTimeoutMs: number;
   /** Made for the socket alone, and removed with it. */
   readonly #directory: string | undefined;
+  readonly #options: ConnectionOptions;
   readonly #closing = new AbortController();
-  /** None of them ever rejects. */
-  readonly #handshakes = new Set<Promise<void>>();
+  /** In the order in which they began. */
+  readonly #handshakes = new Set<Handshake>();
   /** Let in, and not yet taken by an `accept`: at most as many as there are handshakes at a time. */
   readonly #ready: Connection[] = [];
   readonly #waiting: Waiting[] = [];
   #loop: Promise<void> | undefined;
+  /** Takes the loop out of the acceptor when nobody waits any more. */
+  #idle = new AbortController();
 
   constructor(
     acceptor: Acceptor,
     key: Buffer | undefined,
     handshakeTimeoutMs: number,
-    directory: string | undefined,
+    options: ConnectionOptions,
+    directory?: string,
   ) {
     super();
     this.address = toPython(acceptor.address);
     this.#acceptor = acceptor;
     this.#key = key;
     this.#handshakeTimeoutMs = handshakeTimeoutMs;
+    this.#options = options;
     this.#directory = directory;
+    // Every handshake listens to it.
+    setMaxListeners(0, this.#closing.signal);
   }
 
   /**
@@ -99,6 +116,7 @@ class ConnectionListener
       }
       const abort = (): void => {
         this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        if (this.#waiting.length === 0) this.#idle.abort();
         reject(signal?.reason);
       };
       const waiting: Waiting = {
@@ -134,41 +152,50 @@ class ConnectionListener
     if (this.#closing.signal.aborted) return;
     this.#closing.abort(new PassfdError('ERR_CLOSED', 'The listener is closed'));
     this.#rejectWaiting(this.#closing.signal.reason);
-    await this.#acceptor.close();
-    await this.#loop;
-    await Promise.all(this.#handshakes);
-    for (const connection of this.#ready.splice(0)) connection.close();
-    if (this.#directory !== undefined) await rmdir(this.#directory);
+    try {
+      await this.#acceptor.close();
+    } finally {
+      await this.#loop;
+      await Promise.all(Array.from(this.#handshakes, ({ ended }) => ended));
+      for (const connection of this.#ready.splice(0)) connection.close();
+      if (this.#directory !== undefined) await rmdir(this.#directory);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
-  /** Takes connections out of the backlog while an `accept` waits for one, and starts their handshakes. Never rejects. */
+  /**
+   * Takes connections out of the backlog while an `accept` waits for one, and starts their handshakes. Never rejects.
+   */
   async #acceptWhileAwaited(): Promise<void> {
-    try {
-      while (this.#waiting.length > 0) {
-        if (this.#handshakes.size >= MAX_HANDSHAKES) {
-          await Promise.race(this.#handshakes);
-        } else {
-          this.#startHandshake(await this.#acceptor.accept({ signal: this.#closing.signal }));
-        }
+    while (this.#waiting.length > 0) {
+      this.#idle = new AbortController();
+      const signal = AbortSignal.any([this.#closing.signal, this.#idle.signal]);
+      try {
+        this.#startHandshake(await this.#acceptor.accept({ signal }));
+      } catch (error) {
+        if (!this.#idle.signal.aborted) this.#rejectWaiting(error);
       }
-    } catch (error) {
-      this.#rejectWaiting(error);
-    } finally {
-      this.#loop = undefined;
     }
+    this.#loop = undefined;
   }
 
   #startHandshake(descriptor: Descriptor): void {
-    const handshake = this.#letIn(new Connection(descriptor)).finally(() =>
-      this.#handshakes.delete(handshake),
-    );
+    const [oldest] = this.#handshakes;
+    if (oldest && this.#handshakes.size >= MAX_HANDSHAKES) {
+      oldest.connection.socket.destroy(crowdedOutError());
+    }
+    const connection = new Connection(descriptor, this.#options);
+    const handshake: Handshake = {
+      connection,
+      ended: this.#letIn(connection).finally(() => this.#handshakes.delete(handshake)),
+    };
     this.#handshakes.add(handshake);
   }
 
+  /** Never rejects. */
   async #letIn(connection: Connection): Promise<void> {
     const key = this.#key;
     const { signal } = this.#closing;
@@ -178,12 +205,18 @@ class ConnectionListener
         await shakeHands(connection, authenticate, this.#handshakeTimeoutMs, signal);
       }
     } catch (error) {
-      if (!signal.aborted) this.#refuse(error as PassfdError);
+      // Not from within: what a listener of the event throws is no business of the handshake's.
+      if (!signal.aborted) {
+        process.nextTick(() => {
+          this.#refuse(error as PassfdError);
+        });
+      }
       return;
     }
     const waiting = this.#waiting.shift();
     if (waiting) waiting.resolve(connection);
     else this.#ready.push(connection);
+    if (this.#waiting.length === 0) this.#idle.abort();
   }
 
   #refuse(error: PassfdError): void {
@@ -198,6 +231,18 @@ class ConnectionListener
   #rejectWaiting(error: unknown): void {
     for (const waiting of this.#waiting.splice(0)) waiting.reject(error);
   }
+}
+
+interface Handshake {
+  readonly connection: Connection;
+  readonly ended: Promise<void>;
+}
+
+function crowdedOutError(): PassfdError {
+  return new PassfdError(
+    'ERR_HANDSHAKE_TIMEOUT',
+    `More than ${MAX_HANDSHAKES} clients are in their handshake, and this one has taken the longest`,
+  );
 }
 
 interface Waiting {

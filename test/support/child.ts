@@ -33,7 +33,7 @@ export class Child implements AsyncDisposable {
         : ['/bin/sh', '-c', 'ulimit -n "$0" && exec "$@"', limit, ...command];
     this.channel = here;
     this.#process = spawn(program, args, {
-      stdio: ['ignore', 'inherit', 'inherit', there.descriptor.fd, 'ipc'],
+      stdio: ['ignore', 'inherit', 'inherit', there.fd, 'ipc'],
     });
     there.destroy();
     this.#reports = on(this.#process, 'message', { close: ['close'] });

@@ -6,6 +6,9 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 /** libuv closes a handle within a turn or two of its loop; what is open after that many stays open. */
 const MAX_TURNS = 1000;
 
+/** Files that other threads open for a moment: glibc, for one, asks how to shrink a heap. */
+const OF_THE_RUNTIME = /^\/(proc|sys)\//;
+
 /** Every open descriptor of this process as its number and what it is, `7 socket:[4711]`. */
 export function openDescriptors(): string[] {
   return readdirSync('/proc/self/fd')
@@ -30,7 +33,8 @@ export function keepsDescriptors(body: () => void | Promise<void>): () => Promis
 
 function describe(fd: number): string[] {
   try {
-    return [`${fd} ${readlinkSync(`/proc/self/fd/${fd}`)}`];
+    const target = readlinkSync(`/proc/self/fd/${fd}`);
+    return OF_THE_RUNTIME.test(target) ? [] : [`${fd} ${target}`];
   } catch {
     return []; // the one that listed the directory, which is closed by now
   }

@@ -24,7 +24,7 @@ export async function fromPython(program: string): Promise<Message> {
   using receiver = here;
   {
     using sender = there;
-    await python(`import os, socket\nchannel = socket.socket(fileno=3)\n${program}`, sender.descriptor.fd);
+    await python(`import os, socket\nchannel = socket.socket(fileno=3)\n${program}`, sender.fd);
   }
   return await received(receiver.receive());
 }

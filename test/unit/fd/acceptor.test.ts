@@ -196,7 +196,7 @@ describe('an Acceptor', () => {
     keepsDescriptors(async () => {
       const giver = await listen(loopback);
       using client = await connect(giver.address);
-      await using taker = new Acceptor(giver.descriptor.duplicate());
+      await using taker = new Acceptor(giver.duplicate());
       await giver.close();
       assert.deepEqual(taker.address, client.remoteAddress);
       using served = new StreamSocket(await taker.accept());

@@ -61,7 +61,7 @@ describe('a connection that is sent with `blocking`', () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const server = createServer().listen(0, '127.0.0.1');
       await once(server, 'listening');
-      await left.send(x, [acceptor.descriptor, server], { blocking });
+      await left.send(x, [acceptor, server], { blocking });
       using message = await received(right.receive());
       assert.deepEqual(message.descriptors.map(isNonblocking), [true, true]);
       using client = await connect(acceptor.address);

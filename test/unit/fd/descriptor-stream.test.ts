@@ -248,6 +248,9 @@ describe('writeWithFds', () => {
       assert.throws(() => left.writeWithFds(x, [-1]), TypeError);
       using file = openFile('file');
       assert.throws(() => left.writeWithFds(Buffer.alloc(0), [file]), TypeError);
+      assert.throws(() => left.writeWithFds(x, Array<Descriptor>(254).fill(file)), {
+        code: 'ERR_TOO_MANY_DESCRIPTORS',
+      });
       await written(left, 'x', [file]);
       await once(right, 'data');
       assert.deepEqual(events, ['fds file', 'data x']);
@@ -311,10 +314,11 @@ describe('a DescriptorStream that is destroyed', () => {
       using file = openFile('file');
       const stream = new DescriptorStream(right);
       stream.on('fds', () => assert.fail('nobody gets them'));
-      stream.read(0);
       await left.send(x, [file]);
+      stream.read(0); // receives at once, and would tell in the next tick
       stream.destroy();
       await once(stream, 'close');
+      await turns();
     }),
   );
 

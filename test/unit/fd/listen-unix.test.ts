@@ -202,6 +202,19 @@ describe('close of an Acceptor', () => {
   );
 
   it(
+    'is over when a second call is: the path is free',
+    inDirectory(async (directory) => {
+      const path = `${directory}/s`;
+      const acceptor = await listen(path);
+      const first = acceptor.close();
+      await acceptor.close();
+      assert.equal(await inode(path), undefined);
+      await (await listen(path)).close();
+      await first;
+    }),
+  );
+
+  it(
     'does not mind that the file is gone',
     inDirectory(async (directory) => {
       const acceptor = await listen(`${directory}/s`);

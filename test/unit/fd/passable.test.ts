@@ -170,6 +170,101 @@ for (const transport of transports) {
     }
 
     it(
+      'reads nothing here while it waits to be sent, even when it is resumed, and then goes with every byte',
+      onPair(async (left, right) => {
+        for (const pauseOnConnect of [false, true]) {
+          const { taken, waiting } = await fill(left);
+          await inConnectionEvent(
+            transport,
+            async ({ client, socket }) => {
+              client.write('in the kernel');
+              const sent = left.send(x, [socket]);
+              socket.on('data', () => assert.fail('a byte was read here'));
+              socket.pause().resume();
+              await turns();
+              assert.equal(socket.bytesRead, 0);
+              await receivedBytes(right, taken + 16_384);
+              await Promise.all([waiting, sent]);
+              using message = await received(right.receive());
+              using there = new StreamSocket(message.takeDescriptor());
+              assert.equal(await receivedText(there), 'in the kernel');
+            },
+            { pauseOnConnect },
+          );
+        }
+      }),
+    );
+
+    for (const pauseOnConnect of [false, true]) {
+      it(
+        `reads on here when it was resumed while it waited, and is not sent${pauseOnConnect ? ' (pauseOnConnect)' : ''}`,
+        onPair(async (left) => {
+          const { waiting } = await fill(left);
+          const filled = waiting.catch(() => undefined);
+          await inConnectionEvent(
+            transport,
+            async ({ client, socket }) => {
+              client.write('to here');
+              const controller = new AbortController();
+              const sent = left.send(x, [socket], { signal: controller.signal });
+              const data = once(socket, 'data');
+              socket.resume();
+              await turns();
+              controller.abort();
+              await assert.rejects(sent);
+              assert.equal(String((await data)[0]), 'to here');
+            },
+            { pauseOnConnect },
+          );
+          left.destroy();
+          await filled;
+        }),
+      );
+    }
+
+    it(
+      'is not sent when it was written to or destroyed while it waited, and what waits behind it is',
+      onPair(async (left, right) => {
+        for (const code of ['ERR_BYTES_UNSENT', 'ERR_NOT_PASSABLE']) {
+          const { taken, waiting } = await fill(left);
+          await inConnectionEvent(transport, async ({ client, socket }) => {
+            client.pause();
+            const sent = assert.rejects(left.send(x, [socket]), { code });
+            const behind = left.send(Buffer.from('behind'));
+            if (code === 'ERR_NOT_PASSABLE') socket.destroy();
+            else socket.write(Buffer.alloc(8_000_000));
+            await receivedBytes(right, taken + 16_384);
+            await Promise.all([waiting, sent, behind]);
+            using message = await received(right.receive());
+            assert.equal(message.bytes.toString(), 'behind');
+            assert.equal(message.descriptors.length, 0);
+          });
+        }
+      }),
+    );
+
+    it(
+      'has one receiver: it is refused while it is being passed, and works on when it was not',
+      onPair(async (left, right) => {
+        await inConnectionEvent(transport, async ({ client, socket }) => {
+          const refused = { code: 'ERR_NOT_PASSABLE' };
+          await assert.rejects(left.send(x, [socket, socket]), refused);
+          const { waiting } = await fill(left);
+          const controller = new AbortController();
+          const first = left.send(x, [socket], { signal: controller.signal });
+          await assert.rejects(left.send(x, [socket]), refused);
+          await assert.rejects(right.send(x, [socket]), refused);
+          controller.abort();
+          await assert.rejects(first, { name: 'AbortError' });
+          client.write('to here');
+          assert.equal(String((await once(socket, 'data'))[0]), 'to here');
+          left.destroy();
+          await assert.rejects(waiting, { code: 'ERR_CLOSED' });
+        });
+      }),
+    );
+
+    it(
       'stays here when another of the same message cannot be passed',
       onPair(async (left, right) => {
         await inConnectionEvent(transport, async ({ client, socket }) => {

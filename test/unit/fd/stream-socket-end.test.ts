@@ -34,11 +34,30 @@ describe('close', () => {
   );
 
   it(
-    'rejects receives that wait at once',
+    'rejects receives that wait at once, whatever sends wait',
     onPair(async (left) => {
+      const { waiting } = await fill(left);
       const receives = [left.receive(), left.receiveExactly(3), left.untilReadable()];
-      await left.close();
-      for (const receive of receives) await assert.rejects(receive, ERR_CLOSED);
+      const closed = left.close();
+      await Promise.all(receives.map((receive) => assert.rejects(receive, ERR_CLOSED)));
+      assert.equal(await isPending(closed), true);
+      left.destroy();
+      await assert.rejects(waiting, ERR_CLOSED);
+      await closed;
+    }),
+  );
+
+  it(
+    'lets nothing new begin while it waits',
+    onPair(async (left, right) => {
+      const { taken, waiting } = await fill(left);
+      const closed = left.close();
+      await assert.rejects(left.send(Buffer.from('x')), ERR_CLOSED);
+      await assert.rejects(left.receive(), ERR_CLOSED);
+      assert.throws(() => left.release(), ERR_CLOSED);
+      await receivedBytes(right, taken + 16_384);
+      await Promise.all([waiting, closed]);
+      assert.equal(await right.receive(), null);
     }),
   );
 
@@ -137,7 +156,7 @@ describe('destroy', () => {
       await assert.rejects(left.end(), ERR_CLOSED);
       assert.throws(() => left.peek(), ERR_CLOSED);
       assert.throws(() => left.release(), ERR_CLOSED);
-      assert.throws(() => left.descriptor.fd, { code: 'ERR_DESCRIPTOR_CLOSED' });
+      assert.throws(() => left.fd, { code: 'ERR_DESCRIPTOR_CLOSED' });
       left.ref().unref();
       await left.close();
     }),

@@ -151,6 +151,54 @@ describe('a send beyond the buffer', () => {
   );
 
   it(
+    'brings its descriptors once too when it had to wait before its first byte',
+    onPair(async (left, right) => {
+      const { taken, waiting } = await fill(left);
+      using file = openFile('file');
+      const bytes = Buffer.alloc(2_000_000, 'abcdefg');
+      const send = left.send(bytes, [file]);
+      await receivedBytes(right, taken + 16_384);
+      await waiting;
+      using message = await received(right.receiveExactly(bytes.length));
+      await send;
+      assert.equal(message.bytes.equals(bytes), true);
+      assert.deepEqual(message.descriptors.map(textOf), ['file']);
+    }),
+  );
+
+  it(
+    'is rejected when its bytes are taken away while it waits, and what waits behind it is sent',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      const { taken, waiting } = await fill(left);
+      const bytes = new Uint8Array(100);
+      const rejected = assert.rejects(left.send(bytes, [file]), TypeError);
+      const behind = left.send(Buffer.from('behind'));
+      structuredClone(bytes, { transfer: [bytes.buffer] });
+      await receivedBytes(right, taken + 16_384);
+      await Promise.all([waiting, rejected, behind]);
+      assert.equal(await receivedText(right), 'behind');
+    }),
+  );
+
+  it(
+    'ends the sending when its bytes are taken away behind the first of them: half a message cannot be mended',
+    onPair(async (left, right) => {
+      const bytes = new Uint8Array(2_000_000);
+      const rejected = assert.rejects(left.send(bytes), TypeError);
+      const behind = assert.rejects(left.send(Buffer.from('behind')), TypeError);
+      structuredClone(bytes, { transfer: [bytes.buffer] });
+      const reading = (async () => {
+        for await (const message of right) assert.equal(message.bytes.includes('behind'), false);
+      })();
+      await Promise.all([rejected, behind]);
+      await assert.rejects(left.send(Buffer.from('later')), TypeError);
+      left.destroy();
+      await reading;
+    }),
+  );
+
+  it(
     'brings what two ends send each other at the same time',
     onPair(async (left, right) => {
       const bytes = Buffer.alloc(3_000_000, 'abcdefg');
@@ -257,7 +305,8 @@ describe('a StreamSocket', () => {
     keepsDescriptors(async () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       using file = openFile('file');
-      for (const wrong of [file, acceptor.descriptor]) {
+      using listening = acceptor.duplicate();
+      for (const wrong of [file, listening]) {
         assert.throws(() => new StreamSocket(wrong), {
           code: 'ERR_WRONG_KIND',
           message: /: (file|listener)$/,

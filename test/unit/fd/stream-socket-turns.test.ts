@@ -41,6 +41,40 @@ describe('a socket that always has something to read', () => {
   );
 });
 
+describe('a receiveExactly of what came in many messages', () => {
+  it(
+    'leaves the event loop its turn',
+    onPair(async (left, right) => {
+      const COUNT = 200;
+      using file = openFile('file');
+      for (let sent = 0; sent < COUNT; sent++) await left.send(Buffer.from('x'), [file]);
+      const order: string[] = [];
+      await Promise.all([
+        received(right.receiveExactly(COUNT)).then((message) => {
+          using all = message;
+          order.push(`${all.descriptors.length} descriptors`);
+        }),
+        setImmediate().then(() => order.push('turn')),
+      ]);
+      assert.deepEqual(order, ['turn', `${COUNT} descriptors`]);
+    }),
+  );
+});
+
+describe('a socket that always takes what is sent', () => {
+  it(
+    'leaves the event loop its turn',
+    onPair(async (left, right) => {
+      const COUNT = 200;
+      let count = 0;
+      const turnAfter = setImmediate().then(() => count);
+      for (; count < COUNT; count++) await left.send(Buffer.from('x'));
+      assert.notEqual(await turnAfter, COUNT);
+      await received(right.receiveExactly(COUNT));
+    }),
+  );
+});
+
 describe('a peer that is gone after many messages', () => {
   it(
     'is read to the end, and the reset is told behind the last message',

@@ -43,7 +43,8 @@ describe('a descriptor of the wrong kind', () => {
       await refusesAllBut(stream, /kind stream$/, 'toSocket');
       await refusesAllBut(file, /kind file$/, 'toFileHandle');
       await refusesAllBut(directory, /kind directory$/, 'toFileHandle');
-      await refusesAllBut(acceptor.descriptor, /kind listener$/, 'toServer');
+      using listening = acceptor.duplicate();
+      await refusesAllBut(listening, /kind listener$/, 'toServer');
       assert.equal(other.closed, false);
     }),
   );
@@ -63,7 +64,7 @@ socket.send_fds(channel, [b"x"], [read, udp.fileno(), unix.fileno(), packets.fil
       await refusesAllBut(pipe, /kind pipe$/, 'toSocket', 'toFileHandle');
       await refusesAllBut(udp, /kind datagram$/, 'toDatagramSocket');
       await refusesAllBut(unix, /kind datagram/);
-      await refusesAllBut(packets, /kind other/);
+      await refusesAllBut(packets, /kind socket$/);
       await refusesAllBut(netlink, /kind datagram/);
     }),
   );
@@ -126,7 +127,7 @@ describe('toServer', () => {
       const asked = new Promise<IncomingMessage>((resolve, reject) => {
         get({ host: '127.0.0.1', port, agent: false }, resolve).on('error', reject);
       });
-      const server = await acceptor.descriptor.duplicate().toServer(http);
+      const server = await acceptor.duplicate().toServer(http);
       assert.equal(server, http);
       await acceptor.close();
       assert.deepEqual((server.address() as AddressInfo).port, port);
@@ -144,7 +145,8 @@ describe('toServer', () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const busy = createServer((socket) => socket.end('busy')).listen(0, '127.0.0.1');
       await once(busy, 'listening');
-      await assert.rejects(acceptor.descriptor.toServer(busy), TypeError);
+      using listening = acceptor.duplicate();
+      await assert.rejects(listening.toServer(busy), TypeError);
       assert.deepEqual(busy.eventNames(), ['connection']);
       using client = await connect({ host: '127.0.0.1', port: (busy.address() as AddressInfo).port });
       assert.equal(await receivedText(client), 'busy');
@@ -152,6 +154,24 @@ describe('toServer', () => {
       client.destroy();
       busy.close();
       await once(busy, 'close');
+    }),
+  );
+});
+
+describe('toServer with a server whose listen throws', () => {
+  it(
+    'rejects with that, and leaves no listener and no descriptor behind',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      using listening = acceptor.duplicate();
+      const error = new Error('thrown');
+      const server = new Server();
+      server.listen = () => {
+        throw error;
+      };
+      await assert.rejects(listening.toServer(server), error);
+      assert.deepEqual(server.eventNames(), []);
+      assert.equal(listening.closed, false);
     }),
   );
 });
@@ -178,7 +198,7 @@ describe('toNodeObject', () => {
       const acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const [left, right] = socketPair();
       using other = right;
-      const server = await acceptor.descriptor.duplicate().toNodeObject();
+      const server = await acceptor.duplicate().toNodeObject();
       const socket = await left.release().toNodeObject();
       const file = await openFile('file').toNodeObject();
       await acceptor.close();

@@ -1,0 +1,28 @@
+"""What every worker of these peers does with a client: answers it with its own words."""
+import os
+import socket
+import threading
+
+
+def echo(fd):
+    """Serves one client to its end. Says first whether the descriptor blocks, as a Python socket needs it."""
+    print("GOT FD", "blocking" if os.get_blocking(fd) else "NON-BLOCKING", flush=True)
+    with socket.socket(fileno=fd) as client:
+        while True:
+            words = client.recv(65536)
+            if not words:
+                break
+            client.sendall(words)
+
+
+def serve(receive, at_once=False):
+    """Serves one client after the other, or all at once, until `receive` finds the end."""
+    while True:
+        try:
+            fd = receive()
+        except EOFError:
+            return
+        if at_once:
+            threading.Thread(target=echo, args=(fd,)).start()
+        else:
+            echo(fd)

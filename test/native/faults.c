@@ -1,0 +1,57 @@
+/* System calls that fail on demand: errors that the kernel gives in moments which no test can bring about.
+ * Linked with -Wl,--wrap=NAME, so that passfd.c calls __wrap_NAME. */
+#include "check.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+struct fault {
+	int error, times;
+};
+
+static struct fault of_accept, of_listen, of_close;
+
+static int is_due(struct fault *fault)
+{
+	if (fault->times == 0)
+		return 0;
+	fault->times--;
+	errno = fault->error;
+	return 1;
+}
+
+void fail_accepts(int error, int times)
+{
+	of_accept = (struct fault){error, times};
+}
+
+void fail_listens(int error, int times)
+{
+	of_listen = (struct fault){error, times};
+}
+
+void fail_closes(int error, int times)
+{
+	of_close = (struct fault){error, times};
+}
+
+int __real_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
+int __real_listen(int fd, int backlog);
+int __real_close(int fd);
+
+int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+	return is_due(&of_accept) ? -1 : __real_accept4(fd, address, length, flags);
+}
+
+int __wrap_listen(int fd, int backlog)
+{
+	return is_due(&of_listen) ? -1 : __real_listen(fd, backlog);
+}
+
+/* Linux frees the descriptor first, and may still report an error. */
+int __wrap_close(int fd)
+{
+	int result = __real_close(fd);
+	return is_due(&of_close) ? -1 : result;
+}

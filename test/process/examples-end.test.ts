@@ -1,0 +1,201 @@
+// The end of the examples: a signal ends the server, the worker or child ends with it, and nothing is left behind.
+import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import { socketPair } from '../../src/fd/index.js';
+import { Client } from '../../src/multiprocessing/index.js';
+import { temporaryDirectory } from '../support/files.js';
+import { isPending } from '../support/loop.js';
+import { childOf, example, withPrograms, type Program } from '../support/program.js';
+import { talk, TcpClient } from '../support/tcp-client.js';
+
+const LISTENING = /^SERVER: Listening on 127\.0\.0\.1:(\d+)$/;
+const GOT_CONNECTION = /^SERVER: Got connection/;
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  for (const prefix of ['', 'raw-']) {
+    describe(`the ${prefix}server example on ${signal}`, () => {
+      it(
+        'ends with 0 and removes its socket file while no worker is there',
+        withPrograms(async (start) => {
+          await using directory = await temporaryDirectory();
+          const server = start(...example(`${prefix}server`, `${directory.path}/server`, '0'));
+          await server.line(LISTENING);
+          assert.deepEqual(readdirSync(directory.path), ['server']);
+          server.signal(signal);
+          await assertEnded(server);
+          assert.deepEqual(readdirSync(directory.path), []);
+        }),
+      );
+
+      it(
+        'ends with 0 while a client waits for a worker, and the client is told',
+        withPrograms(async (start) => {
+          await using directory = await temporaryDirectory();
+          const server = start(...example(`${prefix}server`, `${directory.path}/server`, '0'));
+          const [, port] = await server.line(LISTENING);
+          using client = await TcpClient.connect(Number(port));
+          await server.line(GOT_CONNECTION);
+          server.signal(signal);
+          await client.hangUp();
+          await assertEnded(server);
+          assert.deepEqual(readdirSync(directory.path), []);
+        }),
+      );
+
+      it(
+        'ends with 0 at once, and the worker when its clients have hung up',
+        withPrograms(async (start) => {
+          await using directory = await temporaryDirectory();
+          const path = `${directory.path}/server`;
+          const server = start(...example(`${prefix}server`, path, '0'));
+          const worker = start(...example(`${prefix}worker`, path));
+          const [, port] = await server.line(LISTENING);
+          await talk(Number(port), 'hello');
+          using client = await TcpClient.connect(Number(port));
+          await client.echo('hello');
+          server.signal(signal);
+          await assertEnded(server);
+          await client.echo('still here');
+          await client.hangUp();
+          await assertEnded(worker);
+        }),
+      );
+    });
+  }
+
+  describe(`the pipe example on ${signal}`, () => {
+    it(
+      'ends with 0, and its child too, when the clients have hung up',
+      withPrograms(async (start) => {
+        const parent = start(...example('pipe', '0'));
+        const [, port] = await parent.line(LISTENING);
+        using client = await TcpClient.connect(Number(port));
+        await client.echo('hello');
+        parent.signal(signal);
+        await client.echo('still here');
+        await client.hangUp();
+        await assertEnded(parent);
+      }),
+    );
+
+    it(
+      'ends with 0 while its child takes no more clients, and the child when it goes on',
+      withPrograms(async (start) => {
+        const parent = start(...example('pipe', '0'), { ownGroup: true });
+        const [, port] = await parent.line(LISTENING);
+        await talk(Number(port), 'hello');
+        const child = childOf(parent);
+        process.kill(child, 'SIGSTOP');
+        const clients = await connectMoreThanFit(Number(port), parent);
+        parent.signal(signal);
+        process.kill(child, 'SIGCONT');
+        for (const client of clients) client[Symbol.dispose]();
+        await assertEnded(parent);
+      }),
+    );
+  });
+}
+
+describe('the server example', () => {
+  it(
+    'ends on a signal with its worker, also when no client has come',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const path = `${directory.path}/server`;
+      const server = start(...example('server', path, '0'));
+      const worker = start(...example('worker', path));
+      await server.line(/^SERVER: Worker \d+ joined$/);
+      server.signal('SIGTERM');
+      await assertEnded(server, worker);
+    }),
+  );
+
+  it(
+    'ends at once on a signal while a worker that it let in has not said its process id',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const path = `${directory.path}/server`;
+      const server = start(...example('server', path, '0'));
+      const [, port] = await server.line(LISTENING);
+      using client = await TcpClient.connect(Number(port));
+      await server.line(GOT_CONNECTION);
+      using silent = await Client(path, { authkey: 'peekaboo' });
+      server.signal('SIGTERM');
+      await assert.rejects(silent.recv(), { code: 'ERR_EOF' });
+      await client.hangUp();
+      await assertEnded(server);
+      assert.ok(!server.lines.some((line) => line.includes('Lost')), server.lines.join('\n'));
+    }),
+  );
+});
+
+describe('npm start', () => {
+  for (const to of ['its process group, as Ctrl-C does', 'itself alone, as kill does'] as const) {
+    it(
+      `prints how to try it, which works, and ends with 0 on a signal to ${to}`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const file = fileURLToPath(new URL('../../examples/start.js', import.meta.url));
+        const both = start(process.execPath, [file], { ownGroup: true, env: { TMPDIR: directory.path } });
+        const [, port] = await both.line(LISTENING);
+        const [, nc] = await both.line(/^ {4}(printf .* \| nc .*)$/);
+        assert.equal(nc, `printf 'hello\\n' | nc -N 127.0.0.1 ${port}`);
+        const [, command = ''] = await both.line(/^ {4}(python3 -c .*)$/);
+        assert.equal(readdirSync(directory.path).length, 1);
+        const client = start('/bin/sh', ['-c', command]);
+        assert.equal(await client.exit, 0);
+        assert.deepEqual(client.lines, ["b'hello'"]);
+        await both.line(/^WORKER: RECV "hello"$/);
+        if (to === 'itself alone, as kill does') both.signal('SIGTERM');
+        else both.signalGroup('SIGINT');
+        await assertEnded(both);
+        assert.deepEqual(readdirSync(directory.path), []);
+      }),
+    );
+  }
+
+  it(
+    'ends with 1 when it cannot listen, and leaves nothing behind',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const file = fileURLToPath(new URL('../../examples/start.js', import.meta.url));
+      const both = start(process.execPath, [file, 'no-port'], { env: { TMPDIR: directory.path } });
+      assert.equal(await both.exit, 1);
+      assert.match(await both.stderr, /^Usage: /);
+      assert.deepEqual(readdirSync(directory.path), []);
+    }),
+  );
+});
+
+/** Their exit codes come when nobody holds their output any more: so no child of theirs is left either. */
+async function assertEnded(...programs: Program[]): Promise<void> {
+  for (const program of programs) {
+    assert.equal(await program.exit, 0);
+    assert.equal(await program.stderr, '');
+  }
+}
+
+/** Connects clients until the server cannot pass on the last of them, since its child does not read. */
+async function connectMoreThanFit(port: number, server: Program): Promise<TcpClient[]> {
+  const clients: TcpClient[] = [];
+  for (let count = await countHandlesThatFit(); count >= 0; count--) {
+    clients.push(await TcpClient.connect(port));
+    await server.line(GOT_CONNECTION);
+  }
+  return clients;
+}
+
+/** How many handles a socket takes that nobody reads. */
+async function countHandlesThatFit(): Promise<number> {
+  const [left, right] = socketPair();
+  using sender = left;
+  using receiver = right;
+  for (let count = 0; ; count++) {
+    const sent = sender.send(Uint8Array.of(1), [receiver.fd]);
+    sent.catch(() => undefined);
+    if (await isPending(sent)) return count;
+  }
+}
