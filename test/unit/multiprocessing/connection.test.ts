@@ -185,7 +185,11 @@ describe('a Listener', () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/s`;
       await using listener = await Listener(path, { authkey: 'key', handshakeTimeoutMs: 1 });
-      const refused = new Promise<string>((resolve) => listener.on('refused', ({ code }) => { resolve(code); }));
+      const refused = new Promise<string>((resolve) =>
+        listener.on('refused', ({ code }) => {
+          resolve(code);
+        }),
+      );
       const accepted = assert.rejects(listener.accept(), failsWith('ERR_CLOSED'));
       using silent = await connect(path);
       assert.equal(await refused, 'ERR_HANDSHAKE_TIMEOUT');
