@@ -10,6 +10,9 @@
 /* Where `receive` writes what it got: [count, truncated, fd, fd, ...]. */
 #define RESULTS_HEADER 2
 
+/* The bytes that stand for a connection in JavaScript, where nobody looks into them. */
+_Static_assert(sizeof(struct passfd_identity) == 52, "IDENTITY_BYTES of src/fd/native.ts");
+
 void addon_throw_failed(napi_env env, const char *call)
 {
 	bool is_pending = false;
@@ -389,6 +392,53 @@ static napi_value describe(napi_env env, napi_callback_info info)
 	return integer(env, result);
 }
 
+/* identify(fd, identity): identity gets IDENTITY_BYTES that isHeld understands */
+static napi_value identify(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[2];
+	struct bytes bytes;
+	struct passfd_identity identity;
+	int fd;
+
+	if (!get_arguments(env, info, 2, arguments) || !get_fd(env, arguments[0], &fd) ||
+	    !get_bytes(env, arguments[1], &bytes))
+		return NULL;
+	if (bytes.length < sizeof identity) {
+		throw_argument(env, "identity", "long enough");
+		return NULL;
+	}
+	int result = passfd_identify(fd, &identity);
+	if (result == 0)
+		memcpy(bytes.data, &identity, sizeof identity);
+	return integer(env, result);
+}
+
+/* isHeld(diagnostics, identity) */
+static napi_value is_held(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[2];
+	struct bytes bytes;
+	struct passfd_identity identity;
+	int fd;
+
+	if (!get_arguments(env, info, 2, arguments) || !get_fd(env, arguments[0], &fd) ||
+	    !get_bytes(env, arguments[1], &bytes))
+		return NULL;
+	if (bytes.length < sizeof identity) {
+		throw_argument(env, "identity", "long enough");
+		return NULL;
+	}
+	memcpy(&identity, bytes.data, sizeof identity);
+	return integer(env, passfd_is_held(fd, &identity));
+}
+
+/* openDiagnostics() */
+static napi_value open_diagnostics(napi_env env, napi_callback_info info)
+{
+	(void)info;
+	return integer(env, passfd_open_diagnostics());
+}
+
 static napi_status define(napi_env env, napi_value exports, const char *name, napi_callback callback, void *data)
 {
 	napi_value function;
@@ -417,6 +467,9 @@ NAPI_MODULE_INIT()
 		{"peer", peer},
 		{"address", address},
 		{"describe", describe},
+		{"identify", identify},
+		{"isHeld", is_held},
+		{"openDiagnostics", open_diagnostics},
 	};
 	static const struct {
 		const char *name;
@@ -425,6 +478,7 @@ NAPI_MODULE_INIT()
 		{"close", passfd_close},
 		{"duplicate", passfd_duplicate},
 		{"shutdownWrite", passfd_shutdown_write},
+		{"shutdown", passfd_shutdown},
 		{"isNonblocking", passfd_is_nonblocking},
 		{"socketError", passfd_error},
 		{"unread", passfd_unread},

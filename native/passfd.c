@@ -1,5 +1,6 @@
 /* Descriptor passing on POSIX: see passfd.h. */
 #include "passfd.h"
+#include "diagnostics.h"
 #include "platform.h"
 
 #include <arpa/inet.h>
@@ -328,6 +329,11 @@ int passfd_shutdown_write(int socket)
 	return shutdown(socket, SHUT_WR) < 0 ? -errno : 0;
 }
 
+int passfd_shutdown(int socket)
+{
+	return shutdown(socket, SHUT_RDWR) < 0 && errno != ENOTCONN ? -errno : 0;
+}
+
 int passfd_set_nonblocking(int fd, int on)
 {
 	return platform_set_flag(fd, F_GETFL, F_SETFL, O_NONBLOCK, on);
@@ -465,6 +471,48 @@ int passfd_describe(int fd, struct passfd_description *description)
 int passfd_unread(int socket)
 {
 	return platform_unread(socket);
+}
+
+int passfd_identify(int socket, struct passfd_identity *identity)
+{
+	union any_address local, remote;
+	socklen_t size;
+	int result = query_address(socket, 0, &local, &size);
+	if (result == 0)
+		result = query_address(socket, 1, &remote, &size);
+	if (result < 0)
+		return result;
+
+	memset(identity, 0, sizeof *identity);
+	identity->family = local.generic.sa_family;
+	switch (identity->family) {
+	case AF_INET:
+		memcpy(identity->local, &local.ipv4.sin_addr, sizeof local.ipv4.sin_addr);
+		memcpy(identity->remote, &remote.ipv4.sin_addr, sizeof remote.ipv4.sin_addr);
+		identity->local_port = local.ipv4.sin_port;
+		identity->remote_port = remote.ipv4.sin_port;
+		break;
+	case AF_INET6:
+		memcpy(identity->local, &local.ipv6.sin6_addr, sizeof local.ipv6.sin6_addr);
+		memcpy(identity->remote, &remote.ipv6.sin6_addr, sizeof remote.ipv6.sin6_addr);
+		identity->local_port = local.ipv6.sin6_port;
+		identity->remote_port = remote.ipv6.sin6_port;
+		identity->interface = local.ipv6.sin6_scope_id;
+		break;
+	default:
+		return -ENOTSUP;
+	}
+	return diagnostics_cookie(socket, identity->cookie);
+}
+
+int passfd_open_diagnostics(void)
+{
+	return diagnostics_open();
+}
+
+int passfd_is_held(int diagnostics, const struct passfd_identity *identity)
+{
+	return diagnostics_is_held(diagnostics, identity);
 }
 
 int passfd_lock_directory(const char *path)

@@ -94,6 +94,10 @@ int passfd_error(int socket);
 int passfd_duplicate(int fd);
 int passfd_close(int fd);
 int passfd_shutdown_write(int socket);
+
+/* Ends both directions, for every holder of the socket: the peer's sends fail with EPIPE from this moment on. What had
+ * come before can still be received. A socket whose peer is gone is shut down already: 0. */
+int passfd_shutdown(int socket);
 int passfd_set_nonblocking(int fd, int on);
 int passfd_is_nonblocking(int fd);
 
@@ -106,6 +110,24 @@ int passfd_describe(int fd, struct passfd_description *description);
 /* What was sent on the socket and not yet received by its peer: bytes of kernel memory, not of payload, on Unix sockets
  * (the kernel charges each message its bookkeeping too). */
 int passfd_unread(int socket);
+
+/* A TCP connection as the kernel knows it, so that it can be asked about when no descriptor of it is open here. */
+struct passfd_identity {
+	int family; /* AF_INET or AF_INET6 */
+	unsigned char local[16], remote[16];
+	uint16_t local_port, remote_port; /* in network order */
+	uint32_t interface;               /* of a link-local address */
+	uint32_t cookie[2];               /* SO_COOKIE: no two sockets of a machine share one */
+};
+
+/* -ENOTSUP: it is no TCP connection, or this platform cannot tell. */
+int passfd_identify(int socket, struct passfd_identity *identity);
+
+/* A socket on which the kernel answers questions about others (sock_diag(7)); the caller owns it. */
+int passfd_open_diagnostics(void);
+
+/* Whether any process holds a descriptor of the connection: 1 or 0. */
+int passfd_is_held(int diagnostics, const struct passfd_identity *identity);
 
 /* An exclusive lock on a directory, held until the descriptor that is returned is closed. -EWOULDBLOCK: someone else
  * holds it. */

@@ -48,6 +48,16 @@ export async function listen(address: AddressLike, options: ListenOptions = {}):
   return new Acceptor(new Descriptor(result));
 }
 
+/** Who takes every connection as it comes: see `feed`. */
+export interface Consumer {
+  /** How many it takes at this moment; with 0 they wait in the backlog until `resume`. */
+  room(): number;
+  /** Gets at least one, and owns them. Must not throw. */
+  take(accepted: Descriptor[]): void;
+  /** Accepting failed for good, in a way that is not of one connection. */
+  failed(error: PassfdError): void;
+}
+
 /** A listening socket. `accept` takes connections out of the kernel's backlog exactly when asked. */
 export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   readonly #descriptor: Descriptor;
@@ -55,6 +65,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   readonly #file: SocketFile | undefined;
   readonly #readiness: Readiness;
   readonly #waiting: Waiting[] = [];
+  #consumer: Consumer | undefined;
   #closing: Promise<void> | undefined;
   #pause: NodeJS.Timeout | undefined;
   /** Of the descriptor limit; once until it is over. */
@@ -142,6 +153,34 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     });
   }
 
+  /**
+   * Hands every connection to a consumer from now on, without a promise for each. Accepting keeps the process alive
+   * while the consumer has room.
+   */
+  feed(consumer: Consumer): void {
+    this.#consumer = consumer;
+    this.#watch();
+  }
+
+  /** The consumer may have room again, or has none any more. */
+  resume(): void {
+    this.#watch();
+  }
+
+  /**
+   * Takes what waits in the backlog at this moment.
+   * @param count 1 to 1024
+   * @returns none when nothing waits; the caller owns them
+   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`, `ERR_CLOSED`, `ERR_SYSTEM`
+   */
+  acceptNow(count: number = MAX_ACCEPTED): Descriptor[] {
+    if (this.closed) throw closedError();
+    const result = native.accept(this.#descriptor.fd, accepted, count);
+    if (result === EAGAIN) return [];
+    if (result < 0) throw this.#acceptError(result);
+    return ownedDescriptors(result);
+  }
+
   /** The connections, until the acceptor is closed. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Descriptor, void, undefined> {
     while (!this.closed) {
@@ -191,10 +230,12 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   #watch(): void {
     if (this.closed) return;
-    this.#readiness.want(this.#waiting.length > 0 && !this.#pause ? READABLE : 0);
+    const isAwaited = this.#waiting.length > 0 || (this.#consumer?.room() ?? 0) > 0;
+    this.#readiness.want(isAwaited && !this.#pause ? READABLE : 0);
   }
 
   #onReady(): void {
+    if (this.#consumer && this.#waiting.length === 0) this.#feed(this.#consumer);
     for (let waiting = this.#waiting[0]; waiting; waiting = this.#waiting[0]) {
       const result = native.accept(this.#descriptor.fd, accepted, waiting.count);
       if (result === EAGAIN) break;
@@ -205,12 +246,30 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       this.#hasWarned = false;
       this.#waiting.shift();
       if (result < 0) {
-        waiting.reject(systemError(result, 'accept', { descriptor: formatAddress(this.address) }));
+        waiting.reject(this.#acceptError(result));
       } else {
-        waiting.resolve(Array.from(accepted.subarray(0, result), (fd) => new Descriptor(fd)));
+        waiting.resolve(ownedDescriptors(result));
       }
     }
     this.#watch();
+  }
+
+  #feed(consumer: Consumer): void {
+    const room = Math.min(consumer.room(), MAX_ACCEPTED);
+    if (room < 1) return;
+    const result = native.accept(this.#descriptor.fd, accepted, room);
+    if (result === EAGAIN) return;
+    if (result === EMFILE || result === ENFILE) {
+      this.#pauseAccepting();
+      return;
+    }
+    this.#hasWarned = false;
+    if (result < 0) consumer.failed(this.#acceptError(result));
+    else consumer.take(ownedDescriptors(result));
+  }
+
+  #acceptError(result: number): PassfdError {
+    return systemError(result, 'accept', { descriptor: formatAddress(this.address) });
   }
 
   /** The listening socket stays readable while no descriptor is free, and to ask at once again would only burn the CPU. */
@@ -236,6 +295,13 @@ interface Waiting {
 }
 
 const accepted = new Int32Array(MAX_ACCEPTED);
+
+/** The first of those that were just accepted, each with an owner. */
+function ownedDescriptors(count: number): Descriptor[] {
+  const descriptors: Descriptor[] = [];
+  for (let index = 0; index < count; index++) descriptors.push(new Descriptor(accepted[index] ?? -1));
+  return descriptors;
+}
 
 function closedError(): PassfdError {
   return new PassfdError('ERR_CLOSED', 'The acceptor is closed');

@@ -1,13 +1,20 @@
 // The descriptor library: open sockets and other descriptors, passed between processes.
-export { Acceptor, listen, type ListenOptions } from './acceptor.js';
-export type { Address, AddressLike, TcpAddress, UnixAddress } from './address.js';
+export { Acceptor, listen, type Consumer, type ListenOptions } from './acceptor.js';
+export {
+  formatAddress,
+  type Address,
+  type AddressLike,
+  type TcpAddress,
+  type UnixAddress,
+} from './address.js';
 export { connect, socketPair, type ConnectOptions } from './connect.js';
-export { Descriptor, type Description, type DescriptorKind } from './descriptor.js';
+export { closeAll, Descriptor, type Description, type DescriptorKind } from './descriptor.js';
 export { DescriptorStream } from './descriptor-stream.js';
 export { PassfdError, type ErrorCode } from './errors.js';
 export { Message } from './message.js';
 export { MAX_DESCRIPTORS } from './native.js';
 export type { Passable } from './passable.js';
+export { SocketDiagnostics, type SocketIdentity } from './socket-diagnostics.js';
 export {
   StreamSocket,
   type PeerCredentials,

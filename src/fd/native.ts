@@ -38,6 +38,7 @@ export interface Native {
   closeAll(fds: Int32Array, count: number): number;
   duplicate(fd: number): number;
   shutdownWrite(fd: number): number;
+  shutdown(fd: number): number;
   socketError(fd: number): number;
   unread(fd: number): number;
   /** `results` gets `[pid, uid, gid]`. */
@@ -46,6 +47,10 @@ export interface Native {
   address(fd: number, remote: 0 | 1, results: Int32Array, name: Uint8Array): number;
   /** `results` gets `[type, family, access]`, as the enums of `native/passfd.h` number them. */
   describe(fd: number, results: Int32Array): number;
+  /** `identity` gets `IDENTITY_BYTES` that `isHeld` understands. */
+  identify(fd: number, identity: Uint8Array): number;
+  openDiagnostics(): number;
+  isHeld(diagnostics: number, identity: Uint8Array): number;
   readonly Poll: new (fd: number, onReady: (status: number, events: number) => void) => Poll;
 }
 
@@ -58,6 +63,9 @@ export const MAX_DESCRIPTORS = 253;
 
 /** Numbers that `receive` needs room for: how many, whether some were lost, then the descriptors. */
 export const RESULTS_LENGTH = 2 + MAX_DESCRIPTORS;
+
+/** Length of a connection's identity: `struct passfd_identity`. */
+export const IDENTITY_BYTES = 52;
 
 /** Bytes that `address` needs room for. */
 export const NAME_LENGTH = 128;

@@ -194,6 +194,16 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     if (result < 0) throw systemError(result, 'shutdown', this.#subject);
   }
 
+  /**
+   * Ends both directions at this moment, for all holders of the socket: what the other end sends from now on fails with
+   * `EPIPE` there. What had come before can still be received.
+   */
+  shutdown(): void {
+    this.#checkOpen();
+    const result = native.shutdown(this.#descriptor.fd);
+    if (result < 0) throw systemError(result, 'shutdown', this.#subject);
+  }
+
   /** Whether a waiting operation keeps the process alive; it does from the start, like any other in Node. */
   ref(): this {
     this.#readiness.setReferenced(true);

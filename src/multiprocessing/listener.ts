@@ -4,7 +4,7 @@ import { mkdtemp, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { listen, PassfdError, type Acceptor, type Descriptor } from '../fd/index.js';
+import { listen, PassfdError, type Acceptor, type Descriptor, type PeerCredentials } from '../fd/index.js';
 import { fromPython, toPython, type ConnectionAddress } from './address.js';
 import { authenticateClient, toKey, type AuthKey } from './authentication.js';
 import { Connection, type ConnectionOptions } from './connection.js';
@@ -23,6 +23,8 @@ export interface ListenerOptions extends Pick<ConnectionOptions, 'maxFrameBytes'
   readonly mode?: number;
   /** Time that a client has for the whole handshake. */
   readonly handshakeTimeoutMs?: number;
+  /** Looks at who has connected to a Unix socket, before anything of it is read; throws to refuse it. */
+  readonly checkPeer?: (peer: PeerCredentials) => void;
 }
 
 interface ListenerEvents {
@@ -70,7 +72,7 @@ class ConnectionListener
   readonly #handshakeTimeoutMs: number;
   /** Made for the socket alone, and removed with it. */
   readonly #directory: string | undefined;
-  readonly #options: ConnectionOptions;
+  readonly #options: ListenerOptions;
   readonly #closing = new AbortController();
   /** In the order in which they began. */
   readonly #handshakes = new Set<Handshake>();
@@ -85,7 +87,7 @@ class ConnectionListener
     acceptor: Acceptor,
     key: Buffer | undefined,
     handshakeTimeoutMs: number,
-    options: ConnectionOptions,
+    options: ListenerOptions,
     directory?: string,
   ) {
     super();
@@ -200,6 +202,7 @@ class ConnectionListener
     const key = this.#key;
     const { signal } = this.#closing;
     try {
+      this.#checkPeer(connection);
       if (key) {
         const authenticate = (channel: Connection): Promise<void> => authenticateClient(channel, key);
         await shakeHands(connection, authenticate, this.#handshakeTimeoutMs, signal);
@@ -217,6 +220,16 @@ class ConnectionListener
     if (waiting) waiting.resolve(connection);
     else this.#ready.push(connection);
     if (this.#waiting.length === 0) this.#idle.abort();
+  }
+
+  /** @throws what the option says, and then it is closed */
+  #checkPeer(connection: Connection): void {
+    try {
+      this.#options.checkPeer?.(connection.socket.peer);
+    } catch (error) {
+      connection.close();
+      throw error;
+    }
   }
 
   #refuse(error: PassfdError): void {

@@ -1,0 +1,135 @@
+/* Asks the kernel who still holds a TCP connection: Linux' sock_diag(7), by netlink. Elsewhere nobody can tell. */
+#ifndef PASSFD_DIAGNOSTICS_H
+#define PASSFD_DIAGNOSTICS_H
+
+#include "passfd.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#ifdef __linux__
+
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <netinet/in.h>
+
+#ifndef SO_COOKIE
+#define SO_COOKIE 57
+#endif
+
+/* Answers that are read for one question: those to earlier ones, whose asker gave up, come first. */
+#define MAX_ANSWERS 16
+
+static inline int diagnostics_cookie(int fd, uint32_t cookie[2])
+{
+	socklen_t length = 2 * sizeof *cookie;
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &length) < 0 ? -errno : 0;
+}
+
+static inline int diagnostics_open(void)
+{
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
+	return fd < 0 ? -errno : fd;
+}
+
+struct diagnostics_request {
+	struct nlmsghdr header;
+	struct inet_diag_req_v2 question;
+};
+
+/* The answer stands in bytes[0..length). 1 held, 0 not, -EAGAIN: it answers another question. */
+static inline int diagnostics_read(const unsigned char *bytes, size_t length, uint32_t sequence)
+{
+	struct nlmsghdr header;
+	struct nlmsgerr error;
+	struct inet_diag_msg found;
+
+	if (length < sizeof header)
+		return -EBADMSG;
+	memcpy(&header, bytes, sizeof header);
+	if (header.nlmsg_seq != sequence)
+		return -EAGAIN;
+	bytes += NLMSG_HDRLEN;
+	length -= NLMSG_HDRLEN;
+	if (header.nlmsg_type == NLMSG_ERROR && length >= sizeof error) {
+		memcpy(&error, bytes, sizeof error);
+		/* The connection is gone for good, or its address has a newer one (another cookie). */
+		return error.error == -ENOENT || error.error == -ESTALE ? 0 : error.error;
+	}
+	if (header.nlmsg_type != SOCK_DIAG_BY_FAMILY || length < sizeof found)
+		return -EBADMSG;
+	memcpy(&found, bytes, sizeof found);
+	/* A connection whose last descriptor is closed lives on in the kernel, without an inode, until TCP is done. */
+	return found.idiag_inode != 0;
+}
+
+static inline int diagnostics_is_held(int fd, const struct passfd_identity *identity)
+{
+	static uint32_t last_sequence;
+	uint32_t sequence = __atomic_add_fetch(&last_sequence, 1, __ATOMIC_RELAXED);
+	struct diagnostics_request request = {
+		.header = {
+			.nlmsg_len = sizeof request,
+			.nlmsg_type = SOCK_DIAG_BY_FAMILY,
+			.nlmsg_flags = NLM_F_REQUEST,
+			.nlmsg_seq = sequence,
+		},
+		.question = {
+			.sdiag_family = (unsigned char)identity->family,
+			.sdiag_protocol = IPPROTO_TCP,
+			.idiag_states = ~0U,
+			.id = {
+				.idiag_sport = identity->local_port,
+				.idiag_dport = identity->remote_port,
+				.idiag_if = identity->interface,
+				.idiag_cookie = {identity->cookie[0], identity->cookie[1]},
+			},
+		},
+	};
+	unsigned char answer[1024];
+
+	memcpy(request.question.id.idiag_src, identity->local, sizeof identity->local);
+	memcpy(request.question.id.idiag_dst, identity->remote, sizeof identity->remote);
+	if (send(fd, &request, sizeof request, MSG_DONTWAIT) < 0)
+		return -errno;
+	/* The kernel has answered when send returns. */
+	for (int i = 0; i < MAX_ANSWERS; i++) {
+		ssize_t length = recv(fd, answer, sizeof answer, MSG_DONTWAIT);
+		if (length < 0 && errno == EINTR)
+			continue;
+		if (length < 0)
+			return -errno;
+		int result = diagnostics_read(answer, (size_t)length, sequence);
+		if (result != -EAGAIN)
+			return result;
+	}
+	return -EBADMSG;
+}
+
+#else
+
+static inline int diagnostics_cookie(int fd, uint32_t cookie[2])
+{
+	(void)fd;
+	(void)cookie;
+	return -ENOTSUP;
+}
+
+static inline int diagnostics_open(void)
+{
+	return -ENOTSUP;
+}
+
+static inline int diagnostics_is_held(int fd, const struct passfd_identity *identity)
+{
+	(void)fd;
+	(void)identity;
+	return -ENOTSUP;
+}
+
+#endif
+
+#endif
