@@ -3,7 +3,8 @@ import { defineConfig } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
 export default defineConfig(
-  { ignores: ['build/', 'native/build/', 'native/prebuilds/'] },
+  // The apps are other people's programs: they are run as they are.
+  { ignores: ['build/', 'native/build/', 'native/prebuilds/', 'test/process/apps/'] },
   tseslint.configs.strictTypeChecked,
   tseslint.configs.stylisticTypeChecked,
   {

@@ -37,6 +37,11 @@ export const errorMeanings = {
   ERR_PICKLE: 'A pickle is malformed, or larger than the decoder allows.',
   ERR_PICKLE_REFUSED: 'A pickle holds more than data: it names code, which is never run here.',
   ERR_PICKLE_UNSUPPORTED: 'The value has no counterpart among the plain Python data types.',
+  ERR_PEER_DENIED: 'The peer is of a user or group that is not allowed here.',
+  ERR_HELLO: 'The first message on a control socket is none that is understood here.',
+  ERR_PROTOCOL: 'A peer broke the hand-off protocol.',
+  ERR_DISPATCHER: 'The dispatcher refused what was asked of it.',
+  ERR_WORKER_FAILED: 'A worker process ended before it was ready, again and again.',
 } as const satisfies Record<string, string>;
 
 /** One of the codes in `errorMeanings`. */

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 
 import { temporaryDirectory } from '../support/files.js';
+import { passfd } from '../support/passfd.js';
 import { withPrograms } from '../support/program.js';
 import { withoutPython } from '../support/python.js';
 
@@ -69,6 +70,12 @@ async function ask(port: string | undefined, words: string): Promise<string> {
   return text(client);
 }
 
+/** The answer to a request over HTTP. */
+async function get(port: string | undefined): Promise<string> {
+  const response = await fetch(`http://127.0.0.1:${String(port)}`, { headers: { connection: 'close' } });
+  return response.text();
+}
+
 describe('an example in the documentation', () => {
   for (const example of examples.filter(({ file }) => file === undefined)) {
     it(
@@ -87,14 +94,40 @@ describe('an example in the documentation', () => {
   }
 
   it(
-    'is a server and a worker that answer a client: README.md',
+    'is an app that `passfd run` scales: README.md',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       install(directory.path, filesOf('README.md'));
-      const worker = start(process.execPath, ['worker.js'], { cwd: directory.path });
-      const server = start(process.execPath, ['server.js', '0'], { cwd: directory.path });
-      const [, port] = await server.line(/^listening on port (\d+)$/);
-      assert.equal(await ask(port, ''), `hello from process ${worker.pid}\n`);
+      const options = { cwd: directory.path, env: { XDG_RUNTIME_DIR: directory.path } };
+      const program = start(...passfd('run', '--workers', '4', 'server.js', '0'), options);
+      let port: string | undefined;
+      for (let worker = 0; worker < 4; worker++) [, port] = await program.line(/^listening on port (\d+)$/);
+      const answers = new Set<string>();
+      for (let turn = 0; turn < 4; turn++) answers.add(await get(port));
+      assert.deepEqual(
+        [...answers].sort(),
+        [1, 2, 3, 4].map((worker) => `hello from worker ${worker}\n`),
+      );
+      const stop = start(...passfd('stop'), options);
+      assert.equal(await stop.exit, 0);
+      assert.equal(await program.exit, 0);
+    }),
+  );
+
+  it(
+    'is a worker that joins `passfd serve`, beside an unmodified app that does: README.md',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      install(directory.path, filesOf('README.md'));
+      const options = { cwd: directory.path, env: { XDG_RUNTIME_DIR: directory.path } };
+      const server = start(...passfd('serve', '--listen', '127.0.0.1:0'), options);
+      const [, port] = await server.errorLine(/127\.0\.0\.1:(\d+)/);
+      const worker = start(process.execPath, ['worker.js'], options);
+      await worker.line(/^ready$/);
+      const app = start(...passfd('worker', 'server.js'), { ...options, ownGroup: true });
+      await app.line(new RegExp(`^listening on port ${String(port)}$`));
+      const answers = [await get(port), await get(port)];
+      assert.deepEqual(answers.sort(), ['hello from worker 1\n', 'hello from worker 2\n']);
     }),
   );
 

@@ -1,6 +1,6 @@
 // The end of the examples: a signal ends the server, the worker or child ends with it, and nothing is left behind.
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
@@ -8,8 +8,12 @@ import { socketPair } from '../../src/fd/index.js';
 import { Client } from '../../src/multiprocessing/index.js';
 import { temporaryDirectory } from '../support/files.js';
 import { isPending } from '../support/loop.js';
+import { passfd } from '../support/passfd.js';
 import { childOf, example, withPrograms, type Program } from '../support/program.js';
 import { talk, TcpClient } from '../support/tcp-client.js';
+
+const root = fileURLToPath(new URL('../../../', import.meta.url));
+const manifest = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { scripts: { start: string } };
 
 const LISTENING = /^SERVER: Listening on 127\.0\.0\.1:(\d+)$/;
 const GOT_CONNECTION = /^SERVER: Got connection/;
@@ -133,42 +137,40 @@ describe('the server example', () => {
 });
 
 describe('npm start', () => {
+  const [, ...words] = manifest.scripts.start.split(' ');
   for (const to of ['its process group, as Ctrl-C does', 'itself alone, as kill does'] as const) {
     it(
       `prints how to try it, which works, and ends with 0 on a signal to ${to}`,
       withPrograms(async (start) => {
         await using directory = await temporaryDirectory();
-        const file = fileURLToPath(new URL('../../examples/start.js', import.meta.url));
-        const both = start(process.execPath, [file], { ownGroup: true, env: { TMPDIR: directory.path } });
-        const [, port] = await both.line(LISTENING);
-        const [, nc] = await both.line(/^ {4}(printf .* \| nc .*)$/);
-        assert.equal(nc, `printf 'hello\\n' | nc -N 127.0.0.1 ${port}`);
-        const [, command = ''] = await both.line(/^ {4}(python3 -c .*)$/);
-        assert.equal(readdirSync(directory.path).length, 1);
-        const client = start('/bin/sh', ['-c', command]);
-        assert.equal(await client.exit, 0);
-        assert.deepEqual(client.lines, ["b'hello'"]);
-        await both.line(/^WORKER: RECV "hello"$/);
-        if (to === 'itself alone, as kill does') both.signal('SIGTERM');
-        else both.signalGroup('SIGINT');
-        await assertEnded(both);
-        assert.deepEqual(readdirSync(directory.path), []);
+        const env = { XDG_RUNTIME_DIR: directory.path };
+        const program = start(process.execPath, words, { ownGroup: true, env, cwd: root });
+        const [, url = ''] = await program.line(/^ {4}curl (http:\S+)$/);
+        const answers = [await ask(url), await ask(url), await ask(url), await ask(url)];
+        for (const worker of [1, 2]) {
+          const itsOwn = answers.filter((answer) =>
+            answer.startsWith(`hello from worker ${worker}, process `),
+          );
+          assert.ok(itsOwn.length > 0, answers.join(''));
+        }
+        const [, command = ''] = await program.line(/^ {4}npx (passfd status)$/);
+        const status = start(...passfd(...command.split(' ').slice(1)), { env });
+        assert.equal(await status.exit, 0);
+        assert.match(status.lines.join('\n'), /^ +2 +\d+ +passfd +ready/m);
+        if (to === 'itself alone, as kill does') program.signal('SIGTERM');
+        else program.signalGroup('SIGINT');
+        assert.equal(await program.exit, 0);
+        assert.deepEqual(readdirSync(`${directory.path}/passfd`), []);
       }),
     );
   }
-
-  it(
-    'ends with 1 when it cannot listen, and leaves nothing behind',
-    withPrograms(async (start) => {
-      await using directory = await temporaryDirectory();
-      const file = fileURLToPath(new URL('../../examples/start.js', import.meta.url));
-      const both = start(process.execPath, [file, 'no-port'], { env: { TMPDIR: directory.path } });
-      assert.equal(await both.exit, 1);
-      assert.match(await both.stderr, /^Usage: /);
-      assert.deepEqual(readdirSync(directory.path), []);
-    }),
-  );
 });
+
+/** Asks over a connection of its own. */
+async function ask(url: string): Promise<string> {
+  const response = await fetch(url, { headers: { connection: 'close' } });
+  return response.text();
+}
 
 /** Their exit codes come when nobody holds their output any more: so no child of theirs is left either. */
 async function assertEnded(...programs: Program[]): Promise<void> {

@@ -17,6 +17,12 @@ export function describeWithEachPython(name: string, body: (python: Python) => v
   describeWith(pythons(), name, body);
 }
 
+/** Describes what holds with the oldest and the newest CPython: for what takes long and may differ between them. */
+export function describeWithFirstAndLastPython(name: string, body: (python: Python) => void): void {
+  const [first, ...others] = pythons();
+  describeWith(first ? [first, ...others.slice(-1)] : [], name, body);
+}
+
 /** Describes what holds with the newest CPython: for what does not differ between versions, or takes long. */
 export function describeWithOnePython(name: string, body: (python: Python) => void): void {
   describeWith(pythons().slice(-1), name, body);

@@ -4,7 +4,6 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 
 import { keepsDescriptors } from './descriptors.js';
@@ -25,13 +24,16 @@ export interface ProgramOptions {
 export type Start = (command: string, args: readonly string[], options?: ProgramOptions) => Program;
 
 /** The body of a test that starts programs: no process and no descriptor is left behind it, however it ends. */
-export function withPrograms(body: (start: Start) => Promise<void>): () => Promise<void> {
+export function withPrograms(
+  body: (start: Start) => Promise<void>,
+  deadlineMs = DEADLINE_MS,
+): () => Promise<void> {
   return keepsDescriptors(async () => {
     const programs: Program[] = [];
     const killAll = (): void => {
       for (const program of programs) program.kill();
     };
-    const deadline = setTimeout(killAll, DEADLINE_MS);
+    const deadline = setTimeout(killAll, deadlineMs);
     try {
       await body((...command) => {
         const program = new Program(...command);
@@ -50,6 +52,8 @@ export class Program {
   readonly #process: ChildProcess;
   readonly #ownGroup: boolean;
   readonly #stderr: Promise<string>;
+  /** Every line of its standard error so far. */
+  readonly errorLines: string[] = [];
   /** Every line of its standard output so far. */
   readonly lines: string[] = [];
   /** Lines before this one were awaited already. */
@@ -72,7 +76,17 @@ export class Program {
     if (!stdin || !stdout || !stderr) throw new Error('The program has no pipes');
     // It may have ended when it is told something; how it ended is for the test to see.
     stdin.on('error', () => undefined);
-    this.#stderr = text(stderr);
+    this.#stderr = new Promise((resolve) => {
+      let said = '';
+      stderr.setEncoding('utf8').on('data', (part: string) => (said += part));
+      stderr.on('close', () => {
+        resolve(said);
+      });
+    });
+    createInterface({ input: stderr }).on('line', (line) => {
+      this.errorLines.push(line);
+      this.#notify();
+    });
     createInterface({ input: stdout }).on('line', (line) => {
       this.lines.push(line);
       this.#notify();
@@ -105,6 +119,18 @@ export class Program {
       this.#next++;
       const match = pattern.exec(line);
       if (match) return match;
+    }
+  }
+
+  /** Waits for a line of its standard error that matches, from the first one on. */
+  async errorLine(pattern: RegExp): Promise<RegExpExecArray> {
+    for (;;) {
+      for (const line of this.errorLines) {
+        const match = pattern.exec(line);
+        if (match) return match;
+      }
+      if (this.#isOver) throw await this.#withoutLine(pattern);
+      await new Promise<void>((resolve) => this.#wake.push(resolve));
     }
   }
 

@@ -1,0 +1,52 @@
+// How an address is written on the command line: PORT, HOST:PORT, [IPv6]:PORT, unix:PATH, fd:N.
+import { InvalidArgumentError } from 'commander';
+
+import type { Address } from '../fd/index.js';
+
+/** Where to listen: an address, or an inherited listening socket. */
+export type ListenAddress = Address | { readonly fd: number };
+
+/** Every address of the machine, of IPv4 too; where there is no IPv6, `0.0.0.0` stands for it. */
+export const ANY_HOST = '::';
+
+const MAX_PORT = 65_535;
+
+/** Descriptors 0 to 2 are the standard streams. */
+const FIRST_INHERITED_FD = 3;
+
+/** @throws {InvalidArgumentError} */
+export function parseAddress(text: string): ListenAddress {
+  if (text.startsWith('unix:')) return { path: parsePath(text.slice('unix:'.length)) };
+  if (text.startsWith('fd:')) return { fd: parseFd(text.slice('fd:'.length)) };
+  const { host, port } = split(text);
+  return { host, port: parsePort(port) };
+}
+
+/** `@name` is an abstract name, as the kernel itself shows it (/proc/net/unix). */
+function parsePath(text: string): string {
+  if (text === '' || text === '@') throw new InvalidArgumentError('There is no path behind "unix:".');
+  return text.startsWith('@') ? `\0${text.slice(1)}` : text;
+}
+
+function parseFd(text: string): number {
+  const fd = Number(text);
+  if (/^\d+$/.test(text) && fd >= FIRST_INHERITED_FD) return fd;
+  throw new InvalidArgumentError(
+    `Behind "fd:" stands the number of an inherited descriptor, from ${FIRST_INHERITED_FD}.`,
+  );
+}
+
+function split(text: string): { host: string; port: string } {
+  const [, bracketed, named, port = ''] = /^(?:\[([^\]]+)\]:|([^:[\]]+):)?([^:]*)$/.exec(text) ?? [];
+  const host = bracketed ?? named;
+  if (port !== '') return { host: host ?? ANY_HOST, port };
+  throw new InvalidArgumentError(
+    'An address is PORT, HOST:PORT, [IPv6]:PORT, unix:PATH or fd:N, for example 8080 or 127.0.0.1:8080.',
+  );
+}
+
+function parsePort(text: string): number {
+  const port = Number(text);
+  if (/^\d+$/.test(text) && port <= MAX_PORT) return port;
+  throw new InvalidArgumentError(`A port is a number from 0 to ${MAX_PORT}, not "${text}".`);
+}

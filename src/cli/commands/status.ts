@@ -1,0 +1,41 @@
+// passfd status: what a dispatcher has done so far, and its workers.
+import type { Command } from 'commander';
+
+import { addControlOptions, type ControlFlags } from '../options.js';
+import { connectAs } from '../request.js';
+import { formatStatus, isStatus } from '../status-table.js';
+import { answer } from '../tell.js';
+import { PassfdError } from '../../fd/index.js';
+
+const EXAMPLES = `
+Examples:
+  $ passfd status
+  $ passfd status --json | jq '.workers[] | {id, active}'`;
+
+interface StatusFlags extends ControlFlags {
+  readonly json?: true;
+}
+
+export function addStatusCommand(program: Command): void {
+  const command = program
+    .command('status')
+    .description('show the listeners, the connections and the workers of a running dispatcher')
+    .option('--json', 'one JSON object, for programs');
+  addControlOptions(command)
+    .addHelpText('after', EXAMPLES)
+    .action(async (flags: StatusFlags) => {
+      using client = await connectAs(flags);
+      const status = await client.ask({ type: 'status' });
+      if (flags.json === true) {
+        answer(JSON.stringify(status));
+        return;
+      }
+      if (!isStatus(status)) {
+        throw new PassfdError(
+          'ERR_PROTOCOL',
+          'The dispatcher is of a release whose status this one does not know; passfd status --json shows it',
+        );
+      }
+      answer(formatStatus(status));
+    });
+}

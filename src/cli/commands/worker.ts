@@ -1,0 +1,65 @@
+// passfd worker: an unmodified app as one more worker of a dispatcher that runs already.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+
+import type { Command } from 'commander';
+
+import { appCommand, requireApp } from '../app.js';
+import { readAuthkey } from '../authkey.js';
+import { addControlOptions, type ControlFlags } from '../options.js';
+import { warn } from '../tell.js';
+
+const EXAMPLES = `
+Examples:
+  $ passfd worker server.js                          joins the dispatcher of passfd run or passfd serve
+  $ passfd worker --control /run/app/control app.js  of several dispatchers, joins this one
+
+Signals go to the app, and its exit code is the one of this command.`;
+
+/** What others send to a service. A terminal sends its own to every process at it, so also to the app. */
+const SIGNALS = ['SIGTERM', 'SIGHUP', 'SIGUSR2'] as const;
+const SIGNALS_OF_TERMINALS = ['SIGINT', 'SIGQUIT'] as const;
+
+export function addWorkerCommand(program: Command): void {
+  const command = program
+    .command('worker')
+    .description('run an unmodified app as a worker of a dispatcher that is running')
+    .argument('<app>', 'the file that Node runs')
+    .argument('[args...]', 'arguments of the app')
+    .passThroughOptions();
+  addControlOptions(command)
+    .addHelpText('after', EXAMPLES)
+    .action(async (app: string, args: string[], flags: ControlFlags) => {
+      requireApp(command, app);
+      const authkey = await readAuthkey(flags, warn);
+      const end = await run(appCommand(app, args), {
+        PASSFD_JOIN: '1',
+        PASSFD_CONTROL: flags.control,
+        PASSFD_AUTHKEY: authkey,
+        // Of a child that has a channel; this one may run below such a child.
+        PASSFD_CHANNEL_FD: undefined,
+        PASSFD_WORKER_ID: undefined,
+      });
+      if (typeof end === 'number') process.exitCode = end;
+      else process.kill(process.pid, end);
+    });
+}
+
+/** @returns the exit code, or the signal that ended it */
+async function run(
+  [program, ...args]: readonly [string, ...string[]],
+  env: NodeJS.ProcessEnv,
+): Promise<number | NodeJS.Signals> {
+  const child = spawn(program, args, { stdio: 'inherit', env: { ...process.env, ...env } });
+  const forward = (signal: NodeJS.Signals): void => {
+    child.kill(signal);
+  };
+  const stay = (): void => undefined;
+  const forTerminals = process.stdin.isTTY ? stay : forward;
+  for (const signal of SIGNALS) process.on(signal, forward);
+  for (const signal of SIGNALS_OF_TERMINALS) process.on(signal, forTerminals);
+  const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+  for (const signal of SIGNALS) process.off(signal, forward);
+  for (const signal of SIGNALS_OF_TERMINALS) process.off(signal, forTerminals);
+  return signal ?? code ?? 1;
+}

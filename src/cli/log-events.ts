@@ -1,0 +1,78 @@
+// What the log says of each event of the dispatcher and the supervisor.
+import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
+import { formatAddress, PassfdError } from '../fd/index.js';
+import { describeExit, type ChildView, type Supervisor } from '../supervisor/index.js';
+import type { Log } from './log.js';
+
+export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
+  dispatcher.on('listening', (address) => {
+    log.info({ address: formatAddress(address) }, 'listening');
+  });
+  dispatcher.on('unlistened', (address) => {
+    log.info({ address: formatAddress(address) }, 'no longer listening');
+  });
+  dispatcher.on('joined', (worker) => {
+    log.info({ ...ofWorker(worker), dialect: worker.dialect }, 'worker joined');
+  });
+  dispatcher.on('ready', (worker) => {
+    log.info(ofWorker(worker), 'worker ready');
+  });
+  dispatcher.on('draining', (worker) => {
+    log.info(ofWorker(worker), 'worker draining');
+  });
+  dispatcher.on('left', (worker, { redelivered, reason }) => {
+    log.info({ ...ofWorker(worker), redelivered, reason }, 'worker left');
+  });
+  dispatcher.on('starved', (worker) => {
+    log.warn(ofWorker(worker), 'worker has no free descriptor; raise its limit (ulimit -n)');
+  });
+  dispatcher.on('peerRefused', (error) => {
+    log.warn(ofError(error), 'peer refused');
+  });
+  dispatcher.on('refused', ({ count, reason }) => {
+    log.warn({ count, reason }, 'connections refused');
+  });
+  dispatcher.on('warned', (error) => {
+    log.warn(ofError(error), 'something failed, and the dispatcher goes on');
+  });
+}
+
+export function logSupervisor(log: Log, supervisor: Supervisor): void {
+  supervisor.on('started', (child) => {
+    log.info(ofChild(child), 'process started');
+  });
+  // The dispatcher's own `ready` says the rest.
+  supervisor.on('ready', (child) => {
+    log.debug(ofChild(child), 'process ready');
+  });
+  supervisor.on('died', (child, { exit, restartInMs }) => {
+    log.error({ ...ofChild(child), restartInMs }, `process ${describeExit(exit)}`);
+  });
+  supervisor.on('crashLooped', (child, { exit }) => {
+    log.error(ofChild(child), `process ends again and again before it works; last it ${describeExit(exit)}`);
+  });
+  supervisor.on('killed', (child) => {
+    log.warn(ofChild(child), 'process killed: it did not end in time');
+  });
+  supervisor.on('exited', (child, { exit }) => {
+    log.info(ofChild(child), exit ? `process ${describeExit(exit)}` : 'process not started again');
+  });
+  supervisor.on('finished', () => {
+    log.info('every process has finished');
+  });
+}
+
+export function ofError(error: unknown): { code?: string; reason: string } {
+  return error instanceof PassfdError
+    ? { code: error.code, reason: error.message }
+    : { reason: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+}
+
+function ofWorker({ id, pid }: WorkerView): { worker: number; pid: number } {
+  return { worker: id, pid };
+}
+
+/** Not `worker`: one that joins by the control socket has another id there than its slot. */
+function ofChild({ id, pid }: ChildView): { child: number; pid: number | undefined } {
+  return { child: id, pid };
+}

@@ -1,0 +1,54 @@
+// How numbers are written on the command line.
+import { availableParallelism } from 'node:os';
+
+import { InvalidArgumentError } from 'commander';
+
+/** A longer one overflows a timer of Node, which then fires at once (TIMEOUT_MAX). */
+const MAX_MS = 0x7fff_ffff;
+
+/** More processes than this are a typing error. */
+const MAX_WORKERS = 1024;
+
+/** Ids of users and groups (uid_t), the last of which means "none". */
+const MAX_USER_ID = 0xffff_fffe;
+
+/** The kernel caps it at `net.core.somaxconn`; an int in listen(2). */
+const MAX_BACKLOG = 0x7fff_ffff;
+
+/** @throws {InvalidArgumentError} */
+export function parseWorkers(text: string): number {
+  return text === 'max'
+    ? availableParallelism()
+    : parse(text, 1, MAX_WORKERS, `A number of workers is "max", or from 1 to ${MAX_WORKERS}`);
+}
+
+/** @throws {InvalidArgumentError} */
+export function parseMilliseconds(text: string): number {
+  return parse(text, 1, MAX_MS, `A time is a number of milliseconds from 1 to ${MAX_MS}`);
+}
+
+/** @throws {InvalidArgumentError} */
+export function parseBacklog(text: string): number {
+  return parse(text, 1, MAX_BACKLOG, 'A backlog is a number from 1');
+}
+
+/** @throws {InvalidArgumentError} */
+export function parseUserId(text: string): number {
+  return parse(text, 0, MAX_USER_ID, 'A user or group is told by its number, as `id` prints it');
+}
+
+/** @throws {InvalidArgumentError} */
+export function parseWorkerId(text: string): number {
+  return parse(
+    text,
+    1,
+    Number.MAX_SAFE_INTEGER,
+    'A worker is told by its number, as `passfd status` prints it',
+  );
+}
+
+function parse(text: string, least: number, most: number, rule: string): number {
+  const number = Number(text);
+  if (/^\d+$/.test(text) && number >= least && number <= most) return number;
+  throw new InvalidArgumentError(`${rule}, not "${text}".`);
+}

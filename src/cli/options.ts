@@ -1,0 +1,108 @@
+// The options that several commands have, each with the words of its help.
+import { Option, type Command } from 'commander';
+
+import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
+import { defaultControlPath } from '../handoff/index.js';
+import { parseAddress, type ListenAddress } from './address.js';
+import { logLevels, type LogLevel } from './log.js';
+import { parseBacklog, parseMilliseconds, parseUserId, parseWorkers } from './numbers.js';
+
+/** Of every command. */
+export interface ControlFlags {
+  readonly control: string;
+  readonly authkeyFile?: string;
+}
+
+/** Of the commands that run a dispatcher. */
+export interface ServiceFlags extends ControlFlags {
+  readonly listen?: readonly ListenAddress[];
+  readonly workers?: number;
+  readonly prefixOutput?: true;
+  readonly rawControl?: string;
+  readonly allowUid?: readonly number[];
+  readonly allowGid?: readonly number[];
+  readonly policy: PolicyName;
+  readonly overload: Overload;
+  readonly backlog?: number;
+  readonly drainTimeout: number;
+  readonly logLevel: LogLevel;
+}
+
+const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
+
+export function addControlOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option(
+        '--control <path>',
+        'the Unix socket where workers and commands reach the dispatcher',
+      ).default(defaultControlPath()),
+    )
+    .option(
+      '--authkey-file <file>',
+      'a file with the key that dispatcher, workers and commands share; or set PASSFD_AUTHKEY',
+    );
+}
+
+export function addServiceOptions(command: Command, listen: Option): Command {
+  command
+    .addOption(
+      new Option('--workers <n>', 'processes to start: a number, or "max" for one per core').argParser(
+        parseWorkers,
+      ),
+    )
+    .addOption(listen)
+    .addOption(
+      new Option('--policy <name>', 'the rule that chooses the worker for a connection')
+        .choices(policyNames)
+        .default('round-robin' satisfies PolicyName),
+    )
+    .addOption(
+      new Option('--overload <how>', 'when no worker has room: let clients wait, or close their connections')
+        .choices(['wait', 'refuse'] satisfies Overload[])
+        .default('wait' satisfies Overload),
+    )
+    .addOption(
+      new Option(
+        '--backlog <n>',
+        'connections that may wait in the kernel for each address; 511 unless it is given',
+      ).argParser(parseBacklog),
+    )
+    .addOption(
+      new Option('--drain-timeout <ms>', 'time that workers have to finish when all of it stops')
+        .argParser(parseMilliseconds)
+        .default(DEFAULT_DRAIN_TIMEOUT_MS),
+    )
+    .option('--prefix-output', 'begin each line that a worker prints with its number, as "[2] "');
+  return addControlOptions(command)
+    .option('--raw-control <path>', 'a second socket, for workers that only take descriptors and answer "OK"')
+    .addOption(
+      repeatable('--allow-uid <uid>', 'let processes of this user join too (repeatable)', parseUserId),
+    )
+    .addOption(
+      repeatable('--allow-gid <gid>', 'let processes of this group join too (repeatable)', parseUserId),
+    )
+    .addOption(
+      new Option('--log-level <level>', 'how much is told on standard error')
+        .choices(logLevels)
+        .default('info' satisfies LogLevel),
+    );
+}
+
+export function listenOption(description: string): Option {
+  return repeatable(
+    '--listen <addr>',
+    `${description}: PORT, HOST:PORT, [::1]:PORT, unix:PATH or fd:N (repeatable)`,
+    parseAddress,
+  );
+}
+
+/** Not `<value...>`, which would take the arguments behind it too. */
+function repeatable(flags: string, description: string, parse: (text: string) => unknown): Option {
+  return new Option(flags, description).argParser(
+    (text: string, before: readonly unknown[] | undefined): readonly unknown[] => [
+      ...(before ?? []),
+      parse(text),
+    ],
+  );
+}

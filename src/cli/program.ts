@@ -1,0 +1,41 @@
+// The program `passfd` as its user sees it: its commands and its help.
+import { readFileSync } from 'node:fs';
+
+import { Command } from 'commander';
+
+import { addDrainCommand } from './commands/drain.js';
+import { addRunCommand } from './commands/run.js';
+import { addServeCommand } from './commands/serve.js';
+import { addStatusCommand } from './commands/status.js';
+import { addStopCommand } from './commands/stop.js';
+import { addWorkerCommand } from './commands/worker.js';
+
+const EXAMPLES = `
+Examples:
+  $ passfd run server.js        a process per core, each with its share of the connections
+  $ passfd status               what they do
+  $ passfd help run             all about one command`;
+
+const manifest = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
+  readonly version: string;
+};
+
+/** A usage error or a request for help throws a `CommanderError` here; nothing ends the process. */
+export function createProgram(): Command {
+  const program = new Command('passfd')
+    .description(
+      'One process accepts connections, and hands each, as an open descriptor, to one of several workers.',
+    )
+    .version(manifest.version)
+    .enablePositionalOptions()
+    .showHelpAfterError('(passfd help COMMAND says more)')
+    .exitOverride()
+    .addHelpText('after', EXAMPLES);
+  addRunCommand(program);
+  addServeCommand(program);
+  addWorkerCommand(program);
+  addStatusCommand(program);
+  addDrainCommand(program);
+  addStopCommand(program);
+  return program;
+}

@@ -1,0 +1,10 @@
+// A command that asks a running dispatcher for something.
+import { readAuthkey } from './authkey.js';
+import { ControlClient } from './control-client.js';
+import type { ControlFlags } from './options.js';
+import { warn } from './tell.js';
+
+/** Connects as the flags say. The caller owns the connection. */
+export async function connectAs(flags: ControlFlags): Promise<ControlClient> {
+  return ControlClient.connect(flags.control, await readAuthkey(flags, warn));
+}

@@ -1,0 +1,86 @@
+// What `passfd status` prints for people: the numbers of a status, aligned.
+import type { Status } from '../dispatcher/index.js';
+
+type Row = readonly string[];
+
+/** Whether what a dispatcher answered has the parts that are shown here; it may be of another release. */
+export function isStatus(answer: unknown): answer is Status {
+  if (typeof answer !== 'object' || answer === null) return false;
+  const { listeners, connections, workers } = answer as Partial<Status>;
+  return (
+    Array.isArray(listeners) && Array.isArray(workers) && typeof connections === 'object' && !!connections
+  );
+}
+
+export function formatStatus(status: Status): string {
+  const { version, pid, generation, uptimeMs, connections } = status;
+  const sections = [
+    [`passfd ${version}, pid ${pid}, generation ${generation}, up ${formatDuration(uptimeMs)}`],
+    table(
+      ['LISTENER', 'ACCEPTED'],
+      status.listeners.map(({ address, accepted }) => [address, String(accepted)]),
+    ),
+    table(
+      ['ACCEPTED', 'ADOPTED', 'REDELIVERED', 'REFUSED', 'WAITING', 'IN FLIGHT'],
+      [
+        [
+          connections.accepted,
+          connections.adopted,
+          connections.redelivered,
+          connections.refused,
+          connections.waiting,
+          connections.inFlight,
+        ].map(String),
+      ],
+    ),
+    table(
+      ['WORKER', 'PID', 'DIALECT', 'STATE', 'ADOPTED', 'ACTIVE', 'IN FLIGHT'],
+      status.workers.map(({ id, pid, dialect, state, adopted, active, inFlight }) => [
+        String(id),
+        String(pid),
+        dialect,
+        state,
+        String(adopted),
+        active === null ? '-' : String(active),
+        String(inFlight),
+      ]),
+    ),
+  ];
+  return sections.map((lines) => lines.join('\n')).join('\n\n');
+}
+
+const SECOND_MS = 1_000;
+const MINUTE_MS = 60 * SECOND_MS;
+const HOUR_MS = 60 * MINUTE_MS;
+const DAY_MS = 24 * HOUR_MS;
+
+/** The two largest units, as `3 d 4 h`. */
+export function formatDuration(milliseconds: number): string {
+  const parts = [
+    { unit: 'd', count: Math.floor(milliseconds / DAY_MS) },
+    { unit: 'h', count: Math.floor((milliseconds % DAY_MS) / HOUR_MS) },
+    { unit: 'min', count: Math.floor((milliseconds % HOUR_MS) / MINUTE_MS) },
+    { unit: 's', count: Math.floor((milliseconds % MINUTE_MS) / SECOND_MS) },
+  ];
+  const first = parts.findIndex(({ count }) => count > 0);
+  const shown = first < 0 ? parts.slice(-1) : parts.slice(first, first + 2);
+  return shown.map(({ unit, count }) => `${count} ${unit}`).join(' ');
+}
+
+/** Numbers stand to the right, below their heading; everything else to the left. */
+function table(heading: Row, rows: readonly Row[]): string[] {
+  if (rows.length === 0) return [heading.join('  '), '(none)'];
+  const widths = heading.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)),
+  );
+  const isNumber = heading.map((_, column) => rows.every((row) => /^(\d+|-)$/.test(row[column] ?? '')));
+  return [heading, ...rows].map((row) =>
+    row
+      .map((cell, column) => {
+        const width = widths[column] ?? 0;
+        return isNumber[column] === true ? cell.padStart(width) : cell.padEnd(width);
+      })
+      .join('  ')
+      .trimEnd(),
+  );
+}

@@ -1,0 +1,45 @@
+// AcceptLoop: one listening socket of the dispatcher, and the connections that come to it.
+import { Descriptor, type Acceptor, type Address } from '../fd/index.js';
+import type { Arrival } from './policy.js';
+
+export class AcceptLoop {
+  /** As workers know it. */
+  readonly id: number;
+  /** Whether it was given to the dispatcher (`--listen`), and not asked for by a worker. */
+  readonly isOwn: boolean;
+  readonly acceptor: Acceptor;
+  accepted = 0;
+
+  constructor(id: number, acceptor: Acceptor, isOwn: boolean) {
+    this.id = id;
+    this.acceptor = acceptor;
+    this.isOwn = isOwn;
+  }
+
+  get address(): Address {
+    return this.acceptor.address;
+  }
+}
+
+/** One accepted client connection, until a worker has adopted it. Owns its descriptor. */
+export class AcceptedConnection implements Arrival {
+  readonly descriptor: Descriptor;
+  readonly loop: AcceptLoop;
+
+  constructor(descriptor: Descriptor, loop: AcceptLoop) {
+    this.descriptor = descriptor;
+    this.loop = loop;
+  }
+
+  get client(): Address | undefined {
+    try {
+      return this.descriptor.remoteAddress;
+    } catch {
+      return undefined; // it has hung up already
+    }
+  }
+
+  get local(): Address {
+    return this.loop.address;
+  }
+}

@@ -1,0 +1,240 @@
+// The control socket: checks who connects, reads what it says first, and brings it to whom it belongs.
+import { EventEmitter } from 'node:events';
+
+import { PassfdError, type PeerCredentials, type StreamSocket } from '../fd/index.js';
+import {
+  decodeIntroduction,
+  encodeJson,
+  MAX_HELLO_BYTES,
+  type Introduction,
+  type WorkerHello,
+} from '../handoff/index.js';
+import { Listener, loads, type AuthKey, type Connection } from '../multiprocessing/index.js';
+
+export interface ControlOptions {
+  /** The key that workers and commands have to know; without one, the peer's user decides alone. */
+  readonly authkey?: AuthKey;
+  /** Users that may connect, beside this process's own and root. */
+  readonly allowUids?: readonly number[];
+  /** Groups that may connect: the primary group of the peer, as the kernel tells it. */
+  readonly allowGids?: readonly number[];
+  /** Time that a peer has to say who it is. */
+  readonly handshakeTimeoutMs?: number;
+  /** What a control connection can ask for, by the `type` of its message. */
+  readonly commands?: Commands;
+}
+
+export type Commands = Readonly<
+  Record<string, (message: Readonly<Record<string, unknown>>) => Promise<unknown>>
+>;
+
+const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
+
+/** Peers that have not said yet who they are; when one more comes, the oldest gives way. */
+const MAX_STRANGERS = 64;
+
+/** Longest command. */
+const MAX_COMMAND_BYTES = 65_536;
+
+/** Everyone may try to connect where users are named, since each is checked; else the file's mode keeps others out. */
+const OPEN_MODE = 0o666;
+const PRIVATE_MODE = 0o600;
+
+export interface Joined {
+  readonly socket: StreamSocket;
+  readonly peer: PeerCredentials;
+}
+
+interface ControlEvents {
+  worker: [joined: Joined, hello: WorkerHello];
+  multiprocessingWorker: [joined: Joined, pid: number];
+  refused: [error: PassfdError];
+}
+
+export class Control extends EventEmitter<ControlEvents> {
+  readonly #listener: Listener;
+  readonly #commands: Commands;
+  readonly #timeoutMs: number;
+  /** In the order in which they came. */
+  readonly #strangers = new Set<Connection>();
+  readonly #controls = new Set<Connection>();
+  readonly #loop: Promise<void>;
+
+  private constructor(listener: Listener, options: ControlOptions) {
+    super();
+    this.#listener = listener;
+    this.#commands = options.commands ?? {};
+    this.#timeoutMs = options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS;
+    listener.on('refused', (error) => this.emit('refused', error));
+    this.#loop = this.#accept();
+  }
+
+  /** @throws {PassfdError} as `listen`: `ERR_ADDRESS_IN_USE` names the process that is there already */
+  static async open(path: string, options: ControlOptions): Promise<Control> {
+    const { authkey, handshakeTimeoutMs } = options;
+    const listener = await Listener(path, {
+      ...(authkey !== undefined && { authkey }),
+      ...(handshakeTimeoutMs !== undefined && { handshakeTimeoutMs }),
+      mode: modeFor(options),
+      checkPeer: (peer) => {
+        checkPeer(peer, options);
+      },
+    });
+    return new Control(listener, options);
+  }
+
+  async close(): Promise<void> {
+    await this.#listener.close();
+    for (const connection of [...this.#strangers, ...this.#controls]) connection.close();
+    await this.#loop;
+  }
+
+  async #accept(): Promise<void> {
+    for await (const connection of this.#listener) {
+      const [oldest] = this.#strangers;
+      if (oldest && this.#strangers.size >= MAX_STRANGERS) oldest.socket.destroy(crowdedOut());
+      this.#strangers.add(connection);
+      this.#introduce(connection).catch((error: unknown) => {
+        this.#refuse(connection, error);
+      });
+    }
+  }
+
+  async #introduce(connection: Connection): Promise<void> {
+    const { peer } = connection.socket;
+    const introduction = await this.#hear(connection);
+    if (introduction.dialect === 'multiprocessing') {
+      this.emit(
+        'multiprocessingWorker',
+        { socket: connection.socket, peer },
+        pidIn(introduction.pickle, peer),
+      );
+    } else if (introduction.hello.role === 'worker') {
+      this.emit('worker', { socket: connection.socket, peer }, introduction.hello);
+    } else {
+      await this.#serveCommands(connection);
+    }
+  }
+
+  async #hear(connection: Connection): Promise<Introduction> {
+    const deadline = setTimeout(() => {
+      connection.socket.destroy(
+        new PassfdError(
+          'ERR_HANDSHAKE_TIMEOUT',
+          `A peer connected and did not say within ${this.#timeoutMs} ms who it is`,
+        ),
+      );
+    }, this.#timeoutMs);
+    try {
+      return decodeIntroduction(await connection.recvBytes(MAX_HELLO_BYTES));
+    } finally {
+      clearTimeout(deadline);
+      this.#strangers.delete(connection);
+    }
+  }
+
+  /** One answer for each command, until the peer hangs up. */
+  async #serveCommands(connection: Connection): Promise<void> {
+    this.#controls.add(connection);
+    try {
+      for (;;) {
+        const frame = await connection.recvBytes(MAX_COMMAND_BYTES);
+        await connection.sendBytes(
+          Buffer.from(JSON.stringify(await this.#run(frame, connection.socket.peer))),
+        );
+      }
+    } catch (error) {
+      connection.close();
+      if (!isEnd(error)) throw error;
+    } finally {
+      this.#controls.delete(connection);
+    }
+  }
+
+  async #run(frame: Buffer, peer: PeerCredentials): Promise<unknown> {
+    try {
+      const message = JSON.parse(frame.toString()) as unknown;
+      if (typeof message !== 'object' || message === null || !('type' in message)) {
+        throw new PassfdError('ERR_PROTOCOL', 'A command is a JSON object with a type');
+      }
+      const { type } = message;
+      if (type !== 'status' && !isTrusted(peer)) {
+        throw new PassfdError(
+          'ERR_PEER_DENIED',
+          'Only the user of the dispatcher, and root, may ask for that',
+        );
+      }
+      const command =
+        typeof type === 'string' && Object.hasOwn(this.#commands, type) ? this.#commands[type] : undefined;
+      if (!command) {
+        const known = Object.keys(this.#commands).join(', ');
+        throw new PassfdError(
+          'ERR_PROTOCOL',
+          `There is no command ${JSON.stringify(type)} here, but: ${known}`,
+        );
+      }
+      return { type: 'done', result: (await command(message)) ?? null };
+    } catch (error) {
+      const code = error instanceof PassfdError ? error.code : 'ERR_PROTOCOL';
+      return { type: 'failed', code, reason: (error as Error).message };
+    }
+  }
+
+  #refuse(connection: Connection, error: unknown): void {
+    this.#strangers.delete(connection);
+    if (isEnd(error)) {
+      connection.close();
+      return;
+    }
+    const reason = error instanceof PassfdError ? error : new PassfdError('ERR_HELLO', String(error));
+    sayFarewell(connection, reason);
+    this.emit('refused', reason);
+  }
+}
+
+/** Tells a peer why it is refused, if it can still hear it, and closes the connection. */
+export function sayFarewell({ socket }: Connection, { code, message }: PassfdError): void {
+  socket.send(encodeJson({ type: 'farewell', code, reason: message })).catch(() => undefined);
+  socket.destroy();
+}
+
+/** The control file's mode under these options: also for the raw control socket. */
+export function modeFor({ allowUids = [], allowGids = [] }: ControlOptions): number {
+  return allowUids.length > 0 || allowGids.length > 0 ? OPEN_MODE : PRIVATE_MODE;
+}
+
+/** @throws {PassfdError} `ERR_PEER_DENIED` */
+export function checkPeer(peer: PeerCredentials, options: ControlOptions): void {
+  const { allowUids = [], allowGids = [] } = options;
+  if (isTrusted(peer) || allowUids.includes(peer.uid) || allowGids.includes(peer.gid)) return;
+  throw new PassfdError(
+    'ERR_PEER_DENIED',
+    `Process ${peer.pid} of user ${peer.uid}, group ${peer.gid}, may not connect; allow it by --allow-uid or --allow-gid`,
+  );
+}
+
+/** The same user, or root, who can do anyway whatever this process can. */
+export function isTrusted(peer: PeerCredentials): boolean {
+  return peer.uid === 0 || peer.uid === process.getuid?.();
+}
+
+/** By convention a worker of the recipe says its process id first; another object says nothing, and the kernel knows. */
+function pidIn(pickle: Buffer, peer: PeerCredentials): number {
+  try {
+    const said = loads(pickle);
+    return typeof said === 'number' && Number.isSafeInteger(said) && said > 0 ? said : peer.pid;
+  } catch {
+    return peer.pid;
+  }
+}
+
+function isEnd(error: unknown): boolean {
+  return error instanceof PassfdError && ['ERR_EOF', 'ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
+}
+
+function crowdedOut(): PassfdError {
+  return new PassfdError(
+    'ERR_HANDSHAKE_TIMEOUT',
+    `More than ${MAX_STRANGERS} peers have not said who they are, and this one has taken the longest`,
+  );
+}

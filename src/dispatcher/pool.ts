@@ -1,0 +1,225 @@
+// Pool: the workers and the connections that wait for them; decides which goes where, and never sends one to two.
+import type { Descriptor } from '../fd/index.js';
+import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
+import type { Policy } from './policy.js';
+import type { WorkerHandle } from './worker-handle.js';
+
+/** What happens to a connection that comes when no worker has room. */
+export type Overload = 'wait' | 'refuse';
+
+/** Taken in one go where connections are refused, so that refusing never keeps the process from its work. */
+const REFUSED_AT_ONCE = 64;
+
+const NOBODY_LISTENS = 'no worker listens at their address any more';
+
+export interface PoolCounts {
+  accepted: number;
+  adopted: number;
+  redelivered: number;
+  refused: number;
+}
+
+/** What the pool tells its owner. */
+export interface PoolEvents {
+  refused(count: number, reason: string): void;
+  /** A custom policy threw, or chose a worker that was not among those with room; the first of these was taken. */
+  policyFailed(error: unknown): void;
+}
+
+export class Pool {
+  readonly counts: PoolCounts = { accepted: 0, adopted: 0, redelivered: 0, refused: 0 };
+  readonly #policy: Policy;
+  readonly #overload: Overload;
+  readonly #events: PoolEvents;
+  /** In the order of their ids. */
+  #workers: WorkerHandle[] = [];
+  readonly #loops = new Set<AcceptLoop>();
+  readonly #abandoned = new WeakSet<AcceptLoop>();
+  /** Accepted, and without a worker: first those that came back. */
+  #waiting: AcceptedConnection[] = [];
+  #whenEmpty: (() => void)[] = [];
+
+  constructor(policy: Policy, overload: Overload, events: PoolEvents) {
+    this.#policy = policy;
+    this.#overload = overload;
+    this.#events = events;
+  }
+
+  get workers(): readonly WorkerHandle[] {
+    return this.#workers;
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  add(worker: WorkerHandle): void {
+    this.#workers = [...this.#workers, worker].sort((a, b) => a.id - b.id);
+  }
+
+  remove(worker: WorkerHandle): void {
+    this.#workers = this.#workers.filter((other) => other !== worker);
+    this.update();
+  }
+
+  /** Takes in what comes to an address from now on. */
+  open(loop: AcceptLoop, failed: (error: unknown) => void): void {
+    this.#loops.add(loop);
+    loop.acceptor.feed({
+      room: () => this.#roomFor(loop),
+      take: (descriptors) => {
+        this.take(loop, descriptors);
+      },
+      failed,
+    });
+  }
+
+  /** Nothing comes to it any more; what waits from there is still placed. */
+  close(loop: AcceptLoop): void {
+    this.#loops.delete(loop);
+  }
+
+  /** Places connections that were accepted, or lets them wait. */
+  take(loop: AcceptLoop, descriptors: readonly Descriptor[]): void {
+    loop.accepted += descriptors.length;
+    this.counts.accepted += descriptors.length;
+    for (const descriptor of descriptors) this.#waiting.push(new AcceptedConnection(descriptor, loop));
+    this.#place();
+    if (this.#overload === 'refuse') this.#refuseWaiting(loop);
+  }
+
+  /** Places connections again that a worker did not adopt, before all others. */
+  takeBack(connections: readonly AcceptedConnection[]): void {
+    const [abandoned, served] = partition(connections, ({ loop }) => this.#abandoned.has(loop));
+    this.#closeRefused(abandoned, NOBODY_LISTENS);
+    this.counts.redelivered += served.length;
+    this.#waiting = [...served, ...this.#waiting];
+    this.update();
+  }
+
+  /** Nobody serves an address any more, and nobody will: closes what waits from there, and what comes back later. */
+  abandon(loop: AcceptLoop): void {
+    this.#abandoned.add(loop);
+    this.#drop(loop, NOBODY_LISTENS);
+  }
+
+  /** A worker may have room that it had not. */
+  update(): void {
+    if (this.#waiting.length > 0) this.#place();
+    for (const { acceptor } of this.#loops) acceptor.resume();
+  }
+
+  /** Resolves when no connection waits. */
+  emptied(): Promise<void> {
+    if (this.#waiting.length === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#whenEmpty.push(resolve));
+  }
+
+  /** Closes what waits. */
+  destroy(reason: string): void {
+    this.#closeRefused(this.#waiting.splice(0), reason);
+    this.#noteEmpty();
+  }
+
+  #roomFor(loop: AcceptLoop): number {
+    // Those from other addresses that wait still have no worker with room, so they compete with none of these.
+    let room = this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.loop === loop).length;
+    let isServed = false;
+    for (const worker of this.#workers) {
+      const roomThere = worker.roomFor(loop);
+      room += roomThere;
+      isServed ||= roomThere > 0 || (worker.listens && worker.state === 'ready');
+    }
+    if (room > 0) return room;
+    return this.#overload === 'refuse' && isServed ? REFUSED_AT_ONCE : 0;
+  }
+
+  #place(): void {
+    const rooms = new Map<AcceptLoop, Rooms>();
+    const left: AcceptedConnection[] = [];
+    const given = new Set<WorkerHandle>();
+    for (const connection of this.#waiting) {
+      const { loop } = connection;
+      let loopRooms = rooms.get(loop);
+      if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop)));
+      const candidates = loopRooms.candidates();
+      if (candidates.length === 0) {
+        left.push(connection);
+        continue;
+      }
+      const worker = this.#choose(candidates, connection);
+      worker.give(connection);
+      given.add(worker);
+    }
+    this.#waiting = left;
+    for (const worker of given) worker.flush();
+    this.#noteEmpty();
+  }
+
+  #choose(candidates: readonly WorkerHandle[], connection: AcceptedConnection): WorkerHandle {
+    const [first] = candidates;
+    if (!first) throw new TypeError('No worker has room');
+    let chosen: WorkerHandle | undefined;
+    try {
+      chosen = this.#policy(candidates, connection);
+    } catch (error) {
+      this.#events.policyFailed(error);
+      return first;
+    }
+    if (candidates.includes(chosen)) return chosen;
+    this.#events.policyFailed(new TypeError('The policy chose a worker that was not offered'));
+    return first;
+  }
+
+  #refuseWaiting(loop: AcceptLoop): void {
+    if (this.#waiting.length > 0) this.#drop(loop, 'no worker has room');
+  }
+
+  #drop(loop: AcceptLoop, reason: string): void {
+    const [dropped, kept] = partition(this.#waiting, (connection) => connection.loop === loop);
+    this.#waiting = kept;
+    this.#closeRefused(dropped, reason);
+    this.#noteEmpty();
+  }
+
+  #closeRefused(connections: readonly AcceptedConnection[], reason: string): void {
+    if (connections.length === 0) return;
+    this.counts.refused += connections.length;
+    for (const { descriptor } of connections) descriptor.close();
+    this.#events.refused(connections.length, reason);
+  }
+
+  #noteEmpty(): void {
+    if (this.#waiting.length > 0) return;
+    for (const resolve of this.#whenEmpty.splice(0)) resolve();
+  }
+}
+
+function partition<T>(all: readonly T[], isFirst: (one: T) => boolean): [T[], T[]] {
+  return [all.filter(isFirst), all.filter((one) => !isFirst(one))];
+}
+
+/** The workers with room for one address, while a batch is placed. */
+class Rooms {
+  readonly #loop: AcceptLoop;
+  #free: WorkerHandle[];
+  #busy: WorkerHandle[];
+
+  constructor(workers: readonly WorkerHandle[], loop: AcceptLoop) {
+    this.#loop = loop;
+    const withRoom = workers.filter((worker) => worker.roomFor(loop) > 0);
+    this.#free = withRoom.filter(({ isFree }) => isFree);
+    this.#busy = withRoom.filter((worker) => !this.#free.includes(worker));
+  }
+
+  /** Those that take the next one at once; if there are none, those in whose queue it would stand. */
+  candidates(): readonly WorkerHandle[] {
+    // Cheaper than to ask each of them again for each connection: only who has none any more is taken out.
+    if (this.#free.some((worker) => worker.roomFor(this.#loop) === 0)) {
+      this.#free = this.#free.filter((worker) => worker.roomFor(this.#loop) > 0);
+    }
+    if (this.#free.length > 0) return this.#free;
+    this.#busy = this.#busy.filter((worker) => worker.roomFor(this.#loop) > 0);
+    return this.#busy;
+  }
+}

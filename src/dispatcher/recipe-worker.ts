@@ -1,0 +1,251 @@
+// RecipeWorker: the handle of a worker of the Python recipe, which takes one descriptor with each byte and says little.
+//
+// `multiprocessing`: nothing comes back. That the worker has received a connection is asked of the kernel, by its count
+// of what is unread on the channel. When such a worker dies, the kernel says ECONNRESET exactly if something was unread
+// (unix_release_sock in net/unix/af_unix.c); with one connection in flight at a time, that tells whether it had that one.
+// `raw`: each connection is answered by "OK".
+import { setTimeout as startTimer } from 'node:timers';
+
+import {
+  PassfdError,
+  type Message,
+  type SocketDiagnostics,
+  type SocketIdentity,
+  type StreamSocket,
+} from '../fd/index.js';
+import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import type { WorkerEvents, WorkerHandle } from './worker-handle.js';
+
+/** The byte that a descriptor travels with: send_handle's count of one (Lib/multiprocessing/reduction.py), and "x". */
+const BYTES = { multiprocessing: Uint8Array.of(1), raw: Buffer.from('x') } as const;
+
+const OK = 'OK';
+
+/** Pauses between two questions to the kernel, which has no event for "was received" or "was closed by the worker". */
+const FIRST_POLL_MS = 1;
+const LAST_POLL_MS = 50;
+
+/** A worker that has had so many at a time serves them side by side, and is not watched any more. */
+const PROVEN_CONCURRENT = 16;
+
+type State = 'ready' | 'draining' | 'gone';
+
+export class RecipeWorker implements WorkerHandle {
+  readonly id: number;
+  readonly pid: number;
+  readonly dialect: 'multiprocessing' | 'raw';
+  readonly #socket: StreamSocket;
+  readonly #events: WorkerEvents;
+  readonly #diagnostics: SocketDiagnostics | undefined;
+  #state: State = 'ready';
+  #inFlight: AcceptedConnection | undefined;
+  /** Of received "OK"s: the O of one may come alone. */
+  #answer = '';
+  #adopted = 0;
+  /** Connections that it has received and that some process still holds. */
+  readonly #held = new Set<SocketIdentity>();
+  /** As many as it had open when it received yet another. */
+  #concurrency = 1;
+  #poll: NodeJS.Timeout | undefined;
+  #pollMs = FIRST_POLL_MS;
+
+  /** Takes over the socket. */
+  constructor(
+    socket: StreamSocket,
+    identity: { readonly id: number; readonly pid: number; readonly dialect: 'multiprocessing' | 'raw' },
+    events: WorkerEvents,
+    diagnostics: SocketDiagnostics | undefined,
+  ) {
+    this.id = identity.id;
+    this.pid = identity.pid;
+    this.dialect = identity.dialect;
+    this.#socket = socket;
+    this.#events = events;
+    this.#diagnostics = diagnostics;
+  }
+
+  /** Reads until the channel ends. Never rejects. */
+  async run(): Promise<void> {
+    let reason = 'its channel ended';
+    /** Whether the one in flight stayed unread for good. */
+    let isUnread = this.dialect === 'raw';
+    try {
+      for (;;) {
+        using message: Message | null = await this.#socket.receive();
+        if (!message) break;
+        this.#onMessage(message);
+      }
+    } catch (error) {
+      if (!(error instanceof PassfdError)) throw error;
+      if (error.code === 'ERR_PEER_GONE') isUnread = true;
+      else reason = error.message;
+      if (error.code === 'ERR_PROTOCOL') this.#events.broke(error);
+    }
+    this.#leave(reason, isUnread);
+  }
+
+  get state(): 'ready' | 'draining' {
+    return this.#state === 'ready' ? 'ready' : 'draining';
+  }
+
+  get adopted(): number {
+    return this.#adopted;
+  }
+
+  get active(): number | null {
+    if (!this.#diagnostics || this.#isProvenConcurrent) return null;
+    this.#lookAfterHeld();
+    return this.#held.size;
+  }
+
+  get inFlight(): number {
+    return this.#inFlight ? 1 : 0;
+  }
+
+  get load(): number {
+    return this.#held.size + this.inFlight;
+  }
+
+  get listens(): boolean {
+    return this.#state === 'ready';
+  }
+
+  /**
+   * A worker that serves one client at a time would let the next one wait. It is known by what it has open: a worker
+   * that has never taken one more while it had so many is expected to be busy with them.
+   */
+  get isFree(): boolean {
+    if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return true;
+    this.#lookAfterHeld();
+    return this.#held.size < this.#concurrency;
+  }
+
+  /** One at a time, of the dispatcher's own addresses. */
+  roomFor(loop: AcceptLoop): number {
+    if (this.#state !== 'ready' || !loop.isOwn) return 0;
+    this.#lookWhetherReceived();
+    return this.#inFlight ? 0 : 1;
+  }
+
+  give(connection: AcceptedConnection): void {
+    this.#inFlight = connection;
+    // The flag is in the open file, and a recipe's worker reads as if it were not set. It is clear unless the
+    // connection comes back from elsewhere.
+    this.#socket
+      .send(BYTES[this.dialect], [connection.descriptor], { blocking: true })
+      .catch(() => undefined);
+    // One that waits for a busy worker to become free would look for the receipt too late.
+    clearTimeout(this.#poll);
+    this.#poll = undefined;
+    this.#pollMs = FIRST_POLL_MS;
+    this.#pollLater();
+  }
+
+  flush(): void {
+    // Sent already: one message a connection is all that the dialect knows.
+  }
+
+  drain(): void {
+    if (this.#state !== 'ready') return;
+    this.#state = 'draining';
+    this.#events.draining(this);
+    // Its loop ends with EOFError when it has received what is in flight.
+    this.#socket.end().catch(() => undefined);
+  }
+
+  end(): void {
+    this.#socket.destroy();
+  }
+
+  #onMessage(message: Message): void {
+    if (message.descriptors.length > 0) {
+      throw new PassfdError('ERR_PROTOCOL', 'A worker of the recipe passed a descriptor to the dispatcher');
+    }
+    // What a multiprocessing worker says beyond its first object is not part of the recipe, and means nothing here.
+    if (this.dialect === 'multiprocessing') return;
+    this.#answer += message.bytes.toString('latin1');
+    while (this.#answer.startsWith(OK)) {
+      this.#answer = this.#answer.slice(OK.length);
+      if (!this.#inFlight) throw new PassfdError('ERR_PROTOCOL', 'The worker answers what it was not given');
+      this.#settle();
+      this.#events.changed(this);
+    }
+    if (!OK.startsWith(this.#answer)) {
+      throw new PassfdError('ERR_PROTOCOL', 'The worker answers a descriptor with something else than OK');
+    }
+  }
+
+  /**
+   * Of a `multiprocessing` worker: it has received a connection when nothing is unread, if it still lived then. Tells
+   * nobody: the pool asks in the middle of placing others.
+   */
+  #lookWhetherReceived(): void {
+    if (!this.#inFlight || this.dialect === 'raw' || this.#socket.closed) return;
+    if (this.#socket.unreadBytes > 0) return;
+    // A dead one's queue is empty too. The end can be seen from the moment on when the queue was emptied by it.
+    if (this.#isOver()) return;
+    this.#settle();
+  }
+
+  #isOver(): boolean {
+    try {
+      const bytes = this.#socket.peek(1);
+      return bytes !== null && bytes.length === 0;
+    } catch {
+      return true; // told once more to the receive that waits
+    }
+  }
+
+  #settle(): void {
+    const connection = this.#inFlight;
+    if (!connection) return;
+    this.#inFlight = undefined;
+    if (this.#held.size >= this.#concurrency) {
+      this.#lookAfterHeld();
+      this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
+    }
+    const identity = this.#isProvenConcurrent
+      ? undefined
+      : this.#diagnostics?.identify(connection.descriptor);
+    if (identity) this.#held.add(identity);
+    connection.descriptor.close();
+    this.#adopted++;
+    this.#events.adopted(1);
+  }
+
+  get #isProvenConcurrent(): boolean {
+    return this.#concurrency >= PROVEN_CONCURRENT;
+  }
+
+  #lookAfterHeld(): void {
+    if (this.#isProvenConcurrent) this.#held.clear();
+    for (const identity of this.#held) {
+      if (this.#diagnostics?.isHeld(identity) !== true) this.#held.delete(identity);
+    }
+  }
+
+  /** While something is in flight, or a busy worker may become free. */
+  #pollLater(): void {
+    this.#poll ??= startTimer(() => {
+      this.#poll = undefined;
+      this.#pollMs = Math.min(this.#pollMs * 2, LAST_POLL_MS);
+      this.#lookWhetherReceived();
+      const { isFree } = this;
+      if (this.#inFlight || !isFree) this.#pollLater();
+      if (!this.#inFlight) this.#events.changed(this);
+    }, this.#pollMs);
+  }
+
+  #leave(reason: string, isUnread: boolean): void {
+    this.#state = 'gone';
+    clearTimeout(this.#poll);
+    if (!isUnread) this.#settle();
+    const left = this.#inFlight;
+    this.#inFlight = undefined;
+    if (!this.#socket.closed) {
+      this.#socket.shutdown();
+      this.#socket.destroy();
+    }
+    this.#events.left(this, left ? [left] : [], reason);
+  }
+}

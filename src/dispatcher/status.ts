@@ -1,0 +1,64 @@
+// What `passfd status --json` prints.
+import { formatAddress } from '../fd/index.js';
+import type { AcceptLoop } from './accept-loop.js';
+import type { Pool } from './pool.js';
+import type { Dialect } from './worker-handle.js';
+
+/** Counts are totals since the generation began, unless named otherwise. */
+export interface Status {
+  readonly version: string;
+  readonly pid: number;
+  readonly generation: number;
+  readonly uptimeMs: number;
+  readonly listeners: readonly { readonly address: string; readonly accepted: number }[];
+  readonly connections: {
+    readonly accepted: number;
+    readonly adopted: number;
+    /** Came back from a worker that died or refused them, and went to another. */
+    readonly redelivered: number;
+    /** Closed unserved: no room where that is to be refused, or nobody serves their address any more. */
+    readonly refused: number;
+    /** Now, in the dispatcher. */
+    readonly waiting: number;
+    /** Now, sent and not adopted. */
+    readonly inFlight: number;
+  };
+  readonly workers: readonly {
+    readonly id: number;
+    readonly pid: number;
+    readonly dialect: Dialect;
+    readonly state: string;
+    readonly adopted: number;
+    readonly active: number | null;
+    readonly inFlight: number;
+  }[];
+  /** Peers that were not let in at the control socket, or broke the protocol there. */
+  readonly peers: { readonly refused: number };
+}
+
+export function describeStatus(
+  identity: Pick<Status, 'version' | 'pid' | 'generation' | 'uptimeMs'>,
+  loops: Iterable<AcceptLoop>,
+  pool: Pool,
+  refusedPeers: number,
+): Status {
+  return {
+    ...identity,
+    listeners: Array.from(loops, ({ address, accepted }) => ({ address: formatAddress(address), accepted })),
+    connections: {
+      ...pool.counts,
+      waiting: pool.waiting,
+      inFlight: pool.workers.reduce((sum, { inFlight }) => sum + inFlight, 0),
+    },
+    workers: pool.workers.map(({ id, pid, dialect, state, adopted, active, inFlight }) => ({
+      id,
+      pid,
+      dialect,
+      state,
+      adopted,
+      active,
+      inFlight,
+    })),
+    peers: { refused: refusedPeers },
+  };
+}

@@ -1,0 +1,54 @@
+// WorkerHandle: the dispatcher's view of a worker, whatever its dialect is.
+import type { PassfdError } from '../fd/index.js';
+import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import type { Candidate } from './policy.js';
+
+export type Dialect = 'passfd' | 'multiprocessing' | 'raw';
+
+/** What others may know of a worker. */
+export interface WorkerView {
+  readonly id: number;
+  readonly pid: number;
+  readonly dialect: Dialect;
+  readonly state: 'starting' | 'ready' | 'draining';
+  /** Connections that it took since it joined. */
+  readonly adopted: number;
+  /** Connections that it has open; null where the dialect cannot tell. */
+  readonly active: number | null;
+  /** Sent, not yet adopted. */
+  readonly inFlight: number;
+  /** Whether it takes connections of any address now. */
+  readonly listens: boolean;
+}
+
+export interface WorkerHandle extends WorkerView, Candidate {
+  /** How many connections of this address it may be given now. */
+  roomFor(loop: AcceptLoop): number;
+  /**
+   * Whether it can be expected to take the next connection at once. Others get one only when there is no such worker.
+   */
+  readonly isFree: boolean;
+  /** Puts a connection on its way. It owns it from here on, until it is adopted, or comes back by `WorkerEvents`. */
+  give(connection: AcceptedConnection): void;
+  /** Sends what was given. */
+  flush(): void;
+  /** Gives it nothing more, and tells it so. A second call does nothing. */
+  drain(): void;
+  /** Ends the channel; what is in flight goes back. */
+  end(): void;
+}
+
+/** What a worker handle tells the pool. */
+export interface WorkerEvents {
+  ready(worker: WorkerHandle): void;
+  /** It may have room that it had not, or has something less open. */
+  changed(worker: WorkerHandle): void;
+  adopted(count: number): void;
+  /** It could not take them, and says why. The receiver owns them. */
+  refused(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
+  draining(worker: WorkerHandle): void;
+  /** It broke the protocol; `left` follows. */
+  broke(error: PassfdError): void;
+  /** Its channel has ended. What it had not adopted comes back; the receiver owns it. */
+  left(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
+}

@@ -1,0 +1,80 @@
+// Channel: one end of a hand-off channel behind the hello; frames and descriptors go out, and what comes is read in order.
+import { PassfdError, type Descriptor, type Message, type StreamSocket } from '../fd/index.js';
+import { FrameReader, type DescriptorGroup } from './frame-reader.js';
+
+/** What a frame's receiver can ask for: the descriptors that the frame announced, which it owns from then on. */
+export type TakeGroup = (count: number) => DescriptorGroup;
+
+export class Channel {
+  readonly socket: StreamSocket;
+  readonly #reader = new FrameReader();
+  readonly #takesDescriptors: boolean;
+
+  /**
+   * Takes over the socket.
+   * @param options whether descriptors may come here; where not, a peer that passes some breaks the format
+   */
+  constructor(
+    socket: StreamSocket,
+    { takesDescriptors = true }: { readonly takesDescriptors?: boolean } = {},
+  ) {
+    this.socket = socket;
+    this.#takesDescriptors = takesDescriptors;
+  }
+
+  /** Sends one frame, with descriptors that are lent. Resolves when the kernel has it; see `StreamSocket.send`. */
+  post(frame: Buffer, descriptors: readonly Descriptor[] = []): Promise<void> {
+    return this.socket.send(frame, descriptors);
+  }
+
+  /**
+   * Reads frames until the stream ends, one after the other: the next is read when the handler of the last is done.
+   * A peer that has died, even with a reset, ends the stream once everything that it had sent is read. When a frame
+   * made it throw, another call reads on behind that frame.
+   *
+   * @param onFrame gets a payload, which is good until it returns or its promise settles
+   * @throws {PassfdError} `ERR_PROTOCOL` when the peer breaks the format, what `onFrame` throws, or `ERR_CLOSED`
+   */
+  async read(onFrame: (payload: Buffer, take: TakeGroup) => Promise<void> | undefined): Promise<void> {
+    const take: TakeGroup = (count) => this.#reader.takeGroup(count);
+    try {
+      do {
+        for (let payload = this.#reader.next(); payload; payload = this.#reader.next()) {
+          const done = onFrame(payload, take);
+          if (done) await done;
+        }
+      } while (await this.#receiveInto(this.#reader));
+    } finally {
+      this.#reader.close();
+    }
+  }
+
+  /** @returns false at the end of the stream */
+  async #receiveInto(reader: FrameReader): Promise<boolean> {
+    let message: Message | null;
+    try {
+      message = await this.socket.receive();
+    } catch (error) {
+      if (!(error instanceof PassfdError)) throw error;
+      if (error.code === 'ERR_PEER_GONE') return false;
+      if (error.code !== 'ERR_DESCRIPTORS_LOST') throw error;
+      if (!this.#takesDescriptors) throw unwantedDescriptors();
+      // The bytes that they came with are still there.
+      reader.pushGroup('lost');
+      return true;
+    }
+    if (!message) return false;
+    reader.pushBytes(message.bytes);
+    if (message.descriptors.length === 0) return true;
+    if (!this.#takesDescriptors) {
+      message.close();
+      throw unwantedDescriptors();
+    }
+    reader.pushGroup(message.takeDescriptors());
+    return true;
+  }
+}
+
+function unwantedDescriptors(): PassfdError {
+  return new PassfdError('ERR_PROTOCOL', 'The peer passed descriptors, and none belong there');
+}

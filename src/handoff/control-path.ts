@@ -1,0 +1,54 @@
+// The default control path: where workers and commands find this user's dispatcher when nobody names a path.
+import { lstatSync, mkdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, isAbsolute, join } from 'node:path';
+
+import { PassfdError } from '../fd/index.js';
+
+const PRIVATE_DIRECTORY = 0o700;
+const OF_OTHERS = 0o077;
+
+/** `$XDG_RUNTIME_DIR/passfd/control`, or `passfd-UID/control` in the directory for temporary files. */
+export function defaultControlPath(
+  env: Readonly<NodeJS.ProcessEnv> = process.env,
+  uid: number = userId(),
+): string {
+  const runtime = env['XDG_RUNTIME_DIR'];
+  // A relative one is invalid, and to be ignored (XDG Base Directory Specification).
+  if (runtime !== undefined && isAbsolute(runtime)) return join(runtime, 'passfd', 'control');
+  return join(tmpdir(), `passfd-${uid}`, 'control');
+}
+
+/**
+ * Makes the directory of the default control path, for this user only. In a directory for temporary files anyone can
+ * make it first, and would then decide who listens there: so one that is there already is checked. The directory of any
+ * other path is the user's own business, and left alone.
+ *
+ * @throws {PassfdError} `ERR_ADDRESS_DENIED` when it is not a directory of this user alone
+ */
+export function prepareControlDirectory(path: string): void {
+  if (path !== defaultControlPath()) return;
+  const directory = dirname(path);
+  try {
+    mkdirSync(directory, { mode: PRIVATE_DIRECTORY });
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') {
+      throw new PassfdError('ERR_ADDRESS_DENIED', `The directory ${directory} cannot be made`, { cause });
+    }
+  }
+  checkPrivate(directory);
+}
+
+function checkPrivate(directory: string): void {
+  // Not `stat`: a link leads to a place that its owner can change at any time.
+  const found = lstatSync(directory);
+  if (found.isDirectory() && found.uid === userId() && (found.mode & OF_OTHERS) === 0) return;
+  throw new PassfdError(
+    'ERR_ADDRESS_DENIED',
+    `${directory} is not a directory of this user alone (mode 0700); remove it, or name another place with --control`,
+  );
+}
+
+function userId(): number {
+  return process.getuid?.() ?? 0;
+}

@@ -1,0 +1,62 @@
+// FrameReader: cuts a stream into frames, and gives each the descriptors that came with it.
+import { PassfdError, type Descriptor } from '../fd/index.js';
+import { MAX_PAYLOAD_BYTES } from './messages.js';
+
+const LENGTH_BYTES = 4;
+
+/** The descriptors of one `sendmsg`, or `lost` when the kernel could not install them here. */
+export type DescriptorGroup = Descriptor[] | 'lost';
+
+/**
+ * Fed with what `receive` brought, in its order; needs no socket.
+ *
+ * The descriptors of a frame come with its first byte, and the kernel ends a receive behind a message that has some. So
+ * groups of descriptors arrive in the order of the frames that announce them, though not always together with them.
+ */
+export class FrameReader {
+  #bytes: Buffer = Buffer.alloc(0);
+  readonly #groups: DescriptorGroup[] = [];
+
+  pushBytes(bytes: Buffer): void {
+    this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes]);
+  }
+
+  pushGroup(group: DescriptorGroup): void {
+    this.#groups.push(group);
+  }
+
+  /** The payload of the next frame, when all of it has come. @throws {PassfdError} `ERR_PROTOCOL` */
+  next(): Buffer | undefined {
+    if (this.#bytes.length < LENGTH_BYTES) return undefined;
+    const length = this.#bytes.readUInt32BE(0);
+    if (length === 0 || length > MAX_PAYLOAD_BYTES) {
+      throw new PassfdError('ERR_PROTOCOL', `A frame announces ${length} bytes`);
+    }
+    const end = LENGTH_BYTES + length;
+    if (this.#bytes.length < end) return undefined;
+    const payload = this.#bytes.subarray(LENGTH_BYTES, end);
+    this.#bytes = this.#bytes.subarray(end);
+    return payload;
+  }
+
+  /** The descriptors that a frame announced; the caller owns them. @throws {PassfdError} `ERR_PROTOCOL` */
+  takeGroup(count: number): DescriptorGroup {
+    const group = this.#groups.shift();
+    if (group === 'lost') return group;
+    if (group?.length !== count) {
+      for (const descriptor of group ?? []) descriptor.close();
+      throw new PassfdError(
+        'ERR_PROTOCOL',
+        `${count} descriptors were announced, and ${group?.length ?? 0} came`,
+      );
+    }
+    return group;
+  }
+
+  /** Closes the descriptors that nobody took. */
+  close(): void {
+    for (const group of this.#groups.splice(0)) {
+      if (group !== 'lost') for (const descriptor of group) descriptor.close();
+    }
+  }
+}

@@ -1,0 +1,80 @@
+// The first frame on a control socket: it tells who has connected, and which language it speaks from then on.
+import * as z from 'zod/mini';
+
+import { PassfdError } from '../fd/index.js';
+
+/** The protocol of `docs/protocol.md`. A peer of another version is refused with a reason, never guessed at. */
+export const PROTOCOL_VERSION = 1;
+
+/** Longest first frame: what a peer can make the dispatcher read before it is known. */
+export const MAX_HELLO_BYTES = 4096;
+
+/** Descriptors that may be in flight to one worker at most, whatever it grants: each is open in the dispatcher too. */
+export const MAX_WINDOW = 4096;
+
+const count = z.int().check(z.minimum(0));
+
+const workerHello = z.object({
+  passfd: z.literal(PROTOCOL_VERSION),
+  role: z.literal('worker'),
+  pid: z.int().check(z.minimum(1)),
+  /** Connections that may be in flight: sent, not yet adopted or refused. */
+  window: z.int().check(z.minimum(1), z.maximum(MAX_WINDOW)),
+  /** Connections that it wants to have open at most; null for no limit. */
+  capacity: z.nullable(count),
+});
+
+const controlHello = z.object({
+  passfd: z.literal(PROTOCOL_VERSION),
+  role: z.literal('control'),
+});
+
+const hello = z.discriminatedUnion('role', [workerHello, controlHello]);
+
+export type WorkerHello = z.infer<typeof workerHello>;
+export type Hello = z.infer<typeof hello>;
+
+const versions = z.object({ passfd: z.optional(z.unknown()) });
+
+/** What the first frame of a peer says: a hello, or the pickle that a recipe's Python worker begins with. */
+export type Introduction =
+  | { readonly dialect: 'passfd'; readonly hello: Hello }
+  | { readonly dialect: 'multiprocessing'; readonly pickle: Buffer };
+
+/** First byte of every pickle of protocol 2 and later: the opcode PROTO (Lib/pickletools.py). */
+const PICKLE_PROTO = 0x80;
+const BRACE = 0x7b;
+
+export function encodeHello(message: Hello): Buffer {
+  return Buffer.from(JSON.stringify(message));
+}
+
+/** @throws {PassfdError} `ERR_HELLO`, with a reason that the peer can be told */
+export function decodeIntroduction(frame: Buffer): Introduction {
+  if (frame[0] === PICKLE_PROTO) return { dialect: 'multiprocessing', pickle: frame };
+  if (frame[0] !== BRACE) {
+    throw new PassfdError('ERR_HELLO', 'The first frame is neither a hello of passfd nor a pickle');
+  }
+  const json = parse(frame);
+  const found = z.safeParse(versions, json);
+  const spoken = found.success ? found.data.passfd : undefined;
+  if (found.success && spoken !== PROTOCOL_VERSION) {
+    throw new PassfdError(
+      'ERR_HELLO',
+      `This is protocol version ${PROTOCOL_VERSION}, and the peer speaks ${spoken === undefined ? 'none' : JSON.stringify(spoken)}; run the same release of passfd on both sides`,
+    );
+  }
+  const result = z.safeParse(hello, json);
+  if (!result.success) {
+    throw new PassfdError('ERR_HELLO', `The hello is not understood: ${z.prettifyError(result.error)}`);
+  }
+  return { dialect: 'passfd', hello: result.data };
+}
+
+function parse(frame: Buffer): unknown {
+  try {
+    return JSON.parse(frame.toString());
+  } catch (cause) {
+    throw new PassfdError('ERR_HELLO', 'The hello is not JSON', { cause });
+  }
+}

@@ -1,0 +1,32 @@
+// The channel between dispatcher and worker: its hello, its messages, and what is in flight on it.
+export { Channel, type TakeGroup } from './channel.js';
+export { defaultControlPath, prepareControlDirectory } from './control-path.js';
+export type { DescriptorGroup } from './frame-reader.js';
+export {
+  decodeIntroduction,
+  encodeHello,
+  MAX_HELLO_BYTES,
+  MAX_WINDOW,
+  PROTOCOL_VERSION,
+  type Hello,
+  type Introduction,
+  type WorkerHello,
+} from './hello.js';
+export { Ledger } from './ledger.js';
+export {
+  decodeFromWorker,
+  decodeToWorker,
+  encodeAdopted,
+  encodeClosed,
+  encodeFrame,
+  encodeHandoff,
+  encodeJson,
+  encodeRefused,
+  MAX_BATCH,
+  type FromWorker,
+  type Listening,
+  type RefusalReason,
+  type ToWorker,
+  type WantedAddress,
+} from './messages.js';
+export { tellStep, type Step } from './steps.js';

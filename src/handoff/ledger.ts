@@ -1,0 +1,58 @@
+// Ledger: what is in flight on a channel, in the order in which it was sent; settled from the front, by positions.
+import { PassfdError } from '../fd/index.js';
+
+/** Settled entries that may stand before the others before the memory is given back. */
+const COMPACT_AT = 1024;
+
+export class Ledger<T> {
+  #entries: T[] = [];
+  /** Index of the first entry that is not settled. */
+  #first = 0;
+  /** Position of the last settled entry: how many were settled since the beginning. */
+  #settled = 0;
+
+  /** How many are in flight. */
+  get size(): number {
+    return this.#entries.length - this.#first;
+  }
+
+  add(entry: T): void {
+    this.#entries.push(entry);
+  }
+
+  /**
+   * Takes out everything up to a position.
+   * @throws {PassfdError} `ERR_PROTOCOL` when nothing of it is in flight, or not that much: the peer settles what it was
+   * not given, or twice
+   */
+  settleUpTo(position: number): T[] {
+    const count = position - this.#settled;
+    if (count < 1 || count > this.size) {
+      throw new PassfdError(
+        'ERR_PROTOCOL',
+        `The peer settles position ${position}, and positions ${this.#settled + 1} to ${this.#settled + this.size} are in flight`,
+      );
+    }
+    const taken = this.#entries.slice(this.#first, this.#first + count);
+    this.#first += count;
+    this.#settled = position;
+    if (this.#first === this.#entries.length) {
+      this.#entries = [];
+      this.#first = 0;
+    } else if (this.#first >= COMPACT_AT) {
+      this.#entries = this.#entries.slice(this.#first);
+      this.#first = 0;
+    }
+    return taken;
+  }
+
+  /** Takes out the first `count`: for a channel on which the kernel tells how many were received. */
+  settle(count: number): T[] {
+    return count === 0 ? [] : this.settleUpTo(this.#settled + count);
+  }
+
+  /** Takes out everything that is in flight. */
+  takeAll(): T[] {
+    return this.settle(this.size);
+  }
+}

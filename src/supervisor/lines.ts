@@ -1,0 +1,49 @@
+// LinePrefixer: puts a prefix before each line of a stream whose chunks end anywhere.
+
+const NEWLINE = 0x0a;
+
+/** A line without an end is broken here, so that a child cannot fill the memory of this process with one. */
+const MAX_LINE_BYTES = 65_536;
+
+export class LinePrefixer {
+  readonly #prefix: Buffer;
+  /** The line that has not ended. Bytes, not text: a chunk may end inside a character. */
+  #partial: Buffer[] = [];
+  #partialBytes = 0;
+
+  constructor(prefix: string) {
+    this.#prefix = Buffer.from(prefix);
+  }
+
+  /** @returns the lines that ended in this chunk, as a whole; what is behind them waits for the rest of its line */
+  push(chunk: Buffer): Buffer {
+    const lines: Buffer[] = [];
+    let start = 0;
+    for (let end = chunk.indexOf(NEWLINE); end >= 0; end = chunk.indexOf(NEWLINE, start)) {
+      this.#keep(chunk.subarray(start, end));
+      lines.push(this.#take());
+      start = end + 1;
+    }
+    this.#keep(chunk.subarray(start));
+    if (this.#partialBytes >= MAX_LINE_BYTES) lines.push(this.#take());
+    return Buffer.concat(lines);
+  }
+
+  /** @returns the last line, when it has no end */
+  end(): Buffer {
+    return this.#partialBytes === 0 ? Buffer.alloc(0) : this.#take();
+  }
+
+  #keep(bytes: Buffer): void {
+    if (bytes.length === 0) return;
+    this.#partial.push(bytes);
+    this.#partialBytes += bytes.length;
+  }
+
+  #take(): Buffer {
+    const line = Buffer.concat([this.#prefix, ...this.#partial, Buffer.of(NEWLINE)]);
+    this.#partial = [];
+    this.#partialBytes = 0;
+    return line;
+  }
+}

@@ -1,0 +1,129 @@
+// Has `listen` of every net.Server in this process served by the dispatcher, as `cluster` has it served by its primary.
+import { Server } from 'node:net';
+import { resolve } from 'node:path';
+
+import { PassfdError } from '../fd/index.js';
+import type { WantedAddress } from '../handoff/index.js';
+import { privateServer, type PrivateServer } from './node-handles.js';
+import { failListen, type ListenArguments } from './server-handle.js';
+import type { Worker } from './worker.js';
+
+/** `UV_TCP_IPV6ONLY` and `UV_TCP_REUSEPORT` of libuv's uv.h. */
+const IPV6_ONLY = 1;
+const REUSE_PORT = 2;
+
+/** What Node's own `listen` asks for where nothing is said. */
+const DEFAULT_BACKLOG = 511;
+
+/** An `int` in listen(2); the kernel takes what `net.core.somaxconn` allows. */
+const MAX_BACKLOG = 0x7fff_ffff;
+
+const EVERYONE_READS = 0o444;
+const EVERYONE_WRITES = 0o222;
+
+/** What `listen` was called with and does not pass on to `_listen2`. */
+interface ListenOptions {
+  readonly exclusive?: boolean;
+  readonly readableAll?: boolean;
+  readonly writableAll?: boolean;
+}
+
+type ServerPrototype = Pick<Server, 'listen'> & Pick<PrivateServer, '_listen2'>;
+
+/** From here on, servers of this process listen by way of `worker`. */
+export function interceptListen(worker: Worker): void {
+  const prototype = Server.prototype as unknown as ServerPrototype;
+  const { listen: nodeListen, _listen2: nodeListen2 } = prototype;
+  const options = new WeakMap<Server, ListenOptions>();
+  const counter = { withoutPort: 0 };
+  /** The server that has the dispatcher's own addresses, or waits for them. */
+  let own: Server | undefined;
+  /** The first server of the app; when that is closed, the next. */
+  const takesOwn = (server: Server): boolean => {
+    if (!worker.serves || (own && own !== server)) return false;
+    own = server;
+    server.once('close', () => (own = undefined));
+    return true;
+  };
+
+  prototype.listen = function listen(this: Server, ...args: unknown[]): Server {
+    const [first] = args;
+    options.set(this, typeof first === 'object' && first !== null ? first : {});
+    return Reflect.apply(nodeListen, this, args) as Server;
+  } as Server['listen'];
+
+  prototype._listen2 = function setupListenHandle(
+    this: Server,
+    ...[address, port, addressType, backlog, fd, flags]: Parameters<PrivateServer['_listen2']>
+  ): void {
+    const { exclusive = false, ...modes } = options.get(this) ?? {};
+    const server = privateServer(this);
+    if (exclusive || server._handle || ((flags ?? 0) & REUSE_PORT) !== 0) {
+      Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
+      return;
+    }
+    const wanted = takesOwn(this)
+      ? undefined
+      : toWanted({ address, port, addressType, fd, flags }, modes, counter);
+    const listen = {
+      address,
+      port,
+      addressType,
+      backlog: toBacklog(backlog),
+      fd,
+      flags,
+    };
+    listenThrough(worker, this, wanted, listen);
+  };
+}
+
+function listenThrough(
+  worker: Worker,
+  server: Server,
+  wanted: WantedAddress | undefined,
+  listen: ListenArguments,
+): void {
+  const listening = (): void => {
+    worker.ready();
+  };
+  server.once('listening', listening);
+  worker.listenWith(server, wanted, listen).catch((error: unknown) => {
+    server.off('listening', listening);
+    const isClosed = error instanceof PassfdError && error.code === 'ERR_CLOSED';
+    if (!isClosed) failListen(server, listen, codeOf(error));
+  });
+}
+
+function toWanted(
+  { address, port, addressType, fd, flags }: Omit<ListenArguments, 'backlog'>,
+  { readableAll = false, writableAll = false }: ListenOptions,
+  counter: { withoutPort: number },
+): WantedAddress {
+  if (typeof fd === 'number') return { fd };
+  if (addressType === -1) {
+    // There is no other way to ask; nothing here makes a file in the moment in which Node sets it and sets it back.
+    // eslint-disable-next-line @typescript-eslint/no-deprecated
+    const umask = process.umask();
+    const mode = (0o777 & ~umask) | (readableAll ? EVERYONE_READS : 0) | (writableAll ? EVERYONE_WRITES : 0);
+    const path = address ?? '';
+    return { path: path.startsWith('\0') ? path : resolve(path), mode };
+  }
+  return {
+    host: address,
+    port: port ?? 0,
+    ipv6Only: ((flags ?? 0) & IPV6_ONLY) !== 0,
+    index: port ? 0 : counter.withoutPort++,
+  };
+}
+
+/** What Node's `listen` makes of a backlog that is missing is `false` in some of its forms, and 0 stands for its default. */
+function toBacklog(backlog: number | false | undefined): number {
+  if (typeof backlog !== 'number' || !(backlog >= 1)) return DEFAULT_BACKLOG;
+  return Math.min(Math.floor(backlog), MAX_BACKLOG);
+}
+
+/** The code of the system error that the dispatcher met. */
+function codeOf(error: unknown): string {
+  const { code } = (error instanceof PassfdError ? (error.cause ?? {}) : {}) as { code?: unknown };
+  return typeof code === 'string' ? code : 'ECONNREFUSED';
+}

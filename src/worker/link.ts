@@ -1,0 +1,324 @@
+// Link: a worker's end of one channel to a dispatcher. Adopts connections, and never touches one before it has said so.
+import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
+import {
+  Channel,
+  decodeToWorker,
+  encodeAdopted,
+  encodeClosed,
+  encodeFrame,
+  encodeHello,
+  encodeJson,
+  encodeRefused,
+  PROTOCOL_VERSION,
+  tellStep,
+  type Listening,
+  type RefusalReason,
+  type TakeGroup,
+  type ToWorker,
+  type WantedAddress,
+} from '../handoff/index.js';
+import type { Target } from './target.js';
+
+export interface LinkOptions {
+  readonly window: number;
+  readonly capacity: number | null;
+  readonly handshakeTimeoutMs: number;
+}
+
+export interface LinkEvents {
+  /** Who takes the connections of a listener. */
+  targetOf(listener: number): Target | undefined;
+  /** Whether nothing new is to be adopted. */
+  isDraining(): boolean;
+  /** The dispatcher sends nothing more, and asks to finish what is open. */
+  drain(): void;
+  /** One more connection is adopted. */
+  opened(): void;
+  /** One more of them is closed. */
+  closed(): void;
+}
+
+export type Welcome = Extract<ToWorker, { type: 'welcome' }>;
+
+/** How a channel ended: the dispatcher is gone, or it lives on and has cut this worker off. */
+export type End = { readonly is: 'gone' } | { readonly is: 'farewell'; readonly error: PassfdError };
+
+/** Connections whose answer could not be sent. Who owns them is known when the channel's end is. */
+interface Undecided {
+  readonly target: Target | undefined;
+  readonly descriptors: Descriptor[];
+  /** Whether the target was told to expect them. */
+  readonly isExpected: boolean;
+}
+
+/** Gets the answer at once: connections may come right behind it. */
+export type Granted = (listeners: readonly Listening[]) => void;
+
+interface Request {
+  resolve: Granted;
+  reject(error: Error): void;
+}
+
+export class Link {
+  readonly #channel: Channel;
+  readonly #events: LinkEvents;
+  readonly #requests = new Map<number, Request>();
+  readonly #undecided: Undecided[] = [];
+  #nextRequest = 1;
+  /** Of the last connection that was settled. */
+  #position = 0;
+  #closed = 0;
+  #isTellingClosed = false;
+  #farewell: PassfdError | undefined;
+  #welcomed: ((welcome: Welcome) => void) | undefined;
+  /** Settles when the channel has ended, and what was undecided is decided. Never rejects. */
+  readonly ended: Promise<End>;
+
+  private constructor(socket: StreamSocket, events: LinkEvents) {
+    this.#channel = new Channel(socket);
+    this.#events = events;
+    this.ended = this.#read();
+  }
+
+  /**
+   * Says hello on a channel, and waits to be welcomed.
+   * @throws {PassfdError} `ERR_DISPATCHER` with the dispatcher's reason, `ERR_HANDSHAKE_TIMEOUT`, `ERR_PEER_GONE`; then
+   * the socket is closed
+   */
+  static async open(
+    socket: StreamSocket,
+    options: LinkOptions,
+    events: LinkEvents,
+  ): Promise<{ readonly link: Link; readonly welcome: Welcome }> {
+    const { window, capacity, handshakeTimeoutMs } = options;
+    const link = new Link(socket, events);
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      const welcome = new Promise<Welcome>((resolve, reject) => {
+        link.#welcomed = resolve;
+        timer = setTimeout(() => {
+          reject(
+            new PassfdError(
+              'ERR_HANDSHAKE_TIMEOUT',
+              `The dispatcher did not welcome this worker within ${handshakeTimeoutMs} ms`,
+            ),
+          );
+        }, handshakeTimeoutMs);
+        link.ended.then((end) => {
+          reject(end.is === 'farewell' ? end.error : goneError());
+        }, reject);
+      });
+      const hello = { passfd: PROTOCOL_VERSION, role: 'worker', pid: process.pid, window, capacity } as const;
+      link.#post(encodeFrame(encodeHello(hello)));
+      tellStep('hello-sent');
+      return { link, welcome: await welcome };
+    } catch (error) {
+      socket.destroy();
+      throw error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Whether waiting for the dispatcher keeps the process alive. */
+  setReferenced(on: boolean): void {
+    if (on) this.#channel.socket.ref();
+    else this.#channel.socket.unref();
+  }
+
+  /** Asks for the connections of the dispatcher's own addresses. */
+  serve(granted: Granted): Promise<void> {
+    return this.#request(granted, (request) => encodeJson({ type: 'serve', request }));
+  }
+
+  /** Asks for the connections that come to an address. @throws an error whose `code` is that of a system error */
+  listen(address: WantedAddress, backlog: number, granted: Granted): Promise<void> {
+    return this.#request(granted, (request) => encodeJson({ type: 'listen', request, address, backlog }));
+  }
+
+  unlisten(listeners: readonly number[]): void {
+    this.#post(encodeJson({ type: 'unlisten', listeners: [...listeners] }));
+  }
+
+  sayReady(): void {
+    this.#post(encodeJson({ type: 'ready' }));
+    tellStep('ready-sent');
+  }
+
+  sayDraining(): void {
+    this.#post(encodeJson({ type: 'draining' }));
+  }
+
+  sayCapacity(capacity: number | null): void {
+    this.#post(encodeJson({ type: 'capacity', capacity }));
+  }
+
+  /** Ends the channel. What was adopted stays. */
+  close(): void {
+    this.#channel.socket.destroy();
+  }
+
+  #post(frame: Buffer): void {
+    // When the dispatcher is gone, the end of the channel tells it.
+    this.#channel.post(frame).catch(() => undefined);
+  }
+
+  #request(granted: Granted, encode: (request: number) => Buffer): Promise<void> {
+    const request = this.#nextRequest++;
+    const answer = new Promise<void>((resolve, reject) => {
+      this.#requests.set(request, {
+        resolve: (listeners) => {
+          granted(listeners);
+          resolve();
+        },
+        reject,
+      });
+    });
+    this.#post(encode(request));
+    tellStep('listen-sent');
+    return answer;
+  }
+
+  async #read(): Promise<End> {
+    try {
+      await this.#channel.read((payload, take) => this.#on(decodeToWorker(payload), take));
+    } catch (error) {
+      // Closed here, or the dispatcher broke the protocol: what it had sent is its own again.
+      this.#farewell ??=
+        error instanceof PassfdError ? error : new PassfdError('ERR_PROTOCOL', String(error));
+    }
+    this.#channel.socket.destroy();
+    for (const request of this.#requests.values()) request.reject(this.#farewell ?? goneError());
+    this.#requests.clear();
+    this.#decide();
+    return this.#farewell ? { is: 'farewell', error: this.#farewell } : { is: 'gone' };
+  }
+
+  #on(message: ToWorker, take: TakeGroup): Promise<void> | undefined {
+    switch (message.type) {
+      case 'handoff':
+        return this.#onHandoff(message.listener, message.count, take);
+      case 'welcome':
+        tellStep('welcomed');
+        this.#welcomed?.(message);
+        break;
+      case 'listening':
+        tellStep('listening');
+        this.#requests.get(message.request)?.resolve(message.listeners);
+        this.#requests.delete(message.request);
+        break;
+      case 'listen-failed': {
+        const error = new PassfdError('ERR_DISPATCHER', message.reason, { cause: { code: message.code } });
+        this.#requests.get(message.request)?.reject(error);
+        this.#requests.delete(message.request);
+        break;
+      }
+      case 'drain':
+        // The app's listeners run in it: what they throw is no business of the channel's.
+        process.nextTick(() => {
+          this.#events.drain();
+        });
+        break;
+      case 'farewell':
+        this.#farewell = new PassfdError(
+          'ERR_DISPATCHER',
+          `The dispatcher refused this worker: ${message.reason}`,
+        );
+    }
+    return undefined;
+  }
+
+  async #onHandoff(listener: number, count: number, take: TakeGroup): Promise<void> {
+    const group = take(count);
+    tellStep('received');
+    if (group === 'lost') {
+      this.#position += count;
+      await this.#answer(encodeRefused(this.#position, 'descriptors'), {
+        target: undefined,
+        descriptors: [],
+        isExpected: false,
+      });
+      return;
+    }
+    const target = this.#events.targetOf(listener);
+    const isDraining = this.#events.isDraining();
+    const adopted = target && !isDraining ? group.splice(0, Math.min(target.room, count)) : [];
+    if (target && adopted.length > 0) await this.#adopt(target, adopted);
+    if (group.length === 0) return;
+    await this.#refuse(target, group, isDraining ? 'draining' : target ? 'capacity' : 'not-listening');
+  }
+
+  /** The whole point: the dispatcher knows before a byte is read. */
+  async #adopt(target: Target, descriptors: Descriptor[]): Promise<void> {
+    this.#position += descriptors.length;
+    target.expect(descriptors.length);
+    if (!(await this.#answer(encodeAdopted(this.#position), { target, descriptors, isExpected: true }))) {
+      return;
+    }
+    tellStep('adopted');
+    for (const descriptor of descriptors) this.#deliver(target, descriptor);
+  }
+
+  async #refuse(target: Target | undefined, descriptors: Descriptor[], reason: RefusalReason): Promise<void> {
+    this.#position += descriptors.length;
+    if (
+      !(await this.#answer(encodeRefused(this.#position, reason), { target, descriptors, isExpected: false }))
+    ) {
+      return;
+    }
+    closeAll(descriptors);
+    tellStep('refused');
+  }
+
+  /** @returns false when the dispatcher could not be told; what that means for them is decided at the channel's end */
+  async #answer(frame: Buffer, undecided: Undecided): Promise<boolean> {
+    try {
+      await this.#channel.post(frame);
+      return true;
+    } catch {
+      this.#undecided.push(undecided);
+      return false;
+    }
+  }
+
+  /** A dispatcher that lives has its own copies, and gives them to others. One that died had the only others. */
+  #decide(): void {
+    for (const { target, descriptors, isExpected } of this.#undecided.splice(0)) {
+      if (!target || this.#farewell) {
+        if (isExpected) target?.expect(-descriptors.length);
+        closeAll(descriptors);
+        continue;
+      }
+      if (!isExpected) target.expect(descriptors.length);
+      for (const descriptor of descriptors) this.#deliver(target, descriptor);
+    }
+  }
+
+  /** Each on its own, so that an exception of the app's is an ordinary one, and concerns no other connection. */
+  #deliver(target: Target, descriptor: Descriptor): void {
+    this.#events.opened();
+    process.nextTick(() => {
+      target.deliver(descriptor, () => {
+        this.#noteClosed();
+      });
+      tellStep('delivered');
+    });
+  }
+
+  #noteClosed(): void {
+    this.#closed++;
+    this.#events.closed();
+    if (this.#isTellingClosed) return;
+    this.#isTellingClosed = true;
+    setImmediate(() => {
+      this.#isTellingClosed = false;
+      if (this.#channel.socket.closed) return;
+      this.#post(encodeClosed(this.#closed));
+      tellStep('closed-sent');
+    });
+  }
+}
+
+function goneError(): PassfdError {
+  return new PassfdError('ERR_PEER_GONE', 'The dispatcher closed the channel, or died');
+}

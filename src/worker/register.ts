@@ -1,0 +1,31 @@
+// For `node --import passfd/register app.js`: an unmodified app becomes a worker of the dispatcher that started it.
+import process from 'node:process';
+import { isMainThread } from 'node:worker_threads';
+
+import { interceptListen } from './intercept.js';
+import { join } from './join.js';
+
+// Whatever the app starts inherits this preload (execArgv), and must find nothing to do: the variables are gone by then.
+if (
+  isMainThread &&
+  (process.env['PASSFD_CHANNEL_FD'] !== undefined || process.env['PASSFD_JOIN'] !== undefined)
+) {
+  await becomeWorker();
+}
+
+async function becomeWorker(): Promise<void> {
+  const isJoining = process.env['PASSFD_JOIN'] !== undefined;
+  delete process.env['PASSFD_JOIN'];
+  try {
+    const worker = await join({ waitForDispatcher: isJoining });
+    worker.on('error', (error) => {
+      process.emitWarning(error.message, { type: 'PassfdWarning' });
+    });
+    interceptListen(worker);
+  } catch (error) {
+    process.stderr.write(`passfd: this process could not join its dispatcher: ${(error as Error).message}\n`);
+    process.exit(1);
+  } finally {
+    delete process.env['PASSFD_AUTHKEY'];
+  }
+}

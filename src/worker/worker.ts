@@ -1,0 +1,415 @@
+// Worker: the code in a worker process that takes connections from a dispatcher and gives them to servers.
+import { EventEmitter, once } from 'node:events';
+import { Server, type Socket } from 'node:net';
+import { setTimeout } from 'node:timers/promises';
+
+import { PassfdError, type Address } from '../fd/index.js';
+import type { Listening, WantedAddress } from '../handoff/index.js';
+import { Intake } from './intake.js';
+import type { End, Granted, Link, LinkEvents, Welcome } from './link.js';
+import { privateServer } from './node-handles.js';
+import { closeGracefully, prepareClosing } from './server-closing.js';
+import { ServerHandle, type ListenArguments } from './server-handle.js';
+import type { Target } from './target.js';
+
+interface WorkerEvents {
+  /** Nothing new comes any more; what is open is to be finished. */
+  drain: [];
+  /** Nothing is open any more. */
+  drained: [];
+  /** The channel to the dispatcher ended. What was adopted goes on. */
+  disconnected: [reason: Error | undefined];
+  reconnected: [];
+  /** The dispatcher does not take this worker back. */
+  error: [error: Error];
+}
+
+/** Opens a channel to the dispatcher. */
+export type OpenLink = (events: LinkEvents) => Promise<{ readonly link: Link; readonly welcome: Welcome }>;
+
+/** Pauses between two tries to reach a dispatcher that is gone. */
+const FIRST_RECONNECT_MS = 100;
+const LAST_RECONNECT_MS = 5_000;
+
+/** Somebody who listens: one server, or one iterator. */
+interface Registration {
+  readonly target: Target;
+  /** What to ask a dispatcher for, the first and each later one. */
+  ask(link: Link, granted: Granted): Promise<void>;
+  listeners: readonly Listening[];
+}
+
+type State =
+  | { readonly is: 'linked'; readonly link: Link }
+  | { readonly is: 'reconnecting' }
+  | { readonly is: 'closed' };
+
+export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposable {
+  readonly #openLink: OpenLink;
+  /** Whether to look for a dispatcher again when this one is gone. */
+  readonly #reconnects: boolean;
+  readonly #registrations = new Set<Registration>();
+  readonly #servers = new Set<Server>();
+  readonly #closing = new AbortController();
+  #state: State = { is: 'closed' };
+  #welcome: Welcome | undefined;
+  #capacity: number | null;
+  #isReady = false;
+  #isDraining = false;
+  /** Connections that are open, from whichever dispatcher they came. */
+  #open = 0;
+  /** Who needs the process to stay. */
+  #references = 0;
+
+  constructor(
+    openLink: OpenLink,
+    options: { readonly reconnects: boolean; readonly capacity: number | null },
+  ) {
+    super();
+    this.#openLink = openLink;
+    this.#reconnects = options.reconnects;
+    this.#capacity = options.capacity;
+  }
+
+  /** Opens the first channel. @throws {PassfdError} as `join` */
+  async connect(): Promise<void> {
+    await this.#link();
+  }
+
+  /** Which worker this is: the `ID` of `passfd drain ID`. */
+  get id(): number {
+    return this.#welcome?.id ?? 0;
+  }
+
+  /** Whether the dispatcher has addresses of its own, whose connections `serve` takes. */
+  get serves(): boolean {
+    return this.#welcome?.serves ?? false;
+  }
+
+  /** Connections that are open here. */
+  get active(): number {
+    return this.#open;
+  }
+
+  /** Connections that this worker wants to have open at most; null for no limit. */
+  get capacity(): number | null {
+    return this.#capacity;
+  }
+
+  set capacity(capacity: number | null) {
+    if (capacity !== null && !(Number.isSafeInteger(capacity) && capacity >= 0)) {
+      throw new TypeError(`capacity is an integer from 0, or null, not ${String(capacity)}`);
+    }
+    this.#capacity = capacity;
+    if (this.#state.is === 'linked') this.#state.link.sayCapacity(capacity);
+  }
+
+  /**
+   * Has a server take the connections of the dispatcher's own addresses: any `net.Server`, so also one of http, https,
+   * http2 or tls. It behaves as if it listened there itself; resolves when it does.
+   * @throws {PassfdError} `ERR_DISPATCHER` when the dispatcher has no address; `ERR_CLOSED` when the server is closed
+   * meanwhile; `ERR_PEER_GONE`
+   */
+  async serve(server: Server): Promise<void> {
+    if (server.listening) throw new TypeError('The server listens already: take one that does not');
+    const failed = new AbortController();
+    const listening = once(server, 'listening', { signal: failed.signal });
+    try {
+      await this.listenWith(server, undefined, noArguments);
+    } catch (error) {
+      failed.abort();
+      await listening.catch(() => undefined);
+      throw error;
+    }
+    await listening;
+    this.ready();
+  }
+
+  /**
+   * What `serve` and an intercepted `listen` do.
+   * @param wanted an address to listen at; without one, the dispatcher's own
+   * @throws {PassfdError} `ERR_CLOSED` when the server was closed, or told to listen elsewhere, before the answer came;
+   * `ERR_DISPATCHER`, whose `cause` has the code of a system error where it comes from one
+   */
+  async listenWith(
+    server: Server,
+    wanted: WantedAddress | undefined,
+    listen: ListenArguments,
+  ): Promise<void> {
+    const { _listeningId: call } = privateServer(server);
+    let outcome: 'listening' | 'closed' | 'taken' | 'nowhere' = 'nowhere';
+    this.#reference(1);
+    try {
+      await this.#ask(wanted, listen.backlog, (listeners) => {
+        const [first] = listeners;
+        if (!first) return;
+        if (privateServer(server)._listeningId !== call) {
+          outcome = 'closed';
+          this.#unlisten(listeners);
+        } else if (this.#targetOf(first.id)) {
+          outcome = 'taken';
+        } else {
+          outcome = 'listening';
+          this.#attach(server, wanted, listen, listeners, first);
+        }
+      });
+    } finally {
+      this.#reference(-1);
+    }
+    checkListening(outcome);
+  }
+
+  /**
+   * The connections of the dispatcher's own addresses, one by one, until this worker drains or the loop is left. Each
+   * is paused, and belongs to the loop's body. Up to 64 wait here; the dispatcher gives more to others.
+   */
+  async *connections(): AsyncGenerator<Socket, void, undefined> {
+    const intake = new Intake();
+    const end = (): void => {
+      intake.end();
+    };
+    this.once('drain', end);
+    this.#reference(1);
+    let registration: Registration | undefined;
+    try {
+      await this.#ask(undefined, undefined, (listeners) => {
+        registration = { target: intake, listeners, ask: (link, granted) => link.serve(granted) };
+        this.#registrations.add(registration);
+      });
+      this.ready();
+      yield* intake.sockets();
+    } finally {
+      this.off('drain', end);
+      if (registration) this.#withdraw(registration);
+      intake.destroy();
+      this.#reference(-1);
+    }
+  }
+
+  /** Tells the dispatcher that connections may come. A server that listens implies it. A second call does nothing. */
+  ready(): void {
+    if (this.#isReady) return;
+    this.#isReady = true;
+    if (this.#state.is === 'linked') this.#state.link.sayReady();
+  }
+
+  /** Takes nothing new, closes its servers, and resolves when the last connection is closed. */
+  async drain(): Promise<void> {
+    if (!this.#isDraining && this.#state.is === 'linked') this.#state.link.sayDraining();
+    this.#beginDraining();
+    if (this.#open > 0) await new Promise<void>((resolve) => this.once('drained', resolve));
+  }
+
+  /** Leaves the dispatcher. What was adopted stays open. A second call does nothing. */
+  async close(): Promise<void> {
+    const state = this.#state;
+    this.#state = { is: 'closed' };
+    this.#closing.abort();
+    if (state.is !== 'linked') return;
+    state.link.close();
+    await state.link.ended;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #link(): Promise<void> {
+    const { link, welcome } = await this.#openLink({
+      targetOf: (listener) => this.#targetOf(listener),
+      isDraining: () => this.#isDraining,
+      drain: () => {
+        this.#beginDraining();
+      },
+      opened: () => {
+        this.#open++;
+      },
+      closed: () => {
+        this.#open--;
+        if (this.#open === 0 && this.#isDraining) this.emit('drained');
+      },
+    });
+    this.#state = { is: 'linked', link };
+    this.#welcome = welcome;
+    link.setReferenced(this.#references > 0);
+    this.#watch(link);
+  }
+
+  #watch(link: Link): void {
+    link.ended
+      .then((end) => this.#onEnded(link, end))
+      .catch((error: unknown) => {
+        this.emit('error', error as Error);
+      });
+  }
+
+  async #onEnded(link: Link, end: End): Promise<void> {
+    if (this.#state.is !== 'linked' || this.#state.link !== link) return;
+    this.#state = { is: 'reconnecting' };
+    this.emit('disconnected', end.is === 'farewell' ? end.error : undefined);
+    // One that was cut off would be cut off again; and a child has lost the only channel that it can have.
+    if (!this.#reconnects || end.is === 'farewell') {
+      this.#beginDraining();
+      this.#state = { is: 'closed' };
+      return;
+    }
+    await this.#reconnect();
+  }
+
+  async #reconnect(): Promise<void> {
+    for (let pauseMs = FIRST_RECONNECT_MS; ; pauseMs = Math.min(pauseMs * 2, LAST_RECONNECT_MS)) {
+      const { signal } = this.#closing;
+      // It rejects when this worker is closed meanwhile, and the state says so.
+      await setTimeout(pauseMs, undefined, { ref: this.#references > 0, signal }).catch(() => undefined);
+      if (this.#state.is !== 'reconnecting' || this.#isDraining) return;
+      try {
+        await this.#link();
+        await this.#registerAgain();
+        this.emit('reconnected');
+        return;
+      } catch (error) {
+        // One that refuses this worker today, for one since its key is not set yet, may take it tomorrow.
+        if (!(error instanceof PassfdError)) throw error;
+        this.#unlink();
+      }
+    }
+  }
+
+  /** Of a dispatcher that went away again before everything was asked of it. */
+  #unlink(): void {
+    const state = this.#state;
+    this.#state = { is: 'reconnecting' };
+    if (state.is === 'linked') state.link.close();
+  }
+
+  async #registerAgain(): Promise<void> {
+    if (this.#state.is !== 'linked') return;
+    const { link } = this.#state;
+    // The ids are the new dispatcher's, and mean other listeners there.
+    for (const registration of this.#registrations) registration.listeners = [];
+    for (const registration of this.#registrations) {
+      await registration.ask(link, (listeners) => {
+        registration.listeners = listeners;
+      });
+    }
+    if (this.#isReady) link.sayReady();
+  }
+
+  #attach(
+    server: Server,
+    wanted: WantedAddress | undefined,
+    listen: ListenArguments,
+    listeners: readonly Listening[],
+    { address }: Listening,
+  ): void {
+    let isReferenced = true;
+    this.#reference(1);
+    const handle = new ServerHandle(server, address, {
+      closed: () => {
+        this.#withdraw(registration);
+        this.#servers.delete(server);
+        if (isReferenced) this.#reference(-1);
+        isReferenced = false;
+      },
+      referenced: (on) => {
+        if (on !== isReferenced) this.#reference(on ? 1 : -1);
+        isReferenced = on;
+      },
+    });
+    const registration: Registration = {
+      target: handle,
+      listeners,
+      ask: (link, granted) => askAgain(link, wanted, address, listen.backlog, granted),
+    };
+    this.#registrations.add(registration);
+    this.#servers.add(server);
+    prepareClosing(server);
+    handle.attach(listen);
+  }
+
+  #targetOf(listener: number): Target | undefined {
+    for (const { listeners, target } of this.#registrations) {
+      if (listeners.some(({ id }) => id === listener)) return target;
+    }
+    return undefined;
+  }
+
+  async #ask(
+    wanted: WantedAddress | undefined,
+    backlog: number | undefined,
+    granted: Granted,
+  ): Promise<void> {
+    if (this.#state.is !== 'linked') {
+      throw new PassfdError(
+        'ERR_PEER_GONE',
+        'This worker has no dispatcher at the moment; try again when it is back',
+      );
+    }
+    const { link } = this.#state;
+    await (wanted ? link.listen(wanted, backlog ?? 0, granted) : link.serve(granted));
+  }
+
+  #withdraw(registration: Registration): void {
+    this.#registrations.delete(registration);
+    this.#unlisten(registration.listeners);
+  }
+
+  #unlisten(listeners: readonly Listening[]): void {
+    if (this.#state.is !== 'linked') return;
+    this.#state.link.unlisten(listeners.map(({ id }) => id));
+  }
+
+  #beginDraining(): void {
+    if (this.#isDraining) return;
+    this.#isDraining = true;
+    this.emit('drain');
+    for (const server of this.#servers) closeGracefully(server);
+    if (this.#open === 0) this.emit('drained');
+  }
+
+  #reference(change: 1 | -1): void {
+    this.#references += change;
+    if (this.#state.is === 'linked') this.#state.link.setReferenced(this.#references > 0);
+  }
+}
+
+const noArguments: ListenArguments = {
+  address: null,
+  port: null,
+  addressType: null,
+  backlog: undefined,
+  fd: undefined,
+  flags: undefined,
+};
+
+/** Of a dispatcher that came after the one that had picked the port: the same port again. */
+function askAgain(
+  link: Link,
+  wanted: WantedAddress | undefined,
+  address: Address,
+  backlog: number | undefined,
+  granted: Granted,
+): Promise<void> {
+  if (!wanted) return link.serve(granted);
+  const again = 'port' in wanted && 'port' in address ? { ...wanted, port: address.port } : wanted;
+  return link.listen(again, backlog ?? 0, granted);
+}
+
+/** @throws {PassfdError} unless it listens */
+function checkListening(outcome: 'listening' | 'closed' | 'taken' | 'nowhere'): void {
+  switch (outcome) {
+    case 'listening':
+      return;
+    case 'closed':
+      throw new PassfdError('ERR_CLOSED', 'The server was closed before it listened');
+    case 'taken':
+      throw new PassfdError('ERR_ADDRESS_IN_USE', 'Another server of this process listens there', {
+        cause: { code: 'EADDRINUSE' },
+      });
+    case 'nowhere':
+      throw new PassfdError(
+        'ERR_DISPATCHER',
+        'The dispatcher has no address of its own: start it with --listen',
+      );
+  }
+}

@@ -1,0 +1,186 @@
+// Workers of unmodified CPython in a dispatcher's pool: side by side with others, busy, and killed.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { it } from 'node:test';
+
+import { Dispatcher, type ControlOptions, type WorkerView } from '../../src/dispatcher/index.js';
+import type { Address } from '../../src/fd/index.js';
+import { temporaryDirectory } from '../support/files.js';
+import { turns } from '../support/loop.js';
+import { describeWithFirstAndLastPython, peer } from '../support/peers.js';
+import { withPrograms, type Program, type Start } from '../support/program.js';
+import type { Python } from '../support/pythons.js';
+import { talk, talkAtOnce, TcpClient } from '../support/tcp-client.js';
+
+/** What the peers know. */
+const KEY: ControlOptions = { authkey: 'peekaboo' };
+
+const GOT = 'GOT FD blocking';
+
+interface Pool {
+  readonly dispatcher: Dispatcher;
+  readonly port: number;
+  /** Starts a worker, and waits until the dispatcher knows it. */
+  start(name: 'listener_worker' | 'raw_worker', ...args: string[]): Promise<[Program, WorkerView]>;
+}
+
+/** A dispatcher in this process that lets both kinds of Python workers join. */
+async function withPool(python: Python, start: Start, body: (pool: Pool) => Promise<void>): Promise<void> {
+  await using directory = await temporaryDirectory();
+  const programs: Program[] = [];
+  await using dispatcher = new Dispatcher();
+  const address: Address = await dispatcher.listen({ host: '127.0.0.1', port: 0 });
+  assert.ok('port' in address);
+  const paths = {
+    listener_worker: `${directory.path}/control`,
+    raw_worker: `${directory.path}/raw`,
+  };
+  await dispatcher.openControl(paths.listener_worker, KEY);
+  await dispatcher.openRawControl(paths.raw_worker);
+  await body({
+    dispatcher,
+    port: address.port,
+    start: async (name, ...args) => {
+      const program = start(...peer(python, name, paths[name], ...args));
+      programs.push(program);
+      const ended = program.exit.then(async (how) => {
+        throw new Error(`The worker ended with ${how}: ${await program.stderr}`);
+      });
+      ended.catch(() => undefined);
+      const [worker] = (await Promise.race([once(dispatcher, 'ready'), ended])) as [WorkerView];
+      return [program, worker];
+    },
+  });
+  await dispatcher.close();
+  for (const program of programs) {
+    const exit = await program.exit;
+    if (exit === 'SIGKILL') continue;
+    assert.deepEqual([exit, await program.stderr], [0, '']);
+  }
+}
+
+async function until(fact: () => boolean): Promise<void> {
+  while (!fact()) await turns(1);
+}
+
+/** Stops a process, and waits until it does nothing any more. */
+async function stop(program: Program): Promise<void> {
+  program.signal('SIGSTOP');
+  // proc_pid_stat(5): the state stands behind the name.
+  await until(() => readFileSync(`/proc/${program.pid}/stat`, 'utf8').includes(') T '));
+}
+
+function served({ lines }: Program): number {
+  return lines.filter((line) => line === GOT).length;
+}
+
+describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
+  it(
+    'joins by the control socket with the key, and serves as the recipe does',
+    withPrograms((start) =>
+      withPool(python, start, async (pool) => {
+        const [program, worker] = await pool.start('listener_worker');
+        assert.deepEqual([worker.pid, worker.dialect], [program.pid, 'multiprocessing']);
+        await talkAtOnce(pool.port, 5);
+        await until(() => worker.adopted === 5);
+        await pool.dispatcher.close();
+        assert.equal(await program.exit, 0);
+        assert.deepEqual(program.lines, ['JOINED', GOT, GOT, GOT, GOT, GOT]);
+      }),
+    ),
+  );
+
+  it(
+    'joins by the raw control socket, and answers OK to each',
+    withPrograms((start) =>
+      withPool(python, start, async (pool) => {
+        const [program, worker] = await pool.start('raw_worker');
+        assert.deepEqual([worker.pid, worker.dialect], [program.pid, 'raw']);
+        await talkAtOnce(pool.port, 5);
+        assert.deepEqual([worker.adopted, served(program)], [5, 5]);
+      }),
+    ),
+  );
+
+  for (const name of ['listener_worker', 'raw_worker'] as const) {
+    it(
+      `does not get the next client while it is busy with one and another is free: ${name}`,
+      withPrograms((start) =>
+        withPool(python, start, async (pool) => {
+          const [busy, worker] = await pool.start(name);
+          using slow = await TcpClient.connect(pool.port);
+          await slow.echo('I take my time');
+          const [free] = await pool.start(name);
+          for (let count = 0; count < 5; count++) await talk(pool.port, 'I am in a hurry');
+          assert.deepEqual([served(busy), served(free), worker.active], [1, 5, 1]);
+          await slow.echo('now I am done');
+          await slow.hangUp();
+          await until(() => worker.active === 0);
+          for (let count = 0; count < 4; count++) await talk(pool.port, 'me too');
+          assert.ok(served(busy) > 1, 'it gets clients again');
+        }),
+      ),
+    );
+  }
+
+  it(
+    'gets as many at a time as come, when it serves them side by side',
+    withPrograms((start) =>
+      withPool(python, start, async (pool) => {
+        const [program] = await pool.start('listener_worker', 'at-once');
+        const clients = await Promise.all(Array.from({ length: 20 }, () => TcpClient.connect(pool.port)));
+        for (const client of clients) await client.echo('all of us at once');
+        assert.equal(served(program), 20);
+        for (const client of clients) await client.hangUp();
+      }),
+    ),
+  );
+
+  for (const name of ['listener_worker', 'raw_worker'] as const) {
+    it(
+      `that is killed loses to another what it had not received, and nothing else: ${name}`,
+      withPrograms((start) =>
+        withPool(python, start, async (pool) => {
+          const { dispatcher } = pool;
+          const [victim, worker] = await pool.start(name, 'at-once');
+          using own = await TcpClient.connect(pool.port);
+          await own.echo('served by the victim');
+          await until(() => worker.adopted === 1);
+          await stop(victim);
+          using unread = await TcpClient.connect(pool.port);
+          await until(() => worker.inFlight === 1);
+          const heard = unread.echo('served by the heir');
+          const [heir] = await pool.start('listener_worker');
+          const left = once(dispatcher, 'left') as Promise<[WorkerView, { redelivered: number }]>;
+          victim.signal('SIGKILL');
+          const [, { redelivered }] = await left;
+          assert.equal(redelivered, 1);
+          await heard;
+          await unread.hangUp();
+          await assert.rejects(own.echo('is gone with its worker'));
+          // It blocks there, and it came once.
+          assert.deepEqual(heir.lines, ['JOINED', GOT]);
+          const { adopted } = dispatcher.status().connections;
+          assert.equal(adopted, 2);
+        }),
+      ),
+    );
+  }
+
+  it(
+    'finishes what it has when it is drained, and ends by itself',
+    withPrograms((start) =>
+      withPool(python, start, async (pool) => {
+        const [program, worker] = await pool.start('listener_worker');
+        using client = await TcpClient.connect(pool.port);
+        await client.echo('before');
+        const drained = pool.dispatcher.drainWorker(worker.id);
+        await client.echo('and after');
+        await client.hangUp();
+        await drained;
+        assert.equal(await program.exit, 0);
+      }),
+    ),
+  );
+});

@@ -1,0 +1,135 @@
+// The worker in docs/protocol.md, which was written from that page alone: what it does proves that the page is right.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { Agent, get, type IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { it } from 'node:test';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+
+import { Dispatcher } from '../../src/dispatcher/index.js';
+import { temporaryDirectory } from '../support/files.js';
+import { describeWithOnePython } from '../support/peers.js';
+import { withPrograms, type Program } from '../support/program.js';
+
+const page = fileURLToPath(new URL('../../../docs/protocol.md', import.meta.url));
+
+const CLIENTS = 50;
+
+/** Fewer than a batch of all clients needs, and enough for Python itself. */
+const FEW_DESCRIPTORS = 14;
+
+/** Writes the worker of the page into a directory. @returns its path */
+function extractWorker(directory: string): string {
+  const [, code] = /^```python\n(# passfd_worker\.py\n.*?)^```$/ms.exec(readFileSync(page, 'utf8')) ?? [];
+  assert.ok(code, 'the page has a worker');
+  const path = `${directory}/passfd_worker.py`;
+  writeFileSync(path, code);
+  return path;
+}
+
+interface Asked {
+  /** All of them are in the backlog at least. */
+  readonly connected: Promise<unknown>;
+  readonly answers: Promise<string[]>;
+}
+
+/** Each over a connection of its own. */
+function askAtOnce(port: number, count: number): Asked {
+  const requests = Array.from({ length: count }, () => get({ port, host: '127.0.0.1', agent: new Agent() }));
+  const connected = requests.map(async (request) => {
+    const [socket] = (await once(request, 'socket')) as [Socket];
+    if (socket.connecting) await once(socket, 'connect');
+  });
+  const answers = requests.map(async (request) => {
+    const [response] = (await once(request, 'response')) as [IncomingMessage];
+    return text(response);
+  });
+  return { connected: Promise.all(connected), answers: Promise.all(answers) };
+}
+
+function greetings({ pid }: Program, count: number): string[] {
+  return Array<string>(count).fill(`hello from ${pid}\n`);
+}
+
+async function listenAt(dispatcher: Dispatcher, control: string): Promise<number> {
+  const address = await dispatcher.listen({ host: '127.0.0.1', port: 0 });
+  await dispatcher.openControl(control);
+  assert.ok('port' in address);
+  return address.port;
+}
+
+describeWithOnePython('the worker in docs/protocol.md', (python) => {
+  it(
+    `answers ${CLIENTS} clients at once, and ends when it is drained`,
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      await using dispatcher = new Dispatcher();
+      const control = `${directory.path}/control`;
+      const port = await listenAt(dispatcher, control);
+      const worker = start(python.path, ['-B', extractWorker(directory.path), control]);
+      assert.deepEqual(await askAtOnce(port, CLIENTS).answers, greetings(worker, CLIENTS));
+      const [view] = dispatcher.workers;
+      assert.ok(view);
+      await dispatcher.drainWorker(view.id);
+      assert.equal(view.active, 0);
+      assert.equal(await worker.stderr, '');
+      assert.equal(await worker.exit, 0);
+      const { accepted, adopted, redelivered } = dispatcher.status().connections;
+      assert.deepEqual(
+        { accepted, adopted, redelivered },
+        { accepted: CLIENTS, adopted: CLIENTS, redelivered: 0 },
+      );
+    }),
+  );
+
+  it(
+    'answers those that were on their way to it when the dispatcher ended',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      await using dispatcher = new Dispatcher();
+      const control = `${directory.path}/control`;
+      const port = await listenAt(dispatcher, control);
+      const worker = start(python.path, ['-B', extractWorker(directory.path), control]);
+      await once(dispatcher, 'ready');
+      worker.signal('SIGSTOP');
+      const { answers } = askAtOnce(port, CLIENTS);
+      while (dispatcher.status().connections.inFlight < CLIENTS) await nextTurn();
+      await dispatcher.close();
+      worker.signal('SIGCONT');
+      assert.deepEqual(await answers, greetings(worker, CLIENTS));
+      assert.equal(await worker.stderr, '');
+      assert.equal(await worker.exit, 0);
+    }),
+  );
+
+  it(
+    'refuses what it has no descriptors for, and another one answers',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      await using dispatcher = new Dispatcher();
+      const control = `${directory.path}/control`;
+      const port = await listenAt(dispatcher, control);
+      const path = extractWorker(directory.path);
+      const { connected, answers } = askAtOnce(port, CLIENTS);
+      await connected;
+      const limited = `ulimit -n ${FEW_DESCRIPTORS}; exec "$0" -B "$@"`;
+      const poor = start('sh', ['-c', limited, python.path, path, control]);
+      await once(dispatcher, 'starved');
+      const rich = start(python.path, ['-B', path, control]);
+      // The poor one may get a few that it can take, when they come one by one.
+      const known = new Set([...greetings(poor, 1), ...greetings(rich, 1)]);
+      const heard = await answers;
+      assert.deepEqual(
+        heard.filter((answer) => !known.has(answer)),
+        [],
+      );
+      assert.ok(heard.includes(`hello from ${rich.pid}\n`));
+      await dispatcher.close();
+      assert.equal((await poor.stderr) + (await rich.stderr), '');
+      assert.deepEqual([await poor.exit, await rich.exit], [0, 0]);
+    }),
+  );
+});

@@ -1,0 +1,176 @@
+// Real programs that know nothing of passfd, under `passfd run`: every worker answers, as the app alone would.
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { Agent as HttpAgent, get } from 'node:http';
+import { connect as connectHttp2 } from 'node:http2';
+import { Agent as HttpsAgent, get as getSecure } from 'node:https';
+import { text } from 'node:stream/consumers';
+import { describe, it } from 'node:test';
+
+import { io } from 'socket.io-client';
+import { WebSocket } from 'ws';
+
+import { temporaryDirectory } from '../support/files.js';
+import { app, passfd, statusOf } from '../support/passfd.js';
+import { withPrograms, type Program } from '../support/program.js';
+
+const WORKERS = ['1', '2', '3'];
+
+/** What Node itself says of it, since 22.10. */
+const stripsTypes = 'typescript' in process.features && process.features.typescript === 'strip';
+
+const ca = readFileSync(app('certificate.pem'));
+
+/** Asks once, over a connection of its own, and tells which worker answered. */
+type Ask = (port: string) => Promise<string>;
+
+const askHttp: Ask = (port) =>
+  new Promise((resolve, reject) => {
+    const agent = new HttpAgent();
+    get({ port, host: '127.0.0.1', agent }, (response) => {
+      resolve(text(response));
+    }).on('error', reject);
+  });
+
+const askHttps: Ask = (port) =>
+  new Promise((resolve, reject) => {
+    const agent = new HttpsAgent();
+    getSecure({ port, host: '127.0.0.1', agent, ca }, (response) => {
+      resolve(text(response));
+    }).on('error', reject);
+  });
+
+const askHttp2: Ask = async (port) => {
+  const session = connectHttp2(`https://127.0.0.1:${port}`, { ca });
+  try {
+    return await text(session.request({ ':path': '/' }));
+  } finally {
+    session.close();
+  }
+};
+
+/** Two messages of the server, and an echo between them. */
+const askWebSocket: Ask = (port) =>
+  new Promise((resolve, reject) => {
+    const socket = new WebSocket(`ws://127.0.0.1:${port}`);
+    const heard: string[] = [];
+    socket.on('error', reject);
+    socket.on('message', (message: Buffer) => {
+      heard.push(message.toString());
+      if (heard.length === 1) socket.send('are you there?');
+      else socket.close();
+    });
+    socket.on('close', () => {
+      assert.equal(heard[1], 'are you there?');
+      resolve(heard[0] ?? '');
+    });
+  });
+
+/** Starts `passfd run`, and waits until each of its workers listens. */
+async function portOf(program: Program): Promise<string> {
+  const listening: string[] = [];
+  while (listening.length < WORKERS.length) {
+    const [, found = ''] = await program.line(/^listening (\d+)$/);
+    listening.push(found);
+  }
+  assert.equal(new Set(listening).size, 1, 'every worker has the same port');
+  return listening[0] ?? '';
+}
+
+describe('an app under `passfd run`', () => {
+  const apps: readonly (readonly [name: string, ask: Ask])[] = [
+    ['http.js', async (port) => (await askHttp(port)).replace(' 127.0.0.1', '')],
+    ['commonjs.cjs', askHttp],
+    ['https.js', askHttps],
+    ['http2.js', askHttp2],
+    ['express.js', askHttp],
+    ['fastify.js', askHttp],
+    ['ws.js', askWebSocket],
+  ];
+  for (const [name, ask] of apps) {
+    it(
+      `is answered by every worker, in turn: ${name}`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        const program = start(...passfd('run', '--workers', '3', '--control', control, app(name)));
+        const port = await portOf(program);
+        const answers: string[] = [];
+        for (let round = 0; round < 6; round++) answers.push(await ask(port));
+        assert.deepEqual(answers.slice(0, 3).sort(), WORKERS);
+        assert.deepEqual(answers.slice(3), answers.slice(0, 3));
+        const { connections } = await statusOf(control);
+        assert.equal(connections.adopted, 6);
+        program.signal('SIGTERM');
+        assert.equal(await program.exit, 0);
+      }),
+    );
+  }
+
+  it(
+    'is TypeScript whose types Node strips',
+    { skip: stripsTypes ? false : `Node ${process.version} strips no types by itself` },
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const program = start(
+        ...passfd('run', '--workers', '3', '--control', `${directory.path}/control`, app('typed.ts')),
+      );
+      const port = await portOf(program);
+      const answers = [await askHttp(port), await askHttp(port), await askHttp(port)];
+      assert.deepEqual(answers.sort(), WORKERS);
+    }),
+  );
+
+  it(
+    'keeps a Socket.IO client with one worker by --policy client-ip, from long polling to WebSocket',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const server = start(
+        ...passfd(
+          'run',
+          '--workers',
+          '3',
+          '--policy',
+          'client-ip',
+          '--control',
+          `${directory.path}/control`,
+          app('socket-io.js'),
+        ),
+      );
+      const port = await portOf(server);
+      const workers = new Set<string>();
+      for (let host = 1; host <= 30; host++) workers.add(await talkSocketIo(port, `127.0.0.${host}`));
+      assert.deepEqual([...workers].sort(), WORKERS);
+    }),
+  );
+});
+
+/** From a host of its own: long polling, then the upgrade, then an echo over it. */
+async function talkSocketIo(port: string, localAddress: string): Promise<string> {
+  const agent = new HttpAgent({ localAddress });
+  const socket = io(`http://127.0.0.1:${port}`, {
+    agent: agent as unknown as string,
+    reconnection: false,
+    forceNew: true,
+  });
+  try {
+    return await new Promise<string>((resolve, reject) => {
+      let worker = '';
+      socket.on('connect_error', reject);
+      socket.on('worker', (name: string) => {
+        worker = name;
+        const echo = (): void => {
+          socket.emit('echo', 'hello', (words: string) => {
+            assert.equal(words, 'hello');
+            resolve(worker);
+          });
+        };
+        if (socket.io.engine.transport.name === 'websocket') echo();
+        else socket.io.engine.once('upgrade', echo);
+      });
+    });
+  } finally {
+    socket.close();
+    agent.destroy();
+  }
+}

@@ -1,0 +1,191 @@
+// FakeWorker: a passfd worker that says exactly what a test has it say, and reads nothing before it is asked to.
+import assert from 'node:assert/strict';
+
+import { Client, type AuthKey } from '../../src/multiprocessing/index.js';
+import { closeAll, socketPair, type Descriptor, type StreamSocket } from '../../src/fd/index.js';
+import type { Dispatcher } from '../../src/dispatcher/index.js';
+import { FrameReader } from '../../src/handoff/frame-reader.js';
+import {
+  decodeToWorker,
+  encodeAdopted,
+  encodeClosed,
+  encodeFrame,
+  encodeHello,
+  encodeJson,
+  encodeRefused,
+  PROTOCOL_VERSION,
+  type Listening,
+  type RefusalReason,
+  type ToWorker,
+  type WantedAddress,
+} from '../../src/handoff/index.js';
+
+export interface FakeWorkerOptions {
+  readonly window?: number;
+  readonly capacity?: number | null;
+  readonly authkey?: AuthKey;
+}
+
+type Of<Type extends ToWorker['type']> = Extract<ToWorker, { type: Type }>;
+
+/** One batch of connections, and the listener that they came to. */
+export interface Handoff {
+  readonly listener: number;
+  readonly descriptors: readonly Descriptor[];
+}
+
+export class FakeWorker implements Disposable {
+  readonly socket: StreamSocket;
+  readonly #reader = new FrameReader();
+  readonly #owned: Descriptor[] = [];
+  #request = 0;
+  /** Of the last connection that was received. */
+  received = 0;
+  id = 0;
+
+  /** Takes over the socket. */
+  constructor(socket: StreamSocket) {
+    this.socket = socket;
+  }
+
+  /** Joins by the control socket, and is welcomed. */
+  static async join(control: string, options: FakeWorkerOptions = {}): Promise<FakeWorker> {
+    const { authkey } = options;
+    const connection = await Client(control, authkey === undefined ? {} : { authkey });
+    const worker = new FakeWorker(connection.socket);
+    await worker.sayHello(options);
+    return worker;
+  }
+
+  /** Joins by a socket pair, as a child does. */
+  static async child(
+    dispatcher: Dispatcher,
+    id: number,
+    options: FakeWorkerOptions = {},
+  ): Promise<FakeWorker> {
+    const [here, there] = socketPair();
+    dispatcher.addChild(here, { id, pid: process.pid });
+    const worker = new FakeWorker(there);
+    await worker.sayHello(options);
+    return worker;
+  }
+
+  async sayHello({ window = 128, capacity = null }: FakeWorkerOptions = {}): Promise<Of<'welcome'>> {
+    await this.say(
+      encodeFrame(
+        encodeHello({ passfd: PROTOCOL_VERSION, role: 'worker', pid: process.pid, window, capacity }),
+      ),
+    );
+    const welcome = await this.next('welcome');
+    this.id = welcome.id;
+    return welcome;
+  }
+
+  /** Takes connections of the dispatcher's own addresses from here on. */
+  async serve(): Promise<readonly Listening[]> {
+    await this.say(encodeJson({ type: 'serve', request: ++this.#request }), encodeJson({ type: 'ready' }));
+    return (await this.next('listening')).listeners;
+  }
+
+  /** Asks for an address, and tells the answer. */
+  async listen(address: WantedAddress, backlog = 16): Promise<Of<'listening'> | Of<'listen-failed'>> {
+    await this.askToListen(address, backlog);
+    const answer = await this.message();
+    assert.ok(answer?.type === 'listening' || answer?.type === 'listen-failed', JSON.stringify(answer));
+    assert.equal(answer.request, this.#request);
+    return answer;
+  }
+
+  askToListen(address: WantedAddress, backlog = 16): Promise<void> {
+    return this.say(encodeJson({ type: 'listen', request: ++this.#request, address, backlog }));
+  }
+
+  /** Asks for an address that it has to get. */
+  async listenAt(address: WantedAddress): Promise<Listening> {
+    const answer = await this.listen(address);
+    assert.equal(answer.type, 'listening', JSON.stringify(answer));
+    assert.ok('listeners' in answer);
+    const [listening] = answer.listeners;
+    assert.ok(listening && answer.listeners.length === 1);
+    return listening;
+  }
+
+  ready(): Promise<void> {
+    return this.say(encodeJson({ type: 'ready' }));
+  }
+
+  unlisten(...listeners: number[]): Promise<void> {
+    return this.say(encodeJson({ type: 'unlisten', listeners }));
+  }
+
+  /** Everything up to a position, or everything that was received. */
+  adopt(position = this.received): Promise<void> {
+    return this.say(encodeAdopted(position));
+  }
+
+  refuse(reason: RefusalReason, position = this.received): Promise<void> {
+    return this.say(encodeRefused(position, reason));
+  }
+
+  sayClosed(total: number): Promise<void> {
+    return this.say(encodeClosed(total));
+  }
+
+  /** Sends frames in one piece. */
+  say(...frames: Buffer[]): Promise<void> {
+    return this.socket.send(Buffer.concat(frames));
+  }
+
+  /** The next batch, which has to come before anything else. */
+  async handoff(): Promise<Handoff> {
+    const { listener, count } = await this.next('handoff');
+    const descriptors = this.#reader.takeGroup(count);
+    assert.ok(descriptors !== 'lost');
+    this.#owned.push(...descriptors);
+    this.received += count;
+    return { listener, descriptors };
+  }
+
+  /** As many connections as that, in however many batches they come. */
+  async handoffs(count: number): Promise<Descriptor[]> {
+    const all: Descriptor[] = [];
+    while (all.length < count) all.push(...(await this.handoff()).descriptors);
+    assert.equal(all.length, count);
+    return all;
+  }
+
+  /** The next message, which has to be of this type. */
+  async next<Type extends ToWorker['type']>(type: Type): Promise<Of<Type>> {
+    const message = await this.message();
+    assert.equal(message?.type, type, JSON.stringify(message));
+    return message as Of<Type>;
+  }
+
+  /** The next message. @returns null at the end of the channel */
+  async message(): Promise<ToWorker | null> {
+    for (;;) {
+      const payload = this.#reader.next();
+      if (payload) return decodeToWorker(payload);
+      const message = await this.socket.receive();
+      if (!message) return null;
+      this.#reader.pushBytes(message.bytes);
+      if (message.descriptors.length > 0) this.#reader.pushGroup(message.takeDescriptors());
+    }
+  }
+
+  /** Closes the connections that it has, and only then its channel, or its channel alone: the rest closes at the end. */
+  closeConnections(): void {
+    closeAll(this.#owned.splice(0));
+  }
+
+  /** Ends as a process does: everything that it has is closed. */
+  die(): void {
+    this.socket.destroy();
+    this.#reader.close();
+    this.closeConnections();
+  }
+
+  [Symbol.dispose](): void {
+    this.die();
+  }
+}

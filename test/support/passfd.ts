@@ -1,0 +1,30 @@
+// The command line as its user types it, and what it tells.
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+import type { Status } from '../../src/dispatcher/index.js';
+
+const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+
+// They are not compiled, so they stay in the source tree.
+const apps = new URL('../../../test/process/apps/', import.meta.url);
+
+/** The command that runs `passfd ARGS`. */
+export function passfd(...args: readonly string[]): [command: string, args: string[]] {
+  return [process.execPath, [main, ...args]];
+}
+
+/** The path of an app that knows nothing of passfd. */
+export function app(name: string): string {
+  return fileURLToPath(new URL(name, apps));
+}
+
+const run = promisify(execFile);
+
+/** What `passfd status --json` answers. */
+export async function statusOf(control: string, env: NodeJS.ProcessEnv = {}): Promise<Status> {
+  const options = { env: { ...process.env, ...env } };
+  const { stdout } = await run(...passfd('status', '--json', '--control', control), options);
+  return JSON.parse(stdout) as Status;
+}

@@ -1,0 +1,77 @@
+// What a dispatcher answers to a command, and that the two are connected.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { ControlClient, resultOf } from '../../../src/cli/control-client.js';
+import { Listener } from '../../../src/multiprocessing/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+import { failsWith } from '../../support/errors.js';
+import { temporaryDirectory } from '../../support/files.js';
+import { isPending } from '../../support/loop.js';
+
+function answer(json: unknown): Buffer {
+  return Buffer.from(JSON.stringify(json));
+}
+
+describe('the answer of a dispatcher', () => {
+  it('is the result when it is done', () => {
+    assert.deepEqual(resultOf(answer({ type: 'done', result: { pid: 1 } })), { pid: 1 });
+    assert.equal(resultOf(answer({ type: 'done', result: null })), null);
+  });
+
+  it('is an error with its code and reason when it failed, or when the dispatcher hangs up', () => {
+    for (const type of ['failed', 'farewell']) {
+      assert.throws(
+        () => resultOf(answer({ type, code: 'ERR_DISPATCHER', reason: 'There is no worker 3 here' })),
+        failsWith('ERR_DISPATCHER', /no worker 3/),
+      );
+    }
+  });
+
+  it('that asks for a key is told as such', () => {
+    assert.throws(
+      () => resultOf(Buffer.from('#CHALLENGE#{sha256}xyz')),
+      failsWith('ERR_AUTHENTICATION', /--authkey-file/),
+    );
+  });
+
+  it('is an error when it is not understood', () => {
+    assert.throws(() => resultOf(Buffer.from('{')), failsWith('ERR_PROTOCOL', /not JSON/));
+    assert.throws(() => resultOf(answer(null)), failsWith('ERR_PROTOCOL', /not an object/));
+    assert.throws(() => resultOf(answer({ type: 7 })), failsWith('ERR_DISPATCHER', /not understood/));
+  });
+});
+
+describe('a control client', () => {
+  it(
+    'says who it is, asks, and waits until the dispatcher hangs up',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const path = `${directory.path}/control`;
+      await using listener = await Listener(path, { authkey: 'key' });
+      const [dispatcher, client] = await Promise.all([listener.accept(), ControlClient.connect(path, 'key')]);
+      using here = client;
+      using there = dispatcher;
+      const asking = here.ask({ type: 'drain', worker: 3 });
+      assert.deepEqual(JSON.parse((await there.recvBytes()).toString()), { passfd: 1, role: 'control' });
+      assert.deepEqual(JSON.parse((await there.recvBytes()).toString()), { type: 'drain', worker: 3 });
+      await there.sendBytes(answer({ type: 'done', result: null }));
+      assert.equal(await asking, null);
+      const closed = here.untilClosed();
+      assert.equal(await isPending(closed), true);
+      there.close();
+      await closed;
+    }),
+  );
+
+  it(
+    'says what to do when no dispatcher is there',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      await assert.rejects(
+        ControlClient.connect(`${directory.path}/control`, undefined),
+        failsWith('ERR_CONNECTION_REFUSED', /No dispatcher is at .*\/control; start one/),
+      );
+    }),
+  );
+});

@@ -1,0 +1,197 @@
+// The command line: what its help lists, how a line is read, and what is wrong usage.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { CommanderError, type Command } from 'commander';
+
+import { createProgram } from '../../../src/cli/program.js';
+import { defaultControlPath } from '../../../src/handoff/index.js';
+
+const control = ['--control <path>', '--authkey-file <file>'];
+const service = [
+  '--workers <n>',
+  '--listen <addr>',
+  '--policy <name>',
+  '--overload <how>',
+  '--backlog <n>',
+  '--drain-timeout <ms>',
+  '--prefix-output',
+  ...control,
+  '--raw-control <path>',
+  '--allow-uid <uid>',
+  '--allow-gid <gid>',
+  '--log-level <level>',
+];
+
+/** Every command and its options, in the order of its help. */
+const commands: Readonly<Record<string, readonly string[]>> = {
+  run: service,
+  serve: service,
+  worker: control,
+  status: ['--json', ...control],
+  drain: control,
+  stop: control,
+};
+
+interface Line {
+  readonly arguments: readonly unknown[];
+  readonly options: Readonly<Record<string, unknown>>;
+}
+
+function quietProgram(): { program: Command; printed: string[] } {
+  const program = createProgram();
+  const printed: string[] = [];
+  const write = (text: string): void => {
+    printed.push(text);
+  };
+  for (const command of [program, ...program.commands]) {
+    command.configureOutput({ writeOut: write, writeErr: write });
+  }
+  return { program, printed };
+}
+
+/** How a line is read, without anything being run. */
+async function read(...words: readonly string[]): Promise<Line> {
+  const { program } = quietProgram();
+  let line: Line | undefined;
+  for (const command of program.commands) {
+    command.action((...given: readonly unknown[]) => {
+      // Behind the arguments stand the options and the command.
+      line = { arguments: given.slice(0, -2), options: command.opts() };
+    });
+  }
+  await program.parseAsync(words, { from: 'user' });
+  assert.ok(line, 'a command was read');
+  return line;
+}
+
+/** Runs a line that ends before anything is started. @returns the exit code of commander, and what was printed */
+async function end(...words: readonly string[]): Promise<{ exitCode: number; text: string }> {
+  const { program, printed } = quietProgram();
+  try {
+    await program.parseAsync(words, { from: 'user' });
+  } catch (error) {
+    assert.ok(error instanceof CommanderError, String(error));
+    return { exitCode: error.exitCode, text: printed.join('') };
+  }
+  throw new Error(`${words.join(' ')} is no usage error`);
+}
+
+describe('passfd', () => {
+  it('has these commands', () => {
+    assert.deepEqual(
+      createProgram().commands.map((command) => command.name()),
+      Object.keys(commands),
+    );
+  });
+
+  it('shows its version', async () => {
+    const { exitCode, text } = await end('--version');
+    assert.deepEqual([exitCode, /^\d+\.\d+\.\d+/.test(text)], [0, true]);
+  });
+
+  it('refuses a command that it does not know', async () => {
+    const { exitCode, text } = await end('restrat');
+    assert.deepEqual([exitCode, text.includes("unknown command 'restrat'")], [1, true]);
+  });
+});
+
+for (const [name, options] of Object.entries(commands)) {
+  describe(`passfd ${name} --help`, () => {
+    it('lists its options, each with a description, and has an example', async () => {
+      const { exitCode, text } = await end(name, '--help');
+      assert.equal(exitCode, 0);
+      const listed = [...text.matchAll(/^ {2}(--\S+(?: <\w+>)?) +\S/gm)].map(([, flags]) => flags);
+      assert.deepEqual(listed, options);
+      assert.match(text, new RegExp(`^Examples?:\\n {2}\\$ passfd ${name}`, 'm'));
+    });
+  });
+}
+
+describe('the command line of run', () => {
+  it('gives the app everything that stands behind it', async () => {
+    const { arguments: words, options } = await read(
+      ...['run', '--workers', '2', 'app.js', '--workers', '7', '--', '-v', 'word'],
+    );
+    assert.deepEqual(words, ['app.js', ['--workers', '7', '--', '-v', 'word']]);
+    assert.equal(options['workers'], 2);
+  });
+
+  it('has defaults', async () => {
+    const { options } = await read('run', 'app.js');
+    assert.deepEqual(options, {
+      control: defaultControlPath(),
+      policy: 'round-robin',
+      overload: 'wait',
+      drainTimeout: 30_000,
+      logLevel: 'info',
+    });
+  });
+
+  it('takes an option that may be repeated as often as it comes', async () => {
+    const { options } = await read(
+      ...[
+        'run',
+        '--listen',
+        '80',
+        '--listen',
+        'unix:/s',
+        '--allow-uid',
+        '0',
+        '--allow-uid',
+        '1000',
+        'app.js',
+      ],
+    );
+    assert.deepEqual(options['listen'], [{ host: '::', port: 80 }, { path: '/s' }]);
+    assert.deepEqual(options['allowUid'], [0, 1_000]);
+  });
+
+  it('is wrong without an app, or with one that does not exist', async () => {
+    assert.match((await end('run')).text, /missing required argument 'app'/);
+    assert.match((await end('run', 'missing.js')).text, /there is no file missing\.js in/);
+    assert.match((await end('worker', 'missing.js')).text, /there is no file missing\.js in/);
+  });
+
+  it('is wrong with a value that an option does not take', async () => {
+    for (const [option, value] of [
+      ['--workers', 'many'],
+      ['--listen', '80:80:80'],
+      ['--policy', 'random'],
+      ['--drain-timeout', '10s'],
+      ['--log-level', 'loud'],
+      ['--nonsense', ''],
+    ] as const) {
+      const { exitCode, text } = await end('run', option, value, 'app.js');
+      assert.notEqual(exitCode, 0);
+      assert.ok(text.includes(option), text);
+    }
+  });
+});
+
+describe('the command line of serve', () => {
+  it('takes a command, with or without two dashes before it', async () => {
+    for (const dashes of [[], ['--']]) {
+      const { arguments: words, options } = await read(
+        ...['serve', '--listen', '80', '--workers', '4', ...dashes, 'python', 'worker.py', '--listen', 'x'],
+      );
+      assert.deepEqual(words, [['python', 'worker.py', '--listen', 'x']]);
+      assert.deepEqual(options['listen'], [{ host: '::', port: 80 }]);
+    }
+  });
+
+  it('is wrong without an address', async () => {
+    assert.match((await end('serve')).text, /required option '--listen <addr>' not specified/);
+  });
+
+  it('is wrong with workers that have no command', async () => {
+    assert.match((await end('serve', '--listen', '80', '--workers', '4')).text, /--workers needs a COMMAND/);
+  });
+});
+
+describe('the command line of drain', () => {
+  it('takes the number of a worker', async () => {
+    assert.deepEqual((await read('drain', '3')).arguments, [3]);
+    assert.match((await end('drain', 'three')).text, /A worker is told by its number/);
+  });
+});

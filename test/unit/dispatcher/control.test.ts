@@ -1,0 +1,382 @@
+// The control socket: who is let in, who is not, what each is told, and that a bad peer costs nobody else anything.
+import assert from 'node:assert/strict';
+import { statSync } from 'node:fs';
+import { describe, it } from 'node:test';
+
+import { connect, socketPair, type PeerCredentials } from '../../../src/fd/index.js';
+import { checkPeer, isTrusted, modeFor } from '../../../src/dispatcher/control.js';
+import { Dispatcher } from '../../../src/dispatcher/index.js';
+import { encodeFrame, encodeHello, MAX_WINDOW, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
+import { Client, dumps } from '../../../src/multiprocessing/index.js';
+import { onStage, type Stage } from '../../support/dispatcher-stage.js';
+import { failsWith } from '../../support/errors.js';
+import { FakeWorker } from '../../support/fake-worker.js';
+import { openFile } from '../../support/files.js';
+import { receivedText } from '../../support/stream.js';
+
+const hello = { passfd: PROTOCOL_VERSION, role: 'worker', pid: 1, window: 1, capacity: null } as const;
+
+/** One who has connected to the control socket and said nothing so far. */
+async function stranger(stage: Stage): Promise<FakeWorker> {
+  return stage.own(new FakeWorker(await connect(stage.control)));
+}
+
+function codes({ refusedPeers }: Stage): string[] {
+  return refusedPeers.map(({ code }) => code);
+}
+
+/** Proof that the dispatcher goes on. */
+async function servesOn(stage: Stage): Promise<void> {
+  const worker = await stage.joinServing();
+  await stage.client();
+  await worker.handoffs(1);
+}
+
+describe('a worker that says hello', () => {
+  it(
+    'is welcomed with its id, the version and whether there is something to serve',
+    onStage({}, async (stage) => {
+      const first = await stranger(stage);
+      assert.deepEqual(await first.sayHello(), {
+        type: 'welcome',
+        passfd: PROTOCOL_VERSION,
+        id: 1,
+        pid: process.pid,
+        serves: false,
+      });
+      await stage.address();
+      const second = await stranger(stage);
+      const { id, serves } = await second.sayHello();
+      assert.deepEqual([id, serves], [2, true]);
+      const [worker] = stage.dispatcher.workers;
+      assert.deepEqual(
+        [worker?.id, worker?.pid, worker?.state, worker?.dialect],
+        [1, process.pid, 'starting', 'passfd'],
+      );
+    }),
+  );
+
+  it(
+    'gets the lowest id that is free above those of the children',
+    onStage({}, async (stage) => {
+      stage.dispatcher.reserveIds(2);
+      const workers = [await stage.join(), await stage.join(), await stage.join()];
+      assert.deepEqual(
+        workers.map(({ id }) => id),
+        [3, 4, 5],
+      );
+      const left = stage.next('left');
+      workers[1]?.die();
+      await left;
+      assert.equal((await stage.join()).id, 4);
+      assert.equal(stage.own(await FakeWorker.child(stage.dispatcher, 2)).id, 2);
+    }),
+  );
+
+  it(
+    'may say it byte by byte, and more in the same breath',
+    onStage({}, async (stage) => {
+      await stage.address();
+      const worker = await stranger(stage);
+      const bytes = encodeFrame(encodeHello(hello));
+      for (const byte of bytes.subarray(0, -1)) await worker.say(Buffer.of(byte));
+      await worker.say(
+        bytes.subarray(-1),
+        encodeFrame(Buffer.from('{"type":"serve","request":7}')),
+        encodeFrame(Buffer.from('{"type":"ready"}')),
+      );
+      await worker.next('welcome');
+      assert.equal((await worker.next('listening')).request, 7);
+      await stage.client();
+      await worker.handoffs(1);
+    }),
+  );
+
+  it(
+    'has to know the key where there is one',
+    onStage({ control: { authkey: 'right' } }, async (stage) => {
+      await assert.rejects(
+        FakeWorker.join(stage.control, { authkey: 'wrong' }),
+        failsWith('ERR_AUTHENTICATION'),
+      );
+      const worker = await stage.join({ authkey: 'right' });
+      assert.equal(worker.id, 1);
+      const refused = stage.next('peerRefused');
+      const impatient = await stranger(stage);
+      await impatient.say(encodeFrame(encodeHello(hello)));
+      await refused;
+      assert.deepEqual(codes(stage), ['ERR_AUTHENTICATION', 'ERR_AUTHENTICATION']);
+      assert.equal(stage.dispatcher.status().peers.refused, 2);
+    }),
+  );
+});
+
+describe('a peer that says hello in another way', () => {
+  const json = (message: unknown): Buffer => Buffer.from(JSON.stringify(message));
+  for (const [name, frame, reason] of [
+    [
+      'another version',
+      json({ ...hello, passfd: 2 }),
+      /version 1, and the peer speaks 2; run the same release/,
+    ],
+    ['no version', json({ role: 'worker' }), /version 1, and the peer speaks none/],
+    ['another role', json({ ...hello, role: 'observer' }), /not understood: /],
+    ['no role', json({ passfd: 1 }), /not understood: /],
+    ['a window of none', json({ ...hello, window: 0 }), /not understood: .*window/s],
+    ['a window beyond all measure', json({ ...hello, window: MAX_WINDOW + 1 }), /not understood: .*window/s],
+    ['a capacity below none', json({ ...hello, capacity: -1 }), /not understood: .*capacity/s],
+    ['what is no JSON', Buffer.from('{hello}'), /not JSON/],
+    ['what is no object', Buffer.from('[]'), /neither a hello of passfd nor a pickle/],
+    ['nothing', Buffer.alloc(0), /neither a hello of passfd nor a pickle/],
+  ] as const) {
+    it(
+      `is refused with a reason: ${name}`,
+      onStage({}, async (stage) => {
+        const peer = await stranger(stage);
+        await peer.say(encodeFrame(frame));
+        const farewell = await peer.next('farewell');
+        assert.equal(farewell.code, 'ERR_HELLO');
+        assert.match(farewell.reason, reason);
+        assert.equal(await peer.message(), null);
+        assert.deepEqual(codes(stage), ['ERR_HELLO']);
+        assert.equal(stage.dispatcher.status().peers.refused, 1);
+        await servesOn(stage);
+      }),
+    );
+  }
+
+  for (const [name, bytes, code] of [
+    ['a frame that is too long', Buffer.from('00001001', 'hex'), 'ERR_FRAME_TOO_LARGE'],
+    ['a frame of negative length', Buffer.from('GET / HTTP/1.1\r\n').fill(0xfe, 0, 4), 'ERR_FRAME'],
+    ['HTTP', Buffer.from('GET / HTTP/1.1\r\n\r\n'), 'ERR_FRAME_TOO_LARGE'],
+  ] as const) {
+    it(
+      `is cut off: ${name}`,
+      onStage({}, async (stage) => {
+        const refused = stage.next('peerRefused');
+        const peer = await stranger(stage);
+        await peer.say(bytes);
+        await refused;
+        assert.deepEqual(codes(stage), [code]);
+        await servesOn(stage);
+      }),
+    );
+  }
+
+  it(
+    'is cut off when it passes a descriptor, which is closed',
+    onStage({}, async (stage) => {
+      const refused = stage.next('peerRefused');
+      const peer = await stranger(stage);
+      using file = openFile('unwanted');
+      await peer.socket.send(encodeFrame(encodeHello(hello)), [file]);
+      await refused;
+      assert.deepEqual(codes(stage), ['ERR_UNEXPECTED_DESCRIPTORS']);
+      await servesOn(stage);
+    }),
+  );
+
+  it(
+    'is refused with a reason on the channel of a child too',
+    onStage({}, async (stage) => {
+      const [here, there] = socketPair();
+      stage.dispatcher.addChild(here, { id: 1, pid: process.pid });
+      const child = stage.own(new FakeWorker(there));
+      await child.say(encodeFrame(json({ ...hello, passfd: 2 })));
+      const farewell = await child.next('farewell');
+      assert.equal(farewell.code, 'ERR_HELLO');
+      assert.match(farewell.reason, /the peer speaks 2/);
+      assert.equal(await child.message(), null);
+      assert.deepEqual(codes(stage), ['ERR_HELLO']);
+    }),
+  );
+});
+
+describe('a peer that says nothing', () => {
+  it(
+    'is cut off when its time is over',
+    onStage({ control: { handshakeTimeoutMs: 20 } }, async (stage) => {
+      const refused = stage.next('peerRefused');
+      const silent = await stranger(stage);
+      await refused;
+      assert.equal(await silent.message(), null);
+      assert.deepEqual(codes(stage), ['ERR_HANDSHAKE_TIMEOUT']);
+      assert.match(stage.refusedPeers[0]?.message ?? '', /within 20 ms/);
+      await servesOn(stage);
+    }),
+  );
+
+  it(
+    'is cut off too when it has begun to say something',
+    onStage({ control: { handshakeTimeoutMs: 20 } }, async (stage) => {
+      const refused = stage.next('peerRefused');
+      const slow = await stranger(stage);
+      await slow.say(Buffer.from('0000', 'hex'));
+      await refused;
+      assert.deepEqual(codes(stage), ['ERR_HANDSHAKE_TIMEOUT']);
+    }),
+  );
+
+  it(
+    'gives way to others when there are too many of its kind',
+    onStage({}, async (stage) => {
+      const silent: FakeWorker[] = [];
+      while (silent.length < 70) silent.push(await stranger(stage));
+      await servesOn(stage);
+      // The worker itself was one more of them before it spoke.
+      assert.deepEqual(codes(stage), Array<string>(7).fill('ERR_HANDSHAKE_TIMEOUT'));
+      for (const oldest of silent.slice(0, 7)) assert.equal(await oldest.message(), null);
+      assert.equal((await silent[7]?.sayHello())?.type, 'welcome');
+    }),
+  );
+
+  it(
+    'is nobody to be refused when it hangs up',
+    onStage({}, async (stage) => {
+      for (let count = 0; count < 3; count++) (await stranger(stage)).die();
+      await servesOn(stage);
+      assert.deepEqual(codes(stage), []);
+    }),
+  );
+
+  it(
+    'does not keep the dispatcher from closing',
+    onStage({}, async (stage) => {
+      const silent = await stranger(stage);
+      await servesOn(stage);
+      await stage.dispatcher.close();
+      assert.equal(await silent.message(), null);
+      assert.deepEqual(codes(stage), []);
+    }),
+  );
+});
+
+describe('a control socket', () => {
+  it(
+    'is not opened where another dispatcher has its own, and the error names its process',
+    onStage({}, async (stage) => {
+      await using second = new Dispatcher();
+      await assert.rejects(
+        second.openControl(stage.control),
+        failsWith('ERR_ADDRESS_IN_USE', new RegExp(`\\b${process.pid}\\b`)),
+      );
+      await servesOn(stage);
+      assert.deepEqual(codes(stage), []);
+    }),
+  );
+
+  it(
+    'may be used by its user alone, unless others are named',
+    onStage({}, async (stage) => {
+      assert.equal(statSync(stage.control).mode & 0o777, 0o600);
+      await using open = new Dispatcher();
+      const path = `${stage.directory}/open`;
+      await open.openControl(path, { allowUids: [12_345] });
+      assert.equal(statSync(path).mode & 0o777, 0o666);
+      assert.deepEqual(
+        [modeFor({}), modeFor({ allowGids: [] }), modeFor({ allowGids: [1] })],
+        [0o600, 0o600, 0o666],
+      );
+    }),
+  );
+
+  it(
+    'answers commands, one after the other, also those that fail',
+    onStage(
+      { control: { commands: { double: ({ number }) => Promise.resolve(Number(number) * 2) } } },
+      async (stage) => {
+        await stage.joinServing();
+        using connection = await Client(stage.control);
+        const ask = async (message: unknown): Promise<unknown> => {
+          await connection.sendBytes(
+            typeof message === 'string' ? Buffer.from(message) : Buffer.from(JSON.stringify(message)),
+          );
+          return JSON.parse((await connection.recvBytes()).toString());
+        };
+        await connection.sendBytes(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' }));
+        assert.deepEqual(await ask({ type: 'double', number: 21 }), { type: 'done', result: 42 });
+        const { result } = (await ask({ type: 'status' })) as { result: unknown };
+        assert.deepEqual(Object.keys(result as object), Object.keys(stage.dispatcher.status()));
+        for (const [message, code, reason] of [
+          [{ type: 'toString' }, 'ERR_PROTOCOL', /no command "toString" here, but: status, drain, double/],
+          [{ type: 7 }, 'ERR_PROTOCOL', /no command 7 /],
+          [null, 'ERR_PROTOCOL', /JSON object with a type/],
+          ['{', 'ERR_PROTOCOL', /JSON/],
+          [{ type: 'drain', worker: 9 }, 'ERR_DISPATCHER', /no worker 9 here; these are: 1/],
+          [{ type: 'drain' }, 'ERR_DISPATCHER', /no worker NaN/],
+        ] as const) {
+          const failed = (await ask(message)) as { type: string; code: string; reason: string };
+          assert.deepEqual([failed.type, failed.code], ['failed', code]);
+          assert.match(failed.reason, reason);
+        }
+        assert.deepEqual(await ask({ type: 'drain', worker: 1 }), { type: 'done', result: null });
+      },
+    ),
+  );
+});
+
+describe('who may do what', () => {
+  const own: PeerCredentials = { pid: 1, uid: process.getuid?.() ?? 0, gid: 4242 };
+  const other: PeerCredentials = { pid: 2, uid: own.uid + 4711, gid: 4243 };
+
+  it('is let in: the same user, root, and users and groups that are named', () => {
+    for (const [peer, options] of [
+      [own, {}],
+      [{ ...other, uid: 0 }, {}],
+      [other, { allowUids: [1, other.uid] }],
+      [other, { allowGids: [other.gid] }],
+    ] as const) {
+      checkPeer(peer, options);
+    }
+    for (const options of [{}, { allowUids: [other.uid + 1] }, { allowGids: [other.uid] }]) {
+      assert.throws(
+        () => {
+          checkPeer(other, options);
+        },
+        failsWith('ERR_PEER_DENIED', /Process 2 of user \d+, group 4243, .*--allow-uid or --allow-gid/),
+      );
+    }
+  });
+
+  it('may have the dispatcher listen: only the same user, and root', () => {
+    assert.deepEqual([own, { ...other, uid: 0 }, other, { ...other, gid: own.gid }].map(isTrusted), [
+      true,
+      true,
+      false,
+      false,
+    ]);
+  });
+});
+
+describe('a worker of the recipe', () => {
+  it(
+    'is known by its pickle, whose pid is its own word',
+    onStage({}, async (stage) => {
+      for (const [said, pid] of [
+        [4711, 4711],
+        ['a name', process.pid],
+        [-1, process.pid],
+      ] as const) {
+        const joined = stage.next('joined');
+        const worker = await stranger(stage);
+        await worker.say(encodeFrame(dumps(said)));
+        const [view] = await joined;
+        assert.deepEqual([view.pid, view.dialect, view.state], [pid, 'multiprocessing', 'ready']);
+      }
+    }),
+  );
+
+  it(
+    'is not run: a pickle that is more than data is none of a pid',
+    onStage({}, async (stage) => {
+      const joined = stage.next('joined');
+      const worker = await stranger(stage);
+      await worker.say(encodeFrame(Buffer.from('\x80\x04cos\nsystem\n(S"false"\ntR.', 'latin1')));
+      const [view] = await joined;
+      assert.equal(view.pid, process.pid);
+      await stage.address();
+      await stage.client();
+      assert.equal(await receivedText(worker.socket), '\x01');
+    }),
+  );
+});

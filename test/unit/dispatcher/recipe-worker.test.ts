@@ -1,0 +1,269 @@
+// Workers of the Python recipe: one byte with one connection at a time, and what the kernel tells where they do not.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { connect, type Descriptor, type StreamSocket } from '../../../src/fd/index.js';
+import { native } from '../../../src/fd/native.js';
+import { encodeFrame } from '../../../src/handoff/index.js';
+import { dumps } from '../../../src/multiprocessing/index.js';
+import { backlogOf, onStage, type Stage } from '../../support/dispatcher-stage.js';
+import { openFile } from '../../support/files.js';
+import { isPending, turns } from '../../support/loop.js';
+import { received, receivedText } from '../../support/stream.js';
+
+async function joinPython(stage: Stage): Promise<StreamSocket> {
+  await stage.address();
+  const ready = stage.next('ready');
+  const worker = stage.own(await connect(stage.control));
+  await worker.send(encodeFrame(dumps(process.pid)));
+  await ready;
+  return worker;
+}
+
+async function joinRaw(stage: Stage): Promise<StreamSocket> {
+  await stage.address();
+  const path = `${stage.directory}/raw`;
+  const ready = stage.next('ready');
+  const socket = await connect(path).catch(async () => {
+    await stage.dispatcher.openRawControl(path);
+    return connect(path);
+  });
+  await ready;
+  return stage.own(socket);
+}
+
+/** What one receive brings: the byte, and the connection. */
+async function take(stage: Stage, worker: StreamSocket): Promise<{ byte: string; connection: Descriptor }> {
+  using message = await received(worker.receive(1));
+  assert.equal(message.descriptors.length, 1);
+  return { byte: message.bytes.toString('latin1'), connection: stage.own(message.takeDescriptor()) };
+}
+
+function inFlight(stage: Stage): (number | undefined)[] {
+  return stage.dispatcher.workers.map((worker) => worker.inFlight);
+}
+
+describe('a worker of the recipe', () => {
+  it(
+    'gets a byte of 1 with each connection, which blocks, and the next when it has received the last',
+    onStage({}, async (stage) => {
+      const address = await stage.address();
+      const worker = await joinPython(stage);
+      const clients = await stage.clients(3);
+      await turns();
+      assert.equal(backlogOf(address), 2);
+      for (const client of clients) {
+        const { byte, connection } = await take(stage, worker);
+        assert.equal(byte, '\x01');
+        assert.equal(native.isNonblocking(connection.fd), 0);
+        assert.deepEqual(connection.remoteAddress, client.localAddress);
+        connection.close();
+      }
+      await stage.until(() => stage.dispatcher.status().connections.adopted === 3);
+      for (const client of clients) assert.equal(await receivedText(client), null);
+    }),
+  );
+
+  it(
+    'gets a connection that blocks also when another worker has changed that',
+    onStage({}, async (stage) => {
+      const refuser = await stage.joinServing();
+      await stage.client();
+      const [connection] = await refuser.handoffs(1);
+      connection?.setNonblocking(true);
+      const worker = await joinPython(stage);
+      await refuser.refuse('draining');
+      assert.equal(native.isNonblocking((await take(stage, worker)).connection.fd), 0);
+    }),
+  );
+
+  it(
+    'loses to another what it had not received when it ended',
+    onStage({}, async (stage) => {
+      const dying = await joinPython(stage);
+      const client = await stage.client();
+      await stage.until(() => inFlight(stage)[0] === 1);
+      const heir = await stage.joinServing();
+      const left = stage.next('left');
+      dying.destroy();
+      assert.equal((await left)[1].redelivered, 1);
+      const [connection] = await heir.handoffs(1);
+      assert.deepEqual(connection?.remoteAddress, client.localAddress);
+    }),
+  );
+
+  it(
+    'keeps what it had received when it ended',
+    onStage({}, async (stage) => {
+      const dying = await joinPython(stage);
+      const client = await stage.client();
+      const { connection } = await take(stage, dying);
+      const left = stage.next('left');
+      dying.destroy();
+      const [worker, { redelivered }] = await left;
+      assert.deepEqual([worker.adopted, redelivered], [1, 0]);
+      assert.equal(await isPending(client.receive()), true);
+      connection.close();
+    }),
+  );
+
+  it(
+    'gets no connection of an address that others asked for',
+    onStage({}, async (stage) => {
+      await joinPython(stage);
+      const other = await stage.join();
+      const { address } = await other.listenAt({ host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 });
+      await other.ready();
+      await stage.clients(3, address);
+      await other.handoffs(3);
+    }),
+  );
+
+  it(
+    'gets nothing while it is busy with one, as long as another is free',
+    onStage({}, async (stage) => {
+      const busy = await joinPython(stage);
+      const slow = await stage.client();
+      const { connection } = await take(stage, busy);
+      const other = await stage.joinServing();
+      await stage.clients(5);
+      await other.handoffs(5);
+      assert.equal(stage.dispatcher.workers[0]?.active, 1);
+      connection.close();
+      slow.destroy();
+      assert.equal(stage.dispatcher.workers[0].active, 0);
+      await stage.clients(2);
+      // Round robin goes on behind the other.
+      await take(stage, busy);
+      await other.handoffs(1);
+    }),
+  );
+
+  it(
+    'gets one more all the same when nobody is free, and is then known to take two at a time',
+    onStage({}, async (stage) => {
+      const worker = await joinPython(stage);
+      await stage.client();
+      await take(stage, worker);
+      await stage.client();
+      await take(stage, worker);
+      await stage.until(() => stage.dispatcher.workers[0]?.active === 2);
+    }),
+  );
+
+  it(
+    'is told the end of its channel when it is drained, behind what is in flight',
+    onStage({}, async (stage) => {
+      const worker = await joinPython(stage);
+      await stage.client();
+      await stage.until(() => inFlight(stage)[0] === 1);
+      const drained = stage.dispatcher.drainWorker(1);
+      assert.equal(await isPending(drained), true);
+      const { connection } = await take(stage, worker);
+      assert.equal(await receivedText(worker), null);
+      connection.close();
+      worker.destroy();
+      await drained;
+    }),
+  );
+
+  it(
+    'may say what it wants, but pass no descriptor',
+    onStage({}, async (stage) => {
+      const worker = await joinPython(stage);
+      await worker.send(Buffer.from('chatter'));
+      await stage.client();
+      await take(stage, worker);
+      const left = stage.next('left');
+      using file = openFile('unwanted');
+      await worker.send(Buffer.from('x'), [file]);
+      assert.match((await left)[1].reason, /passed a descriptor/);
+      assert.deepEqual(
+        stage.refusedPeers.map(({ code }) => code),
+        ['ERR_PROTOCOL'],
+      );
+    }),
+  );
+});
+
+describe('a raw worker', () => {
+  it(
+    'gets an x with each connection, and the next when it has answered OK, in one piece or in two',
+    onStage({}, async (stage) => {
+      const address = await stage.address();
+      const worker = await joinRaw(stage);
+      await stage.clients(4);
+      for (const pieces of [['OK'], ['O', 'K'], ['OK']]) {
+        const { byte, connection } = await take(stage, worker);
+        assert.equal(byte, 'x');
+        assert.equal(native.isNonblocking(connection.fd), 0);
+        connection.close();
+        const waiting = backlogOf(address);
+        await turns();
+        assert.equal(backlogOf(address), waiting);
+        for (const piece of pieces) await worker.send(Buffer.from(piece));
+      }
+      await take(stage, worker);
+      assert.deepEqual(inFlight(stage), [1]);
+      assert.equal(stage.dispatcher.workers[0]?.adopted, 3);
+    }),
+  );
+
+  it(
+    'loses to another what it had not answered when it ended',
+    onStage({}, async (stage) => {
+      const dying = await joinRaw(stage);
+      const client = await stage.client();
+      (await take(stage, dying)).connection.close();
+      const heir = await stage.joinServing();
+      dying.destroy();
+      const [connection] = await heir.handoffs(1);
+      assert.deepEqual(connection?.remoteAddress, client.localAddress);
+    }),
+  );
+
+  it(
+    'keeps what it answered with its last breath',
+    onStage({}, async (stage) => {
+      const dying = await joinRaw(stage);
+      const client = await stage.client();
+      const { connection } = await take(stage, dying);
+      const left = stage.next('left');
+      await dying.send(Buffer.from('OK'));
+      dying.destroy();
+      const [worker, { redelivered }] = await left;
+      assert.deepEqual([worker.adopted, redelivered], [1, 0]);
+      connection.close();
+      assert.equal(await receivedText(client), null);
+    }),
+  );
+
+  for (const [name, answer, isGiven] of [
+    ['something else than OK', 'NO', true],
+    ['OK to nothing', 'OK', false],
+    ['OK twice', 'OKOK', true],
+  ] as const) {
+    it(
+      `is cut off when it answers ${name}`,
+      onStage({}, async (stage) => {
+        const worker = await joinRaw(stage);
+        if (isGiven) {
+          await stage.client();
+          (await take(stage, worker)).connection.close();
+        }
+        const left = stage.next('left');
+        await worker.send(Buffer.from(answer));
+        const [, { reason }] = await left;
+        assert.match(reason, /The worker answers/);
+        assert.equal(await receivedText(worker), null);
+        assert.deepEqual(
+          stage.refusedPeers.map(({ message }) => message),
+          [reason],
+        );
+        const other = await stage.joinServing();
+        await stage.client();
+        await other.handoff();
+      }),
+    );
+  }
+});

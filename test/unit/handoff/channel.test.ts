@@ -1,0 +1,142 @@
+// Channel: frames and descriptors over a real socket, one after the other, until it ends.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import type { Descriptor, StreamSocket } from '../../../src/fd/index.js';
+import { Channel, encodeFrame } from '../../../src/handoff/index.js';
+import { failsWith } from '../../support/errors.js';
+import { openFile, takeTexts } from '../../support/files.js';
+import { isPending } from '../../support/loop.js';
+import { onPair } from '../../support/stream.js';
+
+function frame(text: string): Buffer {
+  return encodeFrame(Buffer.from(text));
+}
+
+/** Reads until the end; a frame `N` takes N descriptors, whose texts are told with it. */
+async function readAll(socket: StreamSocket): Promise<string[]> {
+  const told: string[] = [];
+  const channel = new Channel(socket);
+  try {
+    await channel.read((payload, take) => {
+      const text = payload.toString();
+      const count = Number.parseInt(text);
+      const group = count > 0 ? take(count) : [];
+      told.push(group === 'lost' ? `${text} lost` : [text, ...takeTexts(group)].join(' '));
+      return undefined;
+    });
+  } finally {
+    channel.socket.destroy();
+  }
+  return told;
+}
+
+function withFiles(
+  texts: readonly string[],
+  body: (files: readonly Descriptor[]) => Promise<void>,
+): Promise<void> {
+  const files = texts.map(openFile);
+  const sent = body(files);
+  for (const file of files) file.close();
+  return sent;
+}
+
+describe('a Channel', () => {
+  it(
+    'brings frames with their descriptors, in order, until the stream ends',
+    onPair(async (left, right) => {
+      const channel = new Channel(left);
+      await channel.post(frame('none'));
+      await withFiles(['a', 'b'], (files) => channel.post(frame('2'), files));
+      await withFiles(['c'], (files) => channel.post(frame('1'), files));
+      await channel.post(frame('the last'));
+      left.destroy();
+      assert.deepEqual(await readAll(right), ['none', '2 a b', '1 c', 'the last']);
+    }),
+  );
+
+  it(
+    'gives a frame its descriptors also when the rest of it comes later, behind the next ones',
+    onPair(async (left, right) => {
+      const reading = readAll(right);
+      await withFiles(['a'], (files) => left.send(frame('1').subarray(0, 2), files));
+      await withFiles(['b', 'c'], (files) =>
+        left.send(Buffer.concat([frame('1').subarray(2), frame('2').subarray(0, 1)]), files),
+      ).catch(() => undefined);
+      await left.send(frame('2').subarray(1));
+      left.destroy();
+      assert.deepEqual(await reading, ['1 a', '2 b c']);
+    }),
+  );
+
+  it(
+    'waits for what a handler promises before it reads on',
+    onPair(async (left, right) => {
+      const told: string[] = [];
+      let finish: (() => void) | undefined;
+      const reading = new Channel(right).read((payload) => {
+        told.push(payload.toString());
+        return new Promise((resolve) => (finish = resolve));
+      });
+      await left.send(Buffer.concat([frame('first'), frame('second')]));
+      assert.equal(await isPending(reading), true);
+      assert.deepEqual(told, ['first']);
+      finish?.();
+      await isPending(reading);
+      assert.deepEqual(told, ['first', 'second']);
+      finish?.();
+      left.destroy();
+      await reading;
+    }),
+  );
+
+  it(
+    'brings what a peer had said before it died, though it had not read everything',
+    onPair(async (left, right) => {
+      await right.send(Buffer.from('unread'));
+      await left.send(frame('last words'));
+      left.destroy();
+      assert.deepEqual(await readAll(right), ['last words']);
+    }),
+  );
+
+  it(
+    'leaves no descriptor open that nobody took, however it ends',
+    onPair(async (left, right) => {
+      await withFiles(['a', 'b'], (files) => left.send(frame('none'), files));
+      await withFiles(['c'], (files) => left.send(frame('2').subarray(0, 3), files));
+      left.destroy();
+      assert.deepEqual(await readAll(right), ['none']);
+    }),
+  );
+
+  it(
+    'stops at what its handler throws, and can be read on behind that frame',
+    onPair(async (left, right) => {
+      await left.send(frame('first'));
+      await withFiles(['a', 'b'], (files) => left.send(Buffer.concat([frame('2'), frame('last')]), files));
+      left.destroy();
+      const channel = new Channel(right);
+      const told: string[] = [];
+      for (const word of ['first', '2', 'last']) {
+        const reading = channel.read((payload) => {
+          told.push(payload.toString());
+          throw new RangeError('of the handler');
+        });
+        await assert.rejects(reading, RangeError, word);
+      }
+      await channel.read(() => assert.fail('nothing is left'));
+      assert.deepEqual(told, ['first', '2', 'last']);
+      channel.socket.destroy();
+    }),
+  );
+
+  it(
+    'breaks off at descriptors where none belong, and closes them',
+    onPair(async (left, right) => {
+      await withFiles(['a'], (files) => left.send(Buffer.of(0), files));
+      const reading = new Channel(right, { takesDescriptors: false }).read(() => undefined);
+      await assert.rejects(reading, failsWith('ERR_PROTOCOL', /passed descriptors/));
+    }),
+  );
+});

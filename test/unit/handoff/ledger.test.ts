@@ -1,0 +1,71 @@
+// Ledger: what was sent is settled from the front, once, and never more than was sent.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { Ledger } from '../../../src/handoff/index.js';
+import { failsWith } from '../../support/errors.js';
+
+function ledgerOf(count: number): Ledger<number> {
+  const ledger = new Ledger<number>();
+  for (let position = 1; position <= count; position++) ledger.add(position);
+  return ledger;
+}
+
+describe('a Ledger', () => {
+  it('is settled up to a position, which counts from the beginning', () => {
+    const ledger = ledgerOf(5);
+    assert.deepEqual(ledger.settleUpTo(2), [1, 2]);
+    assert.equal(ledger.size, 3);
+    ledger.add(6);
+    assert.deepEqual(ledger.settleUpTo(3), [3]);
+    assert.deepEqual(ledger.settleUpTo(6), [4, 5, 6]);
+    assert.equal(ledger.size, 0);
+  });
+
+  it('is settled by a count, and wholly', () => {
+    const ledger = ledgerOf(5);
+    assert.deepEqual(ledger.settle(0), []);
+    assert.deepEqual(ledger.settle(2), [1, 2]);
+    assert.deepEqual(ledger.settleUpTo(3), [3]);
+    assert.deepEqual(ledger.takeAll(), [4, 5]);
+    assert.deepEqual(ledger.takeAll(), []);
+    ledger.add(6);
+    assert.deepEqual(ledger.settleUpTo(6), [6]);
+  });
+
+  it('refuses what is not in flight, and is the same after that', () => {
+    const ledger = ledgerOf(3);
+    ledger.settleUpTo(1);
+    for (const position of [0, 1, 4, Number.MAX_SAFE_INTEGER]) {
+      assert.throws(
+        () => ledger.settleUpTo(position),
+        failsWith('ERR_PROTOCOL', new RegExp(`position ${position}, and positions 2 to 3 are in flight`)),
+      );
+    }
+    assert.throws(() => ledger.settle(3), failsWith('ERR_PROTOCOL'));
+    assert.deepEqual(ledger.settleUpTo(3), [2, 3]);
+    assert.throws(() => ledger.settleUpTo(3), failsWith('ERR_PROTOCOL'));
+  });
+
+  it('settles each entry once and in order, in whatever steps, also in the long run', () => {
+    for (const [added, settled] of [
+      [1, 1],
+      [252, 1],
+      [3, 2],
+      [2000, 7],
+      [1, 1025],
+    ] as const) {
+      const ledger = new Ledger<number>();
+      const taken: number[] = [];
+      let next = 1;
+      while (next <= 10_000) {
+        for (let count = 0; count < added; count++) ledger.add(next++);
+        while (ledger.size >= settled) taken.push(...ledger.settle(settled));
+        assert.equal(ledger.size, next - 1 - taken.length);
+      }
+      taken.push(...ledger.takeAll());
+      assert.equal(taken.length, next - 1);
+      assert.ok(taken.every((entry, index) => entry === index + 1));
+    }
+  });
+});

@@ -1,0 +1,238 @@
+// The messages between dispatcher and worker, as bytes.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import {
+  decodeFromWorker,
+  decodeToWorker,
+  encodeAdopted,
+  encodeClosed,
+  encodeFrame,
+  encodeHandoff,
+  encodeJson,
+  encodeRefused,
+  MAX_BATCH,
+  type FromWorker,
+  type ToWorker,
+} from '../../../src/handoff/index.js';
+import { refusalReasons } from '../../../src/handoff/messages.js';
+import { failsWith } from '../../support/errors.js';
+
+/** What a frame carries, if its length is right. */
+function payloadOf(frame: Buffer): Buffer {
+  assert.equal(frame.readUInt32BE(0), frame.length - 4);
+  return frame.subarray(4);
+}
+
+const protocolError = failsWith('ERR_PROTOCOL');
+
+describe('a message with a number', () => {
+  const large = 2 ** 53 - 1;
+  for (const [name, frame, hex, message] of [
+    ['adopted', encodeAdopted(1), '00000009' + '02' + '0000000000000001', { type: 'adopted', position: 1 }],
+    [
+      'adopted',
+      encodeAdopted(large),
+      '00000009' + '02' + '001fffffffffffff',
+      { type: 'adopted', position: large },
+    ],
+    [
+      'adopted',
+      encodeAdopted(2 ** 32),
+      '00000009' + '02' + '0000000100000000',
+      { type: 'adopted', position: 2 ** 32 },
+    ],
+    [
+      'closed',
+      encodeClosed(0x1234),
+      '00000009' + '04' + '0000000000001234',
+      { type: 'closed', total: 0x1234 },
+    ],
+    [
+      'refused',
+      encodeRefused(0xffff_ffff, 'capacity'),
+      '0000000a' + '03' + '00000000ffffffff' + '01',
+      { type: 'refused', position: 0xffff_ffff, reason: 'capacity' },
+    ],
+  ] as const) {
+    it(`has the bytes of docs/protocol.md: ${name}, ${hex}`, () => {
+      assert.equal(frame.toString('hex'), hex);
+      assert.deepEqual(decodeFromWorker(payloadOf(frame)), message);
+    });
+  }
+
+  it('says each reason of a refusal by its own byte, from 1 on', () => {
+    assert.deepEqual(refusalReasons, ['capacity', 'not-listening', 'descriptors', 'draining']);
+    for (const [index, reason] of refusalReasons.entries()) {
+      const payload = payloadOf(encodeRefused(7, reason));
+      assert.equal(payload.at(-1), index + 1);
+      assert.deepEqual(decodeFromWorker(payload), { type: 'refused', position: 7, reason });
+    }
+    for (const reason of [0, refusalReasons.length + 1, 255]) {
+      const payload = payloadOf(encodeRefused(7, 'capacity'));
+      payload[payload.length - 1] = reason;
+      assert.throws(() => decodeFromWorker(payload), protocolError);
+    }
+  });
+
+  it('has the length of its type, and no other', () => {
+    for (const frame of [encodeAdopted(1), encodeClosed(1), encodeRefused(1, 'capacity')]) {
+      const payload = payloadOf(frame);
+      for (let length = 1; length < payload.length; length++) {
+        assert.throws(() => decodeFromWorker(payload.subarray(0, length)), protocolError, String(length));
+      }
+      assert.throws(() => decodeFromWorker(Buffer.concat([payload, Buffer.of(0)])), protocolError);
+    }
+  });
+
+  it('counts no further than a number of JavaScript can', () => {
+    for (const type of ['02', '04']) {
+      for (const hex of ['0020000000000000', 'ffffffffffffffff']) {
+        assert.throws(
+          () => decodeFromWorker(Buffer.from(type + hex, 'hex')),
+          failsWith('ERR_PROTOCOL', /absurdly large/),
+        );
+      }
+    }
+  });
+});
+
+describe('a hand-off', () => {
+  it('says the listener and how many descriptors come with its first byte', () => {
+    const frame = encodeHandoff(0x1234, MAX_BATCH);
+    assert.equal(frame.toString('hex'), '00000004' + '01' + '1234' + 'fc');
+    assert.deepEqual(decodeToWorker(payloadOf(frame)), {
+      type: 'handoff',
+      listener: 0x1234,
+      count: MAX_BATCH,
+    });
+  });
+
+  it('is told to workers only, and settled by dispatchers only', () => {
+    assert.throws(() => decodeFromWorker(payloadOf(encodeHandoff(0, 1))), protocolError);
+    for (const frame of [encodeAdopted(1), encodeRefused(1, 'capacity'), encodeClosed(1)]) {
+      assert.throws(() => decodeToWorker(payloadOf(frame)), protocolError);
+    }
+  });
+
+  it('has one length', () => {
+    for (const hex of ['01', '010000', '0100000100']) {
+      assert.throws(() => decodeToWorker(Buffer.from(hex, 'hex')), failsWith('ERR_PROTOCOL', /not 4/));
+    }
+  });
+});
+
+const fromWorker: readonly Exclude<FromWorker, { type: 'adopted' | 'refused' | 'closed' }>[] = [
+  { type: 'ready' },
+  { type: 'serve', request: 1 },
+  { type: 'listen', request: 2, address: { host: null, port: 0, ipv6Only: false, index: 3 }, backlog: 511 },
+  {
+    type: 'listen',
+    request: 3,
+    address: { host: '::1', port: 65_535, ipv6Only: true, index: 0 },
+    backlog: 0,
+  },
+  { type: 'listen', request: 4, address: { path: '/run/app', mode: 0o660 }, backlog: 1 },
+  { type: 'listen', request: 5, address: { path: '\0abstract', mode: 0 }, backlog: 1 },
+  { type: 'listen', request: 6, address: { fd: 3 }, backlog: 1 },
+  { type: 'unlisten', listeners: [0, 65_535] },
+  { type: 'window', window: 1 },
+  { type: 'capacity', capacity: 0 },
+  { type: 'capacity', capacity: null },
+  { type: 'draining' },
+];
+
+const toWorker: readonly Exclude<ToWorker, { type: 'handoff' }>[] = [
+  { type: 'welcome', passfd: 1, id: 1, pid: 4711, serves: true },
+  { type: 'listening', request: 1, listeners: [] },
+  {
+    type: 'listening',
+    request: 2,
+    listeners: [
+      { id: 0, address: { host: '127.0.0.1', port: 80 } },
+      { id: 1, address: { path: '/run/app' } },
+    ],
+  },
+  { type: 'listen-failed', request: 3, code: 'EADDRINUSE', reason: 'ünderstandable' },
+  { type: 'drain' },
+  { type: 'farewell', code: 'ERR_PROTOCOL', reason: '' },
+];
+
+describe('a message in JSON', () => {
+  for (const message of fromWorker) {
+    it(`comes to the dispatcher as it was said: ${JSON.stringify(message)}`, () => {
+      assert.deepEqual(decodeFromWorker(payloadOf(encodeJson(message))), message);
+    });
+  }
+
+  for (const message of toWorker) {
+    it(`comes to the worker as it was said: ${JSON.stringify(message)}`, () => {
+      assert.deepEqual(decodeToWorker(payloadOf(encodeJson(message))), message);
+    });
+  }
+
+  it('is UTF-8 behind its length', () => {
+    assert.equal(
+      encodeJson({ type: 'ready' }).toString('hex'),
+      '00000010' + Buffer.from('{"type":"ready"}').toString('hex'),
+    );
+  });
+
+  it('may say more than is understood: a later release may know it', () => {
+    const payload = Buffer.from('{"type":"ready","since":1}');
+    assert.deepEqual(decodeFromWorker(payload), { type: 'ready' });
+  });
+
+  for (const text of [
+    '{"type":"drain"}',
+    '{"type":"welcome","passfd":1,"id":1,"pid":1,"serves":true}',
+    '{"type":"__proto__"}',
+    '{}',
+    '{"type":"serve"}',
+    '{"type":"serve","request":-1}',
+    '{"type":"serve","request":0.5}',
+    '{"type":"serve","request":"1"}',
+    '{"type":"listen","request":1,"address":{},"backlog":1}',
+    '{"type":"listen","request":1,"address":{"path":"/run/app","mode":512},"backlog":1}',
+    '{"type":"listen","request":1,"address":{"host":"::","port":65536,"ipv6Only":true,"index":0},"backlog":1}',
+    '{"type":"listen","request":1,"address":{"fd":-1},"backlog":1}',
+    '{"type":"listen","request":1,"address":{"fd":3},"backlog":-1}',
+    '{"type":"unlisten","listeners":[65536]}',
+    '{"type":"unlisten","listeners":"all"}',
+    '{"type":"window","window":0}',
+    '{"type":"window","window":4097}',
+    '{"type":"capacity","capacity":-1}',
+    '{"type":"capacity"}',
+    '{"type":"ready"',
+    '["ready"]',
+    'null',
+    '',
+    '\0',
+    '\x7f',
+  ]) {
+    it(`breaks the protocol when it is none that a worker says: ${JSON.stringify(text)}`, () => {
+      assert.throws(() => decodeFromWorker(Buffer.from(text)), protocolError);
+    });
+  }
+
+  it('breaks the protocol as garbage, to whichever side', () => {
+    let state = 1;
+    const random = (): number => (state = (state * 48_271) % 2_147_483_647);
+    for (let round = 0; round < 2000; round++) {
+      const garbage = Buffer.from(Array.from({ length: random() % 32 }, () => random() % 256));
+      for (const decode of [decodeFromWorker, decodeToWorker]) {
+        try {
+          decode(garbage);
+        } catch (error) {
+          protocolError(error);
+        }
+      }
+    }
+  });
+});
+
+describe('a frame of bytes that are there already', () => {
+  it('is their length and they', () => {
+    assert.equal(encodeFrame(Buffer.from('{}')).toString('hex'), '000000027b7d');
+  });
+});

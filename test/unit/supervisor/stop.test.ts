@@ -1,0 +1,182 @@
+// Stopping children: draining first, then a signal, then a stronger one.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { failsWith } from '../../support/errors.js';
+import { isPending, turns } from '../../support/loop.js';
+import { failure, killed, onStage, success, type Stage } from './stage.js';
+
+const terminated = { is: 'signal', signal: 'SIGTERM' } as const;
+
+/** Starts them, and all are ready. */
+function startReady(stage: Stage, count: number): void {
+  stage.start();
+  for (let id = 1; id <= count; id++) stage.pool.ready(id, 100 + id);
+}
+
+function signals({ host }: Stage): string[][] {
+  return host.processes.map((process) => process.signals);
+}
+
+describe('a supervisor that stops', () => {
+  it(
+    'drains all workers at once, and ends each when it is drained',
+    onStage({ count: 2 }, async (stage) => {
+      startReady(stage, 2);
+      const stopped = stage.supervisor.stop();
+      assert.deepEqual([...stage.pool.drains.keys()], [1, 2]);
+      await turns();
+      assert.deepEqual(signals(stage), [[], []]);
+      stage.pool.drains.get(2)?.();
+      await turns();
+      assert.deepEqual(signals(stage), [[], ['SIGTERM']]);
+      stage.host.process(102).exit(terminated);
+      assert.equal(await isPending(stopped), true);
+      stage.pool.drains.get(1)?.();
+      await turns();
+      stage.host.process(101).exit(success);
+      await stopped;
+      assert.deepEqual(stage.events.slice(-2), ['exited 2: SIGTERM', 'exited 1: code 0']);
+    }),
+  );
+
+  it(
+    'drains a worker that joined by the control socket under its id there',
+    onStage({}, (stage) => {
+      stage.start();
+      stage.pool.ready(9, 101);
+      stage.supervisor.stop().catch(() => undefined);
+      assert.deepEqual([...stage.pool.drains.keys()], [9]);
+    }),
+  );
+
+  it(
+    'sends no signal to one that ends by itself when it is drained, or dies before',
+    onStage({ count: 2 }, async (stage) => {
+      startReady(stage, 2);
+      const stopped = stage.supervisor.stop();
+      stage.host.process(101).exit(success);
+      stage.host.process(102).exit(failure);
+      await stopped;
+      for (const drained of stage.pool.drains.values()) drained();
+      await turns();
+      assert.deepEqual(signals(stage), [[], []]);
+      assert.deepEqual(stage.events.slice(-2), ['exited 1: code 0', 'exited 2: code 1']);
+    }),
+  );
+
+  it(
+    'ends one that has left the dispatcher, but lives',
+    onStage({}, async (stage) => {
+      startReady(stage, 1);
+      stage.pool.leave(101);
+      const stopped = stage.supervisor.stop();
+      await turns();
+      assert.deepEqual(signals(stage), [['SIGTERM']]);
+      stage.host.process(101).exit(terminated);
+      await stopped;
+    }),
+  );
+
+  it(
+    'kills at the drain timeout one that ignores SIGTERM, and one that is not drained',
+    onStage({ count: 2, drainTimeoutMs: 5_000 }, async (stage) => {
+      startReady(stage, 2);
+      const stopped = stage.supervisor.stop();
+      stage.pool.drains.get(1)?.();
+      await turns();
+      stage.host.pass(4_999);
+      assert.deepEqual(signals(stage), [['SIGTERM'], []]);
+      stage.host.pass(1);
+      assert.deepEqual(signals(stage), [['SIGTERM', 'SIGKILL'], ['SIGKILL']]);
+      assert.equal(await isPending(stopped), true);
+      stage.host.process(101).exit(killed);
+      stage.host.process(102).exit(killed);
+      await stopped;
+      assert.deepEqual(stage.events.slice(-4), [
+        'killed 1',
+        'killed 2',
+        'exited 1: SIGKILL',
+        'exited 2: SIGKILL',
+      ]);
+    }),
+  );
+
+  it(
+    'kills at once those that are left, when it is told a second time; a third time changes nothing',
+    onStage({ count: 2 }, async (stage) => {
+      startReady(stage, 2);
+      const stopped = stage.supervisor.stop();
+      stage.host.process(101).exit(success);
+      const again = [stage.supervisor.stop(), stage.supervisor.stop()];
+      assert.deepEqual(signals(stage), [[], ['SIGKILL']]);
+      stage.host.process(102).exit(killed);
+      await Promise.all([stopped, ...again]);
+      assert.equal(stage.events.filter((event) => event === 'killed 2').length, 1);
+    }),
+  );
+
+  it(
+    'during the start ends who is not ready at once, and the start says so',
+    onStage({ count: 2 }, async (stage) => {
+      const started = stage.supervisor.start();
+      stage.pool.ready(1, 101);
+      const stopped = stage.supervisor.stop();
+      assert.deepEqual(signals(stage), [[], ['SIGTERM']]);
+      stage.host.process(101).exit(terminated);
+      stage.host.process(102).exit(terminated);
+      await stopped;
+      await assert.rejects(started, failsWith('ERR_CLOSED'));
+    }),
+  );
+
+  it(
+    'starts none again: neither one that waits for its restart nor one whose death is not judged yet',
+    onStage({ count: 2 }, async (stage) => {
+      startReady(stage, 2);
+      stage.pool.leave(101);
+      stage.host.process(101).exit(killed);
+      stage.host.process(102).exit(killed);
+      await stage.supervisor.stop();
+      stage.host.pass(60_000);
+      assert.equal(stage.host.processes.length, 2);
+      assert.deepEqual(stage.events.slice(-2), ['exited 1: no process', 'exited 2: SIGKILL']);
+    }),
+  );
+
+  it(
+    'ends while a process cannot be started',
+    onStage({}, async (stage) => {
+      stage.host.spawnError = new Error('spawn app ENOENT');
+      stage.start();
+      await stage.supervisor.stop();
+      assert.deepEqual(stage.events, ['exited 1: spawn app ENOENT']);
+    }),
+  );
+
+  it(
+    'is done at once when every child has finished, or none was ever started',
+    onStage({}, async (stage) => {
+      stage.start();
+      stage.host.process(101).exit(success);
+      await stage.supervisor.stop();
+      await stage.supervisor.stop();
+      assert.equal(stage.events.at(-1), 'finished');
+    }),
+  );
+});
+
+describe('kill', () => {
+  it(
+    'ends every child now, without draining it first',
+    onStage({ count: 2 }, async (stage) => {
+      stage.start();
+      stage.pool.ready(1, 101);
+      const ended = stage.supervisor.kill();
+      assert.deepEqual(signals(stage), [['SIGKILL'], ['SIGTERM', 'SIGKILL']]);
+      stage.host.process(101).exit(killed);
+      stage.host.process(102).exit(killed);
+      await ended;
+    }),
+  );
+});

@@ -1,0 +1,134 @@
+// PlayedDispatcher: the test itself at the other end of a worker's channel, and a worker that has joined it.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+
+import { Descriptor, listen, socketPair, type Acceptor, type StreamSocket } from '../../../src/fd/index.js';
+import {
+  Channel,
+  decodeFromWorker,
+  decodeIntroduction,
+  encodeHandoff,
+  encodeJson,
+  PROTOCOL_VERSION,
+  type FromWorker,
+  type ToWorker,
+} from '../../../src/handoff/index.js';
+import { Connection } from '../../../src/multiprocessing/index.js';
+import { join, type JoinOptions, type Worker } from '../../../src/worker/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+
+type Json = Exclude<ToWorker, { type: 'handoff' }>;
+
+export type Said<T extends FromWorker['type']> = Extract<FromWorker, { type: T }>;
+
+/** The listener that a worker gets for everything that it asks for. */
+export const LISTENER = 7;
+
+export class PlayedDispatcher {
+  readonly socket: StreamSocket;
+  readonly #channel: Channel;
+  readonly #heard: FromWorker[] = [];
+  #wake: (() => void) | undefined;
+  #isOver = false;
+
+  constructor(socket: StreamSocket) {
+    this.socket = socket;
+    this.#channel = new Channel(socket);
+  }
+
+  /** Reads the hello, and welcomes. */
+  async welcome(): Promise<void> {
+    const introduction = decodeIntroduction(await new Connection(this.socket).recvBytes());
+    assert.equal(introduction.dialect, 'passfd');
+    await this.say({ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true });
+    this.#channel
+      .read((payload) => {
+        this.#heard.push(decodeFromWorker(payload));
+        this.#wake?.();
+        return undefined;
+      })
+      .catch(() => undefined)
+      .finally(() => {
+        this.#isOver = true;
+        this.#wake?.();
+      });
+  }
+
+  say(message: Json): Promise<void> {
+    return this.#channel.post(encodeJson(message));
+  }
+
+  /** Hands connections over, and keeps its copies, as a dispatcher does. */
+  handOff(connections: readonly Descriptor[], listener = LISTENER): Promise<void> {
+    return this.#channel.post(encodeHandoff(listener, connections.length), connections);
+  }
+
+  /** The next message of this type; those of other types before it are passed over. */
+  async hears<T extends FromWorker['type']>(type: T): Promise<Said<T>> {
+    for (;;) {
+      for (let said = this.#heard.shift(); said; said = this.#heard.shift()) {
+        if (said.type === type) return said as Said<T>;
+      }
+      assert.ok(!this.#isOver, `the channel ended without: ${type}`);
+      await new Promise<void>((resolve) => (this.#wake = resolve));
+    }
+  }
+
+  /** Everything heard and not asked for so far. */
+  get heard(): readonly FromWorker[] {
+    return this.#heard;
+  }
+
+  /** Answers the next `serve`, with the address of an acceptor. */
+  async grant({ address }: Acceptor): Promise<void> {
+    const { request } = await this.hears('serve');
+    await this.say({ type: 'listening', request, listeners: [{ id: LISTENER, address }] });
+  }
+}
+
+export interface Stage {
+  readonly dispatcher: PlayedDispatcher;
+  readonly worker: Worker;
+  readonly acceptor: Acceptor;
+  /** A client that has connected, and the connection as the dispatcher has accepted it. */
+  client(): Promise<{ readonly client: Socket; readonly connection: Descriptor }>;
+}
+
+/** The body of a test that plays the dispatcher of a worker with an inherited channel; nothing stays open behind it. */
+export function onStage(
+  body: (stage: Stage) => Promise<void>,
+  options: JoinOptions = {},
+): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    const [here, there] = socketPair();
+    const dispatcher = new PlayedDispatcher(here);
+    const acceptor = await listen({ host: '127.0.0.1', port: 0 });
+    process.env['PASSFD_CHANNEL_FD'] = String(there.release().release());
+    const [worker] = await Promise.all([join(options), dispatcher.welcome()]);
+    const clients: Socket[] = [];
+    const connections: Descriptor[] = [];
+    try {
+      await body({
+        dispatcher,
+        worker,
+        acceptor,
+        client: async () => {
+          assert.ok('port' in acceptor.address);
+          const client = connect(acceptor.address.port, '127.0.0.1');
+          client.on('error', () => undefined);
+          clients.push(client);
+          const [connection] = await Promise.all([acceptor.accept(), once(client, 'connect')]);
+          connections.push(connection);
+          return { client, connection };
+        },
+      });
+    } finally {
+      for (const client of clients) client.destroy();
+      for (const connection of connections) connection.close();
+      await worker.close();
+      here.destroy();
+      await acceptor.close();
+    }
+  });
+}

@@ -1,0 +1,173 @@
+// A server that a worker serves: it behaves as one that listens and accepts by itself, also when it ends.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { describe, it } from 'node:test';
+import { promisify } from 'node:util';
+
+import { isPending, turns } from '../../support/loop.js';
+import { onStage, type Stage } from './played-dispatcher.js';
+
+async function serving({ worker, dispatcher, acceptor }: Stage, server: Server): Promise<void> {
+  await Promise.all([worker.serve(server), dispatcher.grant(acceptor)]);
+}
+
+const REQUEST = 'GET / HTTP/1.1\r\nHost: x\r\n\r\n';
+
+/** What the client hears until the other end closes. */
+async function untilEnd(client: Socket): Promise<string> {
+  let heard = '';
+  for await (const chunk of client) heard += String(chunk);
+  return heard;
+}
+
+describe('a server that is served', () => {
+  it(
+    'tells the address of the dispatcher, and says ready by listening',
+    onStage(async (stage) => {
+      const server = createServer();
+      await serving(stage, server);
+      await stage.dispatcher.hears('ready');
+      const { address, port } = server.address() as AddressInfo;
+      assert.deepEqual({ host: address, port }, stage.acceptor.address);
+      assert.ok(server.listening);
+    }),
+  );
+
+  it(
+    'sees a connection as one that it accepted: its ends, its server, its count',
+    onStage(async (stage) => {
+      const server = createServer();
+      await serving(stage, server);
+      const { client, connection } = await stage.client();
+      const came = once(server, 'connection');
+      await stage.dispatcher.handOff([connection]);
+      const [socket] = (await came) as [Socket & { server: Server }];
+      assert.deepEqual([socket.remotePort, socket.localPort], [client.localPort, client.remotePort]);
+      assert.equal(socket.server, server);
+      assert.equal(await promisify(server.getConnections.bind(server))(), 1);
+      socket.destroy();
+      await once(socket, 'close');
+      assert.equal(await promisify(server.getConnections.bind(server))(), 0);
+    }),
+  );
+
+  it(
+    'emits close only when its last connection is closed',
+    onStage(async (stage) => {
+      const server = createServer();
+      await serving(stage, server);
+      const { client, connection } = await stage.client();
+      const came = once(server, 'connection');
+      await stage.dispatcher.handOff([connection]);
+      const [socket] = (await came) as [Socket];
+      socket.resume();
+      const closed = once(server, 'close');
+      server.close();
+      assert.ok(await isPending(closed));
+      client.end();
+      await closed;
+    }),
+  );
+
+  it(
+    'stays closed when it was closed before the answer came',
+    onStage(async (stage) => {
+      const server = createServer();
+      const served = stage.worker.serve(server).catch(() => undefined);
+      const { request } = await stage.dispatcher.hears('serve');
+      server.close();
+      const { address } = stage.acceptor;
+      await stage.dispatcher.say({ type: 'listening', request, listeners: [{ id: 1, address }] });
+      await turns();
+      const isListening = server.listening;
+      if (isListening) server.close();
+      await Promise.race([served, turns()]);
+      assert.equal(isListening, false);
+    }),
+  );
+
+  it(
+    'gets connections that come right behind the answer',
+    onStage(async (stage) => {
+      const server = createServer((socket) => socket.end('hello'));
+      const served = stage.worker.serve(server);
+      const { request } = await stage.dispatcher.hears('serve');
+      const { connection } = await stage.client();
+      const { address } = stage.acceptor;
+      const answered = stage.dispatcher.say({ type: 'listening', request, listeners: [{ id: 7, address }] });
+      await Promise.all([answered, stage.dispatcher.handOff([connection]), served]);
+      await turns();
+      const answers = stage.dispatcher.heard.map(({ type }) => type);
+      assert.ok(answers.includes('adopted') && !answers.includes('refused'), answers.join());
+    }),
+  );
+});
+
+describe('an http server that drains', () => {
+  it(
+    'ends idle connections at once, and one that is in a request behind its answer',
+    onStage(async (stage) => {
+      let finish: () => void = () => undefined;
+      const server = createHttpServer((request, response) => {
+        if (request.url === '/slow') finish = () => response.end('slow');
+        else response.end('fast');
+      });
+      await serving(stage, server);
+      const { client: idle, connection: first } = await stage.client();
+      const { client: busy, connection: second } = await stage.client();
+      await stage.dispatcher.handOff([first, second]);
+      await stage.dispatcher.hears('adopted');
+      first.close();
+      second.close();
+      idle.write(REQUEST);
+      await once(idle, 'data');
+      const inRequest = once(server, 'request');
+      busy.write(REQUEST.replace('/', '/slow'));
+      await inRequest;
+      await stage.dispatcher.say({ type: 'drain' });
+      await once(stage.worker, 'drain');
+      await untilEnd(idle);
+      finish();
+      assert.match(await untilEnd(busy), /slow$/);
+    }),
+  );
+
+  it(
+    'answers a first request that comes after the drain, and then hangs up',
+    onStage(async (stage) => {
+      const server = createHttpServer((_request, response) => response.end('hello'));
+      await serving(stage, server);
+      const { client, connection } = await stage.client();
+      await stage.dispatcher.handOff([connection]);
+      await stage.dispatcher.hears('adopted');
+      connection.close();
+      await stage.dispatcher.say({ type: 'drain' });
+      await once(stage.worker, 'drain');
+      client.write(REQUEST);
+      const answer = await untilEnd(client);
+      assert.match(answer, /connection: close/i);
+      assert.match(answer, /hello/);
+    }),
+  );
+});
+
+describe('drain', () => {
+  it(
+    'resolves when the last adopted connection is closed',
+    onStage(async (stage) => {
+      await serving(
+        stage,
+        createServer((socket) => socket.resume()),
+      );
+      const { client, connection } = await stage.client();
+      await stage.dispatcher.handOff([connection]);
+      await stage.dispatcher.hears('adopted');
+      const drained = stage.worker.drain();
+      assert.ok(await isPending(drained));
+      client.end();
+      await drained;
+    }),
+  );
+});
