@@ -392,21 +392,28 @@ static napi_value describe(napi_env env, napi_callback_info info)
 	return integer(env, result);
 }
 
+/* Arguments of identify and isHeld: a descriptor, and bytes with room for an identity. */
+static int get_fd_and_identity(napi_env env, napi_callback_info info, int *fd, struct bytes *identity)
+{
+	napi_value arguments[2];
+
+	if (!get_arguments(env, info, 2, arguments) || !get_fd(env, arguments[0], fd) ||
+	    !get_bytes(env, arguments[1], identity))
+		return 0;
+	if (identity->length < sizeof(struct passfd_identity))
+		return throw_argument(env, "identity", "long enough");
+	return 1;
+}
+
 /* identify(fd, identity): identity gets IDENTITY_BYTES that isHeld understands */
 static napi_value identify(napi_env env, napi_callback_info info)
 {
-	napi_value arguments[2];
-	struct bytes bytes;
 	struct passfd_identity identity;
+	struct bytes bytes;
 	int fd;
 
-	if (!get_arguments(env, info, 2, arguments) || !get_fd(env, arguments[0], &fd) ||
-	    !get_bytes(env, arguments[1], &bytes))
+	if (!get_fd_and_identity(env, info, &fd, &bytes))
 		return NULL;
-	if (bytes.length < sizeof identity) {
-		throw_argument(env, "identity", "long enough");
-		return NULL;
-	}
 	int result = passfd_identify(fd, &identity);
 	if (result == 0)
 		memcpy(bytes.data, &identity, sizeof identity);
@@ -416,18 +423,12 @@ static napi_value identify(napi_env env, napi_callback_info info)
 /* isHeld(diagnostics, identity) */
 static napi_value is_held(napi_env env, napi_callback_info info)
 {
-	napi_value arguments[2];
-	struct bytes bytes;
 	struct passfd_identity identity;
+	struct bytes bytes;
 	int fd;
 
-	if (!get_arguments(env, info, 2, arguments) || !get_fd(env, arguments[0], &fd) ||
-	    !get_bytes(env, arguments[1], &bytes))
+	if (!get_fd_and_identity(env, info, &fd, &bytes))
 		return NULL;
-	if (bytes.length < sizeof identity) {
-		throw_argument(env, "identity", "long enough");
-		return NULL;
-	}
 	memcpy(&identity, bytes.data, sizeof identity);
 	return integer(env, passfd_is_held(fd, &identity));
 }

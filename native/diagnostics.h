@@ -23,9 +23,16 @@
 /* Answers that are read for one question: those to earlier ones, whose asker gave up, come first. */
 #define MAX_ANSWERS 16
 
+/* -ENOTSUP for UDP and for MPTCP: the kernel is asked about TCP, and finds neither there. */
 static inline int diagnostics_cookie(int fd, uint32_t cookie[2])
 {
-	socklen_t length = 2 * sizeof *cookie;
+	int protocol;
+	socklen_t length = sizeof protocol;
+	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) < 0)
+		return -errno;
+	if (protocol != IPPROTO_TCP)
+		return -ENOTSUP;
+	length = 2 * sizeof *cookie;
 	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &length) < 0 ? -errno : 0;
 }
 

@@ -95,9 +95,11 @@ int passfd_duplicate(int fd);
 int passfd_close(int fd);
 int passfd_shutdown_write(int socket);
 
-/* Ends both directions, for every holder of the socket: the peer's sends fail with EPIPE from this moment on. What had
- * come before can still be received. A socket whose peer is gone is shut down already: 0. */
+/* Ends both directions, for every holder of the socket. What had come before can still be received. The peer's sends
+ * fail with EPIPE: over a Unix socket from this moment on, over TCP once the first of them has been answered by a reset,
+ * which may end the receiving here too. A socket whose peer is gone is shut down already: 0. */
 int passfd_shutdown(int socket);
+
 int passfd_set_nonblocking(int fd, int on);
 int passfd_is_nonblocking(int fd);
 
@@ -126,7 +128,9 @@ int passfd_identify(int socket, struct passfd_identity *identity);
 /* A socket on which the kernel answers questions about others (sock_diag(7)); the caller owns it. */
 int passfd_open_diagnostics(void);
 
-/* Whether any process holds a descriptor of the connection: 1 or 0. */
+/* Whether any process holds a descriptor of the connection, or one is in flight: 1 or 0. It is 0 too for what the kernel
+ * does not find, open or not: a connection of another network namespace than that of `diagnostics`, or of a socket that
+ * is bound to a device, and every one where the kernel has no tcp_diag. So ask once while it is open. */
 int passfd_is_held(int diagnostics, const struct passfd_identity *identity);
 
 /* An exclusive lock on a directory, held until the descriptor that is returned is closed. -EWOULDBLOCK: someone else

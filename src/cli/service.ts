@@ -92,11 +92,17 @@ class Service implements AsyncDisposable {
     const { listen = [], control, rawControl, allowUid = [], allowGid = [] } = this.#flags;
     const options: ControlOptions = { allowUids: allowUid, allowGids: allowGid };
     prepareControlDirectory(control);
-    // First, so that of two dispatchers the second one ends before it has touched anything else.
+    // The path first, so that of two dispatchers the second one ends before it has touched anything else.
+    let isTaken = false;
     await this.#dispatcher
       .openControl(control, {
         ...options,
         ...(authkey !== undefined && { authkey }),
+        prepare: async () => {
+          isTaken = true;
+          for (const address of listen) await listenAt(this.#dispatcher, address);
+          if (rawControl !== undefined) await this.#dispatcher.openRawControl(rawControl, options);
+        },
         commands: {
           stop: () => {
             this.#log.info('stopping by request');
@@ -106,10 +112,8 @@ class Service implements AsyncDisposable {
         },
       })
       .catch((error: unknown) => {
-        throw explainInUse(error);
+        throw isTaken ? error : explainInUse(error);
       });
-    if (rawControl !== undefined) await this.#dispatcher.openRawControl(rawControl, options);
-    for (const address of listen) await listenAt(this.#dispatcher, address);
   }
 
   /** Takes in nothing more, and resolves when everything that was open has ended, or had its time. */

@@ -20,6 +20,8 @@ export interface ControlOptions {
   readonly allowGids?: readonly number[];
   /** Time that a peer has to say who it is. */
   readonly handshakeTimeoutMs?: number;
+  /** Runs when the path is taken, and before anybody is let in: workers ask once for the addresses that there are. */
+  readonly prepare?: () => Promise<void>;
   /** What a control connection can ask for, by the `type` of its message. */
   readonly commands?: Commands;
 }
@@ -58,7 +60,7 @@ export class Control extends EventEmitter<ControlEvents> {
   /** In the order in which they came. */
   readonly #strangers = new Set<Connection>();
   readonly #controls = new Set<Connection>();
-  readonly #loop: Promise<void>;
+  #loop: Promise<void> | undefined;
 
   private constructor(listener: Listener, options: ControlOptions) {
     super();
@@ -66,10 +68,12 @@ export class Control extends EventEmitter<ControlEvents> {
     this.#commands = options.commands ?? {};
     this.#timeoutMs = options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS;
     listener.on('refused', (error) => this.emit('refused', error));
-    this.#loop = this.#accept();
   }
 
-  /** @throws {PassfdError} as `listen`: `ERR_ADDRESS_IN_USE` names the process that is there already */
+  /**
+   * Takes the path. Whoever connects waits until `start`.
+   * @throws {PassfdError} as `listen`: `ERR_ADDRESS_IN_USE` names the process that is there already
+   */
   static async open(path: string, options: ControlOptions): Promise<Control> {
     const { authkey, handshakeTimeoutMs } = options;
     const listener = await Listener(path, {
@@ -81,6 +85,10 @@ export class Control extends EventEmitter<ControlEvents> {
       },
     });
     return new Control(listener, options);
+  }
+
+  start(): void {
+    this.#loop ??= this.#accept();
   }
 
   async close(): Promise<void> {

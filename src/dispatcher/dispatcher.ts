@@ -138,6 +138,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#control.on('refused', (error) => {
       this.#refusePeer(error);
     });
+    await options.prepare?.();
+    this.#control.start();
   }
 
   /** Lets raw workers connect at a path: each gets `x` with one descriptor, and answers `OK`. */
@@ -393,9 +395,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         }
         return this.#listenFor(address, backlog);
       },
-      unlisten: (_worker, loop) => {
-        this.#releaseLoop(loop);
-      },
+      unlisten: (_worker, loop) => this.#releaseLoop(loop),
     };
   }
 
@@ -435,14 +435,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /** When the last worker has closed its server, the address is free again. One that died has not closed anything. */
-  #releaseLoop(loop: AcceptLoop): void {
+  async #releaseLoop(loop: AcceptLoop): Promise<void> {
     if (loop.isOwn || !this.#loops.has(loop.id)) return;
     const isServed = this.#pool.workers.some(
       (worker) => worker instanceof PassfdWorker && worker.isSubscribed(loop),
     );
     if (isServed) return;
     this.#pool.abandon(loop);
-    this.#track(this.#closeLoop(loop));
+    await this.#closeLoop(loop);
   }
 }
 

@@ -29,7 +29,8 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   serve(worker: PassfdWorker): readonly AcceptLoop[];
   /** @throws {PassfdError} when it cannot listen there */
   listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<AcceptLoop>;
-  unlisten(worker: PassfdWorker, loop: AcceptLoop): void;
+  /** Resolves when the address is free, if this was the last to listen there. */
+  unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<void>;
 }
 
 type State =
@@ -202,8 +203,7 @@ export class PassfdWorker implements WorkerHandle {
         this.#onServe(message.request);
         break;
       case 'unlisten':
-        for (const id of message.listeners) this.#unsubscribe(id);
-        break;
+        return this.#onUnlisten(message);
       case 'window':
         this.#window = message.window;
         this.#events.changed(this);
@@ -284,13 +284,20 @@ export class PassfdWorker implements WorkerHandle {
     if (!this.isSubscribed(loop)) this.#subscriptions.set(loop.id, { loop, pause: undefined });
   }
 
-  #unsubscribe(id: number): void {
+  async #onUnlisten(message: Extract<FromWorker, { type: 'unlisten' }>): Promise<void> {
+    await Promise.all(message.listeners.map((id) => this.#unsubscribe(id)));
+    if (message.request !== undefined) {
+      this.#post(encodeJson({ type: 'unlistened', request: message.request }));
+    }
+  }
+
+  async #unsubscribe(id: number): Promise<void> {
     const subscription = this.#subscriptions.get(id);
     if (!subscription) return;
     endPause(subscription);
     this.#subscriptions.delete(id);
     // One that drains closes its servers because it leaves, and not because nobody wants the address any more.
-    if (this.state !== 'draining') this.#events.unlisten(this, subscription.loop);
+    if (this.state !== 'draining') await this.#events.unlisten(this, subscription.loop);
   }
 
   #beginDraining(): void {

@@ -195,8 +195,9 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Ends both directions at this moment, for all holders of the socket: what the other end sends from now on fails with
-   * `EPIPE` there. What had come before can still be received.
+   * Ends both directions at this moment, for all holders of the socket. What had come before can still be received. What
+   * the other end sends from now on fails there with `EPIPE`; over TCP the first of it still goes out, and is reset.
+   * Does nothing when the connection is already over.
    */
   shutdown(): void {
     this.#checkOpen();

@@ -70,7 +70,8 @@ const fromWorkerJson = z.discriminatedUnion('type', [
     address: wantedAddress,
     backlog: z.int().check(z.minimum(0)),
   }),
-  z.object({ type: z.literal('unlisten'), listeners: z.array(id) }),
+  /** With a request, it is answered when the address is free again, or still served by others. */
+  z.object({ type: z.literal('unlisten'), request: z.optional(request), listeners: z.array(id) }),
   z.object({ type: z.literal('window'), window: positive.check(z.maximum(MAX_WINDOW)) }),
   z.object({ type: z.literal('capacity'), capacity: z.nullable(z.int().check(z.minimum(0))) }),
   /** It takes nothing new from here on; what comes all the same is refused. */
@@ -88,6 +89,7 @@ const toWorkerJson = z.discriminatedUnion('type', [
     serves: z.boolean(),
   }),
   z.object({ type: z.literal('listening'), request, listeners: z.array(listening) }),
+  z.object({ type: z.literal('unlistened'), request }),
   /** `code` is that of a system error, as `EADDRINUSE`. */
   z.object({ type: z.literal('listen-failed'), request, code: z.string(), reason: z.string() }),
   /** No connection comes behind it: finish what is open. */

@@ -58,6 +58,8 @@ export function interceptListen(worker: Worker): void {
   ): void {
     const { exclusive = false, ...modes } = options.get(this) ?? {};
     const server = privateServer(this);
+    // Node tells a path as the app gave it.
+    if (server._handle && address && server._pipeName === resolve(address)) server._pipeName = address;
     if (exclusive || server._handle || ((flags ?? 0) & REUSE_PORT) !== 0) {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
       return;
@@ -125,5 +127,7 @@ function toBacklog(backlog: number | false | undefined): number {
 /** The code of the system error that the dispatcher met. */
 function codeOf(error: unknown): string {
   const { code } = (error instanceof PassfdError ? (error.cause ?? {}) : {}) as { code?: unknown };
+  // libuv says EACCES where the directory of a path is missing, on every system (uv_pipe_bind).
+  if (code === 'ENOENT') return 'EACCES';
   return typeof code === 'string' ? code : 'ECONNREFUSED';
 }

@@ -136,8 +136,17 @@ export class Link {
     return this.#request(granted, (request) => encodeJson({ type: 'listen', request, address, backlog }));
   }
 
-  unlisten(listeners: readonly number[]): void {
-    this.#post(encodeJson({ type: 'unlisten', listeners: [...listeners] }));
+  /** Resolves when the address is free, or still served by other workers; also when the dispatcher is gone. */
+  unlisten(listeners: readonly number[]): Promise<void> {
+    const request = this.#nextRequest++;
+    const answer = new Promise<void>((resolve) => {
+      const settle = (): void => {
+        resolve();
+      };
+      this.#requests.set(request, { resolve: settle, reject: settle });
+    });
+    this.#post(encodeJson({ type: 'unlisten', request, listeners: [...listeners] }));
+    return answer;
   }
 
   sayReady(): void {
@@ -205,6 +214,10 @@ export class Link {
       case 'listening':
         tellStep('listening');
         this.#requests.get(message.request)?.resolve(message.listeners);
+        this.#requests.delete(message.request);
+        break;
+      case 'unlistened':
+        this.#requests.get(message.request)?.resolve([]);
         this.#requests.delete(message.request);
         break;
       case 'listen-failed': {

@@ -17,8 +17,8 @@ export interface ListenArguments {
 }
 
 export interface ServerHandleEvents {
-  /** The server was closed. */
-  closed(): void;
+  /** The server was closed. Resolves when clients that come from then on are not let in any more; never rejects. */
+  closed(): Promise<void>;
   /** Whether the server keeps the process alive. */
   referenced(on: boolean): void;
 }
@@ -41,7 +41,7 @@ export class ServerHandle implements Target {
       close: (callback) => {
         if (!this.#isClosed) {
           this.#isClosed = true;
-          events.closed();
+          this.#closeWhen(events.closed());
         }
         if (callback) setImmediate(callback);
       },
@@ -102,6 +102,18 @@ export class ServerHandle implements Target {
     server._connections--;
     this.#handle.onconnection?.(0, connection);
     this.#noteLess(-1);
+  }
+
+  /** The server's 'close' comes when the address is free, as it does where the server has the socket itself. */
+  #closeWhen(closed: Promise<void>): void {
+    this.expect(1);
+    closed
+      .then(() => {
+        this.expect(-1);
+      })
+      .catch((error: unknown) => {
+        process.emitWarning(String(error), 'PassfdWarning');
+      });
   }
 
   /** Node looks whether a closed server is done when a connection closes; here one less may be expected. */

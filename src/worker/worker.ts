@@ -145,7 +145,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         if (!first) return;
         if (privateServer(server)._listeningId !== call) {
           outcome = 'closed';
-          this.#unlisten(listeners);
+          this.#unlisten(listeners).catch(() => undefined);
         } else if (this.#targetOf(first.id)) {
           outcome = 'taken';
         } else {
@@ -180,7 +180,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       yield* intake.sockets();
     } finally {
       this.off('drain', end);
-      if (registration) this.#withdraw(registration);
+      if (registration) await this.#withdraw(registration);
       intake.destroy();
       this.#reference(-1);
     }
@@ -305,11 +305,14 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     let isReferenced = true;
     this.#reference(1);
     const handle = new ServerHandle(server, address, {
-      closed: () => {
-        this.#withdraw(registration);
+      closed: async () => {
         this.#servers.delete(server);
+        // Not to end before the server has told that it is closed.
+        this.#reference(1);
         if (isReferenced) this.#reference(-1);
         isReferenced = false;
+        await this.#withdraw(registration);
+        this.#reference(-1);
       },
       referenced: (on) => {
         if (on !== isReferenced) this.#reference(on ? 1 : -1);
@@ -349,14 +352,15 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     await (wanted ? link.listen(wanted, backlog ?? 0, granted) : link.serve(granted));
   }
 
-  #withdraw(registration: Registration): void {
+  /** Resolves when the dispatcher knows it; never rejects. */
+  async #withdraw(registration: Registration): Promise<void> {
     this.#registrations.delete(registration);
-    this.#unlisten(registration.listeners);
+    await this.#unlisten(registration.listeners);
   }
 
-  #unlisten(listeners: readonly Listening[]): void {
+  async #unlisten(listeners: readonly Listening[]): Promise<void> {
     if (this.#state.is !== 'linked') return;
-    this.#state.link.unlisten(listeners.map(({ id }) => id));
+    await this.#state.link.unlisten(listeners.map(({ id }) => id));
   }
 
   #beginDraining(): void {

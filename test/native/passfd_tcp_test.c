@@ -166,6 +166,38 @@ TEST("accepts the connection behind one that was reset in the backlog")
 	close(listener);
 }
 
+TEST("shuts a TCP connection for both, after what had come, and again when it is over")
+{
+	struct passfd_address address;
+	struct passfd_received received;
+	int accepted[1];
+	char bytes[8];
+
+	int listener = listen_on("127.0.0.1", 0, &address);
+	int client = connected_to("127.0.0.1", address.port);
+	wait_for(listener, POLLIN);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), 1);
+	EXPECT_EQUAL(passfd_send(client, "before", 6, NULL, 0), 6);
+	wait_for(accepted[0], POLLIN);
+	EXPECT_EQUAL(passfd_shutdown(accepted[0]), 0);
+	EXPECT_EQUAL(passfd_receive(accepted[0], bytes, sizeof bytes, &received), 6);
+	EXPECT_EQUAL(passfd_receive(accepted[0], bytes, sizeof bytes, &received), 0);
+	EXPECT_EQUAL(passfd_send(accepted[0], "x", 1, NULL, 0), -EPIPE);
+	wait_for(client, POLLIN);
+	EXPECT_EQUAL(passfd_receive(client, bytes, sizeof bytes, &received), 0);
+
+	EXPECT_EQUAL(passfd_send(client, "x", 1, NULL, 0), 1);
+	while (!(wait_for(client, POLLIN) & POLLHUP)) /* until the reset is here */
+		;
+	EXPECT_EQUAL(passfd_send(client, "x", 1, NULL, 0), -EPIPE);
+	EXPECT_EQUAL(passfd_shutdown(accepted[0]), 0);
+	EXPECT_EQUAL(passfd_shutdown(client), 0);
+	EXPECT_EQUAL(passfd_shutdown(listener), 0);
+	close(accepted[0]);
+	close(client);
+	close(listener);
+}
+
 TEST("counts the bytes that a TCP peer has not acknowledged, up and back to zero")
 {
 	struct passfd_address address;

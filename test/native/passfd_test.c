@@ -329,3 +329,30 @@ TEST("ends the stream for the peer with shutdown_write, and still receives")
 	close_received();
 	close_both(ends);
 }
+
+TEST("ends both directions for every holder with shutdown, and still receives what had come")
+{
+	int ends[2], duplicate, file = new_file();
+	char byte;
+
+	EXPECT_EQUAL(passfd_socketpair(ends), 0);
+	duplicate = passfd_duplicate(ends[0]);
+	EXPECT(duplicate >= 0);
+	EXPECT_EQUAL(passfd_send(ends[1], "x", 1, &file, 1), 1);
+	EXPECT_EQUAL(passfd_shutdown(ends[0]), 0);
+	EXPECT_EQUAL(passfd_send(ends[1], "y", 1, NULL, 0), -EPIPE);
+	EXPECT_EQUAL(passfd_send(duplicate, "z", 1, NULL, 0), -EPIPE);
+	EXPECT_EQUAL(passfd_receive(ends[1], &byte, 1, &received), 0);
+	EXPECT_EQUAL(passfd_receive(duplicate, &byte, 1, &received), 1);
+	EXPECT_EQUAL(byte, 'x');
+	EXPECT_EQUAL(received.count, 1);
+	close_received();
+	EXPECT_EQUAL(passfd_receive(ends[0], &byte, 1, &received), 0);
+	EXPECT_EQUAL(passfd_shutdown(ends[0]), 0);
+	close_both(ends);
+	EXPECT_EQUAL(passfd_shutdown(duplicate), 0);
+	EXPECT_EQUAL(passfd_shutdown(file), -ENOTSOCK);
+	close(duplicate);
+	EXPECT_EQUAL(passfd_shutdown(duplicate), -EBADF);
+	close(file);
+}

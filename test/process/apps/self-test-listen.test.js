@@ -237,10 +237,10 @@ test('a server that was closed listens again, at the same port', async () => {
 test('an abort signal closes it', async () => {
   const server = createServer();
   const controller = new AbortController();
-  const { port } = await listening(server, { port: 0, host: '127.0.0.1', signal: controller.signal });
+  await listening(server, { port: 0, host: '127.0.0.1', signal: controller.signal });
   controller.abort();
   await once(server, 'close');
-  await assert.rejects(hear({ port, host: '127.0.0.1' }), { code: 'ECONNREFUSED' });
+  assert.equal(server.listening, false);
 });
 
 test('a signal that was aborted before closes it too', async () => {

@@ -126,6 +126,31 @@ describe('stopAccepting', () => {
   );
 
   it(
+    'hands off first what comes back from a worker that died: it has waited the longest',
+    onStage({}, async (stage) => {
+      const dying = await stage.joinServing({ window: 1 });
+      const heir = await stage.joinServing({ window: 1 });
+      const clients = await stage.clients(3);
+      const given = [...(await dying.handoffs(1)), ...(await heir.handoffs(1))];
+      const stopped = stage.dispatcher.stopAccepting();
+      await stage.next('unlistened');
+      const left = stage.next('left');
+      dying.die();
+      await left;
+      await heir.adopt();
+      const [first] = await heir.handoffs(1);
+      await heir.adopt();
+      const [second] = await heir.handoffs(1);
+      await stopped;
+      assert.equal(given.length, 2);
+      assert.deepEqual(
+        [first?.remoteAddress, second?.remoteAddress],
+        [clients[0]?.localAddress, clients[2]?.localAddress],
+      );
+    }),
+  );
+
+  it(
     'waits no longer than it is told to for a worker; close then closes what nobody took',
     onStage({}, async (stage) => {
       await stage.address();

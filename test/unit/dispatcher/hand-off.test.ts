@@ -301,6 +301,23 @@ describe('what is in flight to a worker', () => {
   );
 
   it(
+    'is bounded by whichever of the two leaves less room',
+    onStage({}, async (stage) => {
+      const address = await stage.address();
+      const worker = await stage.joinServing({ window: 1, capacity: 2 });
+      await stage.clients(3);
+      await worker.handoffs(1);
+      await turns();
+      assert.equal(backlogOf(address), 2);
+      await worker.adopt();
+      await worker.handoffs(1);
+      await worker.adopt();
+      await turns();
+      assert.equal(backlogOf(address), 1);
+    }),
+  );
+
+  it(
     'is nothing while its capacity is 0',
     onStage({}, async (stage) => {
       const address = await stage.address();

@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { connect, type Descriptor, type StreamSocket } from '../../../src/fd/index.js';
+import { connect, listen, type Descriptor, type StreamSocket } from '../../../src/fd/index.js';
+import { AcceptLoop } from '../../../src/dispatcher/accept-loop.js';
+import type { WorkerHandle } from '../../../src/dispatcher/worker-handle.js';
 import { native } from '../../../src/fd/native.js';
 import { encodeFrame } from '../../../src/handoff/index.js';
 import { dumps } from '../../../src/multiprocessing/index.js';
@@ -89,6 +91,22 @@ describe('a worker of the recipe', () => {
       assert.equal((await left)[1].redelivered, 1);
       const [connection] = await heir.handoffs(1);
       assert.deepEqual(connection?.remoteAddress, client.localAddress);
+    }),
+  );
+
+  it(
+    'loses it also when the dispatcher looks after it before it hears of the end',
+    onStage({}, async (stage) => {
+      const dying = await joinPython(stage);
+      await stage.client();
+      await stage.until(() => inFlight(stage)[0] === 1);
+      const [handle] = stage.dispatcher.workers as WorkerHandle[];
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      const left = stage.next('left');
+      // The kernel empties the queue of one that is dead.
+      dying.destroy();
+      handle?.roomFor(new AcceptLoop(0, acceptor, true));
+      assert.equal((await left)[1].redelivered, 1);
     }),
   );
 

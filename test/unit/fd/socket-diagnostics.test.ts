@@ -1,12 +1,13 @@
 // What the kernel tells of connections that are closed here.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect } from 'node:net';
+import { connect as connectNode } from 'node:net';
 import { describe, it } from 'node:test';
 
-import { listen, socketPair, SocketDiagnostics } from '../../../src/fd/index.js';
+import { connect, listen, socketPair, SocketDiagnostics } from '../../../src/fd/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { withoutIpv6 } from '../../support/listeners.js';
+import { fromPython, withoutPython } from '../../support/python.js';
 
 const withoutDiagnostics = ((): string | false => {
   using diagnostics = SocketDiagnostics.open();
@@ -27,7 +28,7 @@ describe('SocketDiagnostics', { skip: withoutDiagnostics }, () => {
         await using acceptor = await listen({ host, port: 0 });
         const { address } = acceptor;
         assert.ok('port' in address);
-        const client = connect(address.port, '127.0.0.1');
+        const client = connectNode(address.port, '127.0.0.1');
         const connection = await acceptor.accept();
         const identity = diagnostics.identify(connection);
         assert.ok(identity);
@@ -47,35 +48,59 @@ describe('SocketDiagnostics', { skip: withoutDiagnostics }, () => {
   }
 
   it(
-    'knows no Unix socket, and can be closed twice',
-    keepsDescriptors(() => {
-      const diagnostics = SocketDiagnostics.open();
-      const [first, second] = socketPair();
-      {
-        using duplicate = first.duplicate();
-        assert.equal(diagnostics?.identify(duplicate), undefined);
-      }
-      first.destroy();
-      second.destroy();
-      diagnostics?.close();
-      diagnostics?.close();
+    'identifies no Unix socket and no listener, and throws for a descriptor that is closed',
+    keepsDescriptors(async () => {
+      using diagnostics = SocketDiagnostics.open();
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      using listener = acceptor.duplicate();
+      const [left, right] = socketPair();
+      using unix = left.release();
+      using other = right;
+      assert.equal(diagnostics?.identify(listener), undefined);
+      assert.equal(diagnostics?.identify(unix), undefined);
+      unix.close();
+      assert.throws(() => diagnostics?.identify(unix), { code: 'ERR_DESCRIPTOR_CLOSED' });
+      assert.equal(other.closed, false);
     }),
   );
-});
 
-describe('a socket that is shut down', () => {
   it(
-    'still brings what had come, and lets the other end send no more',
+    'identifies no connection that the kernel would not find, rather than call it closed',
+    { skip: withoutPython },
     keepsDescriptors(async () => {
-      const [first, second] = socketPair();
-      using near = first;
-      using far = second;
-      await far.send(Buffer.from('before'));
-      near.shutdown();
-      await assert.rejects(far.send(Buffer.from('after')), { code: 'ERR_PEER_GONE' });
-      assert.equal((await near.receive())?.bytes.toString(), 'before');
-      assert.equal(await near.receive(), null);
-      near.shutdown();
+      using diagnostics = SocketDiagnostics.open();
+      using message = await fromPython(`
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+listener.bind(("127.0.0.1", 0))
+listener.listen()
+client = socket.create_connection(listener.getsockname())
+bound, _ = listener.accept()
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.connect(("127.0.0.1", 9))
+socket.send_fds(channel, [b"x"], [bound.fileno(), client.fileno(), udp.fileno()])`);
+      const identities = message.descriptors.map((descriptor) => diagnostics?.identify(descriptor));
+      assert.deepEqual(
+        identities.map((identity) => identity !== undefined),
+        [false, true, false],
+      );
+    }),
+  );
+
+  it(
+    'can be closed twice, and is asked no more after that',
+    keepsDescriptors(async () => {
+      const diagnostics = SocketDiagnostics.open();
+      assert.ok(diagnostics);
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      using client = await connect(acceptor.address);
+      using connection = client.release();
+      const identity = diagnostics.identify(connection);
+      assert.ok(identity);
+      diagnostics.close();
+      diagnostics.close();
+      assert.throws(() => diagnostics.isHeld(identity), { code: 'ERR_DESCRIPTOR_CLOSED' });
+      assert.throws(() => diagnostics.identify(connection), { code: 'ERR_DESCRIPTOR_CLOSED' });
     }),
   );
 });

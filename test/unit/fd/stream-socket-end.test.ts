@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { createServer, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
 
-import { connect, StreamSocket } from '../../../src/fd/index.js';
+import { connect, listen, StreamSocket } from '../../../src/fd/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { causedBy } from '../../support/errors.js';
 import { openFile, textOf } from '../../support/files.js';
@@ -277,6 +277,91 @@ describe('a peer that is gone', () => {
       assert.equal(await client.receive(), null);
       server.close();
       await once(server, 'close');
+    }),
+  );
+});
+
+describe('shutdown', () => {
+  it(
+    'lets the other end send no more, and still brings what had come',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      await right.send(Buffer.from('before'), [file]);
+      left.shutdown();
+      await assert.rejects(right.send(Buffer.from('after')), ERR_PEER_GONE);
+      await assert.rejects(left.send(Buffer.from('after')), ERR_PEER_GONE);
+      using message = await received(left.receive());
+      assert.equal(message.bytes.toString(), 'before');
+      assert.deepEqual(message.descriptors.map(textOf), ['file']);
+      assert.equal(await left.receive(), null);
+      assert.equal(await right.receive(), null);
+    }),
+  );
+
+  it(
+    'counts for every holder of the socket',
+    onPair(async (left, right) => {
+      using holder = new StreamSocket(left.duplicate());
+      await right.send(Buffer.from('before'));
+      left.shutdown();
+      left.destroy();
+      await assert.rejects(right.send(Buffer.from('after')), ERR_PEER_GONE);
+      await assert.rejects(holder.send(Buffer.from('after')), ERR_PEER_GONE);
+      assert.equal(await receivedText(holder), 'before');
+      assert.equal(await holder.receive(), null);
+    }),
+  );
+
+  it(
+    'ends a receive that waits',
+    onPair(async (left) => {
+      const receive = left.receive();
+      assert.equal(await isPending(receive), true);
+      left.shutdown();
+      assert.equal(await receive, null);
+    }),
+  );
+
+  it(
+    'ends a send that waits',
+    onPair(async (left) => {
+      const { waiting } = await fill(left);
+      left.shutdown();
+      await assert.rejects(waiting, ERR_PEER_GONE);
+    }),
+  );
+
+  it(
+    'does nothing when the connection is over, and throws when the socket is closed',
+    onPair((left, right) => {
+      left.shutdown();
+      left.shutdown();
+      right.destroy();
+      left.shutdown();
+      left.destroy();
+      assert.throws(() => {
+        left.shutdown();
+      }, ERR_CLOSED);
+    }),
+  );
+
+  it(
+    'resets what a TCP peer sends from then on, behind what had come',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      using client = await connect(acceptor.address);
+      using served = new StreamSocket(await acceptor.accept());
+      await client.send(Buffer.from('before'));
+      await served.untilReadable();
+      served.shutdown();
+      assert.equal(await receivedText(served), 'before');
+      assert.equal(await served.receive(), null);
+      assert.equal(await client.receive(), null);
+      await client.send(Buffer.from('first'));
+      await assert.rejects(async () => {
+        for (;;) await client.send(Buffer.from('more'));
+      }, ERR_PEER_GONE);
+      served.shutdown();
     }),
   );
 });

@@ -44,9 +44,11 @@ export class PlayedDispatcher {
     await this.say({ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true });
     this.#channel
       .read((payload) => {
-        this.#heard.push(decodeFromWorker(payload));
+        const message = decodeFromWorker(payload);
+        this.#heard.push(message);
         this.#wake?.();
-        return undefined;
+        if (message.type !== 'unlisten' || message.request === undefined) return undefined;
+        return this.say({ type: 'unlistened', request: message.request });
       })
       .catch(() => undefined)
       .finally(() => {
