@@ -4,6 +4,7 @@ import { isMainThread } from 'node:worker_threads';
 
 import { interceptListen } from './intercept.js';
 import { join } from './join.js';
+import type { Worker } from './worker.js';
 
 // Whatever the app starts inherits this preload (execArgv), and must find nothing to do: the variables are gone by then.
 if (
@@ -21,6 +22,7 @@ async function becomeWorker(): Promise<void> {
     worker.on('error', (error) => {
       process.emitWarning(error.message, { type: 'PassfdWarning' });
     });
+    if (!isJoining) worker.once('disconnected', () => { endWhenDone(worker); });
     interceptListen(worker);
   } catch (error) {
     process.stderr.write(`passfd: this process could not join its dispatcher: ${(error as Error).message}\n`);
@@ -28,4 +30,12 @@ async function becomeWorker(): Promise<void> {
   } finally {
     delete process.env['PASSFD_AUTHKEY'];
   }
+}
+
+/** Whoever started this process is gone, and nobody else will end it: not a server that it has by itself, nor a timer. */
+function endWhenDone(worker: Worker): void {
+  worker.drain().then(
+    () => process.exit(0),
+    () => process.exit(1),
+  );
 }

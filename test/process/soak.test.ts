@@ -43,8 +43,9 @@ describe(`${COUNT} connections through \`passfd run\``, () => {
       const options = ['--workers', String(WORKERS), '--control', control];
       const program = start(...passfd('run', ...options, app('numbers.js'), records));
       let port = '';
-      for (let worker = 0; worker < WORKERS; worker++)
-        {[, port = ''] = await program.line(/^listening (\d+)$/);}
+      for (let worker = 0; worker < WORKERS; worker++) {
+        [, port = ''] = await program.line(/^listening (\d+)$/);
+      }
 
       const serve = async (count: number): Promise<Footprint[]> => {
         const { answered } = await new Crowd({ port: Number(port), concurrency: 50, count }).finished();
