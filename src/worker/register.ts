@@ -22,7 +22,11 @@ async function becomeWorker(): Promise<void> {
     worker.on('error', (error) => {
       process.emitWarning(error.message, { type: 'PassfdWarning' });
     });
-    if (!isJoining) worker.once('disconnected', () => { endWhenDone(worker); });
+    if (!isJoining) {
+      worker.once('disconnected', () => {
+        endWhenDone(worker);
+      });
+    }
     interceptListen(worker);
   } catch (error) {
     process.stderr.write(`passfd: this process could not join its dispatcher: ${(error as Error).message}\n`);
