@@ -230,7 +230,8 @@ export function isTrusted(peer: PeerCredentials): boolean {
 function pidIn(pickle: Buffer, peer: PeerCredentials): number {
   try {
     const said = loads(pickle);
-    return typeof said === 'number' && Number.isSafeInteger(said) && said > 0 ? said : peer.pid;
+    const isPid = typeof said === 'number' && Number.isSafeInteger(said) && said > 0;
+    return isPid && peer.pid === 0 ? said : peer.pid;
   } catch {
     return peer.pid;
   }

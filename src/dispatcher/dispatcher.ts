@@ -61,6 +61,9 @@ export interface DispatcherEvents {
 /** Time that connections which wait have to find a worker when the dispatcher stops. */
 const STOP_TIMEOUT_MS = 5_000;
 
+/** Listeners have 16 bits in the protocol (`docs/protocol.md`, HANDOFF). */
+const MAX_LISTENER_ID = 65_535;
+
 /** Most rounds in which a backlog is emptied at the end: new clients may come as fast as they are taken. */
 const LAST_ROUNDS = 16;
 
@@ -73,7 +76,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   readonly #pool: Pool;
   readonly #loops = new Map<number, AcceptLoop>();
   /** Addresses that workers asked for, by what they asked for. */
-  readonly #wanted = new Map<string, Promise<AcceptLoop>>();
+  readonly #wanted = new Map<string, Wanted>();
   readonly #diagnostics = SocketDiagnostics.open();
   readonly #startedAt = performance.now();
   /** What to call when a worker that drains has nothing open any more. */
@@ -257,8 +260,18 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     return id;
   }
 
+  /** Not one that was just given back: connections of that may be on their way. */
+  #freeLoopId(): number {
+    for (let tries = 0; tries <= MAX_LISTENER_ID; tries++) {
+      const id = this.#nextLoop;
+      this.#nextLoop = id === MAX_LISTENER_ID ? 0 : id + 1;
+      if (!this.#loops.has(id)) return id;
+    }
+    throw new PassfdError('ERR_DISPATCHER', `More than ${MAX_LISTENER_ID} addresses are open`);
+  }
+
   #open(acceptor: Acceptor, isOwn: boolean): AcceptLoop {
-    const loop = new AcceptLoop(this.#nextLoop++, acceptor, isOwn);
+    const loop = new AcceptLoop(this.#freeLoopId(), acceptor, isOwn);
     this.#loops.set(loop.id, loop);
     this.#pool.open(loop, (error) => this.emit('warned', error));
     this.emit('listening', loop.address);
@@ -268,7 +281,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async #closeLoop(loop: AcceptLoop): Promise<void> {
     this.#loops.delete(loop.id);
     this.#pool.close(loop);
-    await loop.acceptor.close();
+    for (const [key, wanted] of this.#wanted) {
+      if (wanted.loop === loop) this.#wanted.delete(key);
+    }
+    try {
+      await loop.acceptor.close();
+    } catch (error) {
+      // The socket is closed; its file could not be removed.
+      this.emit('warned', error);
+    }
     this.emit('unlistened', loop.address);
   }
 
@@ -411,16 +432,17 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (existing) return existing;
     const key = JSON.stringify(address);
     const known = this.#wanted.get(key);
-    if (known) {
-      const loop = await known;
-      if (this.#loops.has(loop.id)) return loop;
-    }
+    if (known) return known.opening;
     const opening = openWanted(address, backlog).then((acceptor) => this.#open(acceptor, false));
-    this.#wanted.set(key, opening);
-    opening.catch(() => {
-      if (this.#wanted.get(key) === opening) this.#wanted.delete(key);
-    });
-    return opening;
+    const wanted: Wanted = { opening, loop: undefined };
+    this.#wanted.set(key, wanted);
+    try {
+      wanted.loop = await opening;
+      return wanted.loop;
+    } catch (error) {
+      this.#wanted.delete(key);
+      throw error;
+    }
   }
 
   /** An address that is open already, whoever asked for it, and in whatever words. */
@@ -444,6 +466,12 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#pool.abandon(loop);
     await this.#closeLoop(loop);
   }
+}
+
+/** An address that a worker asked for, from then on until it is closed. */
+interface Wanted {
+  readonly opening: Promise<AcceptLoop>;
+  loop: AcceptLoop | undefined;
 }
 
 /** @throws {PassfdError} `ERR_WRONG_KIND`, `ERR_DESCRIPTOR_CLOSED` */

@@ -44,6 +44,8 @@ type State =
 interface Subscription {
   readonly loop: AcceptLoop;
   pause: NodeJS.Timeout | undefined;
+  /** Servers of the worker that asked for it and have not been closed. */
+  servers: number;
 }
 
 export class PassfdWorker implements WorkerHandle {
@@ -152,12 +154,20 @@ export class PassfdWorker implements WorkerHandle {
       const batch = outgoing.slice(start, end);
       for (const connection of batch) this.#ledger.add(connection);
       const listener = batch[0]?.loop.id ?? 0;
-      this.#post(
-        encodeHandoff(listener, batch.length),
-        batch.map(({ descriptor }) => descriptor),
-      );
+      this.#channel
+        .post(
+          encodeHandoff(listener, batch.length),
+          batch.map(({ descriptor }) => descriptor),
+        )
+        .catch((error: unknown) => {
+          this.#onUnsent(error);
+        });
       start = end;
     }
+  }
+
+  serves(loop: AcceptLoop): boolean {
+    return this.#state.is === 'ready' && this.#subscriptions.has(loop.id);
   }
 
   isSubscribed(loop: AcceptLoop): boolean {
@@ -177,6 +187,12 @@ export class PassfdWorker implements WorkerHandle {
   #post(frame: Buffer, descriptors: Parameters<Channel['post']>[1] = []): void {
     // A send fails when the worker is gone; that the stream ends tells it too, behind everything that it still said.
     this.#channel.post(frame, descriptors).catch(() => undefined);
+  }
+
+  /** Behind a batch that was not sent, no position means what the worker takes it for: nothing more may pass. */
+  #onUnsent(error: unknown): void {
+    const isGone = error instanceof PassfdError && ['ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
+    if (!isGone && !this.#channel.socket.closed) this.#channel.socket.shutdown();
   }
 
   #onFrame(payload: Buffer): Promise<void> | undefined {
@@ -281,7 +297,9 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   #subscribe(loop: AcceptLoop): void {
-    if (!this.isSubscribed(loop)) this.#subscriptions.set(loop.id, { loop, pause: undefined });
+    const subscription = this.#subscriptions.get(loop.id);
+    if (subscription) subscription.servers++;
+    else this.#subscriptions.set(loop.id, { loop, pause: undefined, servers: 1 });
   }
 
   async #onUnlisten(message: Extract<FromWorker, { type: 'unlisten' }>): Promise<void> {
@@ -293,7 +311,7 @@ export class PassfdWorker implements WorkerHandle {
 
   async #unsubscribe(id: number): Promise<void> {
     const subscription = this.#subscriptions.get(id);
-    if (!subscription) return;
+    if (!subscription || --subscription.servers > 0) return;
     endPause(subscription);
     this.#subscriptions.delete(id);
     // One that drains closes its servers because it leaves, and not because nobody wants the address any more.

@@ -83,9 +83,10 @@ export class Pool {
   take(loop: AcceptLoop, descriptors: readonly Descriptor[]): void {
     loop.accepted += descriptors.length;
     this.counts.accepted += descriptors.length;
-    for (const descriptor of descriptors) this.#waiting.push(new AcceptedConnection(descriptor, loop));
+    const arrived = descriptors.map((descriptor) => new AcceptedConnection(descriptor, loop));
+    this.#waiting.push(...arrived);
     this.#place();
-    if (this.#overload === 'refuse') this.#refuseWaiting(loop);
+    if (this.#overload === 'refuse' && this.#waiting.length > 0) this.#refuse(new Set(arrived));
   }
 
   /** Places connections again that a worker did not adopt, before all others. */
@@ -107,11 +108,12 @@ export class Pool {
   update(): void {
     if (this.#waiting.length > 0) this.#place();
     for (const { acceptor } of this.#loops) acceptor.resume();
+    this.#noteEmpty();
   }
 
-  /** Resolves when no connection waits. */
+  /** Resolves when no connection waits, and none is in flight that could come back. */
   emptied(): Promise<void> {
-    if (this.#waiting.length === 0) return Promise.resolve();
+    if (this.#isEmpty) return Promise.resolve();
     return new Promise((resolve) => this.#whenEmpty.push(resolve));
   }
 
@@ -128,7 +130,7 @@ export class Pool {
     for (const worker of this.#workers) {
       const roomThere = worker.roomFor(loop);
       room += roomThere;
-      isServed ||= roomThere > 0 || (worker.listens && worker.state === 'ready');
+      isServed ||= worker.serves(loop);
     }
     if (room > 0) return room;
     return this.#overload === 'refuse' && isServed ? REFUSED_AT_ONCE : 0;
@@ -171,8 +173,12 @@ export class Pool {
     return first;
   }
 
-  #refuseWaiting(loop: AcceptLoop): void {
-    if (this.#waiting.length > 0) this.#drop(loop, 'no worker has room');
+  /** Of those that have just come; one that came back from a worker was let in before, and waits. */
+  #refuse(arrived: ReadonlySet<AcceptedConnection>): void {
+    const [refused, kept] = partition(this.#waiting, (connection) => arrived.has(connection));
+    this.#waiting = kept;
+    this.#closeRefused(refused, 'no worker has room');
+    this.#noteEmpty();
   }
 
   #drop(loop: AcceptLoop, reason: string): void {
@@ -189,8 +195,12 @@ export class Pool {
     this.#events.refused(connections.length, reason);
   }
 
+  get #isEmpty(): boolean {
+    return this.#waiting.length === 0 && this.#workers.every(({ inFlight }) => inFlight === 0);
+  }
+
   #noteEmpty(): void {
-    if (this.#waiting.length > 0) return;
+    if (this.#whenEmpty.length === 0 || !this.#isEmpty) return;
     for (const resolve of this.#whenEmpty.splice(0)) resolve();
   }
 }

@@ -39,6 +39,8 @@ export class RecipeWorker implements WorkerHandle {
   readonly #diagnostics: SocketDiagnostics | undefined;
   #state: State = 'ready';
   #inFlight: AcceptedConnection | undefined;
+  /** Whether the kernel has it; else nothing is unread since nothing was sent. */
+  #isSent = false;
   /** Of received "OK"s: the O of one may come alone. */
   #answer = '';
   #adopted = 0;
@@ -120,25 +122,43 @@ export class RecipeWorker implements WorkerHandle {
     return this.#held.size < this.#concurrency;
   }
 
+  serves(loop: AcceptLoop): boolean {
+    return this.#state === 'ready' && loop.isOwn;
+  }
+
   /** One at a time, of the dispatcher's own addresses. */
   roomFor(loop: AcceptLoop): number {
-    if (this.#state !== 'ready' || !loop.isOwn) return 0;
+    if (!this.serves(loop)) return 0;
     this.#lookWhetherReceived();
     return this.#inFlight ? 0 : 1;
   }
 
   give(connection: AcceptedConnection): void {
     this.#inFlight = connection;
+    this.#isSent = false;
     // The flag is in the open file, and a recipe's worker reads as if it were not set. It is clear unless the
     // connection comes back from elsewhere.
     this.#socket
-      .send(BYTES[this.dialect], [connection.descriptor], { blocking: true })
-      .catch(() => undefined);
+      .send(BYTES[this.dialect], [connection.descriptor], { blocking: true, kept: true })
+      .then(() => {
+        this.#isSent = true;
+      })
+      .catch((error: unknown) => {
+        this.#onUnsent(connection, error);
+      });
     // One that waits for a busy worker to become free would look for the receipt too late.
     clearTimeout(this.#poll);
     this.#poll = undefined;
     this.#pollMs = FIRST_POLL_MS;
     this.#pollLater();
+  }
+
+  /** It goes to another. That a worker is gone is told by the end of its channel. */
+  #onUnsent(connection: AcceptedConnection, error: unknown): void {
+    const isGone = error instanceof PassfdError && ['ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
+    if (isGone || this.#inFlight !== connection) return;
+    this.#inFlight = undefined;
+    this.#events.refused(this, [connection], (error as Error).message);
   }
 
   flush(): void {
@@ -180,7 +200,7 @@ export class RecipeWorker implements WorkerHandle {
    * nobody: the pool asks in the middle of placing others.
    */
   #lookWhetherReceived(): void {
-    if (!this.#inFlight || this.dialect === 'raw' || this.#socket.closed) return;
+    if (!this.#inFlight || !this.#isSent || this.dialect === 'raw' || this.#socket.closed) return;
     if (this.#socket.unreadBytes > 0) return;
     // A dead one's queue is empty too. The end can be seen from the moment on when the queue was emptied by it.
     if (this.#isOver()) return;

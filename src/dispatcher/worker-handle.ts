@@ -22,6 +22,8 @@ export interface WorkerView {
 }
 
 export interface WorkerHandle extends WorkerView, Candidate {
+  /** Whether it is ready for connections of this address, though it may have no room at the moment. */
+  serves(loop: AcceptLoop): boolean;
   /** How many connections of this address it may be given now. */
   roomFor(loop: AcceptLoop): number;
   /**

@@ -241,6 +241,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       if (result === EAGAIN) break;
       if (result === EMFILE || result === ENFILE) {
         this.#pauseAccepting();
+        this.#warnOfLimit();
         break;
       }
       this.#hasWarned = false;
@@ -261,11 +262,17 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     if (result === EAGAIN) return;
     if (result === EMFILE || result === ENFILE) {
       this.#pauseAccepting();
+      this.#warnOfLimit();
       return;
     }
     this.#hasWarned = false;
-    if (result < 0) consumer.failed(this.#acceptError(result));
-    else consumer.take(ownedDescriptors(result));
+    if (result < 0) {
+      // It may stay so, and the socket readable: not to ask again and again at once.
+      this.#pauseAccepting();
+      consumer.failed(this.#acceptError(result));
+    } else {
+      consumer.take(ownedDescriptors(result));
+    }
   }
 
   #acceptError(result: number): PassfdError {
@@ -278,6 +285,9 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       this.#pause = undefined;
       this.#watch();
     }, DESCRIPTOR_LIMIT_PAUSE_MS);
+  }
+
+  #warnOfLimit(): void {
     if (this.#hasWarned) return;
     this.#hasWarned = true;
     process.emitWarning(

@@ -4,6 +4,7 @@ import { setImmediate } from 'node:timers/promises';
 import { closeAll, type Descriptor } from './descriptor.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
 import { borrow, duplicateAll, type Loan, type Passable } from './passable.js';
+import type { SendOptions } from './stream-socket.js';
 import { EAGAIN, EBADF, ENOBUFS, systemError } from './system-error.js';
 import { OPERATIONS_PER_TURN, whenAborted } from './turns.js';
 
@@ -16,6 +17,8 @@ interface Waiting {
   offset: number;
   /** Duplicates, so that the sender's own may be closed meanwhile. Empty once they are sent. */
   descriptors: Descriptor[];
+  /** What stands for them where the sender's own stay open. Empty once they are sent. */
+  kept: readonly Passable[];
   loans: readonly Loan[];
   resolve(): void;
   reject(reason: unknown): void;
@@ -60,20 +63,21 @@ export class Sender {
   send(
     bytes: Uint8Array,
     passables: readonly Passable[],
-    blocking: boolean | undefined,
-    signal: AbortSignal | undefined,
+    { blocking, kept = false, signal }: SendOptions,
   ): Promise<void> {
     signal?.throwIfAborted();
     if (this.#failure) throw this.#failure.error;
     const count = passables.length;
     const loans = borrow(passables, outgoing, blocking);
+    const wait = (): Promise<void> =>
+      kept ? this.#wait(bytes, 0, [], loans, signal, passables) : this.#waitWith(bytes, count, loans, signal);
     try {
-      if (this.#waiting.length > 0) return this.#waitWith(bytes, count, loans, signal);
+      if (this.#waiting.length > 0) return wait();
       const sent = native.send(this.#fd, bytes, 0, bytes.length, outgoing, count);
       if (sent < 0) {
         if (sent !== EAGAIN && sent !== ENOBUFS) throw this.#error(sent, count);
         if (sent === ENOBUFS) this.#retryLater();
-        return this.#waitWith(bytes, count, loans, signal);
+        return wait();
       }
       for (const loan of loans) loan.sent();
       if (sent < bytes.length) return this.#wait(bytes, sent, [], [], signal);
@@ -120,7 +124,10 @@ export class Sender {
     let sent;
     try {
       for (const loan of waiting.loans) loan.check?.();
-      sent = native.send(this.#fd, bytes, offset, bytes.length - offset, outgoing, descriptors.length);
+      // Once more: one that was closed all the same must not be sent as whoever has its number now.
+      borrow(waiting.kept, outgoing);
+      const count = descriptors.length + waiting.kept.length;
+      sent = native.send(this.#fd, bytes, offset, bytes.length - offset, outgoing, count);
     } catch (error) {
       // Its owner changed what was to be sent, the bytes or the connection. Only half a message concerns the others.
       if (offset > 0) return this.#fail(error);
@@ -138,6 +145,7 @@ export class Sender {
     waiting.offset += sent;
     for (const loan of waiting.loans) loan.sent();
     waiting.loans = [];
+    waiting.kept = [];
     closeAll(waiting.descriptors.splice(0));
     if (waiting.offset === bytes.length) {
       this.#waiting.shift();
@@ -171,6 +179,7 @@ export class Sender {
     descriptors: Descriptor[],
     loans: readonly Loan[],
     signal: AbortSignal | undefined,
+    kept: readonly Passable[] = [],
   ): Promise<void> {
     return new Promise((resolve, reject) => {
       const detach = whenAborted(signal, (reason) => {
@@ -181,7 +190,7 @@ export class Sender {
         this.#noteFlushed();
         this.#onWaiting();
       });
-      const waiting: Waiting = { bytes, offset, descriptors, loans, resolve, reject, detach };
+      const waiting: Waiting = { bytes, offset, descriptors, kept, loans, resolve, reject, detach };
       this.#waiting.push(waiting);
       this.#onWaiting();
     });

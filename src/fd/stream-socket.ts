@@ -26,6 +26,11 @@ export interface SendOptions {
    * Python does. The flag is shared by all holders of the connection. Listening sockets and all else stay as they are.
    */
   readonly blocking?: boolean | undefined;
+  /**
+   * The caller keeps what is passed open until the promise is settled. So a send that has to wait needs no duplicates,
+   * which cannot be had where the process has no descriptor left.
+   */
+  readonly kept?: boolean | undefined;
   /** Takes the message back while none of it is sent; after that it is finished, or the stream would be broken. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -134,7 +139,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
       this.#checkOpen();
       if (bytes.length === 0 && passables.length === 0) return Promise.resolve();
       this.checkSendable(bytes, passables.length);
-      return this.#sender.send(bytes, passables, options.blocking, options.signal);
+      return this.#sender.send(bytes, passables, options);
     } catch (error) {
       return Promise.reject(error);
     }

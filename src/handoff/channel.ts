@@ -22,9 +22,9 @@ export class Channel {
     this.#takesDescriptors = takesDescriptors;
   }
 
-  /** Sends one frame, with descriptors that are lent. Resolves when the kernel has it; see `StreamSocket.send`. */
+  /** Sends one frame, with descriptors that the caller keeps open until it is sent. Resolves when the kernel has it; see `StreamSocket.send`. */
   post(frame: Buffer, descriptors: readonly Descriptor[] = []): Promise<void> {
-    return this.socket.send(frame, descriptors);
+    return this.socket.send(frame, descriptors, { kept: true });
   }
 
   /**

@@ -42,7 +42,11 @@ export function interceptListen(worker: Worker): void {
   const takesOwn = (server: Server): boolean => {
     if (!worker.serves || (own && own !== server)) return false;
     own = server;
-    server.once('close', () => (own = undefined));
+    const giveBack = (): void => {
+      if (own === server) own = undefined;
+    };
+    server.once('close', giveBack);
+    server.once('error', giveBack);
     return true;
   };
 

@@ -43,7 +43,7 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
   }
   const linkOptions: LinkOptions = { window, capacity, handshakeTimeoutMs };
   const inherited = options.control === undefined ? takeInheritedChannel() : undefined;
-  const open = inherited ? () => Promise.resolve(inherited) : () => connectTo(options);
+  const open = inherited ? () => Promise.resolve(inherited) : connector(options);
   const worker = new Worker(async (events) => Link.open(await open(), linkOptions, events), {
     reconnects: !inherited,
     capacity,
@@ -67,14 +67,20 @@ function takeInheritedChannel(): StreamSocket | undefined {
   }
 }
 
-async function connectTo(options: JoinOptions): Promise<StreamSocket> {
+/** What is in the environment is read once: the key may be taken out of it. */
+function connector(options: JoinOptions): () => Promise<StreamSocket> {
   const { PASSFD_CONTROL, PASSFD_AUTHKEY } = process.env;
   const { control = PASSFD_CONTROL ?? defaultControlPath(), authkey = PASSFD_AUTHKEY, signal } = options;
-  const connection = await Client(control, {
-    ...(authkey !== undefined && authkey !== '' && { authkey }),
-    ...(options.handshakeTimeoutMs !== undefined && { handshakeTimeoutMs: options.handshakeTimeoutMs }),
-    ...(signal && { signal }),
-    waitForListener: options.waitForDispatcher ?? false,
-  });
-  return connection.socket;
+  // Only at first: later the worker tries again by itself, as long as anybody needs it.
+  let waitForListener = options.waitForDispatcher ?? false;
+  return async () => {
+    const connection = await Client(control, {
+      ...(authkey !== undefined && authkey !== '' && { authkey }),
+      ...(options.handshakeTimeoutMs !== undefined && { handshakeTimeoutMs: options.handshakeTimeoutMs }),
+      ...(signal && { signal }),
+      waitForListener,
+    });
+    waitForListener = false;
+    return connection.socket;
+  };
 }

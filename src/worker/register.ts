@@ -36,10 +36,13 @@ async function becomeWorker(): Promise<void> {
   }
 }
 
-/** Whoever started this process is gone, and nobody else will end it: not a server that it has by itself, nor a timer. */
+/**
+ * Whoever started this process is gone, and nobody else will end it: not a server that it has by itself, nor a timer. By
+ * the signal that its supervisor would have sent, so that the app can do what it does at its end.
+ */
 function endWhenDone(worker: Worker): void {
-  worker.drain().then(
-    () => process.exit(0),
-    () => process.exit(1),
-  );
+  const end = (): void => {
+    process.kill(process.pid, 'SIGTERM');
+  };
+  worker.drain().then(end, end);
 }

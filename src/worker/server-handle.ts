@@ -106,10 +106,13 @@ export class ServerHandle implements Target {
 
   /** The server's 'close' comes when the address is free, as it does where the server has the socket itself. */
   #closeWhen(closed: Promise<void>): void {
-    this.expect(1);
+    const server = privateServer(this.#server);
+    server._emitCloseIfDrained = () => undefined;
     closed
       .then(() => {
-        this.expect(-1);
+        // What stands there is the prototype's again.
+        Reflect.deleteProperty(server, '_emitCloseIfDrained');
+        server._emitCloseIfDrained();
       })
       .catch((error: unknown) => {
         process.emitWarning(String(error), 'PassfdWarning');

@@ -148,6 +148,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
           this.#unlisten(listeners).catch(() => undefined);
         } else if (this.#targetOf(first.id)) {
           outcome = 'taken';
+          this.#unlisten(listeners).catch(() => undefined);
         } else {
           outcome = 'listening';
           this.#attach(server, wanted, listen, listeners, first);

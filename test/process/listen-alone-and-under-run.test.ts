@@ -6,7 +6,12 @@ import { temporaryDirectory } from '../support/files.js';
 import { app, passfd } from '../support/passfd.js';
 import { withPrograms, type Program } from '../support/program.js';
 
-const FILES = ['self-test-listen.test.js', 'self-test-sockets.test.js', 'self-test-refused.test.js'];
+const FILES = [
+  'self-test-listen.test.js',
+  'self-test-sockets.test.js',
+  'self-test-refused.test.js',
+  'self-test-races.test.js',
+];
 
 /** Without it, the files would report to this test's own runner. */
 const env = { NODE_TEST_CONTEXT: undefined };

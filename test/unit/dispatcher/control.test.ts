@@ -352,10 +352,10 @@ describe('who may do what', () => {
 
 describe('a worker of the recipe', () => {
   it(
-    'is known by its pickle, whose pid is its own word',
+    'is known by its pickle, and its process by the word of the kernel, not its own',
     onStage({}, async (stage) => {
       for (const [said, pid] of [
-        [4711, 4711],
+        [4711, process.pid],
         ['a name', process.pid],
         [-1, process.pid],
       ] as const) {

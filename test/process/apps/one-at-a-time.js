@@ -1,0 +1,14 @@
+// Serves one client at a time: it hears a line, and hangs up when the next one comes.
+import { createServer } from 'node:net';
+
+const server = createServer((socket) => {
+  socket.on('error', () => {});
+  socket.once('data', (line) => {
+    socket.write(line);
+    socket.once('data', (last) => socket.end(last));
+  });
+});
+server.maxConnections = 1;
+server.listen(0, '127.0.0.1', () => {
+  console.log('listening', server.address().port);
+});
