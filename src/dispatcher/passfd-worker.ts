@@ -184,9 +184,9 @@ export class PassfdWorker implements WorkerHandle {
     this.#channel.socket.destroy();
   }
 
-  #post(frame: Buffer, descriptors: Parameters<Channel['post']>[1] = []): void {
+  #post(frame: Buffer): void {
     // A send fails when the worker is gone; that the stream ends tells it too, behind everything that it still said.
-    this.#channel.post(frame, descriptors).catch(() => undefined);
+    this.#channel.post(frame).catch(() => undefined);
   }
 
   /** Behind a batch that was not sent, no position means what the worker takes it for: nothing more may pass. */

@@ -259,7 +259,8 @@ export class RecipeWorker implements WorkerHandle {
   #leave(reason: string, isUnread: boolean): void {
     this.#state = 'gone';
     clearTimeout(this.#poll);
-    if (!isUnread) this.#settle();
+    // One that was never sent was not received either, however cleanly the worker has gone.
+    if (!isUnread && this.#isSent) this.#settle();
     const left = this.#inFlight;
     this.#inFlight = undefined;
     if (!this.#socket.closed) {

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { connect, listen, type Descriptor, type StreamSocket } from '../../../src/fd/index.js';
-import { AcceptLoop } from '../../../src/dispatcher/accept-loop.js';
+import { connect, listen, socketPair, type Descriptor, type StreamSocket } from '../../../src/fd/index.js';
+import { AcceptedConnection, AcceptLoop } from '../../../src/dispatcher/accept-loop.js';
 import type { WorkerHandle } from '../../../src/dispatcher/worker-handle.js';
 import { native } from '../../../src/fd/native.js';
 import { encodeFrame } from '../../../src/handoff/index.js';
@@ -107,6 +107,23 @@ describe('a worker of the recipe', () => {
       dying.destroy();
       handle?.roomFor(new AcceptLoop(0, acceptor, true));
       assert.equal((await left)[1].redelivered, 1);
+    }),
+  );
+
+  it(
+    'loses what was given to it when it had ended already, before the dispatcher heard of it',
+    onStage({}, async (stage) => {
+      const ended = await joinPython(stage);
+      const [handle] = stage.dispatcher.workers as WorkerHandle[];
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      const [near, far] = socketPair();
+      using client = far;
+      using own = near;
+      const left = stage.next('left');
+      ended.destroy();
+      handle?.give(new AcceptedConnection(own.duplicate(), new AcceptLoop(0, acceptor, true)));
+      assert.equal((await left)[1].redelivered, 1);
+      assert.equal(client.closed, false);
     }),
   );
 
