@@ -193,6 +193,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         new PassfdError('ERR_DISPATCHER', `There is no worker ${id} here; these are: ${known}`),
       );
     }
+    return this.drain(worker);
+  }
+
+  /** As `drainWorker`, of exactly this one: while a worker is replaced, two have the same id. */
+  drain(view: WorkerView): Promise<void> {
+    const worker = this.#pool.workers.find((candidate) => candidate === view);
+    if (!worker) return Promise.resolve();
     worker.drain();
     return new Promise((resolve) => {
       const before = this.#drains.get(worker);

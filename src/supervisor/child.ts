@@ -154,7 +154,7 @@ export class Child {
         break;
       case 'ready':
         this.#beginDraining(state.pid);
-        this.#terminateWhenDrained(state.worker.id);
+        this.#terminateWhenDrained(state.worker);
         break;
       case 'draining':
       case 'killed':
@@ -180,12 +180,11 @@ export class Child {
     this.#state = { is: 'draining', pid, killTimer };
   }
 
-  #terminateWhenDrained(worker: number): void {
+  #terminateWhenDrained(worker: PoolWorker): void {
     const terminate = (): void => {
       this.#terminate();
     };
-    // It fails for a worker that has left, which has nothing to drain.
-    this.#pool.drainWorker(worker).then(terminate, terminate);
+    this.#pool.drain(worker).then(terminate, terminate);
   }
 
   #terminate(): void {

@@ -14,8 +14,8 @@ export interface Pool {
   reserveIds(count: number): void;
   /** Takes over the socket, whose other end the child has. */
   addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void;
-  /** Gives a worker nothing new, and resolves when it has nothing open any more, or has left. */
-  drainWorker(id: number): Promise<void>;
+  /** Gives exactly this worker nothing new, and resolves when it has nothing open any more, or has left. */
+  drain(worker: PoolWorker): Promise<void>;
   on(event: 'ready' | 'left', listener: (worker: PoolWorker) => void): unknown;
   off(event: 'ready' | 'left', listener: (worker: PoolWorker) => void): unknown;
 }

@@ -114,10 +114,10 @@ export class FakePool extends EventEmitter<{ ready: [PoolWorker]; left: [PoolWor
     this.children.push(child);
   }
 
-  drainWorker(id: number): Promise<void> {
-    if (!this.workers.some((worker) => worker.id === id)) return Promise.reject(new Error('no such worker'));
+  drain(worker: PoolWorker): Promise<void> {
+    if (!this.workers.some(({ pid }) => pid === worker.pid)) return Promise.resolve();
     return new Promise((resolve) => {
-      this.drains.set(id, resolve);
+      this.drains.set(worker.id, resolve);
     });
   }
 
