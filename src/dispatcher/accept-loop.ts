@@ -2,18 +2,27 @@
 import { Descriptor, type Acceptor, type Address } from '../fd/index.js';
 import type { Arrival } from './policy.js';
 
-export class AcceptLoop {
+export interface AcceptLoopIdentity {
   /** As workers know it. */
   readonly id: number;
+  /** As this dispatcher and the next one know what was asked for. */
+  readonly key: string;
   /** Whether it was given to the dispatcher (`--listen`), and not asked for by a worker. */
+  readonly isOwn: boolean;
+}
+
+export class AcceptLoop implements AcceptLoopIdentity {
+  readonly id: number;
+  readonly key: string;
   readonly isOwn: boolean;
   readonly acceptor: Acceptor;
   accepted = 0;
 
-  constructor(id: number, acceptor: Acceptor, isOwn: boolean) {
+  constructor({ id, key, isOwn }: AcceptLoopIdentity, acceptor: Acceptor) {
     this.id = id;
-    this.acceptor = acceptor;
+    this.key = key;
     this.isOwn = isOwn;
+    this.acceptor = acceptor;
   }
 
   get address(): Address {

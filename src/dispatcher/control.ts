@@ -1,7 +1,7 @@
 // The control socket: checks who connects, reads what it says first, and brings it to whom it belongs.
 import { EventEmitter } from 'node:events';
 
-import { PassfdError, type PeerCredentials, type StreamSocket } from '../fd/index.js';
+import { PassfdError, type Acceptor, type PeerCredentials, type StreamSocket } from '../fd/index.js';
 import {
   decodeIntroduction,
   encodeJson,
@@ -20,8 +20,6 @@ export interface ControlOptions {
   readonly allowGids?: readonly number[];
   /** Time that a peer has to say who it is. */
   readonly handshakeTimeoutMs?: number;
-  /** Runs when the path is taken, and before anybody is let in: workers ask once for the addresses that there are. */
-  readonly prepare?: () => Promise<void>;
   /** What a control connection can ask for, by the `type` of its message. */
   readonly commands?: Commands;
 }
@@ -34,6 +32,9 @@ const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /** Peers that have not said yet who they are; when one more comes, the oldest gives way. */
 const MAX_STRANGERS = 64;
+
+/** Time that peers have to finish their introduction when another process takes over; the others are cut off. */
+const SETTLE_TIMEOUT_MS = 1_000;
 
 /** Longest command. */
 const MAX_COMMAND_BYTES = 65_536;
@@ -60,6 +61,7 @@ export class Control extends EventEmitter<ControlEvents> {
   /** In the order in which they came. */
   readonly #strangers = new Set<Connection>();
   readonly #controls = new Set<Connection>();
+  #whenSettled: (() => void) | undefined;
   #loop: Promise<void> | undefined;
 
   private constructor(listener: Listener, options: ControlOptions) {
@@ -72,9 +74,10 @@ export class Control extends EventEmitter<ControlEvents> {
 
   /**
    * Takes the path. Whoever connects waits until `start`.
+   * @param path or a listening socket that another process has made
    * @throws {PassfdError} as `listen`: `ERR_ADDRESS_IN_USE` names the process that is there already
    */
-  static async open(path: string, options: ControlOptions): Promise<Control> {
+  static async open(path: string | Acceptor, options: ControlOptions): Promise<Control> {
     const { authkey, handshakeTimeoutMs } = options;
     const listener = await Listener(path, {
       ...(authkey !== undefined && { authkey }),
@@ -89,6 +92,41 @@ export class Control extends EventEmitter<ControlEvents> {
 
   start(): void {
     this.#loop ??= this.#accept();
+  }
+
+  /** The listening socket. */
+  get acceptor(): Acceptor {
+    return this.#listener.acceptor;
+  }
+
+  /**
+   * Lets nobody in until `thaw`: who connects waits in the backlog. Resolves when all who had come are where they belong;
+   * those that say nothing are cut off.
+   */
+  async freeze(): Promise<void> {
+    await this.#listener.pause(SETTLE_TIMEOUT_MS);
+    if (this.#strangers.size === 0) return;
+    const timer = setTimeout(() => {
+      for (const connection of this.#strangers) connection.close();
+    }, SETTLE_TIMEOUT_MS);
+    await new Promise<void>((resolve) => (this.#whenSettled = resolve));
+    this.#whenSettled = undefined;
+    clearTimeout(timer);
+  }
+
+  thaw(): void {
+    this.#listener.resume();
+  }
+
+  /** Another process goes on with the socket. Who has asked for something and has no answer yet is told to ask there. */
+  async abandon(): Promise<void> {
+    await this.#listener.abandon();
+    for (const connection of this.#strangers) connection.close();
+    for (const connection of this.#controls) {
+      connection.sendBytes(Buffer.from(JSON.stringify({ type: 'again' }))).catch(() => undefined);
+      connection.close();
+    }
+    await this.#loop;
   }
 
   async close(): Promise<void> {
@@ -138,6 +176,7 @@ export class Control extends EventEmitter<ControlEvents> {
     } finally {
       clearTimeout(deadline);
       this.#strangers.delete(connection);
+      if (this.#strangers.size === 0) this.#whenSettled?.();
     }
   }
 

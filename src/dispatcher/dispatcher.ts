@@ -1,21 +1,20 @@
 // Dispatcher: accepts connections, chooses a worker for each, and hands it off; runs no user code but a custom policy.
 import { EventEmitter } from 'node:events';
-import { readFileSync } from 'node:fs';
 
 import {
   Acceptor,
-  Descriptor,
+  closeAll,
   formatAddress,
   listen,
   PassfdError,
   SocketDiagnostics,
   StreamSocket,
   type Address,
-  type AddressLike,
+  type Descriptor,
 } from '../fd/index.js';
-import { decodeIntroduction, MAX_HELLO_BYTES, type WantedAddress } from '../handoff/index.js';
+import { decodeIntroduction, MAX_HELLO_BYTES, type WorkerHello } from '../handoff/index.js';
 import { Connection } from '../multiprocessing/index.js';
-import { AcceptLoop } from './accept-loop.js';
+import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
 import {
   checkPeer,
   Control,
@@ -25,12 +24,16 @@ import {
   type ControlOptions,
   type Joined,
 } from './control.js';
+import { Listeners, type OwnAddress } from './listeners.js';
 import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
 import { createPolicy, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './recipe-worker.js';
+import { Returns, type AwaitedWorker } from './returns.js';
+import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
-import type { WorkerHandle, WorkerView } from './worker-handle.js';
+import { version } from './version.js';
+import type { FrozenWorker, WorkerHandle, WorkerView } from './worker-handle.js';
 
 export interface DispatcherOptions {
   /** The rule that chooses the worker: `round-robin` unless it is given. */
@@ -44,6 +47,8 @@ export interface DispatcherOptions {
 export interface DispatcherEvents {
   joined: [worker: WorkerView];
   ready: [worker: WorkerView];
+  /** It has come back from a dispatcher that died, with what it had kept. */
+  returned: [worker: WorkerView];
   draining: [worker: WorkerView];
   left: [worker: WorkerView, how: { readonly redelivered: number; readonly reason: string }];
   listening: [address: Address];
@@ -61,34 +66,53 @@ export interface DispatcherEvents {
 /** Time that connections which wait have to find a worker when the dispatcher stops. */
 const STOP_TIMEOUT_MS = 5_000;
 
-/** Listeners have 16 bits in the protocol (`docs/protocol.md`, HANDOFF). */
-const MAX_LISTENER_ID = 65_535;
+/** Raw workers that are let in at a time, before anything else has its turn. */
+const RAW_WORKERS_AT_ONCE = 16;
 
 /** Most rounds in which a backlog is emptied at the end: new clients may come as fast as they are taken. */
 const LAST_ROUNDS = 16;
 
-const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
-  version: string;
-};
+export interface OpenControlOptions extends ControlOptions {
+  /**
+   * Workers of a dispatcher that died, which are expected to come back: until they have, nobody else is let in as a
+   * worker, and `prepare` waits.
+   */
+  readonly awaited?: readonly AwaitedWorker[];
+  /** Runs when the path is taken, and before anybody new is let in: workers ask once for the addresses that there are. */
+  readonly prepare?: () => Promise<void>;
+}
+
+/** A process that was started by who has the dispatcher. */
+export interface ChildIdentity {
+  /** Its slot. */
+  readonly id: number;
+  readonly pid: number;
+}
+
+/** Time that workers of a dispatcher that died have to come back. */
+const RETURN_TIMEOUT_MS = 10_000;
 
 export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncDisposable {
   readonly #options: DispatcherOptions;
   readonly #pool: Pool;
-  readonly #loops = new Map<number, AcceptLoop>();
-  /** Addresses that workers asked for, by what they asked for. */
-  readonly #wanted = new Map<string, Wanted>();
+  readonly #listeners: Listeners;
   readonly #diagnostics = SocketDiagnostics.open();
   readonly #startedAt = performance.now();
   /** What to call when a worker that drains has nothing open any more. */
   readonly #drains = new Map<WorkerHandle, () => void>();
   readonly #runs = new Set<Promise<void>>();
   /** Channels of children that have not said anything yet. */
-  readonly #silentChildren = new Set<StreamSocket>();
+  readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
+  readonly #returns = new Returns();
+  /** Settled when workers that are new may ask for the addresses that there are. */
+  #prepared: Promise<void> = Promise.resolve();
   #control: Control | undefined;
   #rawControl: Acceptor | undefined;
-  #nextLoop = 0;
+  /** Which incarnation of the dispatcher this is. */
+  #generation = 1;
   #firstId = 1;
   #refusedPeers = 0;
+  #isFrozen = false;
   #closing: Promise<void> | undefined;
 
   constructor(options: DispatcherOptions = {}) {
@@ -99,57 +123,39 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       refused: (count, reason) => this.emit('refused', { count, reason }),
       policyFailed: (error) => this.emit('warned', error),
     });
+    this.#listeners = new Listeners({
+      opened: (loop) => {
+        this.#onOpened(loop);
+      },
+      closing: (loop) => {
+        this.#onClosing(loop);
+      },
+      closed: ({ address }) => this.emit('unlistened', address),
+      warned: (error) => this.emit('warned', error),
+    });
   }
 
   /**
    * Accepts at an address of the dispatcher's own, for all workers that serve.
-   * @param address also `{ fd }`, a listening socket that this process has inherited; it stays open here
    * @throws {PassfdError} as `listen` of `passfd`
    */
-  async listen(address: AddressLike | { readonly fd: number }): Promise<Address> {
-    const { backlog } = this.#options;
-    const acceptor =
-      typeof address === 'object' && 'fd' in address
-        ? inherited(address.fd)
-        : await listen(address, backlog === undefined ? {} : { backlog });
-    return this.#open(acceptor, true).address;
+  async listen(address: OwnAddress): Promise<Address> {
+    return (await this.#listeners.openOwn(address, this.#options.backlog)).address;
   }
 
   /** Lets workers and commands connect at a path. @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there */
-  async openControl(path: string, options: ControlOptions = {}): Promise<void> {
-    this.#control = await Control.open(path, {
-      ...options,
-      commands: {
-        status: () => Promise.resolve(this.status()),
-        drain: ({ worker }) => this.drainWorker(Number(worker)),
-        ...options.commands,
-      },
-    });
-    this.#control.on('worker', (joined, hello) => {
-      this.#join(
-        new PassfdWorker(
-          joined.socket,
-          hello,
-          { id: this.#freeId(), pid: joined.peer.pid, serves: this.#servesOwn },
-          this.#eventsFor(isTrusted(joined.peer)),
-        ),
-      );
-    });
-    this.#control.on('multiprocessingWorker', (joined, pid) => {
-      this.#joinRecipe(joined, pid, 'multiprocessing');
-    });
-    this.#control.on('refused', (error) => {
-      this.#refusePeer(error);
-    });
-    await options.prepare?.();
-    this.#control.start();
+  async openControl(path: string, options: OpenControlOptions = {}): Promise<void> {
+    const { awaited = [], prepare } = options;
+    const control = await Control.open(path, this.#withCommands(options));
+    this.#useControl(control);
+    if (awaited.length === 0) await prepare?.();
+    else await (this.#prepared = this.#prepareFor(control, awaited, prepare));
+    control.start();
   }
 
   /** Lets raw workers connect at a path: each gets `x` with one descriptor, and answers `OK`. */
   async openRawControl(path: string, options: ControlOptions = {}): Promise<void> {
-    const acceptor = await listen(path, { mode: modeFor(options) });
-    this.#rawControl = acceptor;
-    this.#track(this.#acceptRaw(acceptor, options));
+    this.#useRawControl(await listen(path, { mode: modeFor(options) }), options);
   }
 
   /**
@@ -157,7 +163,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * ready to.
    * @param child its slot and its process
    */
-  addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void {
+  addChild(socket: StreamSocket, child: ChildIdentity): void {
     this.#track(this.#hearChild(socket, child));
   }
 
@@ -172,8 +178,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   status(): Status {
     return describeStatus(
-      { version, pid: process.pid, generation: 1, uptimeMs: Math.round(performance.now() - this.#startedAt) },
-      this.#loops.values(),
+      {
+        version,
+        pid: process.pid,
+        generation: this.#generation,
+        uptimeMs: Math.round(performance.now() - this.#startedAt),
+      },
+      this.#listeners,
       this.#pool,
       this.#refusedPeers,
     );
@@ -213,9 +224,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /** Takes what waits in the backlogs, closes the listening sockets, and resolves when all of it has found a worker. */
   async stopAccepting(timeoutMs = STOP_TIMEOUT_MS): Promise<void> {
-    for (const loop of [...this.#loops.values()]) {
+    for (const loop of [...this.#listeners]) {
       this.#takeBacklog(loop);
-      await this.#closeLoop(loop);
+      await this.#listeners.close(loop);
     }
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<void>((resolve) => {
@@ -223,6 +234,82 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     });
     await Promise.race([this.#pool.emptied(), timeout]);
     clearTimeout(timer);
+  }
+
+  /**
+   * Neither accepts, sends nor hears anything until `thaw`, or until it is `disown`ed. Who connects meanwhile waits in the
+   * kernel.
+   * @returns what another process needs to go on from here; the caller owns its descriptors
+   * @throws {PassfdError} `ERR_DISPATCHER` when it cannot be frozen at this moment, `ERR_DESCRIPTOR_LIMIT`; then it goes on
+   */
+  async freeze(): Promise<Snapshot> {
+    const made: Descriptor[] = [];
+    this.#isFrozen = true;
+    try {
+      return await this.#freeze(made);
+    } catch (error) {
+      closeAll(made);
+      this.thaw();
+      throw error;
+    }
+  }
+
+  /** Goes on after `freeze`, or begins after `restore`. */
+  thaw(): void {
+    this.#isFrozen = false;
+    for (const worker of this.#pool.workers) worker.thaw();
+    for (const socket of this.#silentChildren.keys()) socket.thaw();
+    this.#pool.thaw();
+    this.#rawControl?.resume();
+    this.#control?.thaw();
+    this.#control?.start();
+  }
+
+  /**
+   * Takes over what another generation had, and does nothing with it until `thaw`.
+   * @param snapshot its descriptors are this object's own from here on, also when it throws
+   * @throws {PassfdError} `ERR_WRONG_KIND`, `ERR_SYSTEM`
+   */
+  async restore(snapshot: Snapshot, options: ControlOptions): Promise<void> {
+    this.#isFrozen = true;
+    this.#pool.freeze();
+    const { refusedPeers, ...counts } = snapshot.counts;
+    try {
+      this.#generation = snapshot.generation + 1;
+      this.#refusedPeers = refusedPeers;
+      for (const listener of snapshot.listeners) await this.#listeners.restore(listener);
+      const loops = new Map(Array.from(this.#listeners, (loop) => [loop.id, loop]));
+      for (const worker of snapshot.workers) this.#restoreWorker(worker, loops);
+      for (const { channel, ...child } of snapshot.silentChildren) {
+        const socket = new StreamSocket(channel);
+        socket.freeze();
+        this.addChild(socket, child);
+      }
+      this.#pool.restore(connectionsOf(snapshot.waiting, loops), counts);
+      const { control, rawControl } = snapshot;
+      if (control) {
+        const acceptor = await Acceptor.inherit(control.descriptor, control);
+        this.#useControl(await Control.open(acceptor, this.#withCommands(options)));
+      }
+      if (rawControl) {
+        this.#useRawControl(await Acceptor.inherit(rawControl.descriptor, rawControl), options);
+      }
+    } catch (error) {
+      closeAll([...descriptorsOf(snapshot)]);
+      throw error;
+    }
+  }
+
+  /** Another process goes on with all of it: closes what this one has, and tells nobody. */
+  async disown(): Promise<void> {
+    this.#closing = Promise.resolve();
+    for (const worker of this.#pool.workers) worker.disown();
+    for (const socket of this.#silentChildren.keys()) socket.destroy();
+    this.#pool.disown();
+    for (const { acceptor } of this.#listeners) acceptor.release().close();
+    if (this.#rawControl?.closed === false) this.#rawControl.release().close();
+    await this.#control?.abandon();
+    this.#diagnostics?.close();
   }
 
   /** Frees everything. Workers see their channels end, and keep what they have adopted. A second call does nothing. */
@@ -238,18 +325,19 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async #close(): Promise<void> {
     await this.#control?.close();
     await this.#rawControl?.close();
-    for (const loop of [...this.#loops.values()]) await this.#closeLoop(loop);
+    await this.#closeListeners();
     for (const worker of this.#pool.workers) worker.end();
-    for (const socket of this.#silentChildren) socket.destroy();
+    for (const socket of this.#silentChildren.keys()) socket.destroy();
     await Promise.allSettled(this.#runs);
     // A worker may have been in the middle of being given one.
-    for (const loop of [...this.#loops.values()]) await this.#closeLoop(loop);
+    await this.#closeListeners();
     this.#pool.destroy('the dispatcher is closed');
     this.#diagnostics?.close();
   }
 
-  get #servesOwn(): boolean {
-    return [...this.#loops.values()].some(({ isOwn }) => isOwn);
+  async #closeListeners(): Promise<void> {
+    for (const loop of [...this.#listeners]) await this.#listeners.close(loop);
+    await this.#listeners.closeReturned();
   }
 
   #track(run: Promise<void>): void {
@@ -260,44 +348,74 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       .catch(() => undefined);
   }
 
-  #freeId(): number {
-    const taken = new Set(this.#pool.workers.map(({ id }) => id));
-    let id = this.#firstId;
-    while (taken.has(id)) id++;
-    return id;
+  #withCommands(options: ControlOptions): ControlOptions {
+    return {
+      ...options,
+      commands: {
+        status: () => Promise.resolve(this.status()),
+        drain: ({ worker }) => this.drainWorker(Number(worker)),
+        ...options.commands,
+      },
+    };
   }
 
-  /** Not one that was just given back: connections of that may be on their way. */
-  #freeLoopId(): number {
-    for (let tries = 0; tries <= MAX_LISTENER_ID; tries++) {
-      const id = this.#nextLoop;
-      this.#nextLoop = id === MAX_LISTENER_ID ? 0 : id + 1;
-      if (!this.#loops.has(id)) return id;
-    }
-    throw new PassfdError('ERR_DISPATCHER', `More than ${MAX_LISTENER_ID} addresses are open`);
+  #useControl(control: Control): void {
+    this.#control = control;
+    control.on('worker', (joined, hello) => {
+      this.#track(this.#admit(joined, hello));
+    });
+    control.on('multiprocessingWorker', (joined, pid) => {
+      this.#joinRecipe(joined, pid, 'multiprocessing');
+    });
+    control.on('refused', (error) => {
+      this.#refusePeer(error);
+    });
   }
 
-  #open(acceptor: Acceptor, isOwn: boolean): AcceptLoop {
-    const loop = new AcceptLoop(this.#freeLoopId(), acceptor, isOwn);
-    this.#loops.set(loop.id, loop);
+  #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
+    this.#rawControl = acceptor;
+    acceptor.feed({
+      room: () => (this.#isFrozen ? 0 : RAW_WORKERS_AT_ONCE),
+      take: (descriptors) => {
+        for (const descriptor of descriptors) this.#takeRaw(descriptor, options);
+      },
+      failed: (error) => this.emit('warned', error),
+    });
+  }
+
+  /** Takes back what a dispatcher that died has left with its workers, before anything is opened anew. */
+  async #prepareFor(
+    control: Control,
+    awaited: readonly AwaitedWorker[],
+    prepare: (() => Promise<void>) | undefined,
+  ): Promise<void> {
+    const returned = this.#returns.all(awaited, RETURN_TIMEOUT_MS);
+    control.start();
+    await returned;
+    await prepare?.();
+    await this.#listeners.closeReturned();
+  }
+
+  #onOpened(loop: AcceptLoop): void {
     this.#pool.open(loop, (error) => this.emit('warned', error));
+    for (const worker of this.#pool.workers) this.#entrust(worker, loop);
     this.emit('listening', loop.address);
-    return loop;
   }
 
-  async #closeLoop(loop: AcceptLoop): Promise<void> {
-    this.#loops.delete(loop.id);
+  #onClosing(loop: AcceptLoop): void {
     this.#pool.close(loop);
-    for (const [key, wanted] of this.#wanted) {
-      if (wanted.loop === loop) this.#wanted.delete(key);
-    }
+    for (const worker of this.#pool.workers) if (worker instanceof PassfdWorker) worker.relieve(loop);
+  }
+
+  /** Should this process die, the listening socket lives on there. */
+  #entrust(worker: WorkerHandle, loop: AcceptLoop): void {
+    if (!(worker instanceof PassfdWorker)) return;
     try {
-      await loop.acceptor.close();
+      worker.entrust(loop);
     } catch (error) {
-      // The socket is closed; its file could not be removed.
+      // No descriptor is left for the duplicate: other workers have it.
       this.emit('warned', error);
     }
-    this.emit('unlistened', loop.address);
   }
 
   #takeBacklog(loop: AcceptLoop): void {
@@ -312,9 +430,37 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     }
   }
 
+  /** One that is new waits until everything is there that it may ask for. */
+  async #admit({ socket, peer }: Joined, hello: WorkerHello): Promise<void> {
+    if (!hello.returns) await this.#prepared.catch(() => undefined);
+    const id = this.#returns.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
+    this.#join(
+      PassfdWorker.welcome(
+        socket,
+        hello,
+        { id, pid: peer.pid, serves: this.#servesOwn, isTrusted: isTrusted(peer) },
+        this.#eventsFor(isTrusted(peer)),
+      ),
+    );
+  }
+
+  get #servesOwn(): boolean {
+    return this.#listeners.own.length > 0;
+  }
+
+  /** @param wanted which it had before, for one that is no child */
+  #freeId(wanted = 0): number {
+    const taken = new Set(this.#pool.workers.map(({ id }) => id));
+    let id = this.#firstId;
+    if (wanted > id) id = taken.has(wanted) ? id : wanted;
+    while (taken.has(id)) id++;
+    return id;
+  }
+
   #join(worker: PassfdWorker | RecipeWorker): void {
     this.#pool.add(worker);
     this.emit('joined', worker);
+    for (const loop of this.#listeners) this.#entrust(worker, loop);
     if (worker instanceof RecipeWorker) {
       this.emit('ready', worker);
       this.#pool.update();
@@ -333,28 +479,23 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     );
   }
 
-  async #acceptRaw(acceptor: Acceptor, options: ControlOptions): Promise<void> {
-    for await (const descriptor of acceptor) {
-      const socket = new StreamSocket(descriptor);
-      try {
-        const { peer } = socket;
-        checkPeer(peer, options);
-        this.#joinRecipe({ socket, peer }, peer.pid, 'raw');
-      } catch (error) {
-        socket.destroy();
-        if (!(error instanceof PassfdError)) throw error;
-        this.#refusePeer(error);
-      }
+  #takeRaw(descriptor: Descriptor, options: ControlOptions): void {
+    const socket = new StreamSocket(descriptor);
+    try {
+      const { peer } = socket;
+      checkPeer(peer, options);
+      this.#joinRecipe({ socket, peer }, peer.pid, 'raw');
+    } catch (error) {
+      socket.destroy();
+      if (!(error instanceof PassfdError)) throw error;
+      this.#refusePeer(error);
     }
   }
 
   /** A child that never speaks is no worker, and its channel ends when it does. */
-  async #hearChild(
-    socket: StreamSocket,
-    child: { readonly id: number; readonly pid: number },
-  ): Promise<void> {
+  async #hearChild(socket: StreamSocket, child: ChildIdentity): Promise<void> {
     const connection = new Connection(socket);
-    this.#silentChildren.add(socket);
+    this.#silentChildren.set(socket, child);
     try {
       const introduction = decodeIntroduction(await connection.recvBytes(MAX_HELLO_BYTES));
       if (introduction.dialect !== 'passfd' || introduction.hello.role !== 'worker') {
@@ -362,7 +503,12 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       }
       const { hello } = introduction;
       this.#join(
-        new PassfdWorker(socket, hello, { ...child, serves: this.#servesOwn }, this.#eventsFor(true)),
+        PassfdWorker.welcome(
+          socket,
+          hello,
+          { ...child, serves: this.#servesOwn, isTrusted: true },
+          this.#eventsFor(true),
+        ),
       );
     } catch (error) {
       if (error instanceof PassfdError && error.code === 'ERR_HELLO') {
@@ -380,8 +526,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.emit('peerRefused', error);
   }
 
-  /** @param mayListen whether this worker may have the dispatcher listen at addresses that it names */
-  #eventsFor(mayListen: boolean): PassfdWorkerEvents {
+  /** @param isTrusted whether this worker may have the dispatcher listen at addresses that it names */
+  #eventsFor(isTrusted: boolean): PassfdWorkerEvents {
     return {
       ready: (worker) => {
         this.emit('ready', worker);
@@ -411,20 +557,37 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#pool.remove(worker);
         this.#drains.get(worker)?.();
         this.#drains.delete(worker);
+        this.#returns.settle(worker.pid);
         this.emit('left', worker, { redelivered: connections.length, reason });
       },
-      serve: () => [...this.#loops.values()].filter(({ isOwn }) => isOwn),
+      serve: async () => {
+        await this.#prepared;
+        return this.#listeners.own;
+      },
       listen: async (_worker, address, backlog) => {
-        if (!mayListen) {
+        if (!isTrusted) {
           throw new PassfdError(
             'ERR_ADDRESS_DENIED',
             'Only workers of the same user may have the dispatcher listen at an address',
           );
         }
-        return this.#listenFor(address, backlog);
+        return this.#listeners.openWanted(address, backlog);
       },
       unlisten: (_worker, loop) => this.#releaseLoop(loop),
+      custody: (_worker, key, descriptor) => this.#listeners.takeReturned(key, descriptor),
+      returned: (worker) => {
+        this.#returns.settle(worker.pid);
+        this.emit('returned', worker);
+        this.#track(this.#relieve(worker));
+      },
     };
+  }
+
+  /** Once everything is open that is wanted, what it had brought beside that is closed, here and there. */
+  async #relieve(worker: PassfdWorker): Promise<void> {
+    await this.#prepared;
+    await this.#listeners.closeReturned();
+    worker.relieveOfStale();
   }
 
   #noteDrained(worker: WorkerHandle): void {
@@ -433,77 +596,107 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#drains.delete(worker);
   }
 
-  /** The first worker that asks for an address makes it; the others get the same one. */
-  async #listenFor(address: WantedAddress, backlog: number): Promise<AcceptLoop> {
-    const existing = this.#findLoop(address);
-    if (existing) return existing;
-    const key = JSON.stringify(address);
-    const known = this.#wanted.get(key);
-    if (known) return known.opening;
-    const opening = openWanted(address, backlog).then((acceptor) => this.#open(acceptor, false));
-    const wanted: Wanted = { opening, loop: undefined };
-    this.#wanted.set(key, wanted);
-    try {
-      wanted.loop = await opening;
-      return wanted.loop;
-    } catch (error) {
-      this.#wanted.delete(key);
-      throw error;
-    }
-  }
-
-  /** An address that is open already, whoever asked for it, and in whatever words. */
-  #findLoop(address: WantedAddress): AcceptLoop | undefined {
-    if ('fd' in address || ('port' in address && (address.port === 0 || address.host === null))) {
-      return undefined;
-    }
-    const wanted = formatAddress(
-      'path' in address ? address : { host: address.host ?? '', port: address.port },
-    );
-    return [...this.#loops.values()].find((loop) => formatAddress(loop.address) === wanted);
-  }
-
   /** When the last worker has closed its server, the address is free again. One that died has not closed anything. */
   async #releaseLoop(loop: AcceptLoop): Promise<void> {
-    if (loop.isOwn || !this.#loops.has(loop.id)) return;
+    if (loop.isOwn || !this.#listeners.has(loop)) return;
     const isServed = this.#pool.workers.some(
       (worker) => worker instanceof PassfdWorker && worker.isSubscribed(loop),
     );
     if (isServed) return;
     this.#pool.abandon(loop);
-    await this.#closeLoop(loop);
+    await this.#listeners.close(loop);
   }
-}
 
-/** An address that a worker asked for, from then on until it is closed. */
-interface Wanted {
-  readonly opening: Promise<AcceptLoop>;
-  loop: AcceptLoop | undefined;
-}
-
-/** @throws {PassfdError} `ERR_WRONG_KIND`, `ERR_DESCRIPTOR_CLOSED` */
-function inherited(fd: number): Acceptor {
-  const borrowed = new Descriptor(fd);
-  try {
-    using duplicate = borrowed.duplicate();
-    return new Acceptor(duplicate);
-  } finally {
-    borrowed.release();
-  }
-}
-
-async function openWanted(address: WantedAddress, backlog: number): Promise<Acceptor> {
-  if ('fd' in address) return inherited(address.fd);
-  if ('path' in address) return listen(address.path, { backlog, mode: address.mode });
-  const { host, port, ipv6Only } = address;
-  if (host !== null) return listen({ host, port }, { backlog, ipv6Only });
-  try {
-    return await listen({ host: '::', port }, { backlog, ipv6Only });
-  } catch (error) {
-    // As Node: IPv4 alone where this machine has no IPv6 (net, server.listen).
-    if (error instanceof PassfdError && error.code === 'ERR_ADDRESS') {
-      return listen({ host: '0.0.0.0', port }, { backlog });
+  /** @param made gets every descriptor that the snapshot has */
+  async #freeze(made: Descriptor[]): Promise<Snapshot> {
+    const own = (descriptor: Descriptor): Descriptor => {
+      made.push(descriptor);
+      return descriptor;
+    };
+    const socketOf = (acceptor: Acceptor): { descriptor: Descriptor; removesFile: boolean } => ({
+      descriptor: own(acceptor.duplicate()),
+      removesFile: acceptor.removesFile,
+    });
+    // Who is on the way in is let in first; from then on nobody new comes.
+    await this.#control?.freeze();
+    this.#rawControl?.resume();
+    this.#pool.freeze();
+    const frozen: { readonly worker: WorkerHandle; readonly state: FrozenWorker }[] = [];
+    for (const worker of [...this.#pool.workers]) frozen.push({ worker, state: await worker.freeze() });
+    const connectionOf = ({ descriptor, loop }: AcceptedConnection): ConnectionSnapshot => {
+      if (!this.#listeners.has(loop)) {
+        throw new PassfdError(
+          'ERR_DISPATCHER',
+          `Connections to ${formatAddress(loop.address)}, which is closed, are still on their way`,
+        );
+      }
+      return { descriptor: own(descriptor.duplicate()), listener: loop.id };
+    };
+    const workers: WorkerSnapshot[] = [];
+    for (const { worker, state } of frozen) {
+      // One that has left meanwhile gave back what it had.
+      if (!this.#pool.workers.includes(worker)) continue;
+      const unsent = state.unsent();
+      for (const { descriptors } of unsent) descriptors.forEach(own);
+      workers.push({
+        worker: state.snapshot,
+        channel: own(state.socket.duplicate()),
+        inFlight: state.inFlight.map(connectionOf),
+        unsent,
+      });
     }
-    throw error;
+    for (const socket of this.#silentChildren.keys()) socket.freeze();
+    return {
+      generation: this.#generation,
+      counts: { ...this.#pool.counts, refusedPeers: this.#refusedPeers },
+      control: this.#control && socketOf(this.#control.acceptor),
+      rawControl: this.#rawControl && socketOf(this.#rawControl),
+      listeners: Array.from(this.#listeners, ({ id, key, isOwn, accepted, acceptor }) => ({
+        id,
+        key,
+        isOwn,
+        accepted,
+        ...socketOf(acceptor),
+      })),
+      workers,
+      silentChildren: Array.from(this.#silentChildren, ([socket, child]) => ({
+        ...child,
+        channel: own(socket.duplicate()),
+      })),
+      waiting: this.#pool.waiting.map(connectionOf),
+    };
   }
+
+  #restoreWorker(
+    { worker: snapshot, channel, inFlight, unsent }: WorkerSnapshot,
+    loops: ReadonlyMap<number, AcceptLoop>,
+  ): void {
+    const socket = new StreamSocket(channel);
+    const connections = connectionsOf(inFlight, loops);
+    const worker =
+      snapshot.dialect === 'passfd'
+        ? PassfdWorker.restore(
+            socket,
+            snapshot,
+            { loops, inFlight: connections, unsent },
+            this.#eventsFor(snapshot.isTrusted),
+          )
+        : RecipeWorker.restore(socket, snapshot, connections[0], this.#eventsFor(false), this.#diagnostics);
+    this.#pool.add(worker);
+    this.#track(worker.run());
+  }
+}
+
+/** @throws {PassfdError} `ERR_PROTOCOL` when one came to a listener that is not there */
+function connectionsOf(
+  connections: readonly ConnectionSnapshot[],
+  loops: ReadonlyMap<number, AcceptLoop>,
+): AcceptedConnection[] {
+  return connections.map(({ descriptor, listener }) => {
+    const loop = loops.get(listener);
+    if (!loop) {
+      throw new PassfdError('ERR_PROTOCOL', `A connection came to listener ${listener}, which is not there`);
+    }
+    return new AcceptedConnection(descriptor, loop);
+  });
 }

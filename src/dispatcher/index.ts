@@ -1,7 +1,23 @@
 // The dispatcher: accepts connections and hands each to one of several workers.
 export type { Commands, ControlOptions } from './control.js';
-export { Dispatcher, type DispatcherEvents, type DispatcherOptions } from './dispatcher.js';
+export {
+  Dispatcher,
+  type ChildIdentity,
+  type DispatcherEvents,
+  type DispatcherOptions,
+  type OpenControlOptions,
+} from './dispatcher.js';
 export { policyNames, type Arrival, type Candidate, type Policy, type PolicyName } from './policy.js';
 export type { Overload } from './pool.js';
+export type { AwaitedWorker } from './returns.js';
 export type { Status } from './status.js';
+export {
+  awaitGo,
+  handOver,
+  refuseTakeover,
+  takeOver,
+  takeoverError,
+  type Attachment,
+  type Successor,
+} from './takeover.js';
 export type { Dialect, WorkerView } from './worker-handle.js';

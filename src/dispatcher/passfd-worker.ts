@@ -1,7 +1,7 @@
 // PassfdWorker: the handle of a worker that speaks passfd: batches go out, and counts of adopted and closed come back.
 import { setTimeout as startTimer } from 'node:timers';
 
-import { PassfdError, type StreamSocket } from '../fd/index.js';
+import { closeAll, PassfdError, type Descriptor, type StreamSocket, type Unsent } from '../fd/index.js';
 import {
   Channel,
   decodeFromWorker,
@@ -12,11 +12,12 @@ import {
   PROTOCOL_VERSION,
   type FromWorker,
   type Listening,
+  type TakeGroup,
   type WantedAddress,
   type WorkerHello,
 } from '../handoff/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
-import type { WorkerEvents, WorkerHandle } from './worker-handle.js';
+import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
 /**
  * How long an address's connections are kept from a worker that refused one, unless it closes a connection first. It may
@@ -26,11 +27,47 @@ const REFUSAL_PAUSE_MS = 100;
 
 /** What a passfd worker can ask for beyond what every worker does. */
 export interface PassfdWorkerEvents extends WorkerEvents {
-  serve(worker: PassfdWorker): readonly AcceptLoop[];
+  serve(worker: PassfdWorker): Promise<readonly AcceptLoop[]>;
   /** @throws {PassfdError} when it cannot listen there */
   listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<AcceptLoop>;
   /** Resolves when the address is free, if this was the last to listen there. */
   unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<void>;
+  /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
+  custody(worker: PassfdWorker, key: string, descriptor: Descriptor): Promise<void>;
+  /** It has brought all that it had. */
+  returned(worker: PassfdWorker): void;
+}
+
+/** Who a worker is, and what it may do. */
+export interface PassfdWorkerIdentity {
+  readonly id: number;
+  readonly pid: number;
+  /** Whether the dispatcher has addresses of its own. */
+  readonly serves: boolean;
+  /** Whether it may hold listening sockets, and bring them. */
+  readonly isTrusted: boolean;
+}
+
+/** What another dispatcher needs to go on with a worker. It holds for as long as the worker is frozen. */
+export interface PassfdWorkerSnapshot {
+  readonly dialect: 'passfd';
+  readonly id: number;
+  readonly pid: number;
+  readonly isTrusted: boolean;
+  readonly isCustodian: boolean;
+  readonly state: 'starting' | 'ready' | 'draining';
+  readonly window: number;
+  readonly capacity: number | null;
+  /** See `#carried`. */
+  readonly carried: number;
+  /** See `#awaitedCustody`. */
+  readonly awaitedCustody: number;
+  readonly adopted: number;
+  readonly closed: number;
+  /** Of the channel's positions. */
+  readonly settled: number;
+  readonly subscriptions: readonly { readonly listener: number; readonly servers: number }[];
+  readonly partial: Buffer;
 }
 
 type State =
@@ -56,47 +93,121 @@ export class PassfdWorker implements WorkerHandle {
   readonly isFree = true;
   readonly #channel: Channel;
   readonly #events: PassfdWorkerEvents;
-  readonly #ledger = new Ledger<AcceptedConnection>();
+  readonly #ledger: Ledger<AcceptedConnection>;
   readonly #subscriptions = new Map<number, Subscription>();
   /** Given, and sent by the next `flush`. */
   #outgoing: AcceptedConnection[] = [];
-  #state: State = { is: 'starting' };
+  #state: State;
   #window: number;
   #capacity: number | null;
-  #adopted = 0;
-  #closed = 0;
+  readonly #isTrusted: boolean;
+  /** Whether it gets the listening sockets. */
+  readonly #isCustodian: boolean;
+  /** Connections that it had open when it came, from a dispatcher that had died. */
+  readonly #carried: number;
+  #adopted: number;
+  #closed: number;
+  /** Listening sockets that it still has to bring. */
+  #awaitedCustody: number;
+  /** Whether that it is back is still to be told. */
+  #isReturning = false;
+  #lastWords: string | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
 
-  /** Takes over the socket, whose hello was read, and welcomes the worker. */
-  constructor(
+  private constructor(
     socket: StreamSocket,
-    hello: WorkerHello,
-    identity: { readonly id: number; readonly pid: number; readonly serves: boolean },
+    snapshot: Omit<PassfdWorkerSnapshot, 'dialect' | 'subscriptions'>,
     events: PassfdWorkerEvents,
   ) {
-    this.id = identity.id;
-    this.pid = identity.pid;
-    this.#channel = new Channel(socket, { takesDescriptors: false });
+    const { isTrusted, partial } = snapshot;
+    this.id = snapshot.id;
+    this.pid = snapshot.pid;
+    this.#awaitedCustody = snapshot.awaitedCustody;
+    this.#channel = new Channel(socket, {
+      takesDescriptors: () => isTrusted && this.#awaitedCustody > 0,
+      partial,
+    });
     this.#events = events;
-    this.#window = hello.window;
-    this.#capacity = hello.capacity;
-    this.#post(
-      encodeJson({
-        type: 'welcome',
-        passfd: PROTOCOL_VERSION,
-        id: this.id,
-        pid: process.pid,
-        serves: identity.serves,
-      }),
+    this.#isTrusted = isTrusted;
+    this.#isCustodian = snapshot.isCustodian;
+    this.#state = { is: snapshot.state };
+    this.#window = snapshot.window;
+    this.#capacity = snapshot.capacity;
+    this.#carried = snapshot.carried;
+    this.#adopted = snapshot.adopted;
+    this.#closed = snapshot.closed;
+    this.#ledger = new Ledger(snapshot.settled);
+  }
+
+  /** Takes over the socket, whose hello was read, and welcomes the worker. */
+  static welcome(
+    socket: StreamSocket,
+    hello: WorkerHello,
+    { serves, ...identity }: PassfdWorkerIdentity,
+    events: PassfdWorkerEvents,
+  ): PassfdWorker {
+    const { window, capacity, returns } = hello;
+    const worker = new PassfdWorker(
+      socket,
+      {
+        ...identity,
+        isCustodian: identity.isTrusted && hello.custody === true,
+        state: 'starting',
+        window,
+        capacity,
+        carried: returns?.open ?? 0,
+        awaitedCustody: returns?.custody ?? 0,
+        adopted: 0,
+        closed: 0,
+        settled: 0,
+        partial: Buffer.alloc(0),
+      },
+      events,
     );
+    worker.#isReturning = returns !== undefined;
+    worker.#post(
+      encodeJson({ type: 'welcome', passfd: PROTOCOL_VERSION, id: worker.id, pid: process.pid, serves }),
+    );
+    return worker;
+  }
+
+  /**
+   * Goes on with a worker of another dispatcher. It is frozen until `thaw`.
+   * @param inFlight what was sent to it, in this order, and what is still to be sent
+   */
+  static restore(
+    socket: StreamSocket,
+    snapshot: PassfdWorkerSnapshot,
+    {
+      loops,
+      inFlight,
+      unsent,
+    }: {
+      readonly loops: ReadonlyMap<number, AcceptLoop>;
+      readonly inFlight: readonly AcceptedConnection[];
+      readonly unsent: readonly Unsent[];
+    },
+    events: PassfdWorkerEvents,
+  ): PassfdWorker {
+    socket.freeze();
+    const worker = new PassfdWorker(socket, snapshot, events);
+    worker.#isReturning = snapshot.awaitedCustody > 0;
+    for (const connection of inFlight) worker.#ledger.add(connection);
+    for (const { listener, servers } of snapshot.subscriptions) {
+      const loop = loops.get(listener);
+      if (loop) worker.#subscriptions.set(listener, { loop, pause: undefined, servers });
+    }
+    for (const { bytes, descriptors } of unsent) worker.#postOwned(Buffer.from(bytes), descriptors);
+    return worker;
   }
 
   /** Reads what the worker says until its channel ends. @throws what a listener of the dispatcher's events throws */
   async run(): Promise<void> {
     let reason = 'its channel ended';
     try {
-      await this.#channel.read((payload) => this.#onFrame(payload));
+      this.#noteReturned();
+      await this.#channel.read((payload, take) => this.#on(decodeFromWorker(payload), take));
     } catch (error) {
       reason = (error as Error).message;
       await this.#sayFarewell(error);
@@ -116,7 +227,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   get active(): number {
-    return this.#adopted - this.#closed;
+    return this.#carried + this.#adopted - this.#closed;
   }
 
   get inFlight(): number {
@@ -130,6 +241,11 @@ export class PassfdWorker implements WorkerHandle {
   /** Of one that has left: whether it did at its end. */
   get listens(): boolean {
     return this.#subscriptions.size > 0;
+  }
+
+  /** Why it ended, as far as it could tell. */
+  get lastWords(): string | undefined {
+    return this.#lastWords;
   }
 
   roomFor(loop: AcceptLoop): number {
@@ -174,6 +290,59 @@ export class PassfdWorker implements WorkerHandle {
     return this.#subscriptions.has(loop.id);
   }
 
+  /** Gives it a listening socket to keep: should this process die, the socket lives on there. */
+  entrust({ id, key, acceptor }: AcceptLoop): void {
+    if (!this.#isCustodian) return;
+    this.#postOwned(encodeJson({ type: 'custody', listener: id, key }), [acceptor.duplicate()]);
+  }
+
+  /** It need not keep that one any more. */
+  relieve({ id }: AcceptLoop): void {
+    if (this.#isCustodian) this.#post(encodeJson({ type: 'release', listeners: [id] }));
+  }
+
+  /** What it had brought, and was not given back, nobody needs. */
+  relieveOfStale(): void {
+    this.#post(encodeJson({ type: 'release', listeners: [], stale: true }));
+  }
+
+  async freeze(): Promise<FrozenWorker> {
+    if (this.#state.is === 'broken') {
+      throw new PassfdError('ERR_DISPATCHER', `Worker ${this.id} is being cut off at this moment`);
+    }
+    const partial = await this.#channel.freeze();
+    const snapshot: PassfdWorkerSnapshot = {
+      dialect: 'passfd',
+      id: this.id,
+      pid: this.pid,
+      isTrusted: this.#isTrusted,
+      isCustodian: this.#isCustodian,
+      state: this.state,
+      window: this.#window,
+      capacity: this.#capacity,
+      carried: this.#carried,
+      awaitedCustody: this.#awaitedCustody,
+      adopted: this.#adopted,
+      closed: this.#closed,
+      settled: this.#ledger.settled,
+      subscriptions: Array.from(this.#subscriptions, ([listener, { servers }]) => ({ listener, servers })),
+      partial,
+    };
+    const { socket } = this.#channel;
+    return { snapshot, socket, inFlight: this.#ledger.entries, unsent: () => socket.unsent() };
+  }
+
+  thaw(): void {
+    this.#channel.socket.thaw();
+  }
+
+  disown(): void {
+    this.#state = { is: 'gone' };
+    for (const subscription of this.#subscriptions.values()) endPause(subscription);
+    this.#channel.socket.destroy();
+    for (const { descriptor } of this.#ledger.takeAll()) descriptor.close();
+  }
+
   drain(): void {
     if (this.state === 'draining') return;
     this.#post(encodeJson({ type: 'drain' }));
@@ -189,18 +358,29 @@ export class PassfdWorker implements WorkerHandle {
     this.#channel.post(frame).catch(() => undefined);
   }
 
+  #postOwned(frame: Buffer, descriptors: readonly Descriptor[]): void {
+    this.#channel
+      .post(frame, descriptors)
+      .catch(() => undefined)
+      .finally(() => {
+        closeAll(descriptors);
+      })
+      .catch(() => undefined);
+  }
+
   /** Behind a batch that was not sent, no position means what the worker takes it for: nothing more may pass. */
   #onUnsent(error: unknown): void {
     const isGone = error instanceof PassfdError && ['ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
     if (!isGone && !this.#channel.socket.closed) this.#channel.socket.shutdown();
   }
 
-  #onFrame(payload: Buffer): Promise<void> | undefined {
-    return this.#on(decodeFromWorker(payload));
-  }
-
-  #on(message: FromWorker): Promise<void> | undefined {
+  #on(message: FromWorker, take: TakeGroup): Promise<void> | undefined {
     switch (message.type) {
+      case 'custody':
+        return this.#onCustody(message.key, take);
+      case 'last-words':
+        this.#lastWords = message.text;
+        break;
       case 'listen':
         return this.#onListen(message);
       case 'adopted':
@@ -216,8 +396,7 @@ export class PassfdWorker implements WorkerHandle {
         this.#onReady();
         break;
       case 'serve':
-        this.#onServe(message.request);
-        break;
+        return this.#onServe(message.request);
       case 'unlisten':
         return this.#onUnlisten(message);
       case 'window':
@@ -240,8 +419,9 @@ export class PassfdWorker implements WorkerHandle {
     this.#events.ready(this);
   }
 
-  #onServe(request: number): void {
-    const loops = this.#events.serve(this);
+  async #onServe(request: number): Promise<void> {
+    const loops = await this.#events.serve(this);
+    if (this.#state.is === 'gone') return;
     for (const loop of loops) this.#subscribe(loop);
     this.#answerListening(request, loops);
   }
@@ -261,10 +441,10 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   #onClosed(total: number): void {
-    if (total < this.#closed || total > this.#adopted) {
+    if (total < this.#closed || total > this.#carried + this.#adopted) {
       throw new PassfdError(
         'ERR_PROTOCOL',
-        `The peer closed ${total} connections in all, after ${this.#closed}, and adopted ${this.#adopted}`,
+        `The peer closed ${total} connections in all, after ${this.#closed}, and adopted ${this.#carried + this.#adopted}`,
       );
     }
     this.#closed = total;
@@ -288,6 +468,21 @@ export class PassfdWorker implements WorkerHandle {
         }),
       );
     }
+  }
+
+  async #onCustody(key: string, take: TakeGroup): Promise<void> {
+    const group = take(1);
+    const [descriptor] = group === 'lost' ? [] : group;
+    // One that this process had no descriptor left for comes back by another worker, or not at all.
+    if (descriptor) await this.#events.custody(this, key, descriptor);
+    this.#awaitedCustody--;
+    this.#noteReturned();
+  }
+
+  #noteReturned(): void {
+    if (!this.#isReturning || this.#awaitedCustody > 0) return;
+    this.#isReturning = false;
+    this.#events.returned(this);
   }
 
   #answerListening(request: number, loops: readonly AcceptLoop[]): void {
@@ -363,6 +558,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   #leave(reason: string): void {
+    if (this.#state.is === 'gone') return;
     this.#state = { is: 'gone' };
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();

@@ -38,6 +38,7 @@ export class Pool {
   /** Accepted, and without a worker: first those that came back. */
   #waiting: AcceptedConnection[] = [];
   #whenEmpty: (() => void)[] = [];
+  #isFrozen = false;
 
   constructor(policy: Policy, overload: Overload, events: PoolEvents) {
     this.#policy = policy;
@@ -49,8 +50,8 @@ export class Pool {
     return this.#workers;
   }
 
-  get waiting(): number {
-    return this.#waiting.length;
+  get waiting(): readonly AcceptedConnection[] {
+    return this.#waiting;
   }
 
   add(worker: WorkerHandle): void {
@@ -111,6 +112,28 @@ export class Pool {
     this.#noteEmpty();
   }
 
+  /** Accepts and places nothing until `thaw`. */
+  freeze(): void {
+    this.#isFrozen = true;
+    for (const { acceptor } of this.#loops) acceptor.resume();
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    this.update();
+  }
+
+  /** Goes on where another dispatcher was. */
+  restore(waiting: readonly AcceptedConnection[], counts: PoolCounts): void {
+    this.#waiting = [...waiting];
+    Object.assign(this.counts, counts);
+  }
+
+  /** Another process goes on with what waits: closes what this one has of it. */
+  disown(): void {
+    for (const { descriptor } of this.#waiting.splice(0)) descriptor.close();
+  }
+
   /** Resolves when no connection waits, and none is in flight that could come back. */
   emptied(): Promise<void> {
     if (this.#isEmpty) return Promise.resolve();
@@ -124,6 +147,7 @@ export class Pool {
   }
 
   #roomFor(loop: AcceptLoop): number {
+    if (this.#isFrozen) return 0;
     // Those from other addresses that wait still have no worker with room, so they compete with none of these.
     let room = this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.loop === loop).length;
     let isServed = false;
@@ -137,6 +161,7 @@ export class Pool {
   }
 
   #place(): void {
+    if (this.#isFrozen) return;
     const rooms = new Map<AcceptLoop, Rooms>();
     const left: AcceptedConnection[] = [];
     const given = new Set<WorkerHandle>();

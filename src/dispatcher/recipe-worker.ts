@@ -5,6 +5,7 @@
 // (unix_release_sock in net/unix/af_unix.c); with one connection in flight at a time, that tells whether it had that one.
 // `raw`: each connection is answered by "OK".
 import { setTimeout as startTimer } from 'node:timers';
+import { setImmediate } from 'node:timers/promises';
 
 import {
   PassfdError,
@@ -14,7 +15,7 @@ import {
   type StreamSocket,
 } from '../fd/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
-import type { WorkerEvents, WorkerHandle } from './worker-handle.js';
+import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
 /** The byte that a descriptor travels with: send_handle's count of one (Lib/multiprocessing/reduction.py), and "x". */
 const BYTES = { multiprocessing: Uint8Array.of(1), raw: Buffer.from('x') } as const;
@@ -29,6 +30,21 @@ const LAST_POLL_MS = 50;
 const PROVEN_CONCURRENT = 16;
 
 type State = 'ready' | 'draining' | 'gone';
+
+/** What another dispatcher needs to go on with a worker. It holds for as long as the worker is frozen. */
+export interface RecipeWorkerSnapshot {
+  readonly dialect: 'multiprocessing' | 'raw';
+  readonly id: number;
+  readonly pid: number;
+  readonly state: 'ready' | 'draining';
+  readonly adopted: number;
+  readonly concurrency: number;
+  readonly held: readonly SocketIdentity[];
+  /** Of an answer that has come in part. */
+  readonly answer: string;
+  /** Whether the one in flight was sent. */
+  readonly isSent: boolean;
+}
 
 export class RecipeWorker implements WorkerHandle {
   readonly id: number;
@@ -64,6 +80,27 @@ export class RecipeWorker implements WorkerHandle {
     this.#socket = socket;
     this.#events = events;
     this.#diagnostics = diagnostics;
+  }
+
+  /** Goes on with a worker of another dispatcher. It is frozen until `thaw`. */
+  static restore(
+    socket: StreamSocket,
+    snapshot: RecipeWorkerSnapshot,
+    inFlight: AcceptedConnection | undefined,
+    events: WorkerEvents,
+    diagnostics: SocketDiagnostics | undefined,
+  ): RecipeWorker {
+    socket.freeze();
+    const worker = new RecipeWorker(socket, snapshot, events, diagnostics);
+    worker.#state = snapshot.state;
+    worker.#adopted = snapshot.adopted;
+    worker.#concurrency = snapshot.concurrency;
+    worker.#answer = snapshot.answer;
+    for (const identity of snapshot.held) worker.#held.add(identity);
+    if (inFlight && !snapshot.isSent) worker.give(inFlight);
+    worker.#inFlight = inFlight;
+    worker.#isSent = snapshot.isSent;
+    return worker;
   }
 
   /** Reads until the channel ends. Never rejects. */
@@ -165,6 +202,47 @@ export class RecipeWorker implements WorkerHandle {
     // Sent already: one message a connection is all that the dialect knows.
   }
 
+  async freeze(): Promise<FrozenWorker> {
+    if (!this.#socket.closed) this.#socket.freeze();
+    clearTimeout(this.#poll);
+    this.#poll = undefined;
+    // What a receive has brought already is on its way through a promise.
+    await setImmediate();
+    const snapshot: RecipeWorkerSnapshot = {
+      dialect: this.dialect,
+      id: this.id,
+      pid: this.pid,
+      state: this.state,
+      adopted: this.#adopted,
+      concurrency: this.#concurrency,
+      held: [...this.#held],
+      answer: this.#answer,
+      isSent: this.#isSent,
+    };
+    // What waits to be sent is what is in flight, and sent anew.
+    return {
+      snapshot,
+      socket: this.#socket,
+      inFlight: this.#inFlight ? [this.#inFlight] : [],
+      unsent: () => [],
+    };
+  }
+
+  thaw(): void {
+    this.#socket.thaw();
+    this.#pollLater();
+  }
+
+  disown(): void {
+    this.#state = 'gone';
+    clearTimeout(this.#poll);
+    this.#poll = undefined;
+    const connection = this.#inFlight;
+    this.#inFlight = undefined;
+    this.#socket.destroy();
+    connection?.descriptor.close();
+  }
+
   drain(): void {
     if (this.#state !== 'ready') return;
     this.#state = 'draining';
@@ -257,6 +335,7 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   #leave(reason: string, isUnread: boolean): void {
+    if (this.#state === 'gone') return;
     this.#state = 'gone';
     clearTimeout(this.#poll);
     // One that was never sent was not received either, however cleanly the worker has gone.

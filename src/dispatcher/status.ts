@@ -4,7 +4,7 @@ import type { AcceptLoop } from './accept-loop.js';
 import type { Pool } from './pool.js';
 import type { Dialect } from './worker-handle.js';
 
-/** Counts are totals since the generation began, unless named otherwise. */
+/** Counts are totals since the first generation began, unless named otherwise: a takeover hands them on. */
 export interface Status {
   readonly version: string;
   readonly pid: number;
@@ -47,7 +47,7 @@ export function describeStatus(
     listeners: Array.from(loops, ({ address, accepted }) => ({ address: formatAddress(address), accepted })),
     connections: {
       ...pool.counts,
-      waiting: pool.waiting,
+      waiting: pool.waiting.length,
       inFlight: pool.workers.reduce((sum, { inFlight }) => sum + inFlight, 0),
     },
     workers: pool.workers.map(({ id, pid, dialect, state, adopted, active, inFlight }) => ({

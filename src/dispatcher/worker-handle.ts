@@ -1,7 +1,9 @@
 // WorkerHandle: the dispatcher's view of a worker, whatever its dialect is.
-import type { PassfdError } from '../fd/index.js';
+import type { PassfdError, StreamSocket, Unsent } from '../fd/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import type { PassfdWorkerSnapshot } from './passfd-worker.js';
 import type { Candidate } from './policy.js';
+import type { RecipeWorkerSnapshot } from './recipe-worker.js';
 
 export type Dialect = 'passfd' | 'multiprocessing' | 'raw';
 
@@ -19,6 +21,8 @@ export interface WorkerView {
   readonly inFlight: number;
   /** Whether it takes connections of any address now. */
   readonly listens: boolean;
+  /** What it told of its end before that, if it did. */
+  readonly lastWords?: string | undefined;
 }
 
 export interface WorkerHandle extends WorkerView, Candidate {
@@ -38,6 +42,25 @@ export interface WorkerHandle extends WorkerView, Candidate {
   drain(): void;
   /** Ends the channel; what is in flight goes back. */
   end(): void;
+  /**
+   * Neither hears nor tells it anything until `thaw`, or until it is `disown`ed. Resolves when all that had come from it
+   * is dealt with; when it has left by then, that was told.
+   * @throws {PassfdError} `ERR_DISPATCHER` when it cannot be handed on at this moment
+   */
+  freeze(): Promise<FrozenWorker>;
+  thaw(): void;
+  /** Another process goes on with it: closes what this one has of it, and tells nobody. */
+  disown(): void;
+}
+
+/** What another process needs to go on with a worker. It is lent, and good while the worker is frozen. */
+export interface FrozenWorker {
+  readonly snapshot: PassfdWorkerSnapshot | RecipeWorkerSnapshot;
+  readonly socket: StreamSocket;
+  /** In the order in which they were sent. */
+  readonly inFlight: readonly AcceptedConnection[];
+  /** See `StreamSocket.unsent`. */
+  unsent(): Unsent[];
 }
 
 /** What a worker handle tells the pool. */

@@ -5,7 +5,7 @@ import { PassfdError } from './errors.js';
 import { native } from './native.js';
 import { READABLE, Readiness } from './readiness.js';
 import { EAGAIN, EMFILE, ENFILE, systemError } from './system-error.js';
-import { listenUnix, type SocketFile } from './unix-listener.js';
+import { listenUnix, SocketFile } from './unix-listener.js';
 
 /** Connections that may wait in the kernel: what Node's `server.listen` asks for; `net.core.somaxconn` caps it. */
 const DEFAULT_BACKLOG = 511;
@@ -93,6 +93,20 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     this.#file = file;
   }
 
+  /**
+   * Takes over a listening socket that another process made.
+   * @param options whether `close` removes the file of a Unix socket, which is at its path
+   * @throws {PassfdError} `ERR_WRONG_KIND`; then the descriptor stays with the caller
+   */
+  static async inherit(
+    descriptor: Descriptor,
+    { removesFile = false }: { readonly removesFile?: boolean } = {},
+  ): Promise<Acceptor> {
+    const address = descriptor.localAddress;
+    const file = removesFile && 'path' in address ? await SocketFile.at(address.path) : undefined;
+    return new Acceptor(descriptor, file);
+  }
+
   /** The descriptor's number, lent: it is what lets `send` pass the listening socket on. */
   get fd(): number {
     return this.#descriptor.fd;
@@ -101,6 +115,16 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   /** A descriptor of the same listening socket, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
   duplicate(): Descriptor {
     return this.#descriptor.duplicate();
+  }
+
+  /** See `Descriptor`. */
+  get inode(): string {
+    return this.#descriptor.inode;
+  }
+
+  /** Whether `close` removes a socket file. */
+  get removesFile(): boolean {
+    return this.#file !== undefined;
   }
 
   get closed(): boolean {
@@ -204,6 +228,15 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   unref(): this {
     this.#readiness.setReferenced(false);
     return this;
+  }
+
+  /** Stops accepting, and gives the listening socket away; its file stays. Accepts that wait are rejected. */
+  release(): Descriptor {
+    if (this.closed) throw closedError();
+    this.#readiness.close();
+    clearTimeout(this.#pause);
+    for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
+    return new Descriptor(this.#descriptor.release());
   }
 
   /** Stops listening, rejects accepts that wait, and removes the socket file if it is still the one made here. */

@@ -1,5 +1,6 @@
 // Descriptor: an open descriptor with exactly one owner.
 import type { Socket as DatagramSocket } from 'node:dgram';
+import { fstatSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import type { Server, Socket } from 'node:net';
 
@@ -102,6 +103,15 @@ export class Descriptor implements Disposable {
   /** @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
   describe(): Description {
     return describe(this.fd);
+  }
+
+  /**
+   * What the kernel tells the open file by: the same for every duplicate, in every process, while one of them is open.
+   * @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED`
+   */
+  get inode(): string {
+    const { dev, ino } = fstatSync(this.fd, { bigint: true });
+    return `${dev}:${ino}`;
   }
 
   /** The address of this end of a socket. @throws {PassfdError} `ERR_SYSTEM` when it is no socket (`ENOTSOCK`) */

@@ -41,6 +41,7 @@ export const errorMeanings = {
   ERR_HELLO: 'The first message on a control socket is none that is understood here.',
   ERR_PROTOCOL: 'A peer broke the hand-off protocol.',
   ERR_DISPATCHER: 'The dispatcher refused what was asked of it.',
+  ERR_TAKEOVER: 'The next generation of the dispatcher could not take over; the present one goes on.',
   ERR_WORKER_FAILED: 'A worker process ended before it was ready, again and again.',
 } as const satisfies Record<string, string>;
 

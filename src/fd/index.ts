@@ -15,6 +15,7 @@ export { Message } from './message.js';
 export { MAX_DESCRIPTORS } from './native.js';
 export type { Passable } from './passable.js';
 export { isSameProcess, processIdentity, ProcessWatch, type ProcessWatchOptions } from './process-watch.js';
+export type { Unsent } from './sender.js';
 export { SocketDiagnostics, type SocketIdentity } from './socket-diagnostics.js';
 export {
   StreamSocket,

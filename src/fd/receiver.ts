@@ -34,6 +34,7 @@ export class Receiver {
   readonly #onWaiting: () => void;
   readonly #waiting: Waiting[] = [];
   #turnsLeft = OPERATIONS_PER_TURN;
+  #isFrozen = false;
 
   /** @param onWaiting called when `isWaiting` may have changed other than by `continue` */
   constructor(fd: number, onWaiting: () => void) {
@@ -43,12 +44,12 @@ export class Receiver {
 
   /** Whether a read waits for the socket to become readable. */
   get isWaiting(): boolean {
-    return this.#waiting.length > 0;
+    return this.#waiting.length > 0 && !this.#isFrozen;
   }
 
   /** Whether anything would be lost if somebody else read on from here. */
   get isBusy(): boolean {
-    return this.isWaiting || this.#source.hasPutBack;
+    return this.#waiting.length > 0 || this.#source.hasPutBack;
   }
 
   receive(maxBytes: number, signal: AbortSignal | undefined): Promise<Message | null> {
@@ -67,8 +68,19 @@ export class Receiver {
     return this.#source.peek(maxBytes);
   }
 
+  /** Takes nothing off the socket until `thaw`. */
+  freeze(): void {
+    this.#isFrozen = true;
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    this.continue();
+  }
+
   /** The socket is readable. */
   continue(): void {
+    if (this.#isFrozen) return;
     this.#turnsLeft = OPERATIONS_PER_TURN;
     while (this.#waiting[0]?.attempt() === true) this.#waiting.shift();
   }
@@ -86,7 +98,8 @@ export class Receiver {
   #start<T>(read: Read<T>, signal: AbortSignal | undefined): Promise<T> {
     signal?.throwIfAborted();
     // What was put back is not seen by the kernel, so nobody may wait for it there.
-    if (this.#waiting.length === 0 && (this.#turnsLeft > 0 || this.#source.hasPutBack)) {
+    const isOpen = this.#waiting.length === 0 && !this.#isFrozen;
+    if (isOpen && (this.#turnsLeft > 0 || this.#source.hasPutBack)) {
       this.#turnsLeft--;
       const outcome = read.attempt(this.#source);
       if (outcome !== WAIT) return Promise.resolve(outcome);

@@ -26,6 +26,13 @@ interface Waiting {
   detach(): void;
 }
 
+/** One send that has not been made, or the rest of one. */
+export interface Unsent {
+  readonly bytes: Uint8Array;
+  /** They belong to the first of the bytes. */
+  readonly descriptors: Descriptor[];
+}
+
 // One call at a time uses it: no call into the addon returns before it is done with it.
 const outgoing = new Int32Array(MAX_DESCRIPTORS);
 
@@ -42,6 +49,7 @@ export class Sender {
   /** What ended the stream for good. */
   #failure: { readonly error: unknown } | undefined;
   #isReferenced = true;
+  #isFrozen = false;
   readonly #whenFlushed: (() => void)[] = [];
 
   /** @param onWaiting called when `isWaiting` may have changed other than by `continue` */
@@ -52,7 +60,7 @@ export class Sender {
 
   /** Whether anything waits for the socket to become writable. */
   get isWaiting(): boolean {
-    return this.#waiting.length > 0 && !this.#retry;
+    return this.#waiting.length > 0 && !this.#retry && !this.#isFrozen;
   }
 
   /** Whether anything is not sent yet. */
@@ -72,7 +80,7 @@ export class Sender {
     const wait = (): Promise<void> =>
       kept ? this.#wait(bytes, 0, [], loans, signal, passables) : this.#waitWith(bytes, count, loans, signal);
     try {
-      if (this.#waiting.length > 0) return wait();
+      if (this.#waiting.length > 0 || this.#isFrozen) return wait();
       const sent = native.send(this.#fd, bytes, 0, bytes.length, outgoing, count);
       if (sent < 0) {
         if (sent !== EAGAIN && sent !== ENOBUFS) throw this.#error(sent, count);
@@ -101,8 +109,37 @@ export class Sender {
     return new Promise((resolve) => this.#whenFlushed.push(resolve));
   }
 
+  /** Sends nothing until `thaw`. */
+  freeze(): void {
+    this.#isFrozen = true;
+    clearTimeout(this.#retry);
+    this.#retry = undefined;
+  }
+
+  /** What waits, in its order, with duplicates of its descriptors. */
+  unsent(): Unsent[] {
+    const unsent: Unsent[] = [];
+    try {
+      for (const { bytes, offset, descriptors, kept } of this.#waiting) {
+        borrow([...descriptors, ...kept], outgoing);
+        const duplicates = duplicateAll(outgoing, descriptors.length + kept.length);
+        unsent.push({ bytes: bytes.subarray(offset), descriptors: duplicates });
+      }
+    } catch (error) {
+      for (const { descriptors } of unsent) closeAll(descriptors);
+      throw error;
+    }
+    return unsent;
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    this.continue();
+  }
+
   /** The socket is writable, or it is time to try again. */
   continue(): void {
+    if (this.#isFrozen) return;
     this.#turnsLeft = OPERATIONS_PER_TURN;
     for (let waiting = this.#waiting[0]; waiting && !this.#retry; waiting = this.#waiting[0]) {
       if (!this.#continueWith(waiting)) return;

@@ -7,7 +7,7 @@ import { MAX_DESCRIPTORS, native } from './native.js';
 import type { Passable } from './passable.js';
 import { READABLE, Readiness, WRITABLE } from './readiness.js';
 import { RECEIVE_BYTES, Receiver } from './receiver.js';
-import { Sender } from './sender.js';
+import { Sender, type Unsent } from './sender.js';
 import { systemError } from './system-error.js';
 
 /** What one send may hold: the addon counts in 32 bits, and so does the kernel (MAX_RW_COUNT). */
@@ -208,6 +208,34 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     this.#checkOpen();
     const result = native.shutdown(this.#descriptor.fd);
     if (result < 0) throw systemError(result, 'shutdown', this.#subject);
+  }
+
+  /**
+   * Neither sends nor receives until `thaw`: for handing the socket to another process, while it can still stay here.
+   * Operations go on waiting, and new ones wait behind them.
+   */
+  freeze(): void {
+    this.#checkOpen();
+    this.#receiver.freeze();
+    this.#sender.freeze();
+    this.#updateInterest();
+  }
+
+  /**
+   * What waits to be sent, in its order. The caller owns the descriptors, which are duplicates.
+   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`
+   */
+  unsent(): Unsent[] {
+    this.#checkOpen();
+    return this.#sender.unsent();
+  }
+
+  /** Goes on. */
+  thaw(): void {
+    if (this.closed) return;
+    this.#receiver.thaw();
+    this.#sender.thaw();
+    this.#updateInterest();
   }
 
   /** Whether a waiting operation keeps the process alive; it does from the start, like any other in Node. */

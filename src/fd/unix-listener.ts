@@ -49,8 +49,8 @@ export async function listenUnix(path: string, backlog: number, mode: number): P
     }
     const descriptor = opened(result, path, name.length);
     try {
-      const identity = await identityOf(path);
-      return { descriptor, ...(identity !== undefined && { file: new SocketFile(path, identity) }) };
+      const file = await SocketFile.at(path);
+      return { descriptor, ...(file && { file }) };
     } catch (error) {
       descriptor.close();
       throw error;
@@ -67,6 +67,13 @@ export class SocketFile {
   constructor(path: string, identity: string) {
     this.#path = resolve(path);
     this.#identity = identity;
+  }
+
+  /** The one that is at a path at this moment, if any is. */
+  static async at(path: string): Promise<SocketFile | undefined> {
+    if (isAbstract(path)) return undefined;
+    const identity = await identityOf(path);
+    return identity === undefined ? undefined : new SocketFile(path, identity);
   }
 
   /** Removes it, if it is still the same. */

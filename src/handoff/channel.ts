@@ -1,25 +1,32 @@
 // Channel: one end of a hand-off channel behind the hello; frames and descriptors go out, and what comes is read in order.
+import { setImmediate } from 'node:timers/promises';
+
 import { PassfdError, type Descriptor, type Message, type StreamSocket } from '../fd/index.js';
 import { FrameReader, type DescriptorGroup } from './frame-reader.js';
 
 /** What a frame's receiver can ask for: the descriptors that the frame announced, which it owns from then on. */
 export type TakeGroup = (count: number) => DescriptorGroup;
 
+export interface ChannelOptions {
+  /** Whether descriptors may come here, now; where not, a peer that passes some breaks the format. */
+  readonly takesDescriptors?: () => boolean;
+  /** What another process had read of the next frame. */
+  readonly partial?: Buffer;
+}
+
 export class Channel {
   readonly socket: StreamSocket;
   readonly #reader = new FrameReader();
-  readonly #takesDescriptors: boolean;
+  readonly #takesDescriptors: () => boolean;
+  /** Whether every frame that came is handled, and `read` waits for the next. */
+  #isIdle = true;
+  #whenIdle: (() => void)[] = [];
 
-  /**
-   * Takes over the socket.
-   * @param options whether descriptors may come here; where not, a peer that passes some breaks the format
-   */
-  constructor(
-    socket: StreamSocket,
-    { takesDescriptors = true }: { readonly takesDescriptors?: boolean } = {},
-  ) {
+  /** Takes over the socket. */
+  constructor(socket: StreamSocket, { takesDescriptors = () => true, partial }: ChannelOptions = {}) {
     this.socket = socket;
     this.#takesDescriptors = takesDescriptors;
+    if (partial) this.#reader.pushBytes(partial);
   }
 
   /** Sends one frame, with descriptors that the caller keeps open until it is sent. Resolves when the kernel has it; see `StreamSocket.send`. */
@@ -37,16 +44,36 @@ export class Channel {
    */
   async read(onFrame: (payload: Buffer, take: TakeGroup) => Promise<void> | undefined): Promise<void> {
     const take: TakeGroup = (count) => this.#reader.takeGroup(count);
+    this.#isIdle = false;
     try {
       do {
         for (let payload = this.#reader.next(); payload; payload = this.#reader.next()) {
           const done = onFrame(payload, take);
           if (done) await done;
         }
+        this.#noteIdle();
       } while (await this.#receiveInto(this.#reader));
     } finally {
+      this.#noteIdle();
       this.#reader.close();
     }
+  }
+
+  /**
+   * Neither sends nor reads until `socket.thaw`, and resolves when what had come as whole frames is handled.
+   * @returns what has come of the next frame; what is not sent yet, the socket tells
+   */
+  async freeze(): Promise<Buffer> {
+    if (!this.socket.closed) this.socket.freeze();
+    // What a receive has brought already is on its way through a promise.
+    await setImmediate();
+    if (!this.#isIdle) await new Promise<void>((resolve) => this.#whenIdle.push(resolve));
+    return this.#reader.partial;
+  }
+
+  #noteIdle(): void {
+    this.#isIdle = true;
+    for (const idle of this.#whenIdle.splice(0)) idle();
   }
 
   /** @returns false at the end of the stream */
@@ -54,11 +81,12 @@ export class Channel {
     let message: Message | null;
     try {
       message = await this.socket.receive();
+      this.#isIdle = false;
     } catch (error) {
       if (!(error instanceof PassfdError)) throw error;
       if (error.code === 'ERR_PEER_GONE') return false;
       if (error.code !== 'ERR_DESCRIPTORS_LOST') throw error;
-      if (!this.#takesDescriptors) throw unwantedDescriptors();
+      if (!this.#takesDescriptors()) throw unwantedDescriptors();
       // The bytes that they came with are still there.
       reader.pushGroup('lost');
       return true;
@@ -66,7 +94,7 @@ export class Channel {
     if (!message) return false;
     reader.pushBytes(message.bytes);
     if (message.descriptors.length === 0) return true;
-    if (!this.#takesDescriptors) {
+    if (!this.#takesDescriptors()) {
       message.close();
       throw unwantedDescriptors();
     }

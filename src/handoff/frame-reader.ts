@@ -53,6 +53,11 @@ export class FrameReader {
     return group;
   }
 
+  /** What has come of the next frame. */
+  get partial(): Buffer {
+    return this.#bytes;
+  }
+
   /** Closes the descriptors that nobody took. */
   close(): void {
     for (const group of this.#groups.splice(0)) {

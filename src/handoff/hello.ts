@@ -22,6 +22,19 @@ const workerHello = z.object({
   window: z.int().check(z.minimum(1), z.maximum(MAX_WINDOW)),
   /** Connections that it wants to have open at most; null for no limit. */
   capacity: z.nullable(count),
+  /** Whether it keeps the dispatcher's listening sockets open, and brings them to the next one should this one die. */
+  custody: z.optional(z.boolean()),
+  /** Of a worker whose dispatcher has died. */
+  returns: z.optional(
+    z.object({
+      /** Which worker it was there. */
+      id: z.int().check(z.minimum(1)),
+      /** Connections that it has open from there. */
+      open: count,
+      /** Listening sockets that it had in custody: so many `custody` messages follow the welcome. */
+      custody: count,
+    }),
+  ),
 });
 
 const controlHello = z.object({

@@ -20,9 +20,11 @@ export {
   encodeClosed,
   encodeFrame,
   encodeHandoff,
+  encodeHandoffAgain,
   encodeJson,
   encodeRefused,
   MAX_BATCH,
+  MAX_LAST_WORDS,
   type FromWorker,
   type Listening,
   type RefusalReason,
@@ -30,3 +32,4 @@ export {
   type WantedAddress,
 } from './messages.js';
 export { tellStep, type Step } from './steps.js';
+export { TAKEOVER_FORMAT, TakeoverChannel, type TakeoverMessage } from './takeover.js';

@@ -8,8 +8,22 @@ export class Ledger<T> {
   #entries: T[] = [];
   /** Index of the first entry that is not settled. */
   #first = 0;
+  #settled: number;
+
+  /** @param settled how many were settled before, in another process */
+  constructor(settled = 0) {
+    this.#settled = settled;
+  }
+
   /** Position of the last settled entry: how many were settled since the beginning. */
-  #settled = 0;
+  get settled(): number {
+    return this.#settled;
+  }
+
+  /** What is in flight, the oldest first. */
+  get entries(): readonly T[] {
+    return this.#entries.slice(this.#first);
+  }
 
   /** How many are in flight. */
   get size(): number {

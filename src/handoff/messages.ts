@@ -4,6 +4,9 @@
 //   payload  := binary | JSON               a JSON object begins with "{"; every other first byte is a type
 //
 //   HANDOFF  := 01 listener16 count8        to the worker; `count` descriptors travel with the frame's first byte
+//   AGAIN    := 05 position64 listener16 count8
+//                                           the same, from a dispatcher that died and does not know whether it was sent:
+//                                           `position` is that of the first; what the worker has already is a duplicate
 //   ADOPTED  := 02 position64               to the dispatcher: every connection up to there that was not refused is mine
 //   REFUSED  := 03 position64 reason8       to the dispatcher: what follows the last settled position, up to there, is not
 //   CLOSED   := 04 total64                  to the dispatcher: so many of the adopted connections are closed by now
@@ -19,10 +22,14 @@ const HANDOFF = 1;
 const ADOPTED = 2;
 const REFUSED = 3;
 const CLOSED = 4;
+const AGAIN = 5;
 const BRACE = 0x7b;
 
 /** Longest payload; a listening address is the longest thing that is said. */
 export const MAX_PAYLOAD_BYTES = 65_536;
+
+/** Longest last words: the stack of an error, with a reserve. */
+export const MAX_LAST_WORDS = 8192;
 
 /** Descriptors in one message: systems that count one less than Linux' 253 exist (Python's tests use it, unix(7)). */
 export const MAX_BATCH = 252;
@@ -37,6 +44,8 @@ const address = z.union([
 ]);
 
 const id = z.int().check(z.minimum(0), z.maximum(65_535));
+/** What a dispatcher knows a listening socket by, and its successor too; it means nothing to workers. */
+const key = z.string().check(z.minLength(1), z.maxLength(4096));
 const request = z.int().check(z.minimum(0));
 const positive = z.int().check(z.minimum(1));
 
@@ -76,6 +85,10 @@ const fromWorkerJson = z.discriminatedUnion('type', [
   z.object({ type: z.literal('capacity'), capacity: z.nullable(z.int().check(z.minimum(0))) }),
   /** It takes nothing new from here on; what comes all the same is refused. */
   z.object({ type: z.literal('draining') }),
+  /** A listening socket of a dispatcher that died, as its descriptor, with the key that came with it. */
+  z.object({ type: z.literal('custody'), key }),
+  /** Why it is about to end, for who started it. */
+  z.object({ type: z.literal('last-words'), text: z.string().check(z.maxLength(MAX_LAST_WORDS)) }),
 ]);
 
 const toWorkerJson = z.discriminatedUnion('type', [
@@ -92,6 +105,18 @@ const toWorkerJson = z.discriminatedUnion('type', [
   z.object({ type: z.literal('unlistened'), request }),
   /** `code` is that of a system error, as `EADDRINUSE`. */
   z.object({ type: z.literal('listen-failed'), request, code: z.string(), reason: z.string() }),
+  /**
+   * A listening socket, as its descriptor, to be kept and never used: should the dispatcher die, the worker brings it to
+   * the next one.
+   */
+  z.object({ type: z.literal('custody'), listener: id, key }),
+  /**
+   * These are closed, and nobody is to keep them; `stale`: nor any that came from a dispatcher before, and not from this
+   * one.
+   */
+  z.object({ type: z.literal('release'), listeners: z.array(id), stale: z.optional(z.boolean()) }),
+  /** The dispatcher has died: what comes behind it has no other owner any more, and nobody reads an answer. */
+  z.object({ type: z.literal('orphaned') }),
   /** No connection comes behind it: finish what is open. */
   z.object({ type: z.literal('drain') }),
   /** The last message: the dispatcher lives on without this worker, and what it has not adopted is not its own. */
@@ -106,7 +131,14 @@ export type FromWorker =
 export type FromWorkerJson = z.infer<typeof fromWorkerJson>;
 
 export type ToWorker =
-  { readonly type: 'handoff'; readonly listener: number; readonly count: number } | ToWorkerJson;
+  | { readonly type: 'handoff'; readonly listener: number; readonly count: number }
+  | {
+      readonly type: 'handoff-again';
+      readonly position: number;
+      readonly listener: number;
+      readonly count: number;
+    }
+  | ToWorkerJson;
 export type ToWorkerJson = z.infer<typeof toWorkerJson>;
 
 const LENGTH_BYTES = 4;
@@ -116,6 +148,13 @@ export function encodeHandoff(listener: number, count: number): Buffer {
   frame[LENGTH_BYTES] = HANDOFF;
   frame.writeUInt16BE(listener, LENGTH_BYTES + 1);
   frame[LENGTH_BYTES + 3] = count;
+  return frame;
+}
+
+export function encodeHandoffAgain(position: number, listener: number, count: number): Buffer {
+  const frame = withNumber(AGAIN, position, 12);
+  frame.writeUInt16BE(listener, LENGTH_BYTES + 9);
+  frame[LENGTH_BYTES + 11] = count;
   return frame;
 }
 
@@ -164,9 +203,22 @@ export function decodeFromWorker(payload: Buffer): FromWorker {
 
 /** @throws {PassfdError} `ERR_PROTOCOL` */
 export function decodeToWorker(payload: Buffer): ToWorker {
-  if (payload[0] !== HANDOFF) return decodeJson(payload, toWorkerJson);
-  if (payload.length !== 4) throw wrongLength(payload, 4);
-  return { type: 'handoff', listener: payload.readUInt16BE(1), count: payload[3] ?? 0 };
+  switch (payload[0]) {
+    case HANDOFF:
+      if (payload.length !== 4) throw wrongLength(payload, 4);
+      return { type: 'handoff', listener: payload.readUInt16BE(1), count: payload[3] ?? 0 };
+    case AGAIN: {
+      const position = numberIn(payload, 12);
+      return {
+        type: 'handoff-again',
+        position,
+        listener: payload.readUInt16BE(9),
+        count: payload[11] ?? 0,
+      };
+    }
+    default:
+      return decodeJson(payload, toWorkerJson);
+  }
 }
 
 function decodeJson<T>(payload: Buffer, schema: z.ZodMiniType<T>): T {

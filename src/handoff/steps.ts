@@ -2,7 +2,7 @@
 import { channel } from 'node:diagnostics_channel';
 
 /**
- * Where a worker is in the protocol. Subscribe with `diagnostics_channel.subscribe('passfd:step', ...)`; the message is
+ * Where a worker is in the protocol, or a generation of the dispatcher in a takeover. Subscribe with `diagnostics_channel.subscribe('passfd:step', ...)`; the message is
  * one of these. It costs nothing while nobody does.
  */
 export type Step =
@@ -15,7 +15,18 @@ export type Step =
   | 'adopted'
   | 'refused'
   | 'delivered'
-  | 'closed-sent';
+  | 'closed-sent'
+  // The generation that hands over.
+  | 'successor-started'
+  | 'frozen'
+  | 'handed-over'
+  | 'go-sent'
+  | 'released'
+  // The generation that takes over.
+  | 'hello-said'
+  | 'taken-over'
+  | 'ready-said'
+  | 'started';
 
 const steps = channel('passfd:step');
 

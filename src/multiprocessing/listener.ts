@@ -4,7 +4,7 @@ import { mkdtemp, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { listen, PassfdError, type Acceptor, type Descriptor, type PeerCredentials } from '../fd/index.js';
+import { Acceptor, listen, PassfdError, type Descriptor, type PeerCredentials } from '../fd/index.js';
 import { fromPython, toPython, type ConnectionAddress } from './address.js';
 import { authenticateClient, toKey, type AuthKey } from './authentication.js';
 import { Connection, type ConnectionOptions } from './connection.js';
@@ -34,18 +34,19 @@ interface ListenerEvents {
 
 /**
  * Listens for connections, as `multiprocessing.connection.Listener` does.
- * @param address a path, an abstract name or `[host, port]`; without one, a path in a new directory of its own
+ * @param address a path, an abstract name or `[host, port]`; without one, a path in a new directory of its own; or a
+ * listening socket that is open already, which it takes over
  * @throws {PassfdError} as `listen`
  */
 export async function Listener(
-  address?: ConnectionAddress,
+  address?: ConnectionAddress | Acceptor,
   options: ListenerOptions = {},
 ): Promise<Listener> {
   const { authkey, handshakeTimeoutMs = DEFAULT_HANDSHAKE_TIMEOUT_MS } = options;
   checkMilliseconds(handshakeTimeoutMs, 'handshakeTimeoutMs');
   const key = authkey === undefined ? undefined : toKey(authkey);
   if (address !== undefined) {
-    const acceptor = await listen(await fromPython(address), options);
+    const acceptor = address instanceof Acceptor ? address : await listen(await fromPython(address), options);
     return new ConnectionListener(acceptor, key, handshakeTimeoutMs, options);
   }
   const directory = await mkdtemp(join(tmpdir(), 'passfd-'));
@@ -82,6 +83,7 @@ class ConnectionListener
   #loop: Promise<void> | undefined;
   /** Takes the loop out of the acceptor when nobody waits any more. */
   #idle = new AbortController();
+  #isPaused = false;
 
   constructor(
     acceptor: Acceptor,
@@ -133,7 +135,7 @@ class ConnectionListener
       };
       signal?.addEventListener('abort', abort, { once: true });
       this.#waiting.push(waiting);
-      this.#loop ??= this.#acceptWhileAwaited();
+      if (!this.#isPaused) this.#loop ??= this.#acceptWhileAwaited();
     });
   }
 
@@ -147,6 +149,36 @@ class ConnectionListener
         throw error;
       }
     }
+  }
+
+  /** The listening socket, which stays this object's own: to hand it to another process while this one is paused. */
+  get acceptor(): Acceptor {
+    return this.#acceptor;
+  }
+
+  /**
+   * Leaves whoever connects in the backlog until `resume`. Resolves when no handshake is under way any more.
+   * @param timeoutMs time for those that are; the others are refused
+   */
+  async pause(timeoutMs: number): Promise<void> {
+    this.#isPaused = true;
+    this.#idle.abort();
+    const timer = setTimeout(() => {
+      for (const { connection } of this.#handshakes) connection.socket.destroy(pausedError());
+    }, timeoutMs);
+    await Promise.all(Array.from(this.#handshakes, ({ ended }) => ended));
+    clearTimeout(timer);
+  }
+
+  resume(): void {
+    this.#isPaused = false;
+    if (this.#waiting.length > 0) this.#loop ??= this.#acceptWhileAwaited();
+  }
+
+  /** As `close`, where another process listens on with the same socket: its file stays. */
+  async abandon(): Promise<void> {
+    if (!this.#acceptor.closed) this.#acceptor.release().close();
+    await this.close();
   }
 
   /** Stops listening, ends handshakes that are under way, and removes the socket file. Connections taken live on. */
@@ -172,7 +204,7 @@ class ConnectionListener
    * Takes connections out of the backlog while an `accept` waits for one, and starts their handshakes. Never rejects.
    */
   async #acceptWhileAwaited(): Promise<void> {
-    while (this.#waiting.length > 0) {
+    while (this.#waiting.length > 0 && !this.#isPaused) {
       this.#idle = new AbortController();
       const signal = AbortSignal.any([this.#closing.signal, this.#idle.signal]);
       try {
@@ -255,6 +287,13 @@ function crowdedOutError(): PassfdError {
   return new PassfdError(
     'ERR_HANDSHAKE_TIMEOUT',
     `More than ${MAX_HANDSHAKES} clients are in their handshake, and this one has taken the longest`,
+  );
+}
+
+function pausedError(): PassfdError {
+  return new PassfdError(
+    'ERR_HANDSHAKE_TIMEOUT',
+    'The listener is paused, and this client was too slow for that',
   );
 }
 

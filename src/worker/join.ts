@@ -1,4 +1,7 @@
 // Joining a dispatcher: by the descriptor that a child inherits, or by its control socket.
+import { watch } from 'node:fs';
+import { basename, dirname } from 'node:path';
+
 import { Descriptor, StreamSocket } from '../fd/index.js';
 import { defaultControlPath, MAX_WINDOW } from '../handoff/index.js';
 import { Client, type AuthKey } from '../multiprocessing/index.js';
@@ -16,6 +19,11 @@ export interface JoinOptions {
   readonly capacity?: number | null;
   /** Time that the dispatcher has to welcome this worker. */
   readonly handshakeTimeoutMs?: number;
+  /**
+   * Time in which another dispatcher has to come to the same path when this one is gone. Until then the worker keeps its
+   * listening sockets open, so that clients wait and are not refused; then it drains.
+   */
+  readonly orphanTimeoutMs?: number;
   /** Wait until a dispatcher is there, instead of failing at once. */
   readonly waitForDispatcher?: boolean;
   /** Gives up. */
@@ -26,6 +34,9 @@ export interface JoinOptions {
 const DEFAULT_WINDOW = 128;
 
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
+
+/** Long enough for whoever watches over the dispatcher to start it again, and for a person to notice. */
+const DEFAULT_ORPHAN_TIMEOUT_MS = 60_000;
 
 /**
  * Joins a dispatcher as a worker.
@@ -41,13 +52,28 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
   if (!Number.isInteger(window) || window < 1 || window > MAX_WINDOW) {
     throw new TypeError(`window is an integer from 1 to ${MAX_WINDOW}, not ${String(window)}`);
   }
-  const linkOptions: LinkOptions = { window, capacity, handshakeTimeoutMs };
-  const inherited = options.control === undefined ? takeInheritedChannel() : undefined;
-  const open = inherited ? () => Promise.resolve(inherited) : connector(options);
-  const worker = new Worker(async (events) => Link.open(await open(), linkOptions, events), {
-    reconnects: !inherited,
-    capacity,
-  });
+  const timeoutMs = options.orphanTimeoutMs ?? orphanTimeoutInEnvironment() ?? DEFAULT_ORPHAN_TIMEOUT_MS;
+  let inherited = options.control === undefined ? takeInheritedChannel() : undefined;
+  const path = controlPath(options, inherited !== undefined);
+  const connectAgain = connector(path ?? '', options);
+  const open = (): Promise<StreamSocket> => {
+    const socket = inherited;
+    inherited = undefined;
+    return socket ? Promise.resolve(socket) : connectAgain();
+  };
+  const worker = new Worker(
+    async (events, returns) => {
+      const linkOptions: LinkOptions = { window, capacity: worker.capacity, handshakeTimeoutMs, returns };
+      return Link.open(await open(), linkOptions, events);
+    },
+    {
+      reconnecting:
+        path === undefined
+          ? undefined
+          : { timeoutMs, untilChanged: (signal) => untilPathChanges(path, signal) },
+      capacity,
+    },
+  );
   await worker.connect();
   process.env['PASSFD_WORKER_ID'] ??= String(worker.id);
   return worker;
@@ -67,10 +93,24 @@ function takeInheritedChannel(): StreamSocket | undefined {
   }
 }
 
+/**
+ * Where a dispatcher can be reached, now or when this one is gone.
+ * @returns undefined for a child whose parent has no control socket
+ */
+function controlPath({ control }: JoinOptions, isChild: boolean): string | undefined {
+  const path = control ?? process.env['PASSFD_CONTROL'];
+  return path ?? (isChild ? undefined : defaultControlPath());
+}
+
+/** What the supervisor tells its children; nobody else sets it. */
+function orphanTimeoutInEnvironment(): number | undefined {
+  const text = process.env['PASSFD_ORPHAN_TIMEOUT'];
+  return text === undefined || !/^\d+$/.test(text) ? undefined : Number(text);
+}
+
 /** What is in the environment is read once: the key may be taken out of it. */
-function connector(options: JoinOptions): () => Promise<StreamSocket> {
-  const { PASSFD_CONTROL, PASSFD_AUTHKEY } = process.env;
-  const { control = PASSFD_CONTROL ?? defaultControlPath(), authkey = PASSFD_AUTHKEY, signal } = options;
+function connector(control: string, options: JoinOptions): () => Promise<StreamSocket> {
+  const { authkey = process.env['PASSFD_AUTHKEY'], signal } = options;
   // Only at first: later the worker tries again by itself, as long as anybody needs it.
   let waitForListener = options.waitForDispatcher ?? false;
   return async () => {
@@ -83,4 +123,20 @@ function connector(options: JoinOptions): () => Promise<StreamSocket> {
     waitForListener = false;
     return connection.socket;
   };
+}
+
+/** Resolves when something happens to a file: a dispatcher makes its socket there. Never rejects. */
+function untilPathChanges(path: string, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    try {
+      const watcher = watch(dirname(path), { persistent: false, signal });
+      watcher.on('change', (_type, name) => {
+        if (name === basename(path)) resolve();
+      });
+      // Where files cannot be watched, the pauses alone have to do.
+      watcher.on('error', () => undefined);
+    } catch {
+      // So too where the directory is gone.
+    }
+  });
 }

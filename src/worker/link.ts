@@ -9,20 +9,35 @@ import {
   encodeHello,
   encodeJson,
   encodeRefused,
+  MAX_LAST_WORDS,
   PROTOCOL_VERSION,
   tellStep,
+  type DescriptorGroup,
   type Listening,
   type RefusalReason,
   type TakeGroup,
   type ToWorker,
   type WantedAddress,
 } from '../handoff/index.js';
+import type { Kept } from './custody.js';
 import type { Target } from './target.js';
 
 export interface LinkOptions {
   readonly window: number;
   readonly capacity: number | null;
   readonly handshakeTimeoutMs: number;
+  /** Of a worker whose dispatcher has died. */
+  readonly returns?: Returning | undefined;
+}
+
+/** What a worker brings to the next dispatcher. */
+export interface Returning {
+  /** Which one it was. */
+  readonly id: number;
+  /** Connections that it has open. */
+  readonly open: number;
+  /** They are lent. */
+  readonly custody: readonly Kept[];
 }
 
 export interface LinkEvents {
@@ -34,8 +49,12 @@ export interface LinkEvents {
   drain(): void;
   /** One more connection is adopted. */
   opened(): void;
-  /** One more of them is closed. */
+  /** One more of them is closed: it is for the present channel to tell, whichever it came by. */
   closed(): void;
+  /** A listening socket is to be kept. The receiver owns it. */
+  entrusted(listener: number, key: string, descriptor: Descriptor): void;
+  /** These need not be kept any more. @param stale nor those that came from a dispatcher before, and not from this one */
+  relieved(listeners: readonly number[], stale: boolean): void;
 }
 
 export type Welcome = Extract<ToWorker, { type: 'welcome' }>;
@@ -69,6 +88,8 @@ export class Link {
   #position = 0;
   #closed = 0;
   #isTellingClosed = false;
+  /** Whether the dispatcher has died, and what it could not hand off any more comes from what it had left. */
+  #isOrphaned = false;
   #farewell: PassfdError | undefined;
   #welcomed: ((welcome: Welcome) => void) | undefined;
   /** Settles when the channel has ended, and what was undecided is decided. Never rejects. */
@@ -90,7 +111,7 @@ export class Link {
     options: LinkOptions,
     events: LinkEvents,
   ): Promise<{ readonly link: Link; readonly welcome: Welcome }> {
-    const { window, capacity, handshakeTimeoutMs } = options;
+    const { window, capacity, handshakeTimeoutMs, returns } = options;
     const link = new Link(socket, events);
     let timer: NodeJS.Timeout | undefined;
     try {
@@ -108,10 +129,22 @@ export class Link {
           reject(end.is === 'farewell' ? end.error : goneError());
         }, reject);
       });
-      const hello = { passfd: PROTOCOL_VERSION, role: 'worker', pid: process.pid, window, capacity } as const;
+      const hello = {
+        passfd: PROTOCOL_VERSION,
+        role: 'worker',
+        pid: process.pid,
+        window,
+        capacity,
+        custody: true,
+        ...(returns && { returns: { ...returns, custody: returns.custody.length } }),
+      } as const;
       link.#post(encodeFrame(encodeHello(hello)));
       tellStep('hello-sent');
-      return { link, welcome: await welcome };
+      const welcomed = await welcome;
+      for (const { key, descriptor } of returns?.custody ?? []) {
+        await link.#channel.post(encodeJson({ type: 'custody', key }), [descriptor]);
+      }
+      return { link, welcome: welcomed };
     } catch (error) {
       socket.destroy();
       throw error;
@@ -162,6 +195,24 @@ export class Link {
     this.#post(encodeJson({ type: 'capacity', capacity }));
   }
 
+  /** Why this process is about to end, for who started it; at once, since nothing more may come of it. */
+  sayLastWords(text: string): void {
+    this.#post(encodeJson({ type: 'last-words', text: text.slice(0, MAX_LAST_WORDS) }));
+  }
+
+  /** One more connection is closed. The dispatcher is told once for all of a turn of the event loop. */
+  noteClosed(): void {
+    this.#closed++;
+    if (this.#isTellingClosed) return;
+    this.#isTellingClosed = true;
+    setImmediate(() => {
+      this.#isTellingClosed = false;
+      if (this.#channel.socket.closed) return;
+      this.#post(encodeClosed(this.#closed));
+      tellStep('closed-sent');
+    });
+  }
+
   /** Ends the channel. What was adopted stays. */
   close(): void {
     this.#channel.socket.destroy();
@@ -207,6 +258,17 @@ export class Link {
     switch (message.type) {
       case 'handoff':
         return this.#onHandoff(message.listener, message.count, take);
+      case 'handoff-again':
+        return this.#onHandoffAgain(message, take);
+      case 'orphaned':
+        this.#isOrphaned = true;
+        break;
+      case 'custody':
+        this.#onCustody(message.listener, message.key, take);
+        break;
+      case 'release':
+        this.#events.relieved(message.listeners, message.stale ?? false);
+        break;
       case 'welcome':
         tellStep('welcomed');
         this.#welcomed?.(message);
@@ -241,9 +303,32 @@ export class Link {
     return undefined;
   }
 
+  #onCustody(listener: number, key: string, take: TakeGroup): void {
+    const group = take(1);
+    const [descriptor] = group === 'lost' ? [] : group;
+    // Where this process has no descriptor left, other workers have it.
+    if (descriptor) this.#events.entrusted(listener, key, descriptor);
+  }
+
+  /** The dispatcher died in the moment of sending them, and cannot be asked whether it had. */
+  #onHandoffAgain(
+    { position, listener, count }: Extract<ToWorker, { type: 'handoff-again' }>,
+    take: TakeGroup,
+  ): Promise<void> | undefined {
+    if (position > this.#position) return this.#onHandoff(listener, count, take);
+    const duplicates = take(count);
+    if (duplicates !== 'lost') closeAll(duplicates);
+    return undefined;
+  }
+
   async #onHandoff(listener: number, count: number, take: TakeGroup): Promise<void> {
     const group = take(count);
     tellStep('received');
+    if (this.#isOrphaned) {
+      this.#position += count;
+      this.#inherit(listener, group);
+      return;
+    }
     if (group === 'lost') {
       this.#position += count;
       await this.#answer(encodeRefused(this.#position, 'descriptors'), {
@@ -259,6 +344,18 @@ export class Link {
     if (target && adopted.length > 0) await this.#adopt(target, adopted);
     if (group.length === 0) return;
     await this.#refuse(target, group, isDraining ? 'draining' : target ? 'capacity' : 'not-listening');
+  }
+
+  /** There is nobody to refuse them to. */
+  #inherit(listener: number, group: DescriptorGroup): void {
+    const target = this.#events.targetOf(listener);
+    if (group === 'lost') return;
+    if (!target) {
+      closeAll(group);
+      return;
+    }
+    target.expect(group.length);
+    for (const descriptor of group) this.#deliver(target, descriptor);
   }
 
   /** The whole point: the dispatcher knows before a byte is read. */
@@ -312,22 +409,9 @@ export class Link {
     this.#events.opened();
     process.nextTick(() => {
       target.deliver(descriptor, () => {
-        this.#noteClosed();
+        this.#events.closed();
       });
       tellStep('delivered');
-    });
-  }
-
-  #noteClosed(): void {
-    this.#closed++;
-    this.#events.closed();
-    if (this.#isTellingClosed) return;
-    this.#isTellingClosed = true;
-    setImmediate(() => {
-      this.#isTellingClosed = false;
-      if (this.#channel.socket.closed) return;
-      this.#post(encodeClosed(this.#closed));
-      tellStep('closed-sent');
     });
   }
 }

@@ -22,11 +22,12 @@ async function becomeWorker(): Promise<void> {
     worker.on('error', (error) => {
       process.emitWarning(error.message, { type: 'PassfdWarning' });
     });
-    if (!isJoining) {
-      worker.once('disconnected', () => {
-        endWhenDone(worker);
-      });
-    }
+    worker.once('abandoned', () => {
+      endWhenDone(worker);
+    });
+    process.on('uncaughtExceptionMonitor', (error) => {
+      worker.sayLastWords(error.stack ?? error.message);
+    });
     interceptListen(worker);
   } catch (error) {
     process.stderr.write(`passfd: this process could not join its dispatcher: ${(error as Error).message}\n`);
@@ -37,8 +38,8 @@ async function becomeWorker(): Promise<void> {
 }
 
 /**
- * Whoever started this process is gone, and nobody else will end it: not a server that it has by itself, nor a timer. By
- * the signal that its supervisor would have sent, so that the app can do what it does at its end.
+ * Whoever started this process is gone and does not come back, and nobody else will end it: not a server that it has by
+ * itself, nor a timer. By the signal that its supervisor would have sent, so that the app can do what it does at its end.
  */
 function endWhenDone(worker: Worker): void {
   const end = (): void => {

@@ -6,7 +6,8 @@ import { setTimeout } from 'node:timers/promises';
 import { PassfdError, type Address } from '../fd/index.js';
 import type { Listening, WantedAddress } from '../handoff/index.js';
 import { Intake } from './intake.js';
-import type { End, Granted, Link, LinkEvents, Welcome } from './link.js';
+import { Custody } from './custody.js';
+import type { End, Granted, Link, LinkEvents, Returning, Welcome } from './link.js';
 import { privateServer } from './node-handles.js';
 import { closeGracefully, prepareClosing } from './server-closing.js';
 import { ServerHandle, type ListenArguments } from './server-handle.js';
@@ -20,16 +21,29 @@ interface WorkerEvents {
   /** The channel to the dispatcher ended. What was adopted goes on. */
   disconnected: [reason: Error | undefined];
   reconnected: [];
-  /** The dispatcher does not take this worker back. */
+  /** No dispatcher comes for this worker any more: nothing new comes, and what is open is to be finished. */
+  abandoned: [];
+  /** Something failed that the worker cannot recover from. */
   error: [error: Error];
 }
 
 /** Opens a channel to the dispatcher. */
-export type OpenLink = (events: LinkEvents) => Promise<{ readonly link: Link; readonly welcome: Welcome }>;
+export type OpenLink = (
+  events: LinkEvents,
+  returns?: Returning,
+) => Promise<{ readonly link: Link; readonly welcome: Welcome }>;
+
+/** How a worker finds the next dispatcher when its own is gone. */
+export interface Reconnecting {
+  /** Time in which one has to come. */
+  readonly timeoutMs: number;
+  /** Resolves when there is a reason to look again before the pause is over. Never rejects. */
+  readonly untilChanged: (signal: AbortSignal) => Promise<void>;
+}
 
 /** Pauses between two tries to reach a dispatcher that is gone. */
-const FIRST_RECONNECT_MS = 100;
-const LAST_RECONNECT_MS = 5_000;
+const FIRST_RECONNECT_MS = 20;
+const LAST_RECONNECT_MS = 1_000;
 
 /** Somebody who listens: one server, or one iterator. */
 interface Registration {
@@ -46,8 +60,9 @@ type State =
 
 export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposable {
   readonly #openLink: OpenLink;
-  /** Whether to look for a dispatcher again when this one is gone. */
-  readonly #reconnects: boolean;
+  /** None for a worker that has no way to another dispatcher when this one is gone. */
+  readonly #reconnecting: Reconnecting | undefined;
+  readonly #custody = new Custody();
   readonly #registrations = new Set<Registration>();
   readonly #servers = new Set<Server>();
   readonly #closing = new AbortController();
@@ -58,22 +73,24 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #isDraining = false;
   /** Connections that are open, from whichever dispatcher they came. */
   #open = 0;
+  /** Connections that were closed, ever. */
+  #closed = 0;
   /** Who needs the process to stay. */
   #references = 0;
 
   constructor(
     openLink: OpenLink,
-    options: { readonly reconnects: boolean; readonly capacity: number | null },
+    options: { readonly reconnecting: Reconnecting | undefined; readonly capacity: number | null },
   ) {
     super();
     this.#openLink = openLink;
-    this.#reconnects = options.reconnects;
+    this.#reconnecting = options.reconnecting;
     this.#capacity = options.capacity;
   }
 
   /** Opens the first channel. @throws {PassfdError} as `join` */
   async connect(): Promise<void> {
-    await this.#link();
+    await this.#link(undefined);
   }
 
   /** Which worker this is: the `ID` of `passfd drain ID`. */
@@ -201,11 +218,17 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     if (this.#open > 0) await new Promise<void>((resolve) => this.once('drained', resolve));
   }
 
+  /** Tells whoever started this process why it is about to end. */
+  sayLastWords(text: string): void {
+    if (this.#state.is === 'linked') this.#state.link.sayLastWords(text);
+  }
+
   /** Leaves the dispatcher. What was adopted stays open. A second call does nothing. */
   async close(): Promise<void> {
     const state = this.#state;
     this.#state = { is: 'closed' };
     this.#closing.abort();
+    this.#custody.close();
     if (state.is !== 'linked') return;
     state.link.close();
     await state.link.ended;
@@ -215,25 +238,44 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     await this.close();
   }
 
-  async #link(): Promise<void> {
-    const { link, welcome } = await this.#openLink({
-      targetOf: (listener) => this.#targetOf(listener),
-      isDraining: () => this.#isDraining,
-      drain: () => {
-        this.#beginDraining();
+  async #link(returns: Returning | undefined): Promise<void> {
+    const closedBefore = this.#closed;
+    const { link, welcome } = await this.#openLink(
+      {
+        targetOf: (listener) => this.#targetOf(listener),
+        isDraining: () => this.#isDraining,
+        drain: () => {
+          this.#beginDraining();
+        },
+        opened: () => {
+          this.#open++;
+        },
+        closed: () => {
+          this.#noteClosed();
+        },
+        entrusted: (listener, key, descriptor) => {
+          this.#custody.keep(listener, { key, descriptor });
+        },
+        relieved: (listeners, stale) => {
+          this.#custody.release(listeners);
+          if (stale) this.#custody.releaseStale();
+        },
       },
-      opened: () => {
-        this.#open++;
-      },
-      closed: () => {
-        this.#open--;
-        if (this.#open === 0 && this.#isDraining) this.emit('drained');
-      },
-    });
+      returns,
+    );
     this.#state = { is: 'linked', link };
     this.#welcome = welcome;
+    // What was closed since the hello had told how many are open.
+    for (let count = this.#closed - closedBefore; count > 0 && returns; count--) link.noteClosed();
     link.setReferenced(this.#references > 0);
     this.#watch(link);
+  }
+
+  #noteClosed(): void {
+    this.#open--;
+    this.#closed++;
+    if (this.#state.is === 'linked') this.#state.link.noteClosed();
+    if (this.#open === 0 && this.#isDraining) this.emit('drained');
   }
 
   #watch(link: Link): void {
@@ -248,23 +290,28 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     if (this.#state.is !== 'linked' || this.#state.link !== link) return;
     this.#state = { is: 'reconnecting' };
     this.emit('disconnected', end.is === 'farewell' ? end.error : undefined);
-    // One that was cut off would be cut off again; and a child has lost the only channel that it can have.
-    if (!this.#reconnects || end.is === 'farewell') {
-      this.#beginDraining();
-      this.#state = { is: 'closed' };
+    // One that was cut off would be cut off again.
+    if (!this.#reconnecting || end.is === 'farewell' || this.#isDraining) {
+      this.#giveUp();
       return;
     }
-    await this.#reconnect();
+    await this.#reconnect(this.#reconnecting);
   }
 
-  async #reconnect(): Promise<void> {
-    for (let pauseMs = FIRST_RECONNECT_MS; ; pauseMs = Math.min(pauseMs * 2, LAST_RECONNECT_MS)) {
-      const { signal } = this.#closing;
-      // It rejects when this worker is closed meanwhile, and the state says so.
-      await setTimeout(pauseMs, undefined, { ref: this.#references > 0, signal }).catch(() => undefined);
-      if (this.#state.is !== 'reconnecting' || this.#isDraining) return;
+  async #reconnect({ timeoutMs, untilChanged }: Reconnecting): Promise<void> {
+    const giveUpAt = performance.now() + timeoutMs;
+    let pauseMs = FIRST_RECONNECT_MS;
+    while (performance.now() < giveUpAt) {
+      if (await this.#pause(Math.min(pauseMs, giveUpAt - performance.now()), untilChanged)) {
+        pauseMs = FIRST_RECONNECT_MS;
+      } else {
+        pauseMs = Math.min(pauseMs * 2, LAST_RECONNECT_MS);
+      }
+      if (this.#state.is !== 'reconnecting') return;
+      if (this.#isDraining) break;
       try {
-        await this.#link();
+        this.#custody.expectAnew();
+        await this.#link({ id: this.id, open: this.#open, custody: this.#custody.kept });
         await this.#registerAgain();
         this.emit('reconnected');
         return;
@@ -274,6 +321,27 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         this.#unlink();
       }
     }
+    this.#giveUp();
+  }
+
+  /** @returns whether it was cut short by a change */
+  async #pause(pauseMs: number, untilChanged: Reconnecting['untilChanged']): Promise<boolean> {
+    const over = new AbortController();
+    const signal = AbortSignal.any([this.#closing.signal, over.signal]);
+    const pause = setTimeout(pauseMs, false, { ref: this.#references > 0, signal });
+    const change = untilChanged(signal).then(() => true);
+    // It rejects when this worker is closed meanwhile, and the state says so.
+    const outcome = await Promise.race([pause, change]).catch(() => false);
+    pause.catch(() => undefined);
+    over.abort();
+    return outcome;
+  }
+
+  #giveUp(): void {
+    this.#beginDraining();
+    this.#state = { is: 'closed' };
+    this.#custody.close();
+    this.emit('abandoned');
   }
 
   /** Of a dispatcher that went away again before everything was asked of it. */

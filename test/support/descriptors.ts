@@ -6,8 +6,11 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 /** libuv closes a handle within a turn or two of its loop; what is open after that many stays open. */
 const MAX_TURNS = 1000;
 
-/** Files that other threads open for a moment: glibc, for one, asks how to shrink a heap. */
-const OF_THE_RUNTIME = /^\/(proc|sys)\//;
+/**
+ * Files that other threads open for a moment: glibc, for one, asks how to shrink a heap. And what libuv keeps for its loop
+ * once anything was ever watched (uv__inotify_fork).
+ */
+const OF_THE_RUNTIME = /^(\/(proc|sys)\/|anon_inode:inotify$)/;
 
 /** Every open descriptor of this process as its number and what it is, `7 socket:[4711]`. */
 export function openDescriptors(): string[] {

@@ -105,7 +105,7 @@ describe('a worker of the recipe', () => {
       const left = stage.next('left');
       // The kernel empties the queue of one that is dead.
       dying.destroy();
-      handle?.roomFor(new AcceptLoop(0, acceptor, true));
+      handle?.roomFor(new AcceptLoop({ id: 0, key: 'own', isOwn: true }, acceptor));
       assert.equal((await left)[1].redelivered, 1);
     }),
   );
@@ -121,7 +121,9 @@ describe('a worker of the recipe', () => {
       using own = near;
       const left = stage.next('left');
       ended.destroy();
-      handle?.give(new AcceptedConnection(own.duplicate(), new AcceptLoop(0, acceptor, true)));
+      handle?.give(
+        new AcceptedConnection(own.duplicate(), new AcceptLoop({ id: 0, key: 'own', isOwn: true }, acceptor)),
+      );
       assert.equal((await left)[1].redelivered, 1);
       assert.equal(client.closed, false);
     }),

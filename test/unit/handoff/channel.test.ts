@@ -135,7 +135,7 @@ describe('a Channel', () => {
     'breaks off at descriptors where none belong, and closes them',
     onPair(async (left, right) => {
       await withFiles(['a'], (files) => left.send(Buffer.of(0), files));
-      const reading = new Channel(right, { takesDescriptors: false }).read(() => undefined);
+      const reading = new Channel(right, { takesDescriptors: () => false }).read(() => undefined);
       await assert.rejects(reading, failsWith('ERR_PROTOCOL', /passed descriptors/));
     }),
   );

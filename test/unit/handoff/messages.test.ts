@@ -142,7 +142,7 @@ const fromWorker: readonly Exclude<FromWorker, { type: 'adopted' | 'refused' | '
   { type: 'draining' },
 ];
 
-const toWorker: readonly Exclude<ToWorker, { type: 'handoff' }>[] = [
+const toWorker: readonly Exclude<ToWorker, { type: 'handoff' | 'handoff-again' }>[] = [
   { type: 'welcome', passfd: 1, id: 1, pid: 4711, serves: true },
   { type: 'listening', request: 1, listeners: [] },
   {

@@ -18,7 +18,7 @@ import { Connection } from '../../../src/multiprocessing/index.js';
 import { join, type JoinOptions, type Worker } from '../../../src/worker/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 
-type Json = Exclude<ToWorker, { type: 'handoff' }>;
+type Json = Exclude<ToWorker, { type: 'handoff' | 'handoff-again' }>;
 
 export type Said<T extends FromWorker['type']> = Extract<FromWorker, { type: T }>;
 

@@ -1,0 +1,224 @@
+// Listeners: the listening sockets of a dispatcher, each with a number for workers and a key for the next dispatcher.
+import { Acceptor, Descriptor, formatAddress, listen, PassfdError, type AddressLike } from '../fd/index.js';
+import type { WantedAddress } from '../handoff/index.js';
+import { AcceptLoop } from './accept-loop.js';
+import type { ListenerSnapshot } from './snapshot.js';
+
+/** Listeners have 16 bits in the protocol (`docs/protocol.md`, HANDOFF). */
+const MAX_LISTENER_ID = 65_535;
+
+/** An address of the dispatcher's own; also `{ fd }`, a listening socket that this process has inherited and keeps. */
+export type OwnAddress = AddressLike | { readonly fd: number };
+
+export interface ListenersEvents {
+  opened(loop: AcceptLoop): void;
+  /** Nothing comes from it any more. */
+  closing(loop: AcceptLoop): void;
+  /** The address is free. */
+  closed(loop: AcceptLoop): void;
+  /** The socket is closed; its file could not be removed. */
+  warned(error: unknown): void;
+}
+
+/** A listening socket that was in custody, until somebody asks for it again. */
+interface Returned {
+  readonly key: string;
+  readonly acceptor: Acceptor;
+}
+
+export class Listeners implements Iterable<AcceptLoop> {
+  readonly #events: ListenersEvents;
+  readonly #loops = new Map<number, AcceptLoop>();
+  /** Those that are being opened for workers, by their keys. */
+  readonly #opening = new Map<string, Promise<AcceptLoop>>();
+  /** By the identity of the socket, since every worker brings each. */
+  readonly #returned = new Map<string, Returned>();
+  #nextId = 0;
+
+  constructor(events: ListenersEvents) {
+    this.#events = events;
+  }
+
+  [Symbol.iterator](): IterableIterator<AcceptLoop> {
+    return this.#loops.values();
+  }
+
+  has(loop: AcceptLoop): boolean {
+    return this.#loops.get(loop.id) === loop;
+  }
+
+  /** Those whose connections go to all workers that serve. */
+  get own(): AcceptLoop[] {
+    return [...this].filter(({ isOwn }) => isOwn);
+  }
+
+  /** @throws {PassfdError} as `listen` of `passfd` */
+  async openOwn(address: OwnAddress, backlog: number | undefined): Promise<AcceptLoop> {
+    const key = ownKey(address);
+    const returned = this.#takeReturned((candidate) => candidate.key === key);
+    if (returned) return this.#open(returned, { key, isOwn: true });
+    const acceptor =
+      typeof address === 'object' && 'fd' in address
+        ? inherited(address.fd)
+        : await listen(address, backlog === undefined ? {} : { backlog });
+    return this.#open(acceptor, { key, isOwn: true });
+  }
+
+  /** The first worker that asks for an address makes it; the others get the same one. @throws {PassfdError} as `listen` */
+  async openWanted(address: WantedAddress, backlog: number): Promise<AcceptLoop> {
+    const key = wantedKey(address);
+    const existing = this.#find(key, address);
+    if (existing) return existing;
+    const opening = openWanted(address, backlog).then((acceptor) =>
+      this.#open(acceptor, { key, isOwn: false }),
+    );
+    this.#opening.set(key, opening);
+    try {
+      return await opening;
+    } finally {
+      this.#opening.delete(key);
+    }
+  }
+
+  /**
+   * Takes in a listening socket that a worker had in custody. What workers had asked for is open again from here on;
+   * an own address of the dispatcher's waits for `openOwn`.
+   * @throws {PassfdError} `ERR_WRONG_KIND` when it is none; then it stays with the caller
+   */
+  async takeReturned(key: string, descriptor: Descriptor): Promise<void> {
+    const identity = descriptor.inode;
+    const isKnown = (): boolean =>
+      this.#returned.has(identity) || [...this].some(({ acceptor }) => acceptor.inode === identity);
+    if (isKnown()) {
+      descriptor.close();
+      return;
+    }
+    const origin = originOf(key);
+    const acceptor = await Acceptor.inherit(descriptor, { removesFile: !origin.endsWith('-fd') });
+    if (isKnown()) {
+      acceptor.release().close();
+    } else if (origin.startsWith('own')) {
+      this.#returned.set(identity, { key, acceptor });
+    } else {
+      this.#open(acceptor, { key, isOwn: false });
+    }
+  }
+
+  /** Goes on with a listening socket of another generation, under the number that workers know. */
+  async restore({ descriptor, accepted, removesFile, ...identity }: ListenerSnapshot): Promise<void> {
+    const loop = new AcceptLoop(identity, await Acceptor.inherit(descriptor, { removesFile }));
+    loop.accepted = accepted;
+    this.#loops.set(loop.id, loop);
+    this.#nextId = Math.max(this.#nextId, loop.id + 1) % (MAX_LISTENER_ID + 1);
+    this.#events.opened(loop);
+  }
+
+  /** Nobody asks for what was returned any more. */
+  async closeReturned(): Promise<void> {
+    const returned = [...this.#returned.values()];
+    this.#returned.clear();
+    await Promise.all(returned.map(({ acceptor }) => this.#closeAcceptor(acceptor)));
+  }
+
+  async close(loop: AcceptLoop): Promise<void> {
+    if (!this.#loops.delete(loop.id)) return;
+    this.#events.closing(loop);
+    await this.#closeAcceptor(loop.acceptor);
+    this.#events.closed(loop);
+  }
+
+  async #closeAcceptor(acceptor: Acceptor): Promise<void> {
+    try {
+      await acceptor.close();
+    } catch (error) {
+      this.#events.warned(error);
+    }
+  }
+
+  #open(acceptor: Acceptor, { key, isOwn }: Pick<AcceptLoop, 'key' | 'isOwn'>): AcceptLoop {
+    const loop = new AcceptLoop({ id: this.#freeId(), key, isOwn }, acceptor);
+    this.#loops.set(loop.id, loop);
+    this.#events.opened(loop);
+    return loop;
+  }
+
+  /** Not one that was just given back: connections of that may be on their way. */
+  #freeId(): number {
+    for (let tries = 0; tries <= MAX_LISTENER_ID; tries++) {
+      const id = this.#nextId;
+      this.#nextId = id === MAX_LISTENER_ID ? 0 : id + 1;
+      if (!this.#loops.has(id)) return id;
+    }
+    throw new PassfdError('ERR_DISPATCHER', `More than ${MAX_LISTENER_ID} addresses are open`);
+  }
+
+  /** An address that is open already, whoever asked for it, and in whatever words. */
+  #find(key: string, address: WantedAddress): Promise<AcceptLoop> | AcceptLoop | undefined {
+    const same = [...this].find((loop) => loop.key === key) ?? this.#opening.get(key);
+    if (same) return same;
+    if ('fd' in address || ('port' in address && (address.port === 0 || address.host === null))) {
+      return undefined;
+    }
+    const wanted = formatAddress(
+      'path' in address ? address : { host: address.host ?? '', port: address.port },
+    );
+    return [...this].find((loop) => formatAddress(loop.address) === wanted);
+  }
+
+  #takeReturned(isWanted: (returned: Returned) => boolean): Acceptor | undefined {
+    for (const [identity, returned] of this.#returned) {
+      if (!isWanted(returned)) continue;
+      this.#returned.delete(identity);
+      return returned.acceptor;
+    }
+    return undefined;
+  }
+}
+
+/** What a key begins with: who asked for the address, and whether a socket file there is somebody else's. */
+type Origin = 'own' | 'own-fd' | 'wanted' | 'wanted-fd';
+
+/** As it was asked for: at port 0, the next dispatcher gets the port that the kernel had picked. */
+function ownKey(address: OwnAddress): string {
+  if (typeof address === 'object' && 'fd' in address) return keyOf('own-fd', String(address.fd));
+  return keyOf('own', typeof address === 'string' ? address : formatAddress(address));
+}
+
+function wantedKey(address: WantedAddress): string {
+  return keyOf('fd' in address ? 'wanted-fd' : 'wanted', JSON.stringify(address));
+}
+
+function keyOf(origin: Origin, rest: string): string {
+  return `${origin} ${rest}`;
+}
+
+function originOf(key: string): string {
+  return key.slice(0, key.indexOf(' '));
+}
+
+/** @throws {PassfdError} `ERR_WRONG_KIND`, `ERR_DESCRIPTOR_CLOSED` */
+function inherited(fd: number): Acceptor {
+  const borrowed = new Descriptor(fd);
+  try {
+    using duplicate = borrowed.duplicate();
+    return new Acceptor(duplicate);
+  } finally {
+    borrowed.release();
+  }
+}
+
+async function openWanted(address: WantedAddress, backlog: number): Promise<Acceptor> {
+  if ('fd' in address) return inherited(address.fd);
+  if ('path' in address) return listen(address.path, { backlog, mode: address.mode });
+  const { host, port, ipv6Only } = address;
+  if (host !== null) return listen({ host, port }, { backlog, ipv6Only });
+  try {
+    return await listen({ host: '::', port }, { backlog, ipv6Only });
+  } catch (error) {
+    // As Node: IPv4 alone where this machine has no IPv6 (net, server.listen).
+    if (error instanceof PassfdError && error.code === 'ERR_ADDRESS') {
+      return listen({ host: '0.0.0.0', port }, { backlog });
+    }
+    throw error;
+  }
+}

@@ -1,0 +1,63 @@
+// Snapshot: everything that one generation of the dispatcher hands to the next, with the descriptors that belong to it.
+import type { Descriptor, Unsent } from '../fd/index.js';
+import type { AcceptLoopIdentity } from './accept-loop.js';
+import type { PassfdWorkerSnapshot } from './passfd-worker.js';
+import type { PoolCounts } from './pool.js';
+import type { RecipeWorkerSnapshot } from './recipe-worker.js';
+
+/** It owns its descriptors: duplicates, on the side that hands over. */
+export interface Snapshot {
+  readonly generation: number;
+  readonly counts: PoolCounts & { readonly refusedPeers: number };
+  readonly control: SocketSnapshot | undefined;
+  readonly rawControl: SocketSnapshot | undefined;
+  readonly listeners: readonly ListenerSnapshot[];
+  readonly workers: readonly WorkerSnapshot[];
+  /** Processes that were started as workers, and have not said anything yet. */
+  readonly silentChildren: readonly ChildSnapshot[];
+  /** Connections without a worker, in their order. */
+  readonly waiting: readonly ConnectionSnapshot[];
+}
+
+export interface SocketSnapshot {
+  readonly descriptor: Descriptor;
+  /** Whether the file of the socket is removed with it. */
+  readonly removesFile: boolean;
+}
+
+export interface ListenerSnapshot extends SocketSnapshot, AcceptLoopIdentity {
+  readonly accepted: number;
+}
+
+export interface ChildSnapshot {
+  readonly id: number;
+  readonly pid: number;
+  readonly channel: Descriptor;
+}
+
+export interface WorkerSnapshot {
+  readonly worker: PassfdWorkerSnapshot | RecipeWorkerSnapshot;
+  readonly channel: Descriptor;
+  /** In the order in which they were sent. */
+  readonly inFlight: readonly ConnectionSnapshot[];
+  readonly unsent: readonly Unsent[];
+}
+
+export interface ConnectionSnapshot {
+  readonly descriptor: Descriptor;
+  /** The listener that it came to. */
+  readonly listener: number;
+}
+
+export function* descriptorsOf(snapshot: Snapshot): Generator<Descriptor> {
+  for (const socket of [snapshot.control, snapshot.rawControl, ...snapshot.listeners]) {
+    if (socket) yield socket.descriptor;
+  }
+  for (const { channel, inFlight, unsent } of snapshot.workers) {
+    yield channel;
+    for (const { descriptor } of inFlight) yield descriptor;
+    for (const { descriptors } of unsent) yield* descriptors;
+  }
+  for (const { channel } of snapshot.silentChildren) yield channel;
+  for (const { descriptor } of snapshot.waiting) yield descriptor;
+}

@@ -1,0 +1,360 @@
+// Takeover: how one generation of the dispatcher hands everything to the next, and goes on itself if that fails.
+import { closeAll, PassfdError, type Descriptor, type Unsent } from '../fd/index.js';
+import {
+  MAX_BATCH,
+  TAKEOVER_FORMAT,
+  tellStep,
+  type TakeoverChannel,
+  type TakeoverMessage,
+} from '../handoff/index.js';
+import type { ControlOptions } from './control.js';
+import type { Dispatcher } from './dispatcher.js';
+import type { PassfdWorkerSnapshot } from './passfd-worker.js';
+import type { RecipeWorkerSnapshot } from './recipe-worker.js';
+import {
+  descriptorsOf,
+  type ChildSnapshot,
+  type ConnectionSnapshot,
+  type ListenerSnapshot,
+  type Snapshot,
+  type SocketSnapshot,
+  type WorkerSnapshot,
+} from './snapshot.js';
+import { version } from './version.js';
+
+/** Time for each answer of the other generation; clients wait meanwhile. */
+const ANSWER_TIMEOUT_MS = 5_000;
+
+/** Bytes in one message; in base64 they become a third more, and a message has 64 KiB. */
+const UNSENT_BYTES = 32_768;
+
+/** Something that travels with a takeover and is no business of the dispatcher's. */
+export interface Attachment {
+  readonly data: unknown;
+  /** Lent on the side that hands over, and the receiver's own. */
+  readonly descriptors: readonly Descriptor[];
+}
+
+export interface Successor {
+  readonly channel: TakeoverChannel;
+  /** Ends its process at once: it does not answer any more. Its end of the channel is closed by that. */
+  readonly kill: () => void;
+}
+
+/**
+ * Hands everything to a process that has said hello. When this rejects, the dispatcher goes on as if nothing had
+ * happened; when it resolves, the other one is the dispatcher, and this one is to be `disown`ed.
+ * @throws {PassfdError} `ERR_TAKEOVER` says why
+ */
+export async function handOver(
+  dispatcher: Dispatcher,
+  { channel, kill }: Successor,
+  attachments: readonly Attachment[],
+): Promise<void> {
+  const snapshot = await dispatcher.freeze();
+  tellStep('frozen');
+  let hasGone = false;
+  try {
+    await inTime(kill, async () => {
+      for (const { message, descriptors } of messagesOf(snapshot, attachments)) {
+        await channel.send(message, descriptors);
+      }
+      tellStep('handed-over');
+      await expect(channel, 'ready');
+    });
+    hasGone = true;
+    await inTime(kill, async () => {
+      await channel.send({ type: 'go' });
+      tellStep('go-sent');
+      await expect(channel, 'started');
+    });
+  } catch (error) {
+    kill();
+    // It may have started before it ended: then this one has nothing more to say to the workers.
+    if (!hasGone || !(await hasStarted(channel))) {
+      dispatcher.thaw();
+      throw takeoverError(error);
+    }
+  } finally {
+    closeAll([...descriptorsOf(snapshot)]);
+  }
+}
+
+/**
+ * Takes in everything that the other generation has, and does nothing with it. `awaitGo` and the dispatcher's `thaw`
+ * follow.
+ * @returns what came with it; the caller owns the descriptors
+ * @throws {PassfdError} `ERR_TAKEOVER`; the other one was told, and goes on
+ */
+export async function takeOver(
+  dispatcher: Dispatcher,
+  channel: TakeoverChannel,
+  options: ControlOptions,
+): Promise<Attachment[]> {
+  try {
+    const { snapshot, attachments } = await receive(channel);
+    await dispatcher.restore(snapshot, options);
+    tellStep('taken-over');
+    return attachments;
+  } catch (error) {
+    const reason = takeoverError(error);
+    await refuseTakeover(channel, reason);
+    throw reason;
+  }
+}
+
+/** Tells the other generation that this one cannot take over, and why. */
+export async function refuseTakeover(
+  channel: TakeoverChannel,
+  { code, message }: PassfdError,
+): Promise<void> {
+  await channel.send({ type: 'failed', code, reason: message }).catch(() => undefined);
+}
+
+/** Resolves when this generation is the dispatcher. @throws {PassfdError} `ERR_TAKEOVER` when the other one still is */
+export async function awaitGo(channel: TakeoverChannel): Promise<void> {
+  await channel.send({ type: 'ready' });
+  tellStep('ready-said');
+  // No limit here: the other one has one, and ends this process then.
+  await expect(channel, 'go');
+  // Before anything is touched: when this one dies with it unsaid, the other one goes on.
+  await channel.send({ type: 'started' });
+  tellStep('started');
+}
+
+/** When the time is over, the other process is ended, by which whatever waits for it fails. */
+async function inTime(kill: () => void, body: () => Promise<void>): Promise<void> {
+  const late = new AbortController();
+  const timer = setTimeout(() => {
+    late.abort();
+    kill();
+  }, ANSWER_TIMEOUT_MS);
+  try {
+    await body();
+  } catch (cause) {
+    if (!late.signal.aborted) throw cause;
+    const reason = `The new generation did not answer within ${ANSWER_TIMEOUT_MS} ms`;
+    throw new PassfdError('ERR_TAKEOVER', reason, { cause });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Waits for one message and nothing else. @throws {PassfdError} `ERR_TAKEOVER` */
+async function expect(channel: TakeoverChannel, type: TakeoverMessage['type']): Promise<void> {
+  const received = await channel.receive();
+  if (!received) throw new PassfdError('ERR_TAKEOVER', 'The other generation ended');
+  const { message, descriptors } = received;
+  closeAll(descriptors);
+  if (message.type === type) return;
+  if (message.type === 'failed') throw new PassfdError('ERR_TAKEOVER', message.reason);
+  throw new PassfdError('ERR_PROTOCOL', `The other generation said ${message.type}, and not ${type}`);
+}
+
+/** Reads what a generation said before it ended. */
+async function hasStarted(channel: TakeoverChannel): Promise<boolean> {
+  return expect(channel, 'started').then(
+    () => true,
+    () => false,
+  );
+}
+
+export function takeoverError(cause: unknown): PassfdError {
+  if (cause instanceof PassfdError && cause.code === 'ERR_TAKEOVER') return cause;
+  return new PassfdError('ERR_TAKEOVER', cause instanceof Error ? cause.message : String(cause), { cause });
+}
+
+interface Outgoing {
+  readonly message: TakeoverMessage;
+  readonly descriptors: readonly Descriptor[];
+}
+
+function* messagesOf(snapshot: Snapshot, attachments: readonly Attachment[]): Generator<Outgoing> {
+  const { generation, counts, control, rawControl, waiting } = snapshot;
+  yield { message: { type: 'from', format: TAKEOVER_FORMAT, version, generation, counts }, descriptors: [] };
+  for (const { descriptor, ...listener } of snapshot.listeners) {
+    yield { message: { type: 'listener', ...listener }, descriptors: [descriptor] };
+  }
+  if (control) {
+    const { removesFile, descriptor } = control;
+    yield { message: { type: 'control', removesFile }, descriptors: [descriptor] };
+  }
+  if (rawControl) {
+    const { removesFile, descriptor } = rawControl;
+    yield { message: { type: 'raw-control', removesFile }, descriptors: [descriptor] };
+  }
+  for (const worker of snapshot.workers) yield* workerMessages(worker);
+  for (const { channel, id, pid } of snapshot.silentChildren) {
+    yield { message: { type: 'silent-child', id, pid }, descriptors: [channel] };
+  }
+  yield* connectionMessages('waiting', waiting);
+  for (const { data, descriptors } of attachments) {
+    yield { message: { type: 'attachment', data }, descriptors };
+  }
+  yield { message: { type: 'all' }, descriptors: [] };
+}
+
+function* workerMessages({ worker, channel, inFlight, unsent }: WorkerSnapshot): Generator<Outgoing> {
+  yield {
+    message: {
+      type: 'worker',
+      worker:
+        worker.dialect === 'passfd'
+          ? {
+              ...worker,
+              subscriptions: [...worker.subscriptions],
+              partial: worker.partial.toString('base64'),
+            }
+          : { ...worker, held: worker.held.map(({ bytes }) => Buffer.from(bytes).toString('base64')) },
+    },
+    descriptors: [channel],
+  };
+  yield* connectionMessages('in-flight', inFlight);
+  for (const { bytes, descriptors } of unsent) {
+    for (let start = 0; start < bytes.length; start += UNSENT_BYTES) {
+      const part = Buffer.from(bytes.subarray(start, start + UNSENT_BYTES)).toString('base64');
+      yield { message: { type: 'unsent', bytes: part }, descriptors: start === 0 ? descriptors : [] };
+    }
+  }
+}
+
+/** As many in one message as came to the same listener one after the other. */
+function* connectionMessages(
+  type: 'waiting' | 'in-flight',
+  connections: readonly ConnectionSnapshot[],
+): Generator<Outgoing> {
+  for (let start = 0; start < connections.length;) {
+    const listener = connections[start]?.listener ?? 0;
+    let end = start;
+    while (end < start + MAX_BATCH && connections[end]?.listener === listener) end++;
+    const descriptors = connections.slice(start, end).map(({ descriptor }) => descriptor);
+    yield { message: { type, listener }, descriptors };
+    start = end;
+  }
+}
+
+/** A snapshot while it arrives; whatever it has got by then, it owns. */
+interface Arriving {
+  readonly from: Extract<TakeoverMessage, { type: 'from' }>;
+  control: SocketSnapshot | undefined;
+  rawControl: SocketSnapshot | undefined;
+  readonly listeners: ListenerSnapshot[];
+  readonly workers: (WorkerSnapshot & {
+    readonly inFlight: ConnectionSnapshot[];
+    readonly unsent: Unsent[];
+  })[];
+  readonly silentChildren: ChildSnapshot[];
+  readonly waiting: ConnectionSnapshot[];
+  readonly attachments: Attachment[];
+}
+
+async function receive(
+  channel: TakeoverChannel,
+): Promise<{ readonly snapshot: Snapshot; readonly attachments: Attachment[] }> {
+  const first = await channel.receive();
+  if (first?.message.type !== 'from') throw new PassfdError('ERR_TAKEOVER', 'The other generation ended');
+  const arriving: Arriving = {
+    from: first.message,
+    control: undefined,
+    rawControl: undefined,
+    listeners: [],
+    workers: [],
+    silentChildren: [],
+    waiting: [],
+    attachments: [],
+  };
+  const { attachments } = arriving;
+  const { generation, counts, format } = first.message;
+  const snapshotOf = (): Snapshot => ({ ...arriving, generation, counts });
+  try {
+    if (format > TAKEOVER_FORMAT) {
+      throw new PassfdError(
+        'ERR_TAKEOVER',
+        `The other generation speaks format ${format} of the takeover, and this is passfd ${version} with format ${TAKEOVER_FORMAT}`,
+      );
+    }
+    for (;;) {
+      const received = await channel.receive();
+      if (!received) throw new PassfdError('ERR_TAKEOVER', 'The other generation ended');
+      if (received.message.type === 'all') return { snapshot: snapshotOf(), attachments };
+      add(arriving, received.message, received.descriptors);
+    }
+  } catch (error) {
+    closeAll([...descriptorsOf(snapshotOf()), ...attachments.flatMap(({ descriptors }) => descriptors)]);
+    throw error;
+  }
+}
+
+/** @throws {PassfdError} `ERR_PROTOCOL`; then the descriptors are closed */
+function add(arriving: Arriving, message: TakeoverMessage, descriptors: Descriptor[]): void {
+  const worker = arriving.workers.at(-1);
+  const [descriptor] = descriptors;
+  switch (message.type) {
+    case 'attachment':
+      arriving.attachments.push({ data: message.data, descriptors });
+      return;
+    case 'waiting':
+      arriving.waiting.push(...connectionsIn(message, descriptors));
+      return;
+    case 'in-flight':
+      worker?.inFlight.push(...connectionsIn(message, descriptors));
+      if (worker) return;
+      break;
+    case 'unsent':
+      worker?.unsent.push({ bytes: Buffer.from(message.bytes, 'base64'), descriptors });
+      if (worker) return;
+      break;
+    default:
+      if (descriptor && descriptors.length === 1 && addOne(arriving, message, descriptor)) return;
+  }
+  closeAll(descriptors);
+  throw new PassfdError(
+    'ERR_PROTOCOL',
+    `A message ${message.type} of the takeover comes at the wrong place, or with ${descriptors.length} descriptors`,
+  );
+}
+
+/** @returns whether it is a message with one descriptor */
+function addOne(arriving: Arriving, message: TakeoverMessage, descriptor: Descriptor): boolean {
+  switch (message.type) {
+    case 'listener': {
+      const { id, key, isOwn, accepted, removesFile } = message;
+      arriving.listeners.push({ id, key, isOwn, accepted, removesFile, descriptor });
+      return true;
+    }
+    case 'control':
+      arriving.control = { descriptor, removesFile: message.removesFile };
+      return true;
+    case 'raw-control':
+      arriving.rawControl = { descriptor, removesFile: message.removesFile };
+      return true;
+    case 'worker':
+      arriving.workers.push({
+        worker: snapshotIn(message.worker),
+        channel: descriptor,
+        inFlight: [],
+        unsent: [],
+      });
+      return true;
+    case 'silent-child':
+      arriving.silentChildren.push({ id: message.id, pid: message.pid, channel: descriptor });
+      return true;
+    default:
+      return false;
+  }
+}
+
+function connectionsIn(
+  { listener }: { readonly listener: number },
+  descriptors: readonly Descriptor[],
+): ConnectionSnapshot[] {
+  return descriptors.map((descriptor) => ({ descriptor, listener }));
+}
+
+function snapshotIn(
+  worker: Extract<TakeoverMessage, { type: 'worker' }>['worker'],
+): PassfdWorkerSnapshot | RecipeWorkerSnapshot {
+  return worker.dialect === 'passfd'
+    ? { ...worker, partial: Buffer.from(worker.partial, 'base64') }
+    : { ...worker, held: worker.held.map((bytes) => ({ bytes: Buffer.from(bytes, 'base64') })) };
+}

@@ -1,0 +1,52 @@
+// Custody: the dispatcher's listening sockets, kept here and never used, so that they live on should it die.
+import type { Descriptor } from '../fd/index.js';
+
+export interface Kept {
+  /** What every dispatcher knows the socket by. */
+  readonly key: string;
+  readonly descriptor: Descriptor;
+}
+
+export class Custody {
+  readonly #kept = new Map<string, { readonly descriptor: Descriptor; listener: number | undefined }>();
+
+  get kept(): readonly Kept[] {
+    return Array.from(this.#kept, ([key, { descriptor }]) => ({ key, descriptor }));
+  }
+
+  /**
+   * Takes over a listening socket, in place of the one with the same key.
+   * @param listener its number at the present dispatcher
+   */
+  keep(listener: number, { key, descriptor }: Kept): void {
+    this.#kept.get(key)?.descriptor.close();
+    this.#kept.set(key, { descriptor, listener });
+  }
+
+  /** The numbers are those of another dispatcher from here on. All are kept until that one has given them anew. */
+  expectAnew(): void {
+    for (const kept of this.#kept.values()) kept.listener = undefined;
+  }
+
+  /** They are closed, and nobody needs them. */
+  release(listeners: readonly number[]): void {
+    this.#close(({ listener }) => listener !== undefined && listeners.includes(listener));
+  }
+
+  /** What the present dispatcher has not given is not needed. */
+  releaseStale(): void {
+    this.#close(({ listener }) => listener === undefined);
+  }
+
+  close(): void {
+    this.#close(() => true);
+  }
+
+  #close(isOver: (kept: { readonly listener: number | undefined }) => boolean): void {
+    for (const [key, kept] of this.#kept) {
+      if (!isOver(kept)) continue;
+      kept.descriptor.close();
+      this.#kept.delete(key);
+    }
+  }
+}
