@@ -14,7 +14,7 @@ export class HttpClient implements Disposable {
   readonly socket: Socket;
   /** Whole answers that nobody has asked for yet. */
   readonly answers: Answer[] = [];
-  /** Settles when the other end has ended or reset the connection; with the error's code, or ''. */
+  /** Settles when the connection is closed, which it is when the other end has ended it; with an error's code, or ''. */
   readonly ended: Promise<string>;
   #heard = '';
   #isOver = false;
@@ -23,17 +23,15 @@ export class HttpClient implements Disposable {
   private constructor(socket: Socket) {
     this.socket = socket;
     this.ended = new Promise((resolve) => {
-      const end = (how: string): void => {
+      let code = '';
+      socket.on('error', (error: NodeJS.ErrnoException) => {
+        code ||= error.code ?? error.message;
+      });
+      socket.once('close', () => {
         this.#parse(true);
         this.#isOver = true;
         this.#wake?.();
-        resolve(how);
-      };
-      socket.once('end', () => {
-        end('');
-      });
-      socket.on('error', (error: NodeJS.ErrnoException) => {
-        end(error.code ?? error.message);
+        resolve(code);
       });
     });
     socket.on('data', (chunk: Buffer) => {

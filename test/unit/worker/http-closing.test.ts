@@ -485,6 +485,27 @@ describe('the drain of an HTTP server', () => {
       }),
     );
   }
+
+  it(
+    'does not end a connection that the app has got, behind the answer to a request before that',
+    onStage('http', slow.app, async ({ server, connect, drain }) => {
+      server.on('upgrade', (_asked, socket: NodeJS.ReadWriteStream) => socket.pipe(socket));
+      const client = await connect();
+      client.ask('/a');
+      const { response } = await slow.next();
+      drain();
+      const upgraded = once(server, 'upgrade');
+      client.ask('/b', 'Connection: Upgrade', 'Upgrade: echo');
+      await upgraded;
+      response.end('a');
+      assert.equal((await client.answer()).connection, 'keep-alive');
+      client.send('hello');
+      const [heard] = (await once(client.socket, 'data')) as [Buffer];
+      assert.equal(heard.toString(), 'hello');
+      client.socket.end();
+      assert.equal(await client.ended, '');
+    }),
+  );
 });
 
 describe("an app's own close of an HTTP server", () => {
