@@ -1,49 +1,61 @@
-// Closes a server so that its clients end soon by themselves, and none of them is cut off in a request.
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Server } from 'node:net';
+// Closes a server so that its clients end by themselves, and none of them is cut off in a request or at the start of one.
+import { Server } from 'node:net';
 
-/** What of an HTTP server keeps connections open, and of its answers. */
-interface HttpServer {
-  keepAliveTimeout: number;
+import { Http2Closing } from './http2-closing.js';
+import { HttpClosing } from './http-closing.js';
+
+interface Prepared {
+  readonly http: HttpClosing;
+  readonly http2: Http2Closing;
+  isClosing: boolean;
 }
 
-/** The part of an HTTP/2 session that is used here (http2, Http2Session). */
-interface Session {
-  once(event: 'close', listener: () => void): unknown;
-  close(): void;
+/** A server's own `close`, which an app, or a library that it uses, may have replaced. */
+interface Closable {
+  close(callback?: (error?: Error) => void): unknown;
 }
 
-/** Shortest there is: with 0, connections would stay open for ever (http, server.keepAliveTimeout). */
-const SHORTEST_KEEP_ALIVE_MS = 1;
+const preparedServers = new WeakMap<Server, Prepared>();
 
-const sessionsOf = new WeakMap<Server, Set<Session>>();
-
-/** To be called before the server gets connections: the sessions of an HTTP/2 server are told nowhere else. */
+/** To be called before the server gets connections. A second call does nothing. */
 export function prepareClosing(server: Server): void {
-  if (sessionsOf.has(server)) return;
-  const sessions = new Set<Session>();
-  sessionsOf.set(server, sessions);
-  server.on('session', (session: Session) => {
-    sessions.add(session);
-    session.once('close', () => sessions.delete(session));
+  if (preparedServers.has(server)) return;
+  preparedServers.set(server, {
+    http: new HttpClosing(server),
+    http2: new Http2Closing(server),
+    isClosing: false,
   });
 }
 
 /**
- * Takes nothing new, and finishes what is open. Connections that HTTP keeps alive end behind their next answer, idle
- * ones at once (Node's `close` sees to these), and HTTP/2 sessions behind the requests that they have.
+ * Takes nothing new, and finishes what is open. HTTP/1 connections end behind an answer that says so, or when they were
+ * idle for as long as their client was promised; HTTP/2 sessions behind the requests that they have. All others end when
+ * the app or the client ends them. A second call does nothing.
  */
 export function closeGracefully(server: Server): void {
-  if (isHttp(server)) {
-    server.keepAliveTimeout = SHORTEST_KEEP_ALIVE_MS;
-    server.prependListener('request', (_request: IncomingMessage, response: ServerResponse) => {
-      response.shouldKeepAlive = false;
-    });
-  }
-  server.close();
-  for (const session of sessionsOf.get(server) ?? []) session.close();
+  const prepared = preparedServers.get(server);
+  if (!prepared || prepared.isClosing) return;
+  prepared.isClosing = true;
+  prepared.http.drain();
+  prepared.http2.drain();
+  if (!server.listening) return;
+  // That of HTTP servers closes idle connections at once, and its clients may be sending.
+  Server.prototype.close.call(server);
+  leaveCloseToApp(server);
 }
 
-function isHttp(server: Server): server is Server & HttpServer {
-  return 'keepAliveTimeout' in server;
+/** The app has not closed it, so its own call is the first one, and succeeds: also when nothing is open any more. */
+function leaveCloseToApp(server: Closable & Server): void {
+  const original = Object.getOwnPropertyDescriptor(server, 'close');
+  const close = (callback?: unknown): unknown => {
+    if (original) Object.defineProperty(server, 'close', original);
+    else Reflect.deleteProperty(server, 'close');
+    if (typeof callback === 'function') {
+      server.once('close', () => {
+        Reflect.apply(callback, server, []);
+      });
+    }
+    return server.close();
+  };
+  Object.defineProperty(server, 'close', { value: close, configurable: true, writable: true });
 }

@@ -5,6 +5,7 @@ import { setTimeout } from 'node:timers/promises';
 
 import { PassfdError, type Address } from '../fd/index.js';
 import type { Listening, WantedAddress } from '../handoff/index.js';
+import { tellDrain } from './drain-channel.js';
 import { Intake } from './intake.js';
 import { Custody } from './custody.js';
 import type { End, Granted, Link, LinkEvents, Returning, Welcome } from './link.js';
@@ -437,6 +438,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#isDraining = true;
     this.emit('drain');
     for (const server of this.#servers) closeGracefully(server);
+    tellDrain();
     if (this.#open === 0) this.emit('drained');
   }
 
