@@ -440,6 +440,17 @@ static napi_value open_diagnostics(napi_env env, napi_callback_info info)
 	return integer(env, passfd_open_diagnostics());
 }
 
+/* pidfdOpen(pid) */
+static napi_value pidfd_open_of(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[1];
+	int pid;
+
+	if (!get_arguments(env, info, 1, arguments) || !addon_integer(env, arguments[0], "pid", 1, INT_MAX, &pid))
+		return NULL;
+	return integer(env, passfd_pidfd_open((pid_t)pid));
+}
+
 static napi_status define(napi_env env, napi_value exports, const char *name, napi_callback callback, void *data)
 {
 	napi_value function;
@@ -471,6 +482,7 @@ NAPI_MODULE_INIT()
 		{"identify", identify},
 		{"isHeld", is_held},
 		{"openDiagnostics", open_diagnostics},
+		{"pidfdOpen", pidfd_open_of},
 	};
 	static const struct {
 		const char *name;

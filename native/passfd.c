@@ -515,6 +515,11 @@ int passfd_is_held(int diagnostics, const struct passfd_identity *identity)
 	return diagnostics_is_held(diagnostics, identity);
 }
 
+int passfd_pidfd_open(pid_t pid)
+{
+	return platform_pidfd_open(pid);
+}
+
 int passfd_lock_directory(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -133,6 +133,10 @@ int passfd_open_diagnostics(void);
  * is bound to a device, and every one where the kernel has no tcp_diag. So ask once while it is open. */
 int passfd_is_held(int diagnostics, const struct passfd_identity *identity);
 
+/* A descriptor of a process, any that exists, which is readable from the moment when it has ended, whether its parent has
+ * waited for it or not. The caller owns it. -ESRCH: there is no such process. -ENOSYS: this platform cannot. */
+int passfd_pidfd_open(pid_t pid);
+
 /* An exclusive lock on a directory, held until the descriptor that is returned is closed. -EWOULDBLOCK: someone else
  * holds it. */
 int passfd_lock_directory(const char *path);

@@ -14,6 +14,7 @@
 
 #ifdef __linux__
 #include <linux/sockios.h>
+#include <sys/syscall.h>
 #endif
 
 /* Node ignores SIGPIPE in every process, so where the flag is missing nothing is lost. */
@@ -94,6 +95,18 @@ static inline int platform_unread(int fd)
 	return ioctl(fd, SIOCOUTQ, &count) < 0 ? -errno : count;
 }
 
+/* Since Linux 5.3; older headers do not have it, and it has this number on every architecture. */
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+/* Close-on-exec from birth (pidfd_open(2)). */
+static inline int platform_pidfd_open(pid_t pid)
+{
+	long fd = syscall(SYS_pidfd_open, pid, 0);
+	return fd < 0 ? -errno : (int)fd;
+}
+
 #else /* macOS: no close-on-exec at birth, so a fork between the two calls can still inherit */
 
 #define PLATFORM_RECEIVE_FLAGS 0
@@ -169,6 +182,12 @@ static inline int platform_unread(int fd)
 	int count = 0;
 	socklen_t length = sizeof count;
 	return getsockopt(fd, SOL_SOCKET, SO_NWRITE, &count, &length) < 0 ? -errno : count;
+}
+
+static inline int platform_pidfd_open(pid_t pid)
+{
+	(void)pid;
+	return -ENOSYS;
 }
 
 #endif

@@ -14,6 +14,7 @@ export { PassfdError, type ErrorCode } from './errors.js';
 export { Message } from './message.js';
 export { MAX_DESCRIPTORS } from './native.js';
 export type { Passable } from './passable.js';
+export { isSameProcess, processIdentity, ProcessWatch, type ProcessWatchOptions } from './process-watch.js';
 export { SocketDiagnostics, type SocketIdentity } from './socket-diagnostics.js';
 export {
   StreamSocket,

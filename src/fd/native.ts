@@ -51,6 +51,8 @@ export interface Native {
   identify(fd: number, identity: Uint8Array): number;
   openDiagnostics(): number;
   isHeld(diagnostics: number, identity: Uint8Array): number;
+  /** `pid` is at least 1. */
+  pidfdOpen(pid: number): number;
   readonly Poll: new (fd: number, onReady: (status: number, events: number) => void) => Poll;
 }
 

@@ -19,6 +19,7 @@ export const EBADF = -errno.EBADF;
 export const EACCES = -errno.EACCES;
 export const ENAMETOOLONG = -errno.ENAMETOOLONG;
 export const ENOTDIR = -errno.ENOTDIR;
+export const ESRCH = -errno.ESRCH;
 
 const codes = new Map<number, ErrorCode>([
   [EBADF, 'ERR_DESCRIPTOR_CLOSED'],

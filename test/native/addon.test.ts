@@ -41,6 +41,7 @@ describe('the addon', () => {
       'openDiagnostics',
       'peek',
       'peer',
+      'pidfdOpen',
       'receive',
       'send',
       'setNonblocking',
