@@ -42,7 +42,7 @@ export const errorMeanings = {
   ERR_PROTOCOL: 'A peer broke the hand-off protocol.',
   ERR_DISPATCHER: 'The dispatcher refused what was asked of it.',
   ERR_TAKEOVER: 'The next generation of the dispatcher could not take over; the present one goes on.',
-  ERR_WORKER_FAILED: 'A worker process ended before it was ready, again and again.',
+  ERR_WORKER_FAILED: 'A worker process did not start, ended before it was ready, or was not ready in time.',
 } as const satisfies Record<string, string>;
 
 /** One of the codes in `errorMeanings`. */

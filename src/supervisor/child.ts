@@ -1,183 +1,284 @@
-// Child: the supervisor's view of one slot, its process and what follows when that ends.
-import { isSuccess, type Exit } from './exit.js';
-import type { Host, Start, Timer } from './host.js';
+// Child: the supervisor's view of one process, from its start or its takeover to its end.
+import type { Exit } from './exit.js';
+import type { HeldHost } from './held-host.js';
+import type { ProcessName, Start, Timer } from './host.js';
+import type { Living } from './occupant.js';
+import type { ChildOutput } from './output.js';
 import type { Pool, PoolWorker } from './pool.js';
-import { afterDeath, noDeaths, type History, type Life } from './restart.js';
+import type { Life } from './restart.js';
+import { prefixOf } from './start.js';
 
 /** How long a process that has ended may go unread: what it has started itself can hold its channel open. */
 const LAST_WORDS_MS = 1_000;
 
+/** Time that a process has between SIGTERM and SIGKILL at least. */
+const KILL_AFTER_MS = 2_000;
+
+/** Time that a worker which has lost its dispatcher has to join the pool of the next one. */
+export const RETURN_TIMEOUT_MS = 10_000;
+
 type State =
-  /** Without a process; the timer starts one. None before the first start. */
-  | { readonly is: 'waiting'; readonly timer: Timer | undefined }
-  | Running<'starting'>
-  | (Running<'ready'> & { readonly readyAt: number; readonly worker: PoolWorker })
-  | { readonly is: 'draining'; readonly pid: number | undefined; readonly killTimer: Timer }
+  | { readonly is: 'starting' }
+  /** It has lost its dispatcher, and is going to join again. */
+  | { readonly is: 'awaited'; readonly timer: Timer }
+  | { readonly is: 'ready'; readonly worker: PoolWorker }
+  | Draining
   /** It was ended, and its end has not been told yet. */
   | { readonly is: 'killed' }
-  /** The process has ended, and the pool still reads what it said: whether it had closed its server. */
-  | { readonly is: 'ended'; readonly exit: Exit; readonly life: Life; readonly timer: Timer }
-  /** It had no more to do. */
-  | { readonly is: 'finished' }
-  /** Stopped. */
-  | { readonly is: 'exited' };
+  /** The process has ended, and the pool still reads what it said: whether it had closed its server, and why it died. */
+  | { readonly is: 'ended'; readonly death: Death; readonly timer: Timer }
+  | { readonly is: 'over' };
 
-interface Running<Is extends string> {
-  readonly is: Is;
-  /** Undefined in the moment until it is known why it could not be started. */
-  readonly pid: number | undefined;
-  readonly startedAt: number;
-  /** How the pool knew it when it left. */
-  readonly left?: PoolWorker;
+interface Draining {
+  readonly is: 'draining';
+  /** SIGTERM at its drain timeout, then SIGKILL. */
+  readonly timer: Timer;
+  readonly terminatedAt: number | undefined;
+  /** Of one that has lost its dispatcher: it is drained when it has joined again. */
+  readonly returnTimer: Timer | undefined;
 }
 
-/** What a child tells its supervisor. */
-export type Report =
-  | { readonly is: 'started' }
+/** What a child tells its slot. */
+export type ChildReport =
   | { readonly is: 'ready' }
-  | {
-      readonly is: 'died';
-      readonly exit: Exit;
-      readonly restartInMs: number;
-      readonly crashLoopBegan: boolean;
-    }
+  /** It has lost its dispatcher and has not joined again in time; it is being ended. */
+  | { readonly is: 'stayedAway' }
   | { readonly is: 'killed' }
-  /** For good: it finished, or was stopped. */
-  | { readonly is: 'exited'; readonly exit: Exit | undefined };
+  | ({ readonly is: 'ended' } & ChildEnd);
+
+interface Death {
+  readonly exit: Exit;
+  readonly life: Life;
+  /** Whether it was still to join the pool again. */
+  readonly wasAwaited: boolean;
+}
+
+export interface ChildEnd extends Death {
+  /** How the pool knew it when it left; none for one that never joined. */
+  readonly worker: PoolWorker | undefined;
+}
 
 export interface ChildOptions {
-  readonly start: Start;
   /** Time that it has to end when it is stopped. */
   readonly drainTimeoutMs: number;
 }
 
 export class Child {
-  readonly id: number;
+  readonly #slot: number;
   readonly #options: ChildOptions;
   readonly #pool: Pool;
-  readonly #host: Host;
-  readonly #report: (child: Child, report: Report) => void;
-  #state: State = { is: 'waiting', timer: undefined };
-  #history: History = noDeaths;
-  #pid: number | undefined;
-  #wasReady = false;
+  readonly #host: HeldHost;
+  readonly #report: (child: Child, report: ChildReport) => void;
+  readonly #startedAt: number;
+  #state: State = { is: 'starting' };
+  #process: ProcessName | undefined;
+  #output: ChildOutput | undefined;
+  #readyAt: number | undefined;
+  /** How the pool knew it when it left. */
+  #left: PoolWorker | undefined;
 
   constructor(
-    id: number,
+    slot: number,
     options: ChildOptions,
     pool: Pool,
-    host: Host,
-    report: (child: Child, report: Report) => void,
+    host: HeldHost,
+    report: (child: Child, report: ChildReport) => void,
   ) {
-    this.id = id;
+    this.#slot = slot;
     this.#options = options;
     this.#pool = pool;
     this.#host = host;
     this.#report = report;
+    this.#startedAt = host.now();
   }
 
-  /** Of its last process that could be started. */
+  /** Undefined when it could not be started. */
   get pid(): number | undefined {
-    return this.#pid;
+    return this.#process?.pid;
   }
 
-  /** Whether any of its processes ever was. */
-  get wasReady(): boolean {
-    return this.#wasReady;
+  /** Whether its process lives, as far as it is known. */
+  get isAlive(): boolean {
+    return this.#state.is !== 'ended' && this.#state.is !== 'over';
   }
 
-  get hasFinished(): boolean {
-    return this.#state.is === 'finished';
+  /** What it told the pool before it died. */
+  get lastWords(): string | undefined {
+    return (this.#left ?? this.#workerInPool)?.lastWords;
   }
 
-  /** Whether it has no process, and gets none any more. */
-  get isOver(): boolean {
-    return this.#state.is === 'finished' || this.#state.is === 'exited';
-  }
-
-  start(): void {
-    const spawned = this.#host.spawn(this.#options.start, (exit) => {
+  /** Starts its process. When that fails, its end says why, but not before this has returned. */
+  start(describe: () => Start): void {
+    const spawned = this.#host.spawn(describe, (exit) => {
       this.#onExit(exit);
     });
-    this.#pid = spawned?.pid;
-    this.#state = { is: 'starting', pid: spawned?.pid, startedAt: this.#host.now() };
     if (!spawned) return;
-    this.#pool.addChild(spawned.channel, { id: this.id, pid: spawned.pid });
-    this.#report(this, { is: 'started' });
+    this.#process = { pid: spawned.pid, identity: spawned.identity };
+    this.#output = spawned.output;
+    this.#pool.addChild(spawned.channel, { id: this.#slot, pid: spawned.pid });
   }
 
-  /** Whether a worker is this child's process, joined by its channel or by the control socket. */
+  /** Looks after a process that is no child of this one from now on. */
+  takeOver({ pid, identity, state, stdout, stderr }: Living): void {
+    this.#process = { pid, identity };
+    if (stdout || stderr) {
+      const ends = { ...(stdout && { stdout }), ...(stderr && { stderr }) };
+      this.#output = this.#host.forward(ends, prefixOf(this.#slot));
+    }
+    this.#host.watch({ pid, identity }, () => {
+      this.#onExit({ is: 'unknown' });
+    });
+    const worker = this.#workerInPool;
+    if (worker && worker.state !== 'starting') this.#becomeReady(worker);
+    else if (state === 'awaited' || (!worker && state !== 'starting')) this.#awaitReturn();
+  }
+
+  /** Whether a worker is this process, joined by its channel or by the control socket. */
   is(worker: PoolWorker): boolean {
-    return worker.pid === this.#pid;
+    return worker.pid === this.pid;
   }
 
   onReady(worker: PoolWorker): void {
-    if (this.#state.is !== 'starting') return;
-    const { pid, startedAt } = this.#state;
-    this.#state = { is: 'ready', pid, startedAt, readyAt: this.#host.now(), worker };
-    this.#wasReady = true;
-    this.#report(this, { is: 'ready' });
+    const state = this.#state;
+    switch (state.is) {
+      case 'awaited':
+        state.timer.clear();
+        this.#becomeReady(worker);
+        break;
+      case 'starting':
+        this.#becomeReady(worker);
+        break;
+      case 'ready':
+        // It had left and has joined again.
+        this.#left = undefined;
+        this.#state = { is: 'ready', worker };
+        break;
+      case 'draining':
+        state.returnTimer?.clear();
+        this.#state = { ...state, returnTimer: undefined };
+        this.#terminateWhenDrained(worker);
+        break;
+      case 'killed':
+      case 'ended':
+      case 'over':
+    }
   }
 
   onLeft(worker: PoolWorker): void {
-    switch (this.#state.is) {
-      case 'starting':
-      case 'ready':
-        this.#state = { ...this.#state, left: worker };
-        break;
-      case 'ended':
-        this.#judge(this.#state, worker);
-        break;
-      case 'waiting':
-      case 'draining':
-      case 'killed':
-      case 'finished':
-      case 'exited':
-    }
+    this.#left = worker;
+    if (this.#state.is !== 'ended') return;
+    this.#state.timer.clear();
+    this.#end(this.#state.death);
   }
 
-  /** Lets it finish what it has open, then ends it; it is not started again. */
+  /** Lets it finish what it has open, then ends it. */
   stop(): void {
     const state = this.#state;
     switch (state.is) {
-      case 'waiting':
-        state.timer?.clear();
-        this.#end(undefined);
+      case 'starting':
+        this.#beginDraining();
+        this.#terminate();
+        break;
+      case 'awaited':
+        this.#beginDraining(state.timer);
+        break;
+      case 'ready':
+        this.#beginDraining();
+        this.#terminateWhenDrained(state.worker);
         break;
       case 'ended':
         state.timer.clear();
-        this.#end(state.exit);
-        break;
-      case 'starting':
-        this.#beginDraining(state.pid);
-        this.#terminate();
-        break;
-      case 'ready':
-        this.#beginDraining(state.pid);
-        this.#terminateWhenDrained(state.worker);
+        this.#end(state.death);
         break;
       case 'draining':
       case 'killed':
-      case 'finished':
-      case 'exited':
+      case 'over':
     }
   }
 
-  /** Ends it now, when it is being stopped. */
+  /** Ends it now. */
   kill(): void {
-    if (this.#state.is !== 'draining' || this.#state.pid === undefined) return;
-    const { pid, killTimer } = this.#state;
-    killTimer.clear();
+    if (!this.#process) return;
+    const state = this.#state;
+    switch (state.is) {
+      case 'starting':
+      case 'ready':
+        break;
+      case 'awaited':
+        state.timer.clear();
+        break;
+      case 'draining':
+        state.timer.clear();
+        state.returnTimer?.clear();
+        break;
+      case 'killed':
+      case 'ended':
+      case 'over':
+        return;
+    }
     this.#state = { is: 'killed' };
-    this.#host.kill(pid, 'SIGKILL');
+    this.#host.kill(this.#process, 'SIGKILL');
     this.#report(this, { is: 'killed' });
   }
 
-  #beginDraining(pid: number | undefined): void {
-    const killTimer = this.#host.setTimer(() => {
-      this.kill();
+  /**
+   * For the next supervisor; undefined when there is no process. The caller owns its descriptors.
+   * @param isLeaving whether another one has its place
+   */
+  describe(isLeaving: boolean): Living | undefined {
+    if (!this.#process || !this.isAlive) return undefined;
+    const { pid, identity } = this.#process;
+    const output = this.#output?.duplicate();
+    return { id: this.#slot, pid, identity, state: isLeaving ? 'leaving' : this.#stateForOthers, ...output };
+  }
+
+  get #stateForOthers(): Living['state'] {
+    switch (this.#state.is) {
+      case 'starting':
+      case 'awaited':
+      case 'ready':
+        return this.#state.is;
+      case 'draining':
+      case 'killed':
+      case 'ended':
+      case 'over':
+        return 'leaving';
+    }
+  }
+
+  get #workerInPool(): PoolWorker | undefined {
+    return this.#pool.workers.find((worker) => this.is(worker));
+  }
+
+  #becomeReady(worker: PoolWorker): void {
+    this.#left = undefined;
+    this.#readyAt = this.#host.now();
+    this.#state = { is: 'ready', worker };
+    this.#report(this, { is: 'ready' });
+  }
+
+  #awaitReturn(): void {
+    const timer = this.#host.setTimer(() => {
+      this.#onReturnTimeout();
+    }, RETURN_TIMEOUT_MS);
+    this.#state = { is: 'awaited', timer };
+  }
+
+  #onReturnTimeout(): void {
+    if (this.#state.is === 'awaited') {
+      this.#beginDraining();
+      this.#terminate();
+      this.#report(this, { is: 'stayedAway' });
+    } else {
+      this.#terminate();
+    }
+  }
+
+  #beginDraining(returnTimer?: Timer): void {
+    const timer = this.#host.setTimer(() => {
+      this.#onDrainTimeout();
     }, this.#options.drainTimeoutMs);
-    this.#state = { is: 'draining', pid, killTimer };
+    this.#state = { is: 'draining', timer, terminatedAt: undefined, returnTimer };
   }
 
   #terminateWhenDrained(worker: PoolWorker): void {
@@ -188,67 +289,67 @@ export class Child {
   }
 
   #terminate(): void {
-    if (this.#state.is !== 'draining' || this.#state.pid === undefined) return;
-    this.#host.kill(this.#state.pid, 'SIGTERM');
+    if (this.#state.is !== 'draining' || this.#state.terminatedAt !== undefined || !this.#process) return;
+    this.#state = { ...this.#state, terminatedAt: this.#host.now() };
+    this.#host.kill(this.#process, 'SIGTERM');
+  }
+
+  /** What is open in it may never end by itself, as a WebSocket: SIGTERM is the app's chance to end that. */
+  #onDrainTimeout(): void {
+    this.#terminate();
+    if (this.#state.is !== 'draining' || this.#state.terminatedAt === undefined) return;
+    const restMs = this.#state.terminatedAt + KILL_AFTER_MS - this.#host.now();
+    if (restMs <= 0) {
+      this.kill();
+      return;
+    }
+    const timer = this.#host.setTimer(() => {
+      this.kill();
+    }, restMs);
+    this.#state = { ...this.#state, timer };
   }
 
   #onExit(exit: Exit): void {
     const state = this.#state;
+    const life: Life = { startedAt: this.#startedAt, readyAt: this.#readyAt, endedAt: this.#host.now() };
+    const death: Death = { exit, life, wasAwaited: state.is === 'awaited' };
     switch (state.is) {
+      case 'awaited':
+        state.timer.clear();
+        this.#hearLastWords(death);
+        break;
       case 'starting':
       case 'ready':
-        this.#onUnexpectedExit(exit, state);
+        this.#hearLastWords(death);
         break;
       case 'draining':
-        state.killTimer.clear();
-        this.#end(exit);
+        state.timer.clear();
+        state.returnTimer?.clear();
+        this.#end(death);
         break;
       case 'killed':
-        this.#end(exit);
+        this.#end(death);
         break;
-      case 'waiting':
       case 'ended':
-      case 'finished':
-      case 'exited':
+      case 'over':
     }
   }
 
-  #onUnexpectedExit(exit: Exit, state: Extract<State, { is: 'starting' | 'ready' }>): void {
-    const life: Life = {
-      startedAt: state.startedAt,
-      readyAt: state.is === 'ready' ? state.readyAt : undefined,
-      endedAt: this.#host.now(),
-    };
-    const worker = this.#pool.workers.find((candidate) => this.is(candidate));
+  #hearLastWords(death: Death): void {
+    const worker = this.#workerInPool;
     if (!worker) {
-      this.#judge({ exit, life }, state.left);
+      this.#end(death);
       return;
     }
     const timer = this.#host.setTimer(() => {
-      this.#judge({ exit, life }, worker);
+      this.#left = worker;
+      this.#end(death);
     }, LAST_WORDS_MS);
-    this.#state = { is: 'ended', exit, life, timer };
+    this.#state = { is: 'ended', death, timer };
   }
 
-  /** @param worker how the pool knew it at its end; none for one that never joined */
-  #judge(end: { exit: Exit; life: Life; timer?: Timer }, worker: PoolWorker | undefined): void {
-    end.timer?.clear();
-    if (isSuccess(end.exit) && worker?.listens !== true) {
-      this.#state = { is: 'finished' };
-      this.#report(this, { is: 'exited', exit: end.exit });
-      return;
-    }
-    const { history, restartInMs, crashLoopBegan } = afterDeath(this.#history, end.life);
-    this.#history = history;
-    const timer = this.#host.setTimer(() => {
-      this.start();
-    }, restartInMs);
-    this.#state = { is: 'waiting', timer };
-    this.#report(this, { is: 'died', exit: end.exit, restartInMs, crashLoopBegan });
-  }
-
-  #end(exit: Exit | undefined): void {
-    this.#state = { is: 'exited' };
-    this.#report(this, { is: 'exited', exit });
+  #end(death: Death): void {
+    this.#state = { is: 'over' };
+    this.#report(this, { is: 'ended', ...death, worker: this.#left });
   }
 }

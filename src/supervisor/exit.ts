@@ -3,7 +3,9 @@
 export type Exit =
   | { readonly is: 'code'; readonly code: number }
   | { readonly is: 'signal'; readonly signal: NodeJS.Signals }
-  | { readonly is: 'not-started'; readonly error: Error };
+  | { readonly is: 'not-started'; readonly error: Error }
+  /** It was started by an earlier generation: the kernel tells only a parent how its child ended. */
+  | { readonly is: 'unknown' };
 
 /** For people, behind "it": `ended with code 1`. */
 export function describeExit(exit: Exit): string {
@@ -14,6 +16,8 @@ export function describeExit(exit: Exit): string {
       return `was ended by ${exit.signal}`;
     case 'not-started':
       return `could not be started: ${exit.error.message}`;
+    case 'unknown':
+      return 'ended, and only the process that had started it knows how';
   }
 }
 

@@ -1,10 +1,9 @@
 // Host: the operating system as the supervisor uses it, processes, signals and the clock.
 import { spawn, type ChildProcess } from 'node:child_process';
-import type { Readable, Writable } from 'node:stream';
 
-import { socketPair, StreamSocket } from '../fd/index.js';
+import { isSameProcess, processIdentity, ProcessWatch, socketPair, StreamSocket } from '../fd/index.js';
 import type { Exit } from './exit.js';
-import { LinePrefixer } from './lines.js';
+import { Output, type ChildOutput, type OutputEnds } from './output.js';
 
 export interface Timer {
   /** A timer that was cleared does not fire. Clearing one that has fired does nothing. */
@@ -17,14 +16,34 @@ export interface Start {
   readonly args: readonly string[];
   /** Its whole environment. */
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** Its working directory; without one, that of this process. */
+  readonly cwd: string | undefined;
   /** What each line of its output begins with here; without one, it has the output of this process as its own. */
   readonly prefix: string | undefined;
 }
 
+/** A process that may be no child of this one, and whose number may be another's by now. */
+export interface ProcessName {
+  readonly pid: number;
+  /** As `processIdentity` tells it; undefined of a child, whose number stays its own until its end is told. */
+  readonly identity?: string | undefined;
+}
+
 export interface Spawned {
   readonly pid: number;
+  /** What tells it from a later process with its number, where the system does. */
+  readonly identity: string | undefined;
   /** The caller owns it; the child has the other end as its descriptor 3. */
   readonly channel: StreamSocket;
+  /** With a prefix only. */
+  readonly output: ChildOutput | undefined;
+  /** It does not keep this process alive any more. */
+  readonly forget: () => void;
+}
+
+export interface Watch {
+  /** The end is not told any more. A second call, or one behind the end, does nothing. */
+  close(): void;
 }
 
 export interface Host {
@@ -33,8 +52,15 @@ export interface Host {
    * @returns undefined when it could not be started; `onExit` is told why
    */
   spawn(start: Start, onExit: (exit: Exit) => void): Spawned | undefined;
+  /**
+   * Watches a process that is no child.
+   * @param onEnded called once, and never before this returns; soon when the process is not there any more
+   */
+  watch(process: ProcessName, onEnded: () => void): Watch;
+  /** Takes over the output of a process that is no child, and writes it on with a prefix before each line. */
+  forward(ends: OutputEnds, prefix: string): ChildOutput;
   /** A signal to a process. One that has ended is no error. */
-  kill(pid: number, signal: 'SIGTERM' | 'SIGKILL'): void;
+  kill(process: ProcessName, signal: 'SIGTERM' | 'SIGKILL'): void;
   /** In milliseconds, from anywhere; never goes back. */
   now(): number;
   setTimer(callback: () => void, delayMs: number): Timer;
@@ -46,14 +72,21 @@ export const CHANNEL_FD = 3;
 export const realHost: Host = {
   spawn(start, onExit) {
     try {
-      const [here, there] = socketPair();
-      using channel = here;
-      using theirs = there;
-      const child = launch(start, theirs.fd);
-      watch(child, onExit);
+      using channel = new Pair();
+      using stdout = start.prefix === undefined ? undefined : new Pair();
+      using stderr = start.prefix === undefined ? undefined : new Pair();
+      const child = launch(start, channel.there, stdout?.there, stderr?.there);
+      onEnd(child, onExit);
       if (child.pid === undefined) return undefined;
-      if (start.prefix !== undefined) forwardOutput(child, start.prefix);
-      return { pid: child.pid, channel: new StreamSocket(channel.release()) };
+      return {
+        pid: child.pid,
+        identity: processIdentity(child.pid),
+        channel: channel.take(),
+        output: outputOf(start.prefix, stdout, stderr),
+        forget: () => {
+          child.unref();
+        },
+      };
     } catch (error) {
       // No descriptor is free, or Node finds the arguments wrong, for one longer than the kernel takes.
       queueMicrotask(() => {
@@ -63,7 +96,23 @@ export const realHost: Host = {
     }
   },
 
-  kill(pid, signal) {
+  watch({ pid, identity }, onEnded) {
+    // First the watch, so that the process which is compared is the one that is watched.
+    const watch = ProcessWatch.start(pid, onEnded, { keepsAlive: true });
+    if (isSameProcess(pid, identity)) return watch;
+    watch.close();
+    const immediate = setImmediate(onEnded);
+    return {
+      close: () => {
+        clearImmediate(immediate);
+      },
+    };
+  },
+
+  forward: (ends, prefix) => new Output(ends, prefix),
+
+  kill({ pid, identity }, signal) {
+    if (identity !== undefined && !isSameProcess(pid, identity)) return;
     try {
       // A child leads a process group. What it has started itself ends with it where it is not asked any more.
       process.kill(signal === 'SIGKILL' ? -pid : pid, signal);
@@ -86,17 +135,42 @@ export const realHost: Host = {
   },
 };
 
-function launch({ program, args, env, prefix }: Start, channelFd: number): ChildProcess {
-  const output = prefix === undefined ? 'inherit' : 'pipe';
+/** A socket pair: one end is kept here, the child gets a copy of the other. */
+class Pair implements Disposable {
+  readonly here: StreamSocket;
+  readonly there: StreamSocket;
+
+  constructor() {
+    [this.here, this.there] = socketPair();
+  }
+
+  /** What the caller owns. */
+  take(): StreamSocket {
+    return new StreamSocket(this.here.release());
+  }
+
+  [Symbol.dispose](): void {
+    this.here.destroy();
+    this.there.destroy();
+  }
+}
+
+function launch(
+  { program, args, env, cwd }: Start,
+  channel: StreamSocket,
+  stdout: StreamSocket | undefined,
+  stderr: StreamSocket | undefined,
+): ChildProcess {
   return spawn(program, args, {
     env: { ...env },
-    stdio: ['ignore', output, output, channelFd],
+    cwd,
+    stdio: ['ignore', stdout?.fd ?? 'inherit', stderr?.fd ?? 'inherit', channel.fd],
     // In a session of its own: the Ctrl-C of a terminal is for this process, which then drains its children.
     detached: true,
   });
 }
 
-function watch(child: ChildProcess, onExit: (exit: Exit) => void): void {
+function onEnd(child: ChildProcess, onExit: (exit: Exit) => void): void {
   // Not 'close': the output may be held open by what the child has started itself.
   child.on('exit', (code, signal) => {
     onExit(signal === null ? { is: 'code', code: code ?? 0 } : { is: 'signal', signal });
@@ -107,27 +181,19 @@ function watch(child: ChildProcess, onExit: (exit: Exit) => void): void {
   });
 }
 
-function forwardOutput({ stdout, stderr }: ChildProcess, prefix: string): void {
-  if (stdout) forward(stdout, process.stdout, prefix);
-  if (stderr) forward(stderr, process.stderr, prefix);
-}
-
-function forward(from: Readable, to: Writable, prefix: string): void {
-  const prefixer = new LinePrefixer(prefix);
-  const run = async (): Promise<void> => {
-    for await (const chunk of from) await written(to, prefixer.push(chunk as Buffer));
-    await written(to, prefixer.end());
-  };
-  // The output of a child that cannot be read, or not be written, is lost; the child goes on.
-  run().catch(() => from.destroy());
-}
-
-/** `pipe` would add listeners to the one output of this process for each child. */
-function written(to: Writable, bytes: Buffer): Promise<void> {
-  return new Promise((resolve, reject) => {
-    to.write(bytes, (error) => {
-      if (error) reject(error);
-      else resolve();
-    });
-  });
+/** Sockets, not pipes, as Node makes them for a child too: only they can be read as far as it is asked, and no further. */
+function outputOf(
+  prefix: string | undefined,
+  stdout: Pair | undefined,
+  stderr: Pair | undefined,
+): Output | undefined {
+  if (prefix === undefined || !stdout || !stderr) return undefined;
+  const partial = new Uint8Array();
+  return new Output(
+    {
+      stdout: { descriptor: stdout.here.release(), partial },
+      stderr: { descriptor: stderr.here.release(), partial },
+    },
+    prefix,
+  );
 }

@@ -1,11 +1,15 @@
-// The supervisor: starts worker processes for a dispatcher, replaces those that die, and ends them all.
+// The supervisor: starts worker processes for a dispatcher, replaces those that die, hands them on, and ends them all.
 export { describeExit, type Exit } from './exit.js';
-export type { Host, Spawned, Start, Timer } from './host.js';
+export type { Host, ProcessName, Spawned, Start, Timer, Watch } from './host.js';
+export type { Living, Occupant } from './occupant.js';
+export type { ChildOutput, OutputEnd, OutputEnds } from './output.js';
 export type { Pool, PoolWorker } from './pool.js';
+export type { Progress } from './rolling-restart.js';
+export type { Output } from './start.js';
 export {
   Supervisor,
   type ChildView,
-  type Output,
+  type Death,
   type SupervisorEvents,
   type SupervisorOptions,
 } from './supervisor.js';

@@ -11,8 +11,15 @@ export class LinePrefixer {
   #partial: Buffer[] = [];
   #partialBytes = 0;
 
-  constructor(prefix: string) {
+  /** @param partial the beginning of a line that someone else has read */
+  constructor(prefix: string, partial: Uint8Array = Buffer.alloc(0)) {
     this.#prefix = Buffer.from(prefix);
+    this.#keep(Buffer.from(partial));
+  }
+
+  /** The line that has not ended, without its prefix. */
+  get partial(): Buffer {
+    return Buffer.concat(this.#partial);
   }
 
   /** @returns the lines that ended in this chunk, as a whole; what is behind them waits for the rest of its line */

@@ -4,8 +4,12 @@ import type { StreamSocket } from '../fd/index.js';
 export interface PoolWorker {
   readonly id: number;
   readonly pid: number;
+  /** `starting` until it says that it can take connections. */
+  readonly state: 'starting' | 'ready' | 'draining';
   /** Whether it takes connections now; of one that has left, whether it did at its end. */
   readonly listens: boolean;
+  /** What it told its dispatcher before it died: for people, why. */
+  readonly lastWords?: string | undefined;
 }
 
 export interface Pool {

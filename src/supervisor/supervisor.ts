@@ -1,177 +1,355 @@
-// Supervisor: a number of children for one dispatcher, from their start until the last has ended.
+// Supervisor: a number of processes for one dispatcher, from their start, or their takeover, until the last has ended.
 import { EventEmitter } from 'node:events';
 
 import { PassfdError } from '../fd/index.js';
-import { Child, type Report } from './child.js';
 import { describeExit, type Exit } from './exit.js';
-import { CHANNEL_FD, realHost, type Host, type Start } from './host.js';
+import { HeldHost } from './held-host.js';
+import { realHost, type Host } from './host.js';
+import type { Living, Occupant } from './occupant.js';
 import type { Pool, PoolWorker } from './pool.js';
+import { RollingRestart, type Progress } from './rolling-restart.js';
+import { Slot, type ReplacementOutcome, type SlotReport } from './slot.js';
+import { createStarts, type StartOptions } from './start.js';
 
 /** Time that a child has to end when it is stopped, unless it is given. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
 
-/** Where the output of a child goes: it is this process's own, or each line of it comes here and gets a `[1] `. */
-export type Output = 'inherit' | 'prefixed';
+/** Time that a new process has to be ready in a rolling restart, unless it is given. */
+const DEFAULT_READY_TIMEOUT_MS = 30_000;
 
-export interface SupervisorOptions {
-  /** The program of a child and its arguments. */
-  readonly command: readonly [program: string, ...args: string[]];
+export interface SupervisorOptions extends StartOptions {
   /** How many children; they have the numbers from 1. */
   readonly count: number;
-  /** The dispatcher's control socket, which children can join by too: `PASSFD_CONTROL` of theirs. */
-  readonly controlPath?: string;
-  /** The environment of the children, beside what they are told of their channel. */
-  readonly env?: Readonly<Record<string, string | undefined>>;
-  readonly output?: Output;
   /** Time that a child has to end when it is stopped: 30 s unless it is given. */
   readonly drainTimeoutMs?: number;
+  /**
+   * How many processes a rolling restart may run beside the `count`: new ones that are not ready, and old ones that have
+   * not ended. 1 unless it is given.
+   */
+  readonly maxExtra?: number;
+  /** Time that a new process has to be ready in a rolling restart: 30 s unless it is given. */
+  readonly readyTimeoutMs?: number;
 }
 
 /** What others may know of a child. */
 export interface ChildView {
-  /** Its slot, and its id as a worker when it speaks through its channel. */
+  /** Its slot, and its id as a worker when it speaks through its channel. While it is replaced, two have the same. */
   readonly id: number;
   /** Undefined when it could not be started. */
   readonly pid: number | undefined;
 }
 
+export interface Death {
+  readonly exit: Exit;
+  readonly restartInMs: number;
+  /** What it told the dispatcher before. */
+  readonly lastWords: string | undefined;
+}
+
 export interface SupervisorEvents {
   started: [child: ChildView];
+  /** An earlier generation had started it, and this one looks after it from now on. */
+  takenOver: [child: ChildView];
   ready: [child: ChildView];
-  /** It ended when it should not have, and is started again. */
-  died: [child: ChildView, death: { readonly exit: Exit; readonly restartInMs: number }];
+  /** It ended when it should not have, and another one is started. */
+  died: [child: ChildView, death: Death];
   /** It died early so many times in a row that it hardly works the next time. It is still started again. */
   crashLooped: [child: ChildView, death: { readonly exit: Exit }];
+  /** It had lost its dispatcher, and did not join again in time: it is being ended, and another one is started. */
+  stayedAway: [child: ChildView];
   /** It did not end in time, and was made to. */
   killed: [child: ChildView];
-  /** It ended and is not started again: it had no more to do, or was stopped. No exit when it had no process. */
+  /**
+   * It ended and is not started again: it had no more to do, was stopped, or another one has its place. No exit when it
+   * had no process.
+   */
   exited: [child: ChildView, end: { readonly exit: Exit | undefined }];
   /** Every child had no more to do, and none was stopped. */
   finished: [];
+  restartBegan: [what: { readonly of: number }];
+  /** A new process is ready in the slot, and the old one has ended. No old one where the slot had none. */
+  replaced: [child: ChildView, how: Progress & { readonly old: number | undefined }];
+  restarted: [what: { readonly of: number }];
+  restartFailed: [error: PassfdError];
 }
 
 export class Supervisor extends EventEmitter<SupervisorEvents> {
-  readonly #children: readonly Child[];
+  readonly #slots: readonly Slot[];
+  /** Beyond the wanted number: of processes that an earlier generation had there. */
+  #surplus: readonly Slot[] = [];
   readonly #pool: Pool;
+  readonly #host: HeldHost;
+  readonly #options: { readonly maxExtra: number; readonly readyTimeoutMs: number };
+  readonly #newSlot: (id: number) => Slot;
   #starting: Deferred | undefined;
   #stopping: Deferred | undefined;
+  #restart: RollingRestart | undefined;
+  /** An earlier generation had processes here. */
+  #hasWorked = false;
+  #isListening = false;
   /** Why the start failed. */
   #failure: PassfdError | undefined;
 
   /** Reserves the ids of the children in the pool, so make it before others can join there. */
   constructor(pool: Pool, options: SupervisorOptions, host: Host = realHost) {
     super();
-    const { count, drainTimeoutMs = DEFAULT_DRAIN_TIMEOUT_MS } = options;
-    if (!Number.isInteger(count) || count < 1) {
-      throw new TypeError(`count is an integer from 1, not ${String(count)}`);
-    }
+    const {
+      count,
+      drainTimeoutMs = DEFAULT_DRAIN_TIMEOUT_MS,
+      maxExtra = 1,
+      readyTimeoutMs = DEFAULT_READY_TIMEOUT_MS,
+    } = options;
+    requireCount('count', count);
+    requireCount('maxExtra', maxExtra);
     this.#pool = pool;
-    this.#children = Array.from({ length: count }, (_, index) => {
-      const id = index + 1;
-      const start = startOf(id, options);
-      return new Child(id, { start, drainTimeoutMs }, pool, host, (child, report) => {
-        this.#onReport(child, report);
-      });
-    });
+    this.#host = new HeldHost(host);
+    this.#options = { maxExtra, readyTimeoutMs };
+    const owner = {
+      startFor: createStarts(options),
+      childOptions: { drainTimeoutMs },
+      report: (slot: Slot, pid: number | undefined, report: SlotReport): void => {
+        this.#onReport(slot, pid, report);
+      },
+      changed: (): void => {
+        this.#onChanged();
+      },
+    };
+    this.#newSlot = (id) => new Slot(id, owner, pool, this.#host);
+    this.#slots = Array.from({ length: count }, (_, index) => this.#newSlot(index + 1));
     pool.reserveIds(count);
   }
 
   /**
-   * Starts the children, and resolves when each of them was ready once, or has finished.
-   * @throws {PassfdError} `ERR_WORKER_FAILED` when none ever was, and one cannot be started or is in a crash loop; then
-   * all have ended. `ERR_CLOSED` when they are stopped before
+   * Starts a child in each slot that nobody occupies, and resolves when each slot had one that was ready, or has finished.
+   * @param occupants who is there already: what `occupants` of an earlier supervisor told, or what else is known. Those
+   * who are beyond the number of slots, or the second in theirs, are drained and ended. Their descriptors have a new owner.
+   * @throws {PassfdError} `ERR_WORKER_FAILED` when nothing ever was ready, and one cannot be started or is in a crash loop;
+   * then all have ended. `ERR_CLOSED` when they are stopped, or released, before
    */
-  start(): Promise<void> {
+  start(occupants: readonly Occupant[] = []): Promise<void> {
     if (this.#starting) throw new TypeError('A supervisor is started once');
     this.#starting = new Deferred();
-    this.#pool.on('ready', this.#onReady);
-    this.#pool.on('left', this.#onLeft);
-    for (const child of this.#children) child.start();
+    this.#hasWorked = occupants.length > 0;
+    this.#listen();
+    for (const occupant of occupants) this.#takeOver(occupant);
+    for (const slot of this.#slots) if (slot.isEmpty) slot.start();
+    this.#onChanged();
     return this.#starting.promise;
   }
 
   /**
+   * Replaces the process of every slot that has not finished: starts a new one, waits until it is ready, then drains the
+   * old one and ends it. Resolves when the last old one has ended. A slot that waits for its next process gets it at once.
+   * @throws {PassfdError} `ERR_WORKER_FAILED` when a new one cannot be started, dies before the old one has ended, or is
+   * not ready in time: it is ended, its old one serves on, and the slots behind it are not touched. `ERR_DISPATCHER` while
+   * a restart runs, before the start, and while the children are handed over; `ERR_CLOSED` when they are being stopped
+   */
+  async restart(): Promise<void> {
+    this.#requireRunning();
+    if (this.#restart) throw new PassfdError('ERR_DISPATCHER', 'A restart is running already');
+    if (this.#host.isHeld) throw new PassfdError('ERR_DISPATCHER', 'The workers are being handed over');
+    const restart = new RollingRestart(this.#slots, this.#options, () => this.#extra, this.#onReplaced);
+    this.#restart = restart;
+    this.emit('restartBegan', { of: restart.count });
+    restart.advance();
+    try {
+      await restart.ended;
+      this.emit('restarted', { of: restart.count });
+    } catch (error) {
+      this.emit('restartFailed', error as PassfdError);
+      throw error;
+    } finally {
+      this.#restart = undefined;
+    }
+  }
+
+  /**
    * Drains every child at once and ends it, and resolves when all have ended: those that still run after the drain
-   * timeout are killed. A second call kills at once those that are left.
+   * timeout get SIGTERM, and SIGKILL a little later. A second call kills at once those that are left.
    */
   stop(): Promise<void> {
+    if (this.#host.isDropped) return Promise.resolve();
+    this.#host.resume();
     if (this.#stopping) return this.kill();
     this.#stopping = new Deferred();
-    for (const child of this.#children) child.stop();
-    this.#noteOver();
+    this.#restart?.fail(new PassfdError('ERR_CLOSED', 'The workers were stopped during the restart'));
+    for (const slot of this.#all) slot.stop();
+    this.#onChanged();
     return this.#stopping.promise;
   }
 
   /** Ends every child now, and resolves when all have ended. */
   kill(): Promise<void> {
     const stopped = this.#stopping?.promise ?? this.stop();
-    for (const child of this.#children) child.kill();
+    for (const slot of this.#all) slot.kill();
     return stopped;
   }
 
+  /**
+   * The first step of handing the children over to the next supervisor: resolves when nothing happens here any more. No
+   * output is read, nothing is started and nothing ended. `resume` goes on, and makes up for what came meanwhile; `release`
+   * is for good. Whoever stops the children meanwhile, resumes first.
+   * @throws {PassfdError} `ERR_DISPATCHER` while a restart runs, before the start, and when it was called already;
+   * `ERR_CLOSED` when they are being stopped
+   */
+  async pause(): Promise<void> {
+    this.#requireRunning();
+    if (this.#restart) throw new PassfdError('ERR_DISPATCHER', 'A restart is running');
+    if (this.#host.isHeld) {
+      throw new PassfdError('ERR_DISPATCHER', 'The workers are being handed over already');
+    }
+    if (!(await this.#host.hold())) throw closedError();
+  }
+
+  /**
+   * Who is in each slot now, behind `pause`. The caller owns the descriptors, and closes them also when they are passed on.
+   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`; then none is left open
+   */
+  occupants(): Occupant[] {
+    this.#requirePaused();
+    const occupants: Occupant[] = [];
+    try {
+      for (const slot of this.#all) occupants.push(...slot.describe());
+    } catch (error) {
+      closeOutputs(occupants);
+      throw error;
+    }
+    return occupants;
+  }
+
+  /** Behind `pause`: goes on as if nothing had happened. Does nothing when it was not paused. */
+  resume(): void {
+    this.#host.resume();
+  }
+
+  /**
+   * Behind `pause`: forgets all children, which live on; the supervisor is over. Resolves when the output that nobody goes
+   * on with, of processes that have ended, is written.
+   */
+  async release(): Promise<void> {
+    this.#requirePaused();
+    this.#unlisten();
+    const released = this.#host.drop();
+    this.#starting?.reject(
+      new PassfdError('ERR_CLOSED', 'The workers were handed over before each was ready'),
+    );
+    await released;
+  }
+
+  get #all(): readonly Slot[] {
+    return [...this.#slots, ...this.#surplus];
+  }
+
+  get #extra(): number {
+    return this.#all.reduce((sum, { extra }) => sum + extra, 0);
+  }
+
+  #requireRunning(): void {
+    if (this.#stopping || this.#host.isDropped) throw closedError();
+    if (!this.#starting) throw new PassfdError('ERR_DISPATCHER', 'The workers were not started yet');
+  }
+
+  #requirePaused(): void {
+    if (!this.#host.isHeld) throw new TypeError('A supervisor is paused before its children are handed over');
+  }
+
+  #takeOver(occupant: Occupant): void {
+    const slot = this.#slots[occupant.id - 1];
+    if (slot) slot.takeOver(occupant);
+    else if (occupant.state !== 'finished') this.#takeOverSurplus(occupant);
+  }
+
+  #takeOverSurplus(occupant: Living): void {
+    const slot = this.#newSlot(occupant.id);
+    slot.close();
+    this.#surplus = [...this.#surplus, slot];
+    slot.takeOverLeaving(occupant);
+  }
+
+  #listen(): void {
+    this.#isListening = true;
+    this.#pool.on('ready', this.#onReady);
+    this.#pool.on('left', this.#onLeft);
+  }
+
+  #unlisten(): void {
+    this.#isListening = false;
+    this.#pool.off('ready', this.#onReady);
+    this.#pool.off('left', this.#onLeft);
+  }
+
+  // To each: the worker is known by its process, since two of them may have the same id.
   readonly #onReady = (worker: PoolWorker): void => {
-    this.#children.find((child) => child.is(worker))?.onReady(worker);
+    for (const slot of this.#all) slot.onReady(worker);
   };
 
   readonly #onLeft = (worker: PoolWorker): void => {
-    this.#children.find((child) => child.is(worker))?.onLeft(worker);
+    for (const slot of this.#all) slot.onLeft(worker);
   };
 
-  #onReport(child: Child, report: Report): void {
-    const { id, pid } = child;
+  #onReport({ id }: Slot, pid: number | undefined, report: SlotReport): void {
     const view: ChildView = { id, pid };
     switch (report.is) {
       case 'started':
+      case 'takenOver':
+      case 'ready':
+      case 'stayedAway':
       case 'killed':
         this.emit(report.is, view);
-        break;
-      case 'ready':
-        this.emit('ready', view);
-        this.#noteStarted();
         break;
       case 'died':
         this.#onDied(view, report);
         break;
       case 'exited':
         this.emit('exited', view, { exit: report.exit });
-        this.#noteStarted();
-        this.#noteOver();
     }
   }
 
-  #onDied(view: ChildView, { exit, restartInMs, crashLoopBegan }: Extract<Report, { is: 'died' }>): void {
-    this.emit('died', view, { exit, restartInMs });
+  #onDied(view: ChildView, report: Extract<SlotReport, { is: 'died' }>): void {
+    const { exit, restartInMs, crashLoopBegan, lastWords } = report;
+    this.emit('died', view, { exit, restartInMs, lastWords });
     if (crashLoopBegan) this.emit('crashLooped', view, { exit });
-    if (crashLoopBegan || exit.is === 'not-started') this.#failStart(view, exit);
+    if (crashLoopBegan || exit.is === 'not-started') this.#failStart(view, report);
   }
 
+  readonly #onReplaced = (slot: Slot, outcome: ReplacementOutcome, progress: Progress): void => {
+    if (outcome.is !== 'replaced') return;
+    const { fresh, old } = outcome;
+    this.emit('replaced', { id: slot.id, pid: fresh.pid }, { ...progress, old: old?.pid });
+  };
+
   /** As long as nothing ever worked, more tries would only hide from who started it that nothing does. */
-  #failStart({ id }: ChildView, exit: Exit): void {
-    if (this.#stopping || this.#children.some(({ wasReady, hasFinished }) => wasReady || hasFinished)) return;
+  #failStart({ id }: ChildView, { exit, lastWords }: { exit: Exit; lastWords: string | undefined }): void {
+    if (this.#stopping || this.#hasWorked) return;
+    if (this.#slots.some(({ wasReady, hasFinished }) => wasReady || hasFinished)) return;
     this.#failure = new PassfdError(
       'ERR_WORKER_FAILED',
-      `No worker was ever ready, and worker ${id} ${describeExit(exit)}; run its command on its own to see why`,
+      `No worker was ever ready, and worker ${id} ${describeExit(exit)}; ` +
+        (lastWords === undefined ? 'run its command on its own to see why' : `its last words: ${lastWords}`),
       exit.is === 'not-started' ? { cause: exit.error } : {},
     );
     // Owned by `start`, which is rejected when all have ended.
     this.stop().catch(() => undefined);
   }
 
-  #noteStarted(): void {
-    if (this.#stopping) return;
-    if (this.#children.every(({ wasReady, hasFinished }) => wasReady || hasFinished)) {
+  #onChanged(): void {
+    if (!this.#stopping && this.#slots.every(({ wasReady, hasFinished }) => wasReady || hasFinished)) {
       this.#starting?.resolve();
     }
+    this.#restart?.advance();
+    this.#noteOver();
   }
 
   #noteOver(): void {
-    if (!this.#children.every(({ isOver }) => isOver)) return;
-    this.#pool.off('ready', this.#onReady);
-    this.#pool.off('left', this.#onLeft);
+    if (!this.#all.every(({ isOver }) => isOver)) return;
     if (!this.#stopping) {
-      this.emit('finished');
+      if (this.#isListening) {
+        this.#unlisten();
+        this.emit('finished');
+      }
       return;
     }
+    this.#unlisten();
     this.#starting?.reject(
       this.#failure ?? new PassfdError('ERR_CLOSED', 'The workers were stopped before each was ready'),
     );
@@ -193,21 +371,20 @@ class Deferred {
   }
 }
 
-function startOf(id: number, options: SupervisorOptions): Start {
-  const { command, controlPath, env = {}, output = 'inherit' } = options;
-  const [program, ...args] = command;
-  return {
-    program,
-    args,
-    env: {
-      ...process.env,
-      ...env,
-      PASSFD_CHANNEL_FD: String(CHANNEL_FD),
-      PASSFD_WORKER_ID: String(id),
-      PASSFD_CONTROL: controlPath,
-      // Of a worker that joins by the control socket; this one has a channel.
-      PASSFD_JOIN: undefined,
-    },
-    prefix: output === 'prefixed' ? `[${id}] ` : undefined,
-  };
+function requireCount(name: string, count: number): void {
+  if (!Number.isInteger(count) || count < 1) {
+    throw new TypeError(`${name} is an integer from 1, not ${String(count)}`);
+  }
+}
+
+function closedError(): PassfdError {
+  return new PassfdError('ERR_CLOSED', 'The workers are being stopped, or were handed over');
+}
+
+function closeOutputs(occupants: readonly Occupant[]): void {
+  for (const occupant of occupants) {
+    if (occupant.state === 'finished') continue;
+    occupant.stdout?.descriptor.close();
+    occupant.stderr?.descriptor.close();
+  }
 }

@@ -16,7 +16,7 @@ describe('a child that dies', () => {
       host.pass(99);
       assert.equal(host.processes.length, 2);
       host.pass(1);
-      assert.equal(host.process(103).start.env['PASSFD_WORKER_ID'], '2');
+      assert.equal(host.process(103).start?.env['PASSFD_WORKER_ID'], '2');
       assert.deepEqual(events.slice(-2), ['died 2: SIGKILL, again in 100 ms', 'started 2 as 103']);
     }),
   );

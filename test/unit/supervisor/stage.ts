@@ -5,14 +5,19 @@ import { EventEmitter } from 'node:events';
 import { socketPair, type StreamSocket } from '../../../src/fd/index.js';
 import {
   Supervisor,
+  type ChildOutput,
   type Exit,
   type Host,
+  type Living,
+  type OutputEnds,
   type Pool,
   type PoolWorker,
+  type ProcessName,
   type Spawned,
   type Start,
   type SupervisorOptions,
   type Timer,
+  type Watch,
 } from '../../../src/supervisor/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { turns } from '../../support/loop.js';
@@ -24,14 +29,58 @@ export const killed: Exit = { is: 'signal', signal: 'SIGKILL' };
 /** A process that does nothing on its own. */
 export class FakeProcess {
   readonly pid: number;
-  readonly start: Start;
+  /** Undefined of one that an earlier generation has started. */
+  readonly start: Start | undefined;
   readonly signals: string[] = [];
   readonly exit: (exit: Exit) => void;
 
-  constructor(pid: number, start: Start, exit: (exit: Exit) => void) {
+  constructor(pid: number, start: Start | undefined, exit: (exit: Exit) => void) {
     this.pid = pid;
     this.start = start;
     this.exit = exit;
+  }
+}
+
+/** Output that nobody writes: what is done with it. */
+export class FakeOutput implements ChildOutput {
+  readonly calls: string[] = [];
+  readonly ends: OutputEnds;
+  readonly prefix: string;
+  readonly ended: Promise<void>;
+  #onEnded: () => void = () => undefined;
+
+  constructor(ends: OutputEnds, prefix: string) {
+    this.ends = ends;
+    this.prefix = prefix;
+    this.ended = new Promise((resolve) => {
+      this.#onEnded = resolve;
+    });
+  }
+
+  pause(): Promise<void> {
+    this.calls.push('pause');
+    return Promise.resolve();
+  }
+
+  resume(): void {
+    this.calls.push('resume');
+  }
+
+  duplicate(): OutputEnds {
+    const { stdout } = this.ends;
+    return stdout ? { stdout: { ...stdout, descriptor: stdout.descriptor.duplicate() } } : {};
+  }
+
+  release(): Promise<void> {
+    this.calls.push('release');
+    this.end();
+    return Promise.resolve();
+  }
+
+  /** Nobody holds it any more. */
+  end(): void {
+    this.ends.stdout?.descriptor.close();
+    this.#onEnded();
   }
 }
 
@@ -40,6 +89,13 @@ const FIRST_PID = 101;
 export class FakeHost implements Host {
   /** Every one that was started, in that order: the first has process id 101. */
   readonly processes: FakeProcess[] = [];
+  /** Those of an earlier generation that live. */
+  readonly #earlier = new Map<number, FakeProcess>();
+  readonly #watches = new Map<number, () => void>();
+  /** Output of every process that has one. */
+  readonly outputs: FakeOutput[] = [];
+  /** Processes that do not keep this one alive any more. */
+  readonly forgotten: number[] = [];
   /** When it is set, no process can be started. */
   spawnError: Error | undefined;
   #now = 0;
@@ -54,13 +110,53 @@ export class FakeHost implements Host {
       return undefined;
     }
     const [channel, there] = socketPair();
-    there.destroy();
+    const descriptor = there.release();
     const pid = FIRST_PID + this.processes.length;
     this.processes.push(new FakeProcess(pid, start, onExit));
-    return { pid, channel };
+    if (start.prefix === undefined) descriptor.close();
+    const output =
+      start.prefix === undefined
+        ? undefined
+        : this.forward({ stdout: { descriptor, partial: Buffer.from('part') } }, start.prefix);
+    const forget = (): void => {
+      this.forgotten.push(pid);
+    };
+    return { pid, identity: `born ${pid}`, channel, output, forget };
   }
 
-  kill(pid: number, signal: 'SIGTERM' | 'SIGKILL'): void {
+  /** An earlier generation has started such a process, and it lives. */
+  earlier(id: number, pid: number, state: Living['state'] = 'ready'): Living {
+    const exit = (): void => {
+      this.#earlier.delete(pid);
+      const onEnded = this.#watches.get(pid);
+      this.#watches.delete(pid);
+      onEnded?.();
+    };
+    this.#earlier.set(pid, new FakeProcess(pid, undefined, exit));
+    return { id, pid, identity: `born ${pid}`, state };
+  }
+
+  watch({ pid, identity }: ProcessName, onEnded: () => void): Watch {
+    assert.equal(identity, `born ${pid}`);
+    this.#watches.set(pid, onEnded);
+    const close = (): void => {
+      this.#watches.delete(pid);
+    };
+    if (!this.#earlier.has(pid)) {
+      queueMicrotask(() => {
+        if (this.#watches.delete(pid)) onEnded();
+      });
+    }
+    return { close };
+  }
+
+  forward(ends: OutputEnds, prefix: string): FakeOutput {
+    const output = new FakeOutput(ends, prefix);
+    this.outputs.push(output);
+    return output;
+  }
+
+  kill({ pid }: ProcessName, signal: 'SIGTERM' | 'SIGKILL'): void {
     this.process(pid).signals.push(signal);
   }
 
@@ -78,10 +174,19 @@ export class FakeHost implements Host {
     return this.#timers.size;
   }
 
+  get watches(): number {
+    return this.#watches.size;
+  }
+
   process(pid: number): FakeProcess {
-    const process = this.processes[pid - FIRST_PID];
+    const process = this.#earlier.get(pid) ?? this.processes[pid - FIRST_PID];
     assert.ok(process, `process ${pid} was started`);
     return process;
+  }
+
+  /** Every process ends that has not. */
+  endAll(): void {
+    for (const process of [...this.#earlier.values(), ...this.processes]) process.exit(killed);
   }
 
   /** Lets time pass, in which timers fire in their order. */
@@ -102,7 +207,7 @@ export class FakePool extends EventEmitter<{ ready: [PoolWorker]; left: [PoolWor
   workers: readonly PoolWorker[] = [];
   reserved = 0;
   readonly children: { readonly id: number; readonly pid: number }[] = [];
-  /** What is being drained, and what to call when it is. */
+  /** What to call when a process that is being drained has nothing open any more. */
   readonly drains = new Map<number, () => void>();
 
   reserveIds(count: number): void {
@@ -117,15 +222,25 @@ export class FakePool extends EventEmitter<{ ready: [PoolWorker]; left: [PoolWor
   drain(worker: PoolWorker): Promise<void> {
     if (!this.workers.some(({ pid }) => pid === worker.pid)) return Promise.resolve();
     return new Promise((resolve) => {
-      this.drains.set(worker.id, resolve);
+      this.drains.set(worker.pid, resolve);
     });
   }
 
-  /** A process joins; it listens, and is ready. */
+  /** A process joins, and does not take connections yet. */
+  join(id: number, pid: number): void {
+    this.workers = [...this.workers, { id, pid, state: 'starting', listens: false }];
+  }
+
+  /** A process has joined; it listens, and is ready. */
   ready(id: number, pid: number): void {
-    const worker = { id, pid, listens: true };
-    this.workers = [...this.workers, worker];
+    const worker: PoolWorker = { id, pid, state: 'ready', listens: true };
+    this.workers = [...this.workers.filter((other) => other.pid !== pid), worker];
     this.emit('ready', worker);
+  }
+
+  /** It tells why it is about to die. */
+  say(pid: number, lastWords: string): void {
+    this.workers = this.workers.map((worker) => (worker.pid === pid ? { ...worker, lastWords } : worker));
   }
 
   unlisten(pid: number): void {
@@ -173,6 +288,24 @@ export class Stage {
     this.host.pass(Number(pause));
   }
 
+  /** The process has nothing open any more, and what follows has followed. */
+  async drained(pid: number): Promise<void> {
+    const done = this.pool.drains.get(pid);
+    assert.ok(done, `process ${pid} is being drained`);
+    done();
+    await turns();
+  }
+
+  /** What `signals` of a process were sent. */
+  signals(pid: number): string[] {
+    return this.host.process(pid).signals;
+  }
+
+  /** Restarts; whether that succeeds is for `events` to tell, behind a turn of the loop. */
+  restart(): void {
+    this.supervisor.restart().catch(() => undefined);
+  }
+
   /** The process that was started last. */
   get last(): FakeProcess {
     const process = this.host.processes.at(-1);
@@ -190,6 +323,14 @@ export class Stage {
     supervisor.on('crashLooped', ({ id }) => events.push(`crashLooped ${id}`));
     supervisor.on('killed', ({ id }) => events.push(`killed ${id}`));
     supervisor.on('exited', ({ id }, { exit }) => events.push(`exited ${id}: ${textOf(exit)}`));
+    supervisor.on('takenOver', ({ id, pid }) => events.push(`takenOver ${id} as ${String(pid)}`));
+    supervisor.on('stayedAway', ({ id, pid }) => events.push(`stayedAway ${id} as ${String(pid)}`));
+    supervisor.on('restartBegan', ({ of }) => events.push(`restartBegan of ${of}`));
+    supervisor.on('replaced', ({ id, pid }, { old, done, of }) =>
+      events.push(`replaced ${id}: ${String(pid)} for ${old ?? 'none'}, ${done} of ${of}`),
+    );
+    supervisor.on('restarted', ({ of }) => events.push(`restarted ${of}`));
+    supervisor.on('restartFailed', ({ code }) => events.push(`restartFailed ${code}`));
     supervisor.on('finished', () => events.push('finished'));
   }
 }
@@ -202,12 +343,14 @@ export function onStage(
   return keepsDescriptors(async () => {
     const stage = new Stage(options);
     await body(stage);
-    for (const process of stage.host.processes) process.exit(killed);
+    stage.host.endAll();
     const stopped = stage.supervisor.stop();
     await turns();
-    for (const process of stage.host.processes) process.exit(killed);
+    stage.host.endAll();
+    for (const output of stage.host.outputs) output.end();
     await stopped;
     assert.equal(stage.host.timers, 0, 'no timer is left');
+    assert.equal(stage.host.watches, 0, 'no watch is left');
     assert.equal(stage.pool.listenerCount('ready') + stage.pool.listenerCount('left'), 0);
   });
 }
@@ -220,6 +363,8 @@ function textOf(exit: Exit | undefined): string {
       return exit.signal;
     case 'not-started':
       return exit.error.message;
+    case 'unknown':
+      return 'unknown';
     case undefined:
       return 'no process';
   }

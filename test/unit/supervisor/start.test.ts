@@ -14,13 +14,13 @@ describe('a supervisor that starts', () => {
       stage.start();
       const { host, pool } = stage;
       assert.deepEqual(
-        host.processes.map(({ start: { program, args, env, prefix } }) => [
-          program,
-          ...args,
-          env['PASSFD_CHANNEL_FD'],
-          env['PASSFD_WORKER_ID'],
-          env['PASSFD_CONTROL'],
-          prefix,
+        host.processes.map(({ start }) => [
+          start?.program,
+          ...(start?.args ?? []),
+          start?.env['PASSFD_CHANNEL_FD'],
+          start?.env['PASSFD_WORKER_ID'],
+          start?.env['PASSFD_CONTROL'],
+          start?.prefix,
         ]),
         [
           ['node', 'app.js', '-v', '3', '1', '/run/c', undefined],
@@ -39,7 +39,7 @@ describe('a supervisor that starts', () => {
     onStage({ count: 2, output: 'prefixed' }, (stage) => {
       stage.start();
       assert.deepEqual(
-        stage.host.processes.map(({ start }) => start.prefix),
+        stage.host.processes.map(({ start }) => start?.prefix),
         ['[1] ', '[2] '],
       );
     }),

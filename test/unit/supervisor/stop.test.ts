@@ -24,15 +24,15 @@ describe('a supervisor that stops', () => {
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const stopped = stage.supervisor.stop();
-      assert.deepEqual([...stage.pool.drains.keys()], [1, 2]);
+      assert.deepEqual([...stage.pool.drains.keys()], [101, 102]);
       await turns();
       assert.deepEqual(signals(stage), [[], []]);
-      stage.pool.drains.get(2)?.();
+      stage.pool.drains.get(102)?.();
       await turns();
       assert.deepEqual(signals(stage), [[], ['SIGTERM']]);
       stage.host.process(102).exit(terminated);
       assert.equal(await isPending(stopped), true);
-      stage.pool.drains.get(1)?.();
+      stage.pool.drains.get(101)?.();
       await turns();
       stage.host.process(101).exit(success);
       await stopped;
@@ -41,12 +41,12 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'drains a worker that joined by the control socket under its id there',
+    'drains a worker that joined by the control socket, whatever its id is there',
     onStage({}, (stage) => {
       stage.start();
       stage.pool.ready(9, 101);
       stage.supervisor.stop().catch(() => undefined);
-      assert.deepEqual([...stage.pool.drains.keys()], [9]);
+      assert.deepEqual([...stage.pool.drains.keys()], [101]);
     }),
   );
 
@@ -79,26 +79,56 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'kills at the drain timeout one that ignores SIGTERM, and one that is not drained',
+    'kills at the drain timeout one that ignores SIGTERM',
+    onStage({ drainTimeoutMs: 5_000 }, async (stage) => {
+      startReady(stage, 1);
+      const stopped = stage.supervisor.stop();
+      await stage.drained(101);
+      stage.host.pass(4_999);
+      assert.deepEqual(signals(stage), [['SIGTERM']]);
+      stage.host.pass(1);
+      assert.deepEqual(signals(stage), [['SIGTERM', 'SIGKILL']]);
+      assert.equal(await isPending(stopped), true);
+      stage.host.process(101).exit(killed);
+      await stopped;
+      assert.deepEqual(stage.events.slice(-2), ['killed 1', 'exited 1: SIGKILL']);
+    }),
+  );
+
+  it(
+    'sends SIGTERM at the drain timeout to one that is not drained, and kills it two seconds later',
     onStage({ count: 2, drainTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 2);
       const stopped = stage.supervisor.stop();
-      stage.pool.drains.get(1)?.();
-      await turns();
       stage.host.pass(4_999);
-      assert.deepEqual(signals(stage), [['SIGTERM'], []]);
+      assert.deepEqual(signals(stage), [[], []]);
       stage.host.pass(1);
-      assert.deepEqual(signals(stage), [['SIGTERM', 'SIGKILL'], ['SIGKILL']]);
-      assert.equal(await isPending(stopped), true);
-      stage.host.process(101).exit(killed);
+      assert.deepEqual(signals(stage), [['SIGTERM'], ['SIGTERM']]);
+      stage.host.process(101).exit(terminated);
+      stage.host.pass(1_999);
+      assert.deepEqual(signals(stage), [['SIGTERM'], ['SIGTERM']]);
+      stage.host.pass(1);
+      assert.deepEqual(signals(stage), [['SIGTERM'], ['SIGTERM', 'SIGKILL']]);
+      await stage.drained(102);
       stage.host.process(102).exit(killed);
       await stopped;
-      assert.deepEqual(stage.events.slice(-4), [
-        'killed 1',
-        'killed 2',
-        'exited 1: SIGKILL',
-        'exited 2: SIGKILL',
-      ]);
+      assert.deepEqual(stage.events.slice(-3), ['exited 1: SIGTERM', 'killed 2', 'exited 2: SIGKILL']);
+    }),
+  );
+
+  it(
+    'leaves two seconds to one that was drained just before the drain timeout',
+    onStage({ drainTimeoutMs: 5_000 }, async (stage) => {
+      startReady(stage, 1);
+      const stopped = stage.supervisor.stop();
+      stage.host.pass(4_000);
+      await stage.drained(101);
+      stage.host.pass(1_999);
+      assert.deepEqual(signals(stage), [['SIGTERM']]);
+      stage.host.pass(1);
+      assert.deepEqual(signals(stage), [['SIGTERM', 'SIGKILL']]);
+      stage.host.process(101).exit(killed);
+      await stopped;
     }),
   );
 

@@ -1,0 +1,22 @@
+// Occupant: who is in a slot, as one supervisor tells the next one when that takes over.
+import type { OutputEnds } from './output.js';
+
+/** A process that lives. */
+export interface Living extends OutputEnds {
+  /** Its slot. */
+  readonly id: number;
+  readonly pid: number;
+  /** What `processIdentity` said of it, so that no later process with the number is taken for it. */
+  readonly identity: string | undefined;
+  /**
+   * `starting`: it has never been ready. `ready`: it is a worker in the pool, or was and will be again. `awaited`: it has
+   * lost its dispatcher, and is going to join the pool again by the control socket. `leaving`: another process has its
+   * place, or its slot is gone; it is drained and ended.
+   */
+  readonly state: 'starting' | 'ready' | 'awaited' | 'leaving';
+}
+
+export type Occupant =
+  | Living
+  /** The slot has no process and gets none: it had no more to do. */
+  | { readonly id: number; readonly state: 'finished' };

@@ -1,0 +1,114 @@
+// RollingRestart: replaces the process of each slot, so many at a time that few run beside those that are wanted.
+import { PassfdError } from '../fd/index.js';
+import { describeExit } from './exit.js';
+import type { ReplacementOutcome, Slot } from './slot.js';
+
+export interface RollingRestartOptions {
+  /** Processes that may run beside those that are wanted: new ones that are not ready, old ones that have not ended. */
+  readonly maxExtra: number;
+  readonly readyTimeoutMs: number;
+}
+
+/** How far it is. */
+export interface Progress {
+  readonly done: number;
+  readonly of: number;
+}
+
+/** Slots whose number is settled when it begins: those that have finished stay so. */
+export class RollingRestart {
+  readonly ended: Promise<void>;
+  readonly count: number;
+  readonly #options: RollingRestartOptions;
+  readonly #extra: () => number;
+  readonly #tell: (slot: Slot, outcome: ReplacementOutcome, progress: Progress) => void;
+  readonly #untouched: Set<Slot>;
+  readonly #underWay = new Set<Slot>();
+  #isOver = false;
+  #resolve: () => void = () => undefined;
+  #reject: (error: PassfdError) => void = () => undefined;
+
+  /**
+   * @param extra how many processes run beside those that are wanted, of any slot
+   * @param tell of each replacement that is over; after one that failed, `ended` is rejected
+   */
+  constructor(
+    slots: readonly Slot[],
+    options: RollingRestartOptions,
+    extra: () => number,
+    tell: (slot: Slot, outcome: ReplacementOutcome, progress: Progress) => void,
+  ) {
+    this.#untouched = new Set(slots.filter(({ hasFinished }) => !hasFinished));
+    this.count = this.#untouched.size;
+    this.#options = options;
+    this.#extra = extra;
+    this.#tell = tell;
+    this.ended = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+  }
+
+  /** Begins as many replacements as may run now: at first, and whenever something about a slot has changed. */
+  advance(): void {
+    for (const slot of this.#untouched) {
+      if (this.#isOver) return;
+      if (slot.hasFinished) this.#untouched.delete(slot);
+      else if (slot.canBeReplaced && (slot.isEmpty || this.#extra() < this.#options.maxExtra)) {
+        this.#begin(slot);
+      }
+    }
+    if (this.#isOver || this.#untouched.size > 0 || this.#underWay.size > 0) return;
+    this.#isOver = true;
+    this.#resolve();
+  }
+
+  /** Replaces no more; new processes that have no place yet are ended. */
+  fail(error: PassfdError): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    for (const slot of this.#underWay) slot.abandonReplacement();
+    this.#reject(error);
+  }
+
+  get #progress(): Progress {
+    return { done: this.count - this.#untouched.size - this.#underWay.size, of: this.count };
+  }
+
+  #begin(slot: Slot): void {
+    this.#untouched.delete(slot);
+    this.#underWay.add(slot);
+    slot.replace(this.#options.readyTimeoutMs, (outcome) => {
+      this.#onOutcome(slot, outcome);
+    });
+  }
+
+  #onOutcome(slot: Slot, outcome: ReplacementOutcome): void {
+    if (this.#isOver) return;
+    if (outcome.is === 'failed') {
+      this.fail(this.#failure(slot, outcome));
+      return;
+    }
+    this.#underWay.delete(slot);
+    this.#tell(slot, outcome, this.#progress);
+  }
+
+  #failure(
+    { id }: Slot,
+    { fresh, exit, lastWords }: Extract<ReplacementOutcome, { is: 'failed' }>,
+  ): PassfdError {
+    const { done, of } = this.#progress;
+    const who =
+      fresh.pid === undefined ? `the new worker ${id}` : `the new worker ${id} (process ${fresh.pid})`;
+    const what =
+      exit === undefined
+        ? `was not ready within ${this.#options.readyTimeoutMs} ms, and was killed`
+        : describeExit(exit);
+    return new PassfdError(
+      'ERR_WORKER_FAILED',
+      `The restart ended with ${done} of ${of} workers replaced, and the others stay as they are: ${who} ${what}` +
+        (lastWords === undefined ? '' : `; its last words: ${lastWords}`),
+      exit?.is === 'not-started' ? { cause: exit.error } : {},
+    );
+  }
+}

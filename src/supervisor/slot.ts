@@ -1,0 +1,372 @@
+// Slot: a number with a process, and what follows when that ends, is replaced, or is to end.
+import { Child, type ChildEnd, type ChildOptions, type ChildReport } from './child.js';
+import { isSuccess, type Exit } from './exit.js';
+import type { HeldHost } from './held-host.js';
+import type { Start, Timer } from './host.js';
+import type { Living, Occupant } from './occupant.js';
+import type { Pool, PoolWorker } from './pool.js';
+import { afterDeath, noDeaths, type History } from './restart.js';
+
+type State =
+  /** Without a process; the timer starts one. None before the first start. */
+  | { readonly is: 'waiting'; readonly timer: Timer | undefined }
+  | { readonly is: 'occupied'; readonly child: Child }
+  /** The last process had no more to do. */
+  | { readonly is: 'finished' }
+  | { readonly is: 'stopped' };
+
+/** A new process comes in place of the one that is there. */
+type Replacement =
+  /** The new one is not ready. If there was an old one, the slot is still occupied by that. */
+  | {
+      readonly is: 'starting';
+      readonly fresh: Child;
+      readonly timer: Timer;
+      readonly tell: (outcome: ReplacementOutcome) => void;
+    }
+  /** The new one has the place, and the old one is leaving. */
+  | {
+      readonly is: 'ending';
+      readonly fresh: Child;
+      readonly old: Child;
+      readonly tell: (outcome: ReplacementOutcome) => void;
+    };
+
+/** How a replacement went. */
+export type ReplacementOutcome =
+  | { readonly is: 'replaced'; readonly fresh: Child; readonly old: Child | undefined }
+  /** The slot had no process, and the new one had no more to do. */
+  | { readonly is: 'finished' }
+  | {
+      readonly is: 'failed';
+      readonly fresh: Child;
+      /** Undefined: it was not ready in time, and was killed. */
+      readonly exit: Exit | undefined;
+      readonly lastWords: string | undefined;
+    };
+
+/** What a slot tells of one of its processes; of none where it waited for its next one. */
+export type SlotReport =
+  | { readonly is: 'started' | 'takenOver' | 'ready' | 'stayedAway' | 'killed' }
+  | {
+      readonly is: 'died';
+      readonly exit: Exit;
+      readonly restartInMs: number;
+      readonly crashLoopBegan: boolean;
+      readonly lastWords: string | undefined;
+    }
+  /** It is not followed by another one: it finished, was stopped, or its place is taken. */
+  | { readonly is: 'exited'; readonly exit: Exit | undefined };
+
+export interface SlotOwner {
+  readonly startFor: (id: number) => Start;
+  readonly childOptions: ChildOptions;
+  report(slot: Slot, pid: number | undefined, report: SlotReport): void;
+  /** Something has happened to the slot, and everything about it is told. */
+  changed(): void;
+}
+
+export class Slot {
+  readonly id: number;
+  readonly #owner: SlotOwner;
+  readonly #pool: Pool;
+  readonly #host: HeldHost;
+  #state: State = { is: 'waiting', timer: undefined };
+  #replacement: Replacement | undefined;
+  /** Those that are to end: nothing follows when they do. */
+  readonly #leaving = new Set<Child>();
+  #history: History = noDeaths;
+  #lastPid: number | undefined;
+  #wasReady = false;
+
+  constructor(id: number, owner: SlotOwner, pool: Pool, host: HeldHost) {
+    this.id = id;
+    this.#owner = owner;
+    this.#pool = pool;
+    this.#host = host;
+  }
+
+  /** Whether any of its processes ever was. */
+  get wasReady(): boolean {
+    return this.#wasReady;
+  }
+
+  get hasFinished(): boolean {
+    return this.#state.is === 'finished';
+  }
+
+  get isEmpty(): boolean {
+    return this.#state.is === 'waiting';
+  }
+
+  /** Whether it has no process, and gets none any more. */
+  get isOver(): boolean {
+    return (this.hasFinished || this.#state.is === 'stopped') && this.#leaving.size === 0;
+  }
+
+  /** Processes that run beside the one that is wanted. */
+  get extra(): number {
+    return (
+      this.#leaving.size +
+      (this.#replacement?.is === 'starting' && !this.#hasPlace(this.#replacement.fresh) ? 1 : 0)
+    );
+  }
+
+  /** Not while it is unknown yet whether the process that has just ended had no more to do. */
+  get canBeReplaced(): boolean {
+    return this.isEmpty || (this.#state.is === 'occupied' && this.#state.child.isAlive);
+  }
+
+  start(): void {
+    const child = this.#newChild();
+    this.#state = { is: 'occupied', child };
+    this.#launch(child);
+  }
+
+  /** Has this occupant, which an earlier generation had here. A second one can only leave. */
+  takeOver(occupant: Occupant): void {
+    if (occupant.state === 'finished') {
+      if (this.isEmpty) this.#state = { is: 'finished' };
+    } else if (occupant.state === 'leaving' || !this.isEmpty) {
+      this.takeOverLeaving(occupant);
+    } else {
+      const child = this.#newChild();
+      this.#state = { is: 'occupied', child };
+      this.#lastPid = occupant.pid;
+      this.#owner.report(this, occupant.pid, { is: 'takenOver' });
+      child.takeOver(occupant);
+    }
+  }
+
+  /** Drains a process and ends it. */
+  takeOverLeaving(occupant: Living): void {
+    const child = this.#newChild();
+    this.#leaving.add(child);
+    child.takeOver(occupant);
+    child.stop();
+  }
+
+  /** There is no place here: whoever is here, leaves. */
+  close(): void {
+    this.#state = { is: 'stopped' };
+  }
+
+  /** Everything that lives here, for the next supervisor. The caller owns the descriptors. */
+  describe(): Occupant[] {
+    const place: (Occupant | undefined)[] = [];
+    const { id } = this;
+    if (this.#state.is === 'finished') place.push({ id, state: 'finished' });
+    if (this.#state.is === 'occupied') place.push(this.#state.child.describe(false));
+    for (const child of this.#leaving) place.push(child.describe(true));
+    return place.filter((occupant) => occupant !== undefined);
+  }
+
+  onReady(worker: PoolWorker): void {
+    this.#all.find((child) => child.is(worker))?.onReady(worker);
+  }
+
+  onLeft(worker: PoolWorker): void {
+    this.#all.find((child) => child.is(worker))?.onLeft(worker);
+  }
+
+  /**
+   * Starts a new process; when it is ready it takes the place, and the old one is drained and ended. When it dies, or is
+   * not ready in time, the old one stays.
+   * @param tell called once, unless the slot is stopped or the replacement is abandoned before
+   */
+  replace(readyTimeoutMs: number, tell: (outcome: ReplacementOutcome) => void): void {
+    const fresh = this.#newChild();
+    if (this.#state.is === 'waiting') {
+      this.#state.timer?.clear();
+      this.#state = { is: 'occupied', child: fresh };
+    }
+    const timer = this.#host.setTimer(() => {
+      this.#onReadyTimeout();
+      this.#owner.changed();
+    }, readyTimeoutMs);
+    this.#replacement = { is: 'starting', fresh, timer, tell };
+    this.#launch(fresh);
+  }
+
+  /** A new process that does not have the place yet, is ended. */
+  abandonReplacement(): void {
+    const replacement = this.#replacement;
+    this.#replacement = undefined;
+    if (replacement?.is !== 'starting') return;
+    replacement.timer.clear();
+    if (!this.#hasPlace(replacement.fresh)) this.#dismiss(replacement.fresh);
+  }
+
+  /** Lets what is here finish what it has open, and ends it; nothing is started again. */
+  stop(): void {
+    const state = this.#state;
+    this.abandonReplacement();
+    switch (state.is) {
+      case 'waiting':
+        state.timer?.clear();
+        this.#state = { is: 'stopped' };
+        this.#owner.report(this, this.#lastPid, { is: 'exited', exit: undefined });
+        break;
+      case 'occupied':
+        this.#state = { is: 'stopped' };
+        this.#dismiss(state.child);
+        break;
+      case 'finished':
+      case 'stopped':
+    }
+  }
+
+  /** Ends now what is to end. */
+  kill(): void {
+    for (const child of [...this.#leaving]) child.kill();
+  }
+
+  get #all(): Child[] {
+    return [
+      ...(this.#state.is === 'occupied' ? [this.#state.child] : []),
+      ...(this.#replacement ? [this.#replacement.fresh] : []),
+      ...this.#leaving,
+    ];
+  }
+
+  #hasPlace(child: Child): boolean {
+    return this.#state.is === 'occupied' && this.#state.child === child;
+  }
+
+  #newChild(): Child {
+    return new Child(this.id, this.#owner.childOptions, this.#pool, this.#host, (child, report) => {
+      this.#onReport(child, report);
+      this.#owner.changed();
+    });
+  }
+
+  #launch(child: Child): void {
+    child.start(() => this.#owner.startFor(this.id));
+    this.#lastPid = child.pid;
+    if (child.pid !== undefined) this.#report(child, { is: 'started' });
+  }
+
+  #dismiss(child: Child): void {
+    this.#leaving.add(child);
+    child.stop();
+  }
+
+  #report(child: Child, report: SlotReport): void {
+    this.#owner.report(this, child.pid, report);
+  }
+
+  #onReport(child: Child, report: ChildReport): void {
+    switch (report.is) {
+      case 'ready':
+        if (this.#leaving.has(child)) return;
+        this.#wasReady = true;
+        this.#report(child, report);
+        this.#onFreshReady(child);
+        break;
+      case 'killed':
+        this.#report(child, report);
+        break;
+      case 'stayedAway':
+        this.#report(child, report);
+        this.#onStayedAway(child);
+        break;
+      case 'ended':
+        this.#onEnded(child, report);
+    }
+  }
+
+  #onFreshReady(fresh: Child): void {
+    const replacement = this.#replacement;
+    if (replacement?.is !== 'starting' || replacement.fresh !== fresh) return;
+    const { timer, tell } = replacement;
+    timer.clear();
+    const old = this.#state.is === 'occupied' && !this.#hasPlace(fresh) ? this.#state.child : undefined;
+    this.#state = { is: 'occupied', child: fresh };
+    this.#history = noDeaths;
+    if (old) {
+      this.#replacement = { is: 'ending', fresh, old, tell };
+      this.#dismiss(old);
+    } else {
+      this.#replacement = undefined;
+      tell({ is: 'replaced', fresh, old });
+    }
+  }
+
+  #onReadyTimeout(): void {
+    const replacement = this.#replacement;
+    if (replacement?.is !== 'starting') return;
+    const { fresh, tell } = replacement;
+    const { lastWords } = fresh;
+    this.#replacement = undefined;
+    if (!this.#hasPlace(fresh)) this.#leaving.add(fresh);
+    fresh.kill();
+    tell({ is: 'failed', fresh, exit: undefined, lastWords });
+  }
+
+  #onStayedAway(child: Child): void {
+    if (!this.#hasPlace(child)) return;
+    this.#leaving.add(child);
+    if (this.#replacement?.is === 'starting') {
+      this.#state = { is: 'occupied', child: this.#replacement.fresh };
+    } else this.start();
+  }
+
+  #onEnded(child: Child, end: ChildEnd): void {
+    const { exit } = end;
+    const replacement = this.#replacement;
+    if (this.#leaving.delete(child)) {
+      this.#report(child, { is: 'exited', exit });
+      if (replacement?.is !== 'ending' || replacement.old !== child) return;
+      this.#replacement = undefined;
+      replacement.tell({ is: 'replaced', fresh: replacement.fresh, old: child });
+    } else if (replacement?.fresh === child) {
+      this.#onFreshEnded(replacement, end);
+    } else if (replacement?.is === 'starting') {
+      // The old one: the new one has the place from now on.
+      this.#report(child, { is: 'exited', exit });
+      this.#state = { is: 'occupied', child: replacement.fresh };
+    } else {
+      this.#judge(child, end);
+    }
+  }
+
+  #onFreshEnded(replacement: Replacement, end: ChildEnd): void {
+    const { fresh, tell } = replacement;
+    const { exit } = end;
+    const { lastWords } = fresh;
+    if (replacement.is === 'starting') replacement.timer.clear();
+    this.#replacement = undefined;
+    if (this.#hasPlace(fresh)) this.#judge(fresh, end);
+    else this.#report(fresh, { is: 'exited', exit });
+    if (this.hasFinished) tell({ is: 'finished' });
+    else tell({ is: 'failed', fresh, exit, lastWords });
+  }
+
+  #judge(child: Child, { exit, life, worker, wasAwaited }: ChildEnd): void {
+    if (hadNoMoreToDo(exit, worker)) {
+      this.#state = { is: 'finished' };
+      this.#report(child, { is: 'exited', exit });
+      return;
+    }
+    const { lastWords } = child;
+    if (wasAwaited) {
+      // It had worked, and died without a supervisor to start it again.
+      this.#report(child, { is: 'died', exit, restartInMs: 0, crashLoopBegan: false, lastWords });
+      // Whoever is told may have stopped everything.
+      if (this.#hasPlace(child)) this.start();
+      return;
+    }
+    const { history, restartInMs, crashLoopBegan } = afterDeath(this.#history, life);
+    this.#history = history;
+    const timer = this.#host.setTimer(() => {
+      this.start();
+    }, restartInMs);
+    this.#state = { is: 'waiting', timer };
+    this.#report(child, { is: 'died', exit, restartInMs, crashLoopBegan, lastWords });
+  }
+}
+
+/** How an earlier generation's process ended is not known: then it had no more to do if it had closed its servers. */
+function hadNoMoreToDo(exit: Exit, worker: PoolWorker | undefined): boolean {
+  return exit.is === 'unknown' ? worker?.listens === false : isSuccess(exit) && worker?.listens !== true;
+}

@@ -1,0 +1,275 @@
+// Handing the children over to the next supervisor: in two steps, so that the first can be undone.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { socketPair } from '../../../src/fd/index.js';
+import type { Occupant } from '../../../src/supervisor/index.js';
+import { failsWith } from '../../support/errors.js';
+import { isPending, turns } from '../../support/loop.js';
+import { failure, killed, onStage, success, type Stage } from './stage.js';
+
+/** Starts them, and all are ready. */
+async function startReady(stage: Stage, count: number): Promise<void> {
+  const started = stage.supervisor.start();
+  for (let id = 1; id <= count; id++) stage.pool.ready(id, 100 + id);
+  await started;
+}
+
+/** As `1: ready 101`. Their descriptors are closed. */
+function texts(occupants: readonly Occupant[]): string[] {
+  return occupants.map((occupant) => {
+    if (occupant.state === 'finished') return `${occupant.id}: finished`;
+    assert.equal(occupant.identity, `born ${occupant.pid}`);
+    occupant.stdout?.descriptor.close();
+    return `${occupant.id}: ${occupant.state} ${occupant.pid}`;
+  });
+}
+
+describe('the occupants', () => {
+  it(
+    'are those who live in the slots, and who finished there',
+    onStage({ count: 5 }, async (stage) => {
+      const { host, pool, supervisor } = stage;
+      supervisor.start().catch(() => undefined);
+      pool.ready(1, 101);
+      host.process(103).exit(success);
+      host.process(104).exit(failure);
+      pool.ready(5, 105);
+      pool.leave(105);
+      await supervisor.pause();
+      assert.deepEqual(texts(supervisor.occupants()), [
+        '1: ready 101',
+        '2: starting 102',
+        '3: finished',
+        '5: ready 105',
+      ]);
+      supervisor.resume();
+    }),
+  );
+
+  it(
+    'are those too who were taken over, are awaited, or leave',
+    onStage({ count: 2 }, async ({ host, pool, supervisor }) => {
+      for (const pid of [51, 53]) pool.ready(1, pid);
+      supervisor
+        .start([
+          host.earlier(1, 51),
+          host.earlier(2, 52, 'awaited'),
+          host.earlier(1, 53, 'leaving'),
+          host.earlier(4, 54),
+        ])
+        .catch(() => undefined);
+      await supervisor.pause();
+      assert.deepEqual(texts(supervisor.occupants()), [
+        '1: ready 51',
+        '1: leaving 53',
+        '2: awaited 52',
+        '4: leaving 54',
+      ]);
+      supervisor.resume();
+    }),
+  );
+
+  it(
+    'carry what their output is read from, and the line that has begun',
+    onStage({ count: 2, output: 'prefixed' }, async (stage) => {
+      await startReady(stage, 2);
+      await stage.supervisor.pause();
+      const occupants = stage.supervisor.occupants();
+      for (const occupant of occupants) {
+        assert.ok(occupant.state === 'ready' && occupant.stdout);
+        assert.equal(Buffer.from(occupant.stdout.partial).toString(), 'part');
+        occupant.stdout.descriptor.close();
+      }
+      stage.supervisor.resume();
+      assert.deepEqual(
+        stage.host.outputs.map(({ calls }) => calls),
+        [
+          ['pause', 'resume'],
+          ['pause', 'resume'],
+        ],
+      );
+    }),
+  );
+
+  it(
+    'can be told in the pause only',
+    onStage({}, async (stage) => {
+      await startReady(stage, 1);
+      assert.throws(() => stage.supervisor.occupants(), TypeError);
+      await assert.rejects(stage.supervisor.release(), TypeError);
+      await stage.supervisor.pause();
+      stage.supervisor.resume();
+      assert.throws(() => stage.supervisor.occupants(), TypeError);
+    }),
+  );
+});
+
+describe('a supervisor that takes over', () => {
+  it(
+    'goes on with the output of each, with its prefix',
+    onStage({ output: 'inherit' }, async ({ host, pool, supervisor }) => {
+      const [here, there] = socketPair();
+      const stdout = { descriptor: here.release(), partial: Buffer.from('part') };
+      pool.ready(1, 51);
+      await supervisor.start([{ ...host.earlier(1, 51), stdout }]);
+      assert.deepEqual(
+        host.outputs.map(({ prefix, ends }) => [prefix, ends]),
+        [['[1] ', { stdout }]],
+      );
+      there.destroy();
+    }),
+  );
+});
+
+describe('a supervisor in the pause', () => {
+  it(
+    'starts nothing and ends nothing, and makes up for it when it goes on',
+    onStage({ count: 2 }, async (stage) => {
+      const { host, pool, supervisor, events } = stage;
+      await startReady(stage, 2);
+      pool.leave(101);
+      host.process(101).exit(failure);
+      await supervisor.pause();
+      events.splice(0);
+      pool.leave(102);
+      host.process(102).exit(killed);
+      host.pass(60_000);
+      assert.equal(events.length, 0);
+      supervisor.resume();
+      assert.deepEqual(events, ['died 2: SIGKILL, again in 100 ms', 'started 1 as 103']);
+      host.pass(100);
+      assert.equal(events.at(-1), 'started 2 as 104');
+    }),
+  );
+
+  it(
+    'stops all the same when it is told to, and the pause is over',
+    onStage({}, async (stage) => {
+      const { host, supervisor } = stage;
+      await startReady(stage, 1);
+      await supervisor.pause();
+      const stopped = supervisor.stop();
+      assert.throws(() => supervisor.occupants(), TypeError);
+      await stage.drained(101);
+      host.process(101).exit(killed);
+      await stopped;
+      await assert.rejects(supervisor.pause(), failsWith('ERR_CLOSED'));
+    }),
+  );
+
+  it(
+    'that is stopped before nothing is read any more, says so',
+    onStage({}, async (stage) => {
+      await startReady(stage, 1);
+      const paused = assert.rejects(stage.supervisor.pause(), failsWith('ERR_CLOSED'));
+      stage.supervisor.kill().catch(() => undefined);
+      await paused;
+    }),
+  );
+
+  it(
+    'refuses to be paused again, and to restart',
+    onStage({}, async (stage) => {
+      await startReady(stage, 1);
+      await stage.supervisor.pause();
+      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_DISPATCHER'));
+      await assert.rejects(stage.supervisor.restart(), failsWith('ERR_DISPATCHER'));
+      stage.supervisor.resume();
+      stage.supervisor.resume();
+    }),
+  );
+
+  it(
+    'is refused before the start, and during a restart',
+    onStage({}, async (stage) => {
+      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_DISPATCHER'));
+      await startReady(stage, 1);
+      stage.restart();
+      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_DISPATCHER', /restart/));
+    }),
+  );
+});
+
+describe('a supervisor that is released', () => {
+  it(
+    'forgets everyone: no signal, no start, no timer and no watch',
+    onStage({ count: 4, output: 'prefixed' }, async (stage) => {
+      const { host, pool, supervisor, events } = stage;
+      pool.ready(1, 51);
+      const started = supervisor.start([
+        host.earlier(1, 51),
+        host.earlier(2, 52, 'awaited'),
+        host.earlier(9, 59, 'leaving'),
+      ]);
+      host.process(102).exit(failure);
+      await supervisor.pause();
+      events.splice(0);
+      await supervisor.release();
+      await assert.rejects(started, failsWith('ERR_CLOSED'));
+      assert.deepEqual([host.timers, host.watches, pool.listenerCount('ready')], [0, 0, 0]);
+      assert.deepEqual(host.forgotten, [101]);
+      assert.deepEqual(
+        host.outputs.map(({ calls }) => calls.at(-1)),
+        ['release', 'release'],
+      );
+      for (const pid of [51, 52, 59, 101]) assert.deepEqual(stage.signals(pid), []);
+      host.endAll();
+      pool.leave(51);
+      host.pass(60_000);
+      assert.equal(host.processes.length, 2);
+      assert.deepEqual(events, []);
+    }),
+  );
+
+  it(
+    'has nothing to stop any more, and nothing to restart',
+    onStage({}, async (stage) => {
+      const { supervisor } = stage;
+      await startReady(stage, 1);
+      await supervisor.pause();
+      await supervisor.release();
+      await supervisor.stop();
+      await supervisor.kill();
+      supervisor.resume();
+      assert.deepEqual(stage.signals(101), []);
+      await assert.rejects(supervisor.restart(), failsWith('ERR_CLOSED'));
+      await assert.rejects(supervisor.pause(), failsWith('ERR_CLOSED'));
+      await assert.rejects(supervisor.release(), TypeError);
+    }),
+  );
+
+  it(
+    'sends nothing to one that is drained later',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor } = stage;
+      pool.ready(1, 51);
+      pool.ready(2, 52);
+      await supervisor.start([host.earlier(1, 51), host.earlier(2, 52)]);
+      await supervisor.pause();
+      await supervisor.release();
+      await stage.drained(52);
+      await turns();
+      assert.deepEqual(stage.signals(52), []);
+    }),
+  );
+
+  it(
+    'resolves when the output that nobody goes on with is written',
+    onStage({ output: 'prefixed' }, async (stage) => {
+      await startReady(stage, 1);
+      const [output] = stage.host.outputs;
+      assert.ok(output);
+      let written = (): void => undefined;
+      output.release = () =>
+        new Promise((resolve) => {
+          written = resolve;
+        });
+      await stage.supervisor.pause();
+      const released = stage.supervisor.release();
+      assert.equal(await isPending(released), true);
+      written();
+      await released;
+    }),
+  );
+});

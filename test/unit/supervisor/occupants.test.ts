@@ -1,0 +1,339 @@
+// Processes that an earlier generation has started: they are taken over, awaited, or ended, and never started twice.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { failsWith } from '../../support/errors.js';
+import { isPending, turns } from '../../support/loop.js';
+import { failure, killed, onStage, success } from './stage.js';
+
+/** What `killed` of a process that is no child is told as. */
+const unknown = 'unknown';
+
+describe('a worker that an earlier generation has started', () => {
+  it(
+    'keeps its slot, and no other process is started for it',
+    onStage({ count: 2 }, async ({ host, pool, supervisor, events }) => {
+      pool.ready(1, 51);
+      const started = supervisor.start([host.earlier(1, 51)]);
+      assert.deepEqual(events, ['takenOver 1 as 51', 'ready 1', 'started 2 as 101']);
+      assert.deepEqual(pool.children, [{ id: 2, pid: 101 }]);
+      pool.ready(2, 101);
+      await started;
+      host.pass(60_000);
+      assert.equal(host.processes.length, 1);
+    }),
+  );
+
+  it(
+    'is followed by another process when it ends',
+    onStage({}, ({ host, pool, supervisor, events }) => {
+      pool.ready(1, 51);
+      supervisor.start([host.earlier(1, 51)]).catch(() => undefined);
+      pool.leave(51);
+      host.process(51).exit(killed);
+      host.pass(100);
+      assert.deepEqual(events.slice(2), [`died 1: ${unknown}, again in 100 ms`, 'started 1 as 101']);
+    }),
+  );
+
+  it(
+    'has finished when it had closed its servers, though nobody knows how it ended',
+    onStage({}, ({ host, pool, supervisor, events }) => {
+      pool.ready(1, 51);
+      supervisor.start([host.earlier(1, 51)]).catch(() => undefined);
+      host.process(51).exit(killed);
+      assert.equal(events.at(-1), 'ready 1');
+      pool.unlisten(51);
+      pool.leave(51);
+      assert.deepEqual(events.slice(-2), [`exited 1: ${unknown}`, 'finished']);
+    }),
+  );
+
+  it(
+    'is drained and ended as a child when all are stopped',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor } = stage;
+      pool.ready(1, 51);
+      supervisor.start([host.earlier(1, 51)]).catch(() => undefined);
+      const stopped = supervisor.stop();
+      assert.deepEqual([stage.signals(51), [...pool.drains.keys()]], [[], [51]]);
+      await stage.drained(51);
+      assert.deepEqual(stage.signals(51), ['SIGTERM']);
+      host.process(51).exit(killed);
+      await stopped;
+    }),
+  );
+
+  it(
+    'that had not been ready is waited for as any that starts',
+    onStage({}, async ({ host, pool, supervisor, events }) => {
+      pool.join(1, 51);
+      const started = supervisor.start([host.earlier(1, 51, 'starting')]);
+      host.pass(60_000);
+      assert.equal(await isPending(started), true);
+      pool.ready(1, 51);
+      await started;
+      assert.deepEqual(events, ['takenOver 1 as 51', 'ready 1']);
+    }),
+  );
+
+  it(
+    'is awaited when the pool does not have it, whatever is said of it',
+    onStage({}, ({ host, supervisor, events }) => {
+      supervisor.start([host.earlier(1, 51, 'ready')]).catch(() => undefined);
+      host.pass(10_000);
+      assert.deepEqual(events, ['takenOver 1 as 51', 'stayedAway 1 as 51', 'started 1 as 101']);
+    }),
+  );
+
+  it(
+    'that is not there any more is followed by another one at once',
+    onStage({ count: 2 }, async ({ host, pool, supervisor, events }) => {
+      pool.ready(1, 51);
+      const dead = { ...host.earlier(1, 51) };
+      host.process(51).exit(killed);
+      pool.leave(51);
+      const started = supervisor.start([dead, { ...dead, id: 2, pid: 52, identity: 'born 52' }]);
+      await turns();
+      assert.deepEqual(events.slice(2), [
+        'died 1: unknown, again in 0 ms',
+        'started 1 as 101',
+        'died 2: unknown, again in 0 ms',
+        'started 2 as 102',
+      ]);
+      pool.ready(1, 101);
+      pool.ready(2, 102);
+      await started;
+    }),
+  );
+});
+
+describe('an awaited worker', () => {
+  it(
+    'has its slot as soon as the pool says that it is ready, by the control socket',
+    onStage({}, async ({ host, pool, supervisor, events }) => {
+      const started = supervisor.start([host.earlier(1, 51, 'awaited')]);
+      host.pass(9_999);
+      assert.equal(await isPending(started), true);
+      pool.join(7, 51);
+      pool.ready(7, 51);
+      await started;
+      host.pass(60_000);
+      assert.deepEqual(events, ['takenOver 1 as 51', 'ready 1']);
+    }),
+  );
+
+  it(
+    'has it too when it has joined before the start',
+    onStage({}, async ({ host, pool, supervisor }) => {
+      pool.ready(7, 51);
+      await supervisor.start([host.earlier(1, 51, 'awaited')]);
+      assert.equal(host.processes.length, 0);
+    }),
+  );
+
+  it(
+    'is followed by another process at once when it ends before, and that one waits when it dies',
+    onStage({}, ({ host, supervisor, events }) => {
+      supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
+      host.process(51).exit(killed);
+      host.process(101).exit(failure);
+      host.pass(100);
+      assert.deepEqual(events, [
+        'takenOver 1 as 51',
+        'died 1: unknown, again in 0 ms',
+        'started 1 as 101',
+        'died 1: code 1, again in 100 ms',
+        'started 1 as 102',
+      ]);
+    }),
+  );
+
+  it(
+    'that stays away is ended, and another one has its place at once',
+    onStage({ drainTimeoutMs: 5_000 }, async (stage) => {
+      const { host, pool, supervisor, events } = stage;
+      const started = supervisor.start([host.earlier(1, 51, 'awaited')]);
+      host.pass(10_000);
+      assert.deepEqual(stage.signals(51), ['SIGTERM']);
+      assert.deepEqual(events, ['takenOver 1 as 51', 'stayedAway 1 as 51', 'started 1 as 101']);
+      pool.ready(1, 101);
+      await started;
+      host.pass(5_000);
+      assert.deepEqual(stage.signals(51), ['SIGTERM', 'SIGKILL']);
+      host.process(51).exit(killed);
+      host.pass(60_000);
+      assert.deepEqual(events.slice(3), ['ready 1', 'killed 1', 'exited 1: unknown']);
+    }),
+  );
+
+  it(
+    'that comes back too late gets nothing new',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor, events } = stage;
+      supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
+      host.pass(10_000);
+      pool.ready(7, 51);
+      assert.deepEqual([...pool.drains.keys()], [51]);
+      await stage.drained(51);
+      assert.deepEqual(stage.signals(51), ['SIGTERM']);
+      assert.equal(events.at(-1), 'started 1 as 101');
+    }),
+  );
+
+  it(
+    'is drained when it comes back while all are stopped',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor } = stage;
+      supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
+      const stopped = supervisor.stop();
+      pool.ready(1, 51);
+      host.pass(10_000);
+      assert.deepEqual(stage.signals(51), []);
+      await stage.drained(51);
+      assert.deepEqual(stage.signals(51), ['SIGTERM']);
+      host.process(51).exit(killed);
+      await stopped;
+    }),
+  );
+
+  it(
+    'is ended when it stays away while all are stopped',
+    onStage({}, async (stage) => {
+      const { host, supervisor, events } = stage;
+      supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
+      const stopped = supervisor.stop();
+      host.pass(9_999);
+      assert.deepEqual(stage.signals(51), []);
+      host.pass(1);
+      assert.deepEqual(stage.signals(51), ['SIGTERM']);
+      host.process(51).exit(killed);
+      await stopped;
+      assert.deepEqual(events, ['takenOver 1 as 51', 'exited 1: unknown']);
+    }),
+  );
+
+  it(
+    'is killed at once when it is told so',
+    onStage({}, async (stage) => {
+      const { host, supervisor } = stage;
+      supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
+      const ended = supervisor.kill();
+      assert.deepEqual(stage.signals(51), ['SIGKILL']);
+      host.process(51).exit(killed);
+      await ended;
+    }),
+  );
+
+  it(
+    'shows that the command works: the start does not fail any more',
+    onStage({}, async (stage) => {
+      const { host, supervisor, events } = stage;
+      const started = supervisor.start([host.earlier(1, 51, 'awaited')]);
+      host.process(51).exit(killed);
+      for (let death = 0; death < 6; death++) stage.dieAndRestart(failure);
+      assert.equal(await isPending(started), true);
+      assert.equal(events.filter((event) => event === 'crashLooped 1').length, 1);
+      const stopped = supervisor.stop();
+      host.endAll();
+      await stopped;
+      await assert.rejects(started, failsWith('ERR_CLOSED'));
+    }),
+  );
+});
+
+describe('an occupant without a place', () => {
+  it(
+    'is drained and ended when its slot is beyond the number',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor, events } = stage;
+      pool.ready(1, 51);
+      pool.ready(2, 52);
+      await supervisor.start([host.earlier(2, 52), host.earlier(1, 51)]);
+      assert.deepEqual([...pool.drains.keys()], [52]);
+      await stage.drained(52);
+      assert.deepEqual(stage.signals(52), ['SIGTERM']);
+      host.process(52).exit(killed);
+      assert.deepEqual(events, ['takenOver 1 as 51', 'ready 1', 'exited 2: unknown']);
+    }),
+  );
+
+  it(
+    'is waited for when all are stopped, and killed when it is told so',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor } = stage;
+      pool.ready(1, 51);
+      pool.ready(3, 53);
+      supervisor.start([host.earlier(1, 51), host.earlier(3, 53)]).catch(() => undefined);
+      const stopped = supervisor.stop();
+      host.process(51).exit(killed);
+      assert.equal(await isPending(stopped), true);
+      supervisor.stop().catch(() => undefined);
+      assert.deepEqual(stage.signals(53), ['SIGKILL']);
+      host.process(53).exit(killed);
+      await stopped;
+    }),
+  );
+
+  it(
+    'is drained and ended when its place was taken by another one',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor, events } = stage;
+      pool.ready(1, 51);
+      pool.ready(1, 52);
+      pool.ready(1, 53);
+      await supervisor.start([host.earlier(1, 51, 'leaving'), host.earlier(1, 52), host.earlier(1, 53)]);
+      assert.deepEqual([...pool.drains.keys()], [51, 53]);
+      await stage.drained(51);
+      await stage.drained(53);
+      assert.deepEqual(
+        [51, 52, 53].map((pid) => stage.signals(pid)),
+        [['SIGTERM'], [], ['SIGTERM']],
+      );
+      host.process(51).exit(killed);
+      assert.deepEqual(events, ['takenOver 1 as 52', 'ready 1', 'exited 1: unknown']);
+    }),
+  );
+
+  it(
+    'that has lost its dispatcher is drained when it has come back, or ended when it stays away',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor } = stage;
+      supervisor
+        .start([host.earlier(2, 52, 'awaited'), host.earlier(3, 53, 'awaited')])
+        .catch(() => undefined);
+      pool.ready(2, 52);
+      await turns();
+      assert.deepEqual([stage.signals(52), stage.signals(53)], [[], []]);
+      host.pass(10_000);
+      assert.deepEqual([stage.signals(52), stage.signals(53)], [[], ['SIGTERM']]);
+      await stage.drained(52);
+      assert.deepEqual(stage.signals(52), ['SIGTERM']);
+    }),
+  );
+});
+
+describe('a slot that has finished', () => {
+  it(
+    'stays so under the next supervisor',
+    onStage({ count: 2 }, async ({ host, pool, supervisor, events }) => {
+      const started = supervisor.start([{ id: 2, state: 'finished' }]);
+      pool.ready(1, 101);
+      await started;
+      host.process(101).exit(success);
+      assert.deepEqual(events, ['started 1 as 101', 'ready 1']);
+      pool.unlisten(101);
+      pool.leave(101);
+      assert.equal(events.at(-1), 'finished');
+      assert.equal(host.processes.length, 1);
+    }),
+  );
+
+  it(
+    'is the end when it is the only one',
+    onStage({}, async ({ supervisor, events }) => {
+      await supervisor.start([{ id: 1, state: 'finished' }]);
+      assert.deepEqual(events, ['finished']);
+    }),
+  );
+});
