@@ -172,6 +172,7 @@ TEST("says EMFILE, and leaves nothing open, where a descriptor is made at the li
 	EXPECT_EQUAL(passfd_listen_tcp("127.0.0.1", 0, 1, 0), -EMFILE);
 	EXPECT_EQUAL(passfd_connect_tcp("127.0.0.1", 1), -EMFILE);
 	EXPECT_EQUAL(passfd_lock_directory("."), -EMFILE);
+	EXPECT_EQUAL(passfd_send_datagram("l", 1, "x", 1, NULL, 0), -EMFILE);
 	leave_room_for(1);
 	EXPECT_EQUAL(passfd_socketpair(made), -EMFILE);
 	restore_limit();
