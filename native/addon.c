@@ -133,6 +133,22 @@ static napi_value send_message(napi_env env, napi_callback_info info)
 	return integer(env, passfd_send(fd, bytes.data, bytes.length, fds.data, (size_t)count));
 }
 
+/* sendDatagram(name, bytes, fds, count) */
+static napi_value send_datagram(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[4];
+	struct bytes name, bytes;
+	struct integers fds;
+	int count;
+
+	if (!get_arguments(env, info, 4, arguments) || !get_bytes(env, arguments[0], &name) ||
+	    !get_bytes(env, arguments[1], &bytes) ||
+	    !addon_integer(env, arguments[3], "count", 0, PASSFD_MAX_DESCRIPTORS, &count) ||
+	    !get_integers(env, arguments[2], "fds", (size_t)count, &fds))
+		return NULL;
+	return integer(env, passfd_send_datagram(name.data, name.length, bytes.data, bytes.length, fds.data, (size_t)count));
+}
+
 /* receive(fd, bytes, offset, length, results) */
 static napi_value receive_message(napi_env env, napi_callback_info info)
 {
@@ -465,6 +481,7 @@ NAPI_MODULE_INIT()
 		napi_callback callback;
 	} functions[] = {
 		{"send", send_message},
+		{"sendDatagram", send_datagram},
 		{"receive", receive_message},
 		{"peek", peek},
 		{"accept", accept_connections},
@@ -492,6 +509,7 @@ NAPI_MODULE_INIT()
 		{"duplicate", passfd_duplicate},
 		{"shutdownWrite", passfd_shutdown_write},
 		{"shutdown", passfd_shutdown},
+		{"setCloseOnExec", passfd_set_close_on_exec},
 		{"isNonblocking", passfd_is_nonblocking},
 		{"socketError", passfd_error},
 		{"unread", passfd_unread},

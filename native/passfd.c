@@ -23,11 +23,13 @@ union control {
 	char bytes[CMSG_SPACE(sizeof(int) * PASSFD_MAX_DESCRIPTORS) + CMSG_SPACE(MAX_OTHER_CONTROL)];
 };
 
-ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count)
+/* To the peer, or to the address where there is one. */
+static ssize_t send_message(int socket, struct sockaddr_un *address, socklen_t size, const void *bytes, size_t length,
+                            const int *fds, size_t count)
 {
 	union control control;
 	struct iovec iov = {.iov_base = (void *)bytes, .iov_len = length};
-	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct msghdr message = {.msg_name = address, .msg_namelen = size, .msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t sent;
 
 	if (count > PASSFD_MAX_DESCRIPTORS)
@@ -36,15 +38,15 @@ ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds
 	if (length == 0)
 		return -EINVAL;
 	if (count > 0) {
-		size_t size = sizeof(int) * count;
-		memset(&control, 0, CMSG_SPACE(size));
+		size_t room = sizeof(int) * count;
+		memset(&control, 0, CMSG_SPACE(room));
 		message.msg_control = control.bytes;
-		message.msg_controllen = CMSG_SPACE(size);
+		message.msg_controllen = CMSG_SPACE(room);
 		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 		header->cmsg_level = SOL_SOCKET;
 		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(size);
-		memcpy(CMSG_DATA(header), fds, size);
+		header->cmsg_len = CMSG_LEN(room);
+		memcpy(CMSG_DATA(header), fds, room);
 	}
 	do
 		sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -52,6 +54,11 @@ ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds
 	if (sent < 0)
 		return errno == ETOOMANYREFS ? -ENOBUFS : -errno;
 	return sent;
+}
+
+ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count)
+{
+	return send_message(socket, NULL, 0, bytes, length, fds, count);
 }
 
 static void close_all(struct passfd_received *received)
@@ -248,6 +255,29 @@ int passfd_connect_unix(const char *name, size_t length)
 	return result < 0 ? close_and_return(fd, -errno) : fd;
 }
 
+ssize_t passfd_send_datagram(const char *name, size_t name_length, const void *bytes, size_t length, const int *fds,
+                             size_t count)
+{
+	struct sockaddr_un address;
+	socklen_t size;
+	int result = unix_address(name, name_length, &address, &size);
+	if (result < 0)
+		return result;
+	if (count > PASSFD_MAX_DESCRIPTORS)
+		return -EINVAL;
+	/* The socket below takes the lowest free number, which may be that of one that its owner has closed. */
+	for (size_t i = 0; i < count; i++)
+		if (fcntl(fds[i], F_GETFD) < 0)
+			return -errno;
+
+	int fd = platform_socket(AF_UNIX, SOCK_DGRAM);
+	if (fd < 0)
+		return fd;
+	ssize_t sent = send_message(fd, &address, size, bytes, length, fds, count);
+	close(fd);
+	return sent;
+}
+
 static int numeric_address(const char *host, int port, struct addrinfo **found)
 {
 	char service[8];
@@ -332,6 +362,11 @@ int passfd_shutdown_write(int socket)
 int passfd_shutdown(int socket)
 {
 	return shutdown(socket, SHUT_RDWR) < 0 && errno != ENOTCONN ? -errno : 0;
+}
+
+int passfd_set_close_on_exec(int fd)
+{
+	return platform_set_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, 1);
 }
 
 int passfd_set_nonblocking(int fd, int on)

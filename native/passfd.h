@@ -61,6 +61,13 @@ struct passfd_description {
  * takes no more for now, and will not tell when (also for ETOOMANYREFS: too many descriptors of this user in flight). */
 ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count);
 
+/* Sends one datagram, of at least one byte and with descriptors as above, to the Unix socket at a path or an abstract name;
+ * all of it or nothing. The socket that it is sent from has no name, and is gone when this returns. -EAGAIN: the
+ * receiver's queue is full, and the kernel will not tell when it is not; -ENOBUFS as above. -EPROTOTYPE: what is there
+ * is no datagram socket. */
+ssize_t passfd_send_datagram(const char *name, size_t name_length, const void *bytes, size_t length, const int *fds,
+                             size_t count);
+
 /* Receives at most capacity bytes, capacity >= 1; 0 is the end of the stream. The kernel ends a read behind the first
  * message with descriptors, so these came with the last message in bytes. */
 ssize_t passfd_receive(int socket, void *bytes, size_t capacity, struct passfd_received *received);
@@ -99,6 +106,9 @@ int passfd_shutdown_write(int socket);
  * fail with EPIPE: over a Unix socket from this moment on, over TCP once the first of them has been answered by a reset,
  * which may end the receiving here too. A socket whose peer is gone is shut down already: 0. */
 int passfd_shutdown(int socket);
+
+/* For a descriptor that this process was started with: those that it makes are close-on-exec anyway. */
+int passfd_set_close_on_exec(int fd);
 
 int passfd_set_nonblocking(int fd, int on);
 int passfd_is_nonblocking(int fd);

@@ -1,10 +1,14 @@
-// How an address is written on the command line: PORT, HOST:PORT, [IPv6]:PORT, unix:PATH, fd:N.
+// How an address is written on the command line: PORT, HOST:PORT, [IPv6]:PORT, unix:PATH, fd:N, fd:NAME.
 import { InvalidArgumentError } from 'commander';
 
 import type { Address } from '../fd/index.js';
+import { isDescriptorName } from '../systemd/index.js';
 
 /** Where to listen: an address, or an inherited listening socket. */
 export type ListenAddress = Address | { readonly fd: number };
+
+/** As it is written: also all listening sockets that the service manager passed under a name. */
+export type WrittenAddress = ListenAddress | { readonly fdName: string };
 
 /** Every address of the machine, of IPv4 too; where there is no IPv6, `0.0.0.0` stands for it. */
 export const ANY_HOST = '::';
@@ -15,9 +19,9 @@ const MAX_PORT = 65_535;
 const FIRST_INHERITED_FD = 3;
 
 /** @throws {InvalidArgumentError} */
-export function parseAddress(text: string): ListenAddress {
+export function parseAddress(text: string): WrittenAddress {
   if (text.startsWith('unix:')) return { path: parsePath(text.slice('unix:'.length)) };
-  if (text.startsWith('fd:')) return { fd: parseFd(text.slice('fd:'.length)) };
+  if (text.startsWith('fd:')) return parseInherited(text.slice('fd:'.length));
   const { host, port } = split(text);
   return { host, port: parsePort(port) };
 }
@@ -28,11 +32,16 @@ function parsePath(text: string): string {
   return text.startsWith('@') ? `\0${text.slice(1)}` : text;
 }
 
-function parseFd(text: string): number {
+/** What is all digits is a number, and a name has what the manager lets it have (sd_listen_fds(3)). */
+function parseInherited(text: string): { fd: number } | { fdName: string } {
   const fd = Number(text);
-  if (/^\d+$/.test(text) && fd >= FIRST_INHERITED_FD) return fd;
+  if (/^\d+$/.test(text)) {
+    if (fd >= FIRST_INHERITED_FD) return { fd };
+  } else if (isDescriptorName(text)) {
+    return { fdName: text };
+  }
   throw new InvalidArgumentError(
-    `Behind "fd:" stands the number of an inherited descriptor, from ${FIRST_INHERITED_FD}.`,
+    `Behind "fd:" stands the number of an inherited descriptor, from ${FIRST_INHERITED_FD}, or the name of one.`,
   );
 }
 
@@ -41,7 +50,7 @@ function split(text: string): { host: string; port: string } {
   const host = bracketed ?? named;
   if (port !== '') return { host: host ?? ANY_HOST, port };
   throw new InvalidArgumentError(
-    'An address is PORT, HOST:PORT, [IPv6]:PORT, unix:PATH or fd:N, for example 8080 or 127.0.0.1:8080.',
+    'An address is PORT, HOST:PORT, [IPv6]:PORT, unix:PATH, fd:N or fd:NAME, for example 8080 or 127.0.0.1:8080.',
   );
 }
 

@@ -198,6 +198,17 @@ export class Descriptor implements Disposable {
   }
 }
 
+/**
+ * Takes over a descriptor that this process was started with, and makes it close-on-exec, as all others here are.
+ * @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` when no descriptor has this number
+ */
+export function inheritDescriptor(fd: number): Descriptor {
+  const descriptor = new Descriptor(fd);
+  const result = native.setCloseOnExec(fd);
+  if (result < 0) throw systemError(result, 'fcntl', subject(fd), 'this process was not started with it');
+  return descriptor;
+}
+
 /** Not a private method, since each instance would pay for that. */
 function subject(fd: number): { descriptor: string } {
   return { descriptor: `descriptor ${fd}` };

@@ -41,6 +41,7 @@ export const errorMeanings = {
   ERR_HELLO: 'The first message on a control socket is none that is understood here.',
   ERR_PROTOCOL: 'A peer broke the hand-off protocol.',
   ERR_DISPATCHER: 'The dispatcher refused what was asked of it.',
+  ERR_ACTIVATION: 'What the service manager passed to this process is not what was announced or asked for.',
   ERR_TAKEOVER: 'The next generation of the dispatcher could not take over; the present one goes on.',
   ERR_WORKER_FAILED: 'A worker process did not start, ended before it was ready, or was not ready in time.',
 } as const satisfies Record<string, string>;

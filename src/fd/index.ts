@@ -8,7 +8,14 @@ export {
   type UnixAddress,
 } from './address.js';
 export { connect, socketPair, type ConnectOptions } from './connect.js';
-export { closeAll, Descriptor, type Description, type DescriptorKind } from './descriptor.js';
+export { sendDatagram } from './datagram.js';
+export {
+  closeAll,
+  Descriptor,
+  inheritDescriptor,
+  type Description,
+  type DescriptorKind,
+} from './descriptor.js';
 export { DescriptorStream } from './descriptor-stream.js';
 export { PassfdError, type ErrorCode } from './errors.js';
 export { Message } from './message.js';

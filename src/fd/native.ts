@@ -21,6 +21,7 @@ export interface Poll {
  */
 export interface Native {
   send(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, count: number): number;
+  sendDatagram(name: Uint8Array, bytes: Uint8Array, fds: Int32Array, count: number): number;
   /** `results` gets `[count, truncated, fd, fd, ...]`, and needs room for `RESULTS_LENGTH` numbers. */
   receive(fd: number, bytes: Uint8Array, offset: number, length: number, results: Int32Array): number;
   peek(fd: number, bytes: Uint8Array): number;
@@ -31,6 +32,7 @@ export interface Native {
   listenTcp(host: string, port: number, backlog: number, ipv6Only: 0 | 1): number;
   connectTcp(host: string, port: number): number;
   lockDirectory(path: string): number;
+  setCloseOnExec(fd: number): number;
   setNonblocking(fd: number, on: 0 | 1): number;
   isNonblocking(fd: number): number;
   close(fd: number): number;

@@ -15,7 +15,8 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   dispatcher: ['handoff', 'multiprocessing', 'fd'],
   worker: ['handoff', 'multiprocessing', 'fd'],
   supervisor: ['dispatcher', 'handoff', 'fd'],
-  cli: ['supervisor', 'dispatcher', 'handoff', 'multiprocessing', 'fd'],
+  systemd: ['fd'],
+  cli: ['supervisor', 'dispatcher', 'systemd', 'handoff', 'multiprocessing', 'fd'],
 };
 
 /** The packages that a part may import. */

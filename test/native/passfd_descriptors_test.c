@@ -174,6 +174,7 @@ TEST("says EMFILE, and leaves nothing open, where a descriptor is made at the li
 	EXPECT_EQUAL(passfd_lock_directory("."), -EMFILE);
 	int process = passfd_pidfd_open(getpid());
 	EXPECT(process == -EMFILE || process == -ENOSYS || process == -EPERM);
+	EXPECT_EQUAL(passfd_send_datagram("l", 1, "x", 1, NULL, 0), -EMFILE);
 	leave_room_for(1);
 	EXPECT_EQUAL(passfd_socketpair(made), -EMFILE);
 	restore_limit();

@@ -32,6 +32,9 @@ describe('an address', () => {
     'unix:a:b': { path: 'a:b' },
     'unix:@name': { path: '\0name' },
     'fd:3': { fd: 3 },
+    'fd:web': { fdName: 'web' },
+    'fd:3rd': { fdName: '3rd' },
+    'fd:passfd.socket': { fdName: 'passfd.socket' },
   };
   for (const [text, address] of Object.entries(written)) {
     it(`is written ${text}`, () => {
@@ -56,7 +59,9 @@ describe('an address', () => {
       'unix:@',
       'fd:',
       'fd:2',
-      'fd:x',
+      'fd:a:b',
+      'fd:a\nb',
+      'fd:ü',
       '/run/app.sock',
     ]);
   });

@@ -1,0 +1,104 @@
+// What this process was started with: listening sockets of a .socket unit, and what a former process had stored.
+import { readlinkSync } from 'node:fs';
+
+import { inheritDescriptor, PassfdError, type Descriptor } from '../fd/index.js';
+import { parseCount, takeVariables } from './environment.js';
+
+/** `SD_LISTEN_FDS_START`: the first one behind the standard streams. */
+const FIRST_FD = 3;
+
+/** No process has more: the default of `fs.nr_open` (proc_sys_fs(5)). */
+const MAX_INHERITED = 1_048_576;
+
+/** Where the manager gave no names at all (sd_listen_fds(3)). One that was stored without a name is called `stored`. */
+const WITHOUT_NAME = 'unknown';
+
+const variables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'] as const;
+
+/** A descriptor that the service manager passed, owned by whoever has this. */
+export interface InheritedDescriptor {
+  /** Not unique: all sockets of one .socket unit have the same one. */
+  readonly name: string;
+  readonly descriptor: Descriptor;
+}
+
+/**
+ * Takes over what the service manager passed to this process (sd_listen_fds(3)), sets close-on-exec on it, and removes the
+ * variables that announced it. So a second call finds nothing.
+ *
+ * The numbers are taken since before Node began, and the one behind them is Node's own; what is announced wrongly is seen
+ * by that.
+ * @returns in the manager's order: those of socket units first. Nothing when the variables are another process's, as where
+ * a shell stands between
+ * @throws {PassfdError} `ERR_ACTIVATION` when not all that was announced is there; then all of it is left alone
+ */
+export function inheritedDescriptors(
+  env: NodeJS.ProcessEnv = process.env,
+  pid: number = process.pid,
+): InheritedDescriptor[] {
+  const { LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES } = takeVariables(env, variables);
+  if (LISTEN_PID !== String(pid) || LISTEN_FDS === undefined) return [];
+  const count = parseCount(LISTEN_FDS, MAX_INHERITED);
+  if (count === undefined) throw activationError(`LISTEN_FDS is no number of descriptors: "${LISTEN_FDS}"`);
+  const names = LISTEN_FDNAMES?.split(':');
+  if (names && names.length !== count) {
+    throw activationError(
+      `LISTEN_FDS announces ${count} descriptors, and LISTEN_FDNAMES has ${names.length} names`,
+    );
+  }
+  const inherited: InheritedDescriptor[] = [];
+  for (let index = 0; index < count; index++) {
+    inherited.push({ name: names?.[index] ?? WITHOUT_NAME, descriptor: takeOver(FIRST_FD + index, count) });
+  }
+  return inherited;
+}
+
+/**
+ * The listening sockets among them that have this name.
+ * @throws {PassfdError} `ERR_ACTIVATION`, which lists the names that there are
+ */
+export function listenersNamed(
+  inherited: readonly InheritedDescriptor[],
+  name: string,
+): readonly InheritedDescriptor[] {
+  const found = inherited.filter((candidate) => candidate.name === name);
+  const listeners = found.filter(({ descriptor }) => descriptor.describe().kind === 'listener');
+  if (listeners.length > 0) return listeners;
+  const kinds = found.map(({ descriptor }) => descriptor.describe().kind).join(', ');
+  throw activationError(
+    found.length > 0
+      ? `The inherited descriptor "${name}" is no listening socket, but: ${kinds}`
+      : `No inherited descriptor is named "${name}"; ${describeNames(inherited)}`,
+  );
+}
+
+function takeOver(fd: number, count: number): Descriptor {
+  let descriptor;
+  try {
+    descriptor = inheritDescriptor(fd);
+  } catch (cause) {
+    throw activationError(`LISTEN_FDS announces ${count} descriptors, but number ${fd} is not open`, cause);
+  }
+  if (!isOfNode(fd)) return descriptor;
+  throw activationError(`LISTEN_FDS announces ${count} descriptors, but number ${fd} is Node's own`);
+}
+
+/** The first descriptor that Node opens for itself is the epoll of its event loop, and nobody passes one of those. */
+function isOfNode(fd: number): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventpoll]';
+  } catch {
+    return false; // without /proc
+  }
+}
+
+function describeNames(inherited: readonly InheritedDescriptor[]): string {
+  const names = [...new Set(inherited.map(({ name }) => name))];
+  return names.length === 0
+    ? 'this process has inherited none: is it started by systemd, with a .socket unit, and not through a shell?'
+    : `there are: ${names.join(', ')}`;
+}
+
+function activationError(message: string, cause?: unknown): PassfdError {
+  return new PassfdError('ERR_ACTIVATION', message, { cause });
+}

@@ -1,0 +1,294 @@
+// Notifier: what it makes of its environment, the text of its messages, and a manager that is not there.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { PassfdError, type sendDatagram } from '../../../src/fd/index.js';
+import { Notifier } from '../../../src/systemd/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+import { openFile } from '../../support/files.js';
+import { turns } from '../../support/loop.js';
+
+const PID = 4711;
+
+/** A notifier, what it has sent, and of what it has warned. */
+class Stage implements Disposable {
+  readonly sent: string[] = [];
+  readonly paths = new Set<string>();
+  readonly warnings: PassfdError[] = [];
+  /** What the next sends do: have no room, or fail. Then they go well. */
+  readonly outcomes: ('full' | Error)[] = [];
+  readonly notifier: Notifier;
+  #wake: (() => void) | undefined;
+
+  constructor(env: NodeJS.ProcessEnv = { NOTIFY_SOCKET: '/run/notify' }) {
+    const send: typeof sendDatagram = (path, bytes) => {
+      const outcome = this.outcomes.shift();
+      if (outcome instanceof Error) throw outcome;
+      if (outcome === 'full') return false;
+      this.paths.add(typeof path === 'string' ? path : path.path);
+      this.sent.push(Buffer.from(bytes).toString());
+      this.#wake?.();
+      return true;
+    };
+    const warn = (warning: PassfdError): void => {
+      this.warnings.push(warning);
+    };
+    this.notifier = new Notifier(env, { send, warn }, PID);
+  }
+
+  /** Waits until so many messages were sent. */
+  async count(count: number): Promise<void> {
+    // No timer of a notifier keeps the process alive.
+    const alive = setInterval(() => undefined, 1 << 30);
+    while (this.sent.length < count) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    clearInterval(alive);
+  }
+
+  [Symbol.dispose](): void {
+    this.notifier.close();
+  }
+}
+
+describe('a notifier and its environment', () => {
+  it('removes the variables that are for it alone, and has them for the next generation', () => {
+    const env = {
+      NOTIFY_SOCKET: '/run/notify',
+      WATCHDOG_USEC: '30000000',
+      WATCHDOG_PID: String(PID),
+      FDSTORE: '16',
+      HOME: '/',
+    };
+    using stage = new Stage(env);
+    assert.deepEqual(env, { HOME: '/' });
+    // Without WATCHDOG_PID: the pid of the next generation is not known before it is started.
+    assert.deepEqual(stage.notifier.environment(), {
+      NOTIFY_SOCKET: '/run/notify',
+      WATCHDOG_USEC: '30000000',
+      FDSTORE: '16',
+    });
+    using next = new Stage({ ...stage.notifier.environment() });
+    assert.deepEqual(next.notifier.environment(), stage.notifier.environment());
+  });
+
+  it('does not take over the watching of another process', async () => {
+    using stage = new Stage({ NOTIFY_SOCKET: '/n', WATCHDOG_USEC: '2000', WATCHDOG_PID: String(PID + 1) });
+    assert.deepEqual(stage.notifier.environment(), { NOTIFY_SOCKET: '/n' });
+    stage.notifier.startKeepAlive();
+    await turns();
+    assert.deepEqual(stage.sent, []);
+  });
+
+  it(
+    'does nothing without a manager',
+    keepsDescriptors(async () => {
+      using stage = new Stage({});
+      const { notifier } = stage;
+      assert.equal(notifier.isActive, false);
+      notifier.ready();
+      notifier.store('name', [{ fd: 0 }]);
+      notifier.startKeepAlive();
+      assert.equal(await notifier.barrier(), true);
+      assert.deepEqual([stage.sent, stage.warnings, notifier.environment()], [[], [], {}]);
+    }),
+  );
+
+  it('says once that it does not support an address, and then does nothing', () => {
+    for (const address of ['vsock:2:1234', 'vsock-stream:2:1234', 'relative/path', '@']) {
+      using stage = new Stage({ NOTIFY_SOCKET: address });
+      stage.notifier.ready();
+      stage.notifier.stopping();
+      assert.equal(stage.notifier.isActive, false);
+      assert.deepEqual(stage.sent, []);
+      assert.deepEqual(
+        stage.warnings.map(({ code, message }) => [code, message.endsWith(` not ${address}`)]),
+        [['ERR_UNSUPPORTED', true]],
+      );
+    }
+  });
+
+  it('takes @ at the beginning for the NUL of an abstract name', () => {
+    using stage = new Stage({ NOTIFY_SOCKET: '@/org/name' });
+    stage.notifier.ready();
+    assert.deepEqual([...stage.paths], ['\0/org/name']);
+  });
+});
+
+describe('a message of a notifier', () => {
+  it('is a line for each assignment', () => {
+    using stage = new Stage();
+    const { notifier } = stage;
+    notifier.ready();
+    notifier.ready('all well');
+    notifier.stopping('draining');
+    notifier.mainPid(123);
+    notifier.status('half way');
+    notifier.extendTimeout(1500.5);
+    notifier.removeStored('name');
+    assert.deepEqual(stage.sent, [
+      'READY=1',
+      'READY=1\nSTATUS=all well',
+      'STOPPING=1\nSTATUS=draining',
+      'MAINPID=123',
+      'STATUS=half way',
+      'EXTEND_TIMEOUT_USEC=1500500',
+      'FDSTOREREMOVE=1\nFDNAME=name',
+    ]);
+  });
+
+  it('has one line of status, which cannot hold another assignment, and no more than the manager takes', () => {
+    using stage = new Stage();
+    stage.notifier.status('two\r\nMAINPID=1\0\u0085lines');
+    stage.notifier.status('€'.repeat(5000));
+    const [first, second = ''] = stage.sent;
+    assert.equal(first, 'STATUS=two MAINPID=1 lines');
+    assert.match(second, /^STATUS=€+$/);
+    assert.ok(Buffer.byteLength(second) < 4096);
+  });
+
+  it('has no name that the store would not take', () => {
+    using stage = new Stage();
+    for (const name of ['', 'a:b', 'a\nb', 'ü', '\x7f', 'x'.repeat(256)]) {
+      assert.throws(() => {
+        stage.notifier.store(name, []);
+      }, TypeError);
+      assert.throws(() => {
+        stage.notifier.removeStored(name);
+      }, TypeError);
+    }
+    stage.notifier.removeStored('x'.repeat(255));
+    assert.equal(stage.sent.length, 1);
+  });
+});
+
+describe('a notifier whose manager has no room', () => {
+  it(
+    'sends in the order of the calls as soon as there is some',
+    keepsDescriptors(async () => {
+      using stage = new Stage();
+      stage.outcomes.push('full', 'full', 'full');
+      using file = openFile('lent');
+      stage.notifier.store('first', [file]);
+      stage.notifier.ready();
+      assert.deepEqual(stage.sent, []);
+      await stage.count(2);
+      assert.deepEqual(stage.sent, ['FDSTORE=1\nFDNAME=first', 'READY=1']);
+      assert.deepEqual(stage.warnings, []);
+    }),
+  );
+
+  it(
+    'keeps so many messages and no more, and warns once',
+    keepsDescriptors(() => {
+      using stage = new Stage();
+      stage.outcomes.push('full');
+      for (let count = 0; count < 258; count++) stage.notifier.ready();
+      assert.deepEqual(
+        stage.warnings.map(({ message }) => message),
+        [
+          'The service manager could not be notified (READY=1): 256 messages wait for the service manager to read',
+        ],
+      );
+    }),
+  );
+
+  it(
+    'gives up what waits when it is closed, a barrier too',
+    keepsDescriptors(async () => {
+      using stage = new Stage();
+      stage.outcomes.push('full');
+      stage.notifier.ready();
+      const barrier = stage.notifier.barrier();
+      stage.notifier.close();
+      assert.equal(await barrier, false);
+      assert.deepEqual(stage.sent, []);
+    }),
+  );
+});
+
+describe('a notifier whose manager cannot be reached', () => {
+  const gone = new PassfdError('ERR_CONNECTION_REFUSED', 'nobody there');
+
+  it('warns once until the manager is there again, and goes on', () => {
+    using stage = new Stage();
+    stage.outcomes.push(gone, gone);
+    stage.notifier.ready('up');
+    stage.notifier.status('x');
+    assert.deepEqual(
+      stage.warnings.map(({ code, message }) => [code, message]),
+      [
+        [
+          'ERR_CONNECTION_REFUSED',
+          'The service manager could not be notified (READY=1 STATUS=up): nobody there',
+        ],
+      ],
+    );
+    stage.notifier.status('there');
+    stage.outcomes.push(gone);
+    stage.notifier.status('gone');
+    assert.deepEqual([stage.sent, stage.warnings.length], [['STATUS=there'], 2]);
+  });
+
+  it(
+    'has no barrier that is passed',
+    keepsDescriptors(async () => {
+      using stage = new Stage();
+      stage.outcomes.push(gone);
+      assert.equal(await stage.notifier.barrier(), false);
+    }),
+  );
+
+  it('tells it as a process warning where nobody else listens', async () => {
+    const warning = new Promise<Error & { code?: string }>((resolve) => {
+      process.once('warning', resolve);
+    });
+    using notifier = new Notifier({ NOTIFY_SOCKET: '/nowhere/notify' });
+    notifier.ready();
+    const { name, code, message } = await warning;
+    assert.deepEqual([name, code], ['PassfdWarning', 'ERR_ADDRESS_MISSING']);
+    assert.match(message, /READY=1.*\/nowhere\/notify: ENOENT/);
+  });
+});
+
+describe('the keep-alive of a notifier', () => {
+  it('is sent again and again, also when it is begun twice, until the notifier is closed', async () => {
+    using stage = new Stage({ NOTIFY_SOCKET: '/run/notify', WATCHDOG_USEC: '4000' });
+    stage.notifier.startKeepAlive();
+    stage.notifier.startKeepAlive();
+    await stage.count(3);
+    stage.notifier.close();
+    assert.deepEqual(new Set(stage.sent), new Set(['WATCHDOG=1']));
+  });
+
+  it('is not sent where the manager does not watch, or says so in no number', async () => {
+    for (const WATCHDOG_USEC of [undefined, '', '0', '-1', '1e3', 'soon']) {
+      using stage = new Stage({ NOTIFY_SOCKET: '/n', ...(WATCHDOG_USEC !== undefined && { WATCHDOG_USEC }) });
+      stage.notifier.startKeepAlive();
+      await turns();
+      assert.deepEqual(stage.sent, []);
+    }
+  });
+
+  it('waits as long as a timer can where the manager waits longer', (context) => {
+    context.mock.timers.enable({ apis: ['setInterval'] });
+    using stage = new Stage({ NOTIFY_SOCKET: '/n', WATCHDOG_USEC: String(Number.MAX_SAFE_INTEGER) });
+    stage.notifier.startKeepAlive();
+    context.mock.timers.tick(2_147_483_646);
+    assert.deepEqual(stage.sent, []);
+    context.mock.timers.tick(1);
+    assert.deepEqual(stage.sent, ['WATCHDOG=1']);
+  });
+
+  it('comes at half of the time after which the manager gives up', (context) => {
+    context.mock.timers.enable({ apis: ['setInterval'] });
+    using stage = new Stage({ NOTIFY_SOCKET: '/n', WATCHDOG_USEC: '30000000', WATCHDOG_PID: String(PID) });
+    stage.notifier.startKeepAlive();
+    context.mock.timers.tick(14_999);
+    assert.deepEqual(stage.sent, []);
+    context.mock.timers.tick(15_001);
+    assert.deepEqual(stage.sent, ['WATCHDOG=1', 'WATCHDOG=1']);
+  });
+});
