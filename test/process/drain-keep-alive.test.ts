@@ -50,6 +50,15 @@ const withBytes: Client = async (port, answered, isOver) => {
   }
 };
 
+/** A worker that listens is ready for the dispatcher a moment later. */
+async function bothAnswer(port: number): Promise<void> {
+  for (const workers = new Set<string>(); workers.size < 2;) {
+    using client = await HttpClient.connect(port);
+    client.ask('/');
+    workers.add(workerIn((await client.answer()).body));
+  }
+}
+
 describe('`passfd drain` of a worker whose clients ask at full speed', () => {
   for (const [name, client] of Object.entries({
     'the Agent of Node': withAgent,
@@ -62,7 +71,8 @@ describe('`passfd drain` of a worker whose clients ask at full speed', () => {
         const control = `${directory.path}/control`;
         const program = start(...passfd('run', '--workers', '2', '--control', control, app('http.js')));
         await program.line(/^listening (\d+)$/);
-        const [, port] = await program.line(/^listening (\d+)$/);
+        const port = Number((await program.line(/^listening (\d+)$/))[1]);
+        await bothAnswer(port);
 
         const counts = new Map<string, number>();
         let answers = 0;
@@ -71,7 +81,7 @@ describe('`passfd drain` of a worker whose clients ask at full speed', () => {
         const begun = new Promise<void>((resolve) => (begin = resolve));
         const loads = Array.from({ length: CLIENTS }, () =>
           client(
-            Number(port),
+            port,
             (worker) => {
               counts.set(worker, (counts.get(worker) ?? 0) + 1);
               if (++answers === CLIENTS * REQUESTS) begin();
