@@ -1,7 +1,10 @@
 // The command that runs an unmodified app: Node as it runs here, with the module that takes over the app's servers.
 import { existsSync } from 'node:fs';
+import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 
 import type { Command } from 'commander';
+
+import { namedDirectory } from '../supervisor/index.js';
 
 /** Node finds an app without its extension too. */
 const EXTENSION = '.js';
@@ -14,5 +17,32 @@ export function requireApp(command: Command, app: string): void {
 
 export function appCommand(app: string, args: readonly string[]): [program: string, ...args: string[]] {
   const register = import.meta.resolve('passfd/register');
-  return [process.execPath, ...process.execArgv, '--import', register, app, ...args];
+  return [nodeProgram(), ...process.execArgv, '--import', register, app, ...args];
+}
+
+/** The command that this process runs, as it is to be found now: code and Node may have been replaced. */
+export function ownCommand(): [program: string, ...args: string[]] {
+  const [, script = '', ...args] = process.argv;
+  return [nodeProgram(), ...process.execArgv, asNamed(script), ...args];
+}
+
+/**
+ * Node as it was called, and not where that led: what stands there is another version after an update. `node` is looked
+ * up in `PATH` whenever it is started.
+ */
+function nodeProgram(): string {
+  const { argv0, execPath } = process;
+  if (isAbsolute(argv0)) return existsSync(argv0) ? argv0 : execPath;
+  if (argv0.includes('/')) return execPath;
+  const directories = (process.env['PATH'] ?? '').split(delimiter);
+  return directories.some((directory) => existsSync(join(directory, argv0))) ? argv0 : execPath;
+}
+
+/** By the name of the working directory, where that is a symbolic link that a deployment swaps. */
+function asNamed(path: string): string {
+  const named = namedDirectory();
+  const fromHere = relative(process.cwd(), path);
+  return named === undefined || fromHere.startsWith('..') || isAbsolute(fromHere)
+    ? path
+    : resolve(named, fromHere);
 }

@@ -6,38 +6,59 @@ import { Client, type Connection } from '../multiprocessing/index.js';
 /** Longest answer: a status with some ten thousand workers. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
+/** Generations that may take over, one after the other, while one request is asked. */
+const MAX_TRIES = 10;
+
 /** What a listener with a key says first (Lib/multiprocessing/connection.py, `deliver_challenge`). */
 const CHALLENGE = '#CHALLENGE#';
 
 export type Request =
   | { readonly type: 'status' }
   | { readonly type: 'drain'; readonly worker: number }
+  | { readonly type: 'restart' }
+  | { readonly type: 'takeover' }
   | { readonly type: 'stop' };
 
 export class ControlClient implements Disposable {
-  readonly #connection: Connection;
+  readonly #connect: () => Promise<Connection>;
+  #connection: Connection;
 
-  private constructor(connection: Connection) {
+  private constructor(connection: Connection, connect: () => Promise<Connection>) {
     this.#connection = connection;
+    this.#connect = connect;
   }
 
   /** @throws {PassfdError} `ERR_CONNECTION_REFUSED` when no dispatcher is there; or as `Client` */
   static async connect(path: string, authkey: string | undefined): Promise<ControlClient> {
-    const connection = await Client(path, {
-      maxFrameBytes: MAX_ANSWER_BYTES,
-      ...(authkey !== undefined && { authkey }),
-    }).catch((error: unknown) => {
-      throw isNobodyThere(error) ? noDispatcher(path, error) : error;
-    });
-    const client = new ControlClient(connection);
-    await client.#send(Buffer.from(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' })));
-    return client;
+    const connect = (): Promise<Connection> => introduce(path, authkey);
+    return new ControlClient(await connect(), connect);
   }
 
-  /** @throws {PassfdError} what the dispatcher answers when it cannot do it */
-  async ask(request: Request): Promise<unknown> {
-    await this.#send(Buffer.from(JSON.stringify(request)));
-    return resultOf(await this.#connection.recvBytes());
+  /**
+   * @param onProgress what the dispatcher tells meanwhile
+   * @throws {PassfdError} what the dispatcher answers when it cannot do it
+   */
+  async ask(request: Request, onProgress: (text: string) => void = () => undefined): Promise<unknown> {
+    for (let tries = 0; ; tries++) {
+      await this.#send(Buffer.from(JSON.stringify(request)));
+      const answer = await this.#hear(onProgress);
+      if (answer !== 'again') return answer.result;
+      if (tries === MAX_TRIES) {
+        throw new PassfdError('ERR_DISPATCHER', 'The dispatcher was replaced again and again; try once more');
+      }
+      this.#connection.close();
+      this.#connection = await this.#connect();
+    }
+  }
+
+  /** @returns `again` when another generation took over before it was done */
+  async #hear(onProgress: (text: string) => void): Promise<'again' | { readonly result: unknown }> {
+    for (;;) {
+      const answer = answerIn(await this.#connection.recvBytes());
+      if (answer.type === 'done') return { result: answer.result };
+      if (answer.type === 'again') return 'again';
+      onProgress(answer.text);
+    }
   }
 
   /** Resolves when the dispatcher has closed the connection: it has ended, or is about to. */
@@ -49,24 +70,47 @@ export class ControlClient implements Disposable {
     this.#connection.close();
   }
 
-  /** A dispatcher that hangs up has said why before, and that is read with the answer. */
   async #send(frame: Buffer): Promise<void> {
-    await this.#connection.sendBytes(frame).catch((error: unknown) => {
-      if (!(error instanceof PassfdError && error.code === 'ERR_PEER_GONE')) throw error;
-    });
+    await sendUnlessGone(this.#connection, frame);
   }
 }
 
-/** @throws {PassfdError} when it is no result */
-export function resultOf(frame: Buffer): unknown {
+async function introduce(path: string, authkey: string | undefined): Promise<Connection> {
+  const connection = await Client(path, {
+    maxFrameBytes: MAX_ANSWER_BYTES,
+    ...(authkey !== undefined && { authkey }),
+  }).catch((error: unknown) => {
+    throw isNobodyThere(error) ? noDispatcher(path, error) : error;
+  });
+  await sendUnlessGone(connection, Buffer.from(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' })));
+  return connection;
+}
+
+/** A dispatcher that hangs up has said why before, and that is read with the answer. */
+async function sendUnlessGone(connection: Connection, frame: Buffer): Promise<void> {
+  await connection.sendBytes(frame).catch((error: unknown) => {
+    if (!(error instanceof PassfdError && error.code === 'ERR_PEER_GONE')) throw error;
+  });
+}
+
+/** What a dispatcher says to a command. */
+export type Answer =
+  | { readonly type: 'done'; readonly result: unknown }
+  | { readonly type: 'progress'; readonly text: string }
+  | { readonly type: 'again' };
+
+/** @throws {PassfdError} what the dispatcher says when it cannot do what it was asked for */
+export function answerIn(frame: Buffer): Answer {
   if (frame.subarray(0, CHALLENGE.length).toString() === CHALLENGE) {
     throw new PassfdError(
       'ERR_AUTHENTICATION',
       'The dispatcher asks for a key; give the one that it was started with, by --authkey-file FILE or PASSFD_AUTHKEY',
     );
   }
-  const { type, result, code, reason } = objectIn(frame);
-  if (type === 'done') return result;
+  const { type, result, text, code, reason } = objectIn(frame);
+  if (type === 'done') return { type, result };
+  if (type === 'again') return { type };
+  if (type === 'progress' && typeof text === 'string') return { type, text };
   throw new PassfdError(
     (typeof code === 'string' ? code : 'ERR_DISPATCHER') as ErrorCode,
     typeof reason === 'string' ? reason : 'The dispatcher gave an answer that is not understood',

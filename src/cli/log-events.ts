@@ -17,6 +17,9 @@ export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
   dispatcher.on('ready', (worker) => {
     log.info(ofWorker(worker), 'worker ready');
   });
+  dispatcher.on('returned', (worker) => {
+    log.info(ofWorker(worker), 'worker is back from a dispatcher that died');
+  });
   dispatcher.on('draining', (worker) => {
     log.info(ofWorker(worker), 'worker draining');
   });
@@ -41,12 +44,30 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('started', (child) => {
     log.info(ofChild(child), 'process started');
   });
+  supervisor.on('takenOver', (child) => {
+    log.info(ofChild(child), 'process taken over');
+  });
   // The dispatcher's own `ready` says the rest.
   supervisor.on('ready', (child) => {
     log.debug(ofChild(child), 'process ready');
   });
-  supervisor.on('died', (child, { exit, restartInMs }) => {
-    log.error({ ...ofChild(child), restartInMs }, `process ${describeExit(exit)}`);
+  supervisor.on('died', (child, { exit, restartInMs, lastWords }) => {
+    log.error({ ...ofChild(child), restartInMs, lastWords }, `process ${describeExit(exit)}`);
+  });
+  supervisor.on('stayedAway', (child) => {
+    log.warn(ofChild(child), 'process did not come back, and is replaced');
+  });
+  supervisor.on('restartBegan', ({ of }) => {
+    log.info({ workers: of }, 'restarting');
+  });
+  supervisor.on('replaced', (child, { old }) => {
+    log.info({ ...ofChild(child), old }, 'process replaced');
+  });
+  supervisor.on('restarted', ({ of }) => {
+    log.info({ workers: of }, 'restarted');
+  });
+  supervisor.on('restartFailed', (error) => {
+    log.error(ofError(error), 'restart failed; what is not replaced goes on');
   });
   supervisor.on('crashLooped', (child, { exit }) => {
     log.error(ofChild(child), `process ends again and again before it works; last it ${describeExit(exit)}`);

@@ -23,6 +23,11 @@ export function parseWorkers(text: string): number {
 }
 
 /** @throws {InvalidArgumentError} */
+export function parseMaxExtra(text: string): number {
+  return parse(text, 1, MAX_WORKERS, `A number of processes is from 1 to ${MAX_WORKERS}`);
+}
+
+/** @throws {InvalidArgumentError} */
 export function parseMilliseconds(text: string): number {
   return parse(text, 1, MAX_MS, `A time is a number of milliseconds from 1 to ${MAX_MS}`);
 }

@@ -3,9 +3,9 @@ import { Option, type Command } from 'commander';
 
 import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
 import { defaultControlPath } from '../handoff/index.js';
-import { parseAddress, type ListenAddress } from './address.js';
+import { parseAddress, type WrittenAddress } from './address.js';
 import { logLevels, type LogLevel } from './log.js';
-import { parseBacklog, parseMilliseconds, parseUserId, parseWorkers } from './numbers.js';
+import { parseBacklog, parseMaxExtra, parseMilliseconds, parseUserId, parseWorkers } from './numbers.js';
 
 /** Of every command. */
 export interface ControlFlags {
@@ -15,7 +15,7 @@ export interface ControlFlags {
 
 /** Of the commands that run a dispatcher. */
 export interface ServiceFlags extends ControlFlags {
-  readonly listen?: readonly ListenAddress[];
+  readonly listen?: readonly WrittenAddress[];
   readonly workers?: number;
   readonly prefixOutput?: true;
   readonly rawControl?: string;
@@ -25,10 +25,16 @@ export interface ServiceFlags extends ControlFlags {
   readonly overload: Overload;
   readonly backlog?: number;
   readonly drainTimeout: number;
+  readonly readyTimeout: number;
+  readonly orphanTimeout: number;
+  readonly maxExtra: number;
+  readonly envFile?: string;
   readonly logLevel: LogLevel;
 }
 
 const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
+const DEFAULT_READY_TIMEOUT_MS = 30_000;
+const DEFAULT_ORPHAN_TIMEOUT_MS = 60_000;
 
 export function addControlOptions(command: Command): Command {
   return command
@@ -69,10 +75,32 @@ export function addServiceOptions(command: Command, listen: Option): Command {
       ).argParser(parseBacklog),
     )
     .addOption(
-      new Option('--drain-timeout <ms>', 'time that workers have to finish when all of it stops')
+      new Option('--drain-timeout <ms>', 'time that workers have to finish when they are stopped or replaced')
         .argParser(parseMilliseconds)
         .default(DEFAULT_DRAIN_TIMEOUT_MS),
     )
+    .addOption(
+      new Option(
+        '--ready-timeout <ms>',
+        'time that a new worker, or a new dispatcher, has to be ready in the place of an old one',
+      )
+        .argParser(parseMilliseconds)
+        .default(DEFAULT_READY_TIMEOUT_MS),
+    )
+    .addOption(
+      new Option(
+        '--orphan-timeout <ms>',
+        'time that workers wait for the next dispatcher when this one is killed; then they finish and end',
+      )
+        .argParser(parseMilliseconds)
+        .default(DEFAULT_ORPHAN_TIMEOUT_MS),
+    )
+    .addOption(
+      new Option('--max-extra <n>', 'processes beyond the wanted number that a rolling restart may run')
+        .argParser(parseMaxExtra)
+        .default(1),
+    )
+    .option('--env-file <file>', 'variables for the workers, read whenever one is started')
     .option('--prefix-output', 'begin each line that a worker prints with its number, as "[2] "');
   return addControlOptions(command)
     .option('--raw-control <path>', 'a second socket, for workers that only take descriptors and answer "OK"')
@@ -92,7 +120,7 @@ export function addServiceOptions(command: Command, listen: Option): Command {
 export function listenOption(description: string): Option {
   return repeatable(
     '--listen <addr>',
-    `${description}: PORT, HOST:PORT, [::1]:PORT, unix:PATH or fd:N (repeatable)`,
+    `${description}: PORT, HOST:PORT, [::1]:PORT, unix:PATH, fd:N or fd:NAME (repeatable)`,
     parseAddress,
   );
 }

@@ -1,13 +1,14 @@
 // The program `passfd` as its user sees it: its commands and its help.
-import { readFileSync } from 'node:fs';
-
 import { Command } from 'commander';
 
+import { version } from '../dispatcher/index.js';
 import { addDrainCommand } from './commands/drain.js';
+import { addRestartCommand } from './commands/restart.js';
 import { addRunCommand } from './commands/run.js';
 import { addServeCommand } from './commands/serve.js';
 import { addStatusCommand } from './commands/status.js';
 import { addStopCommand } from './commands/stop.js';
+import { addTakeoverCommand } from './commands/takeover.js';
 import { addWorkerCommand } from './commands/worker.js';
 
 const EXAMPLES = `
@@ -16,17 +17,13 @@ Examples:
   $ passfd status               what they do
   $ passfd help run             all about one command`;
 
-const manifest = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
-  readonly version: string;
-};
-
 /** A usage error or a request for help throws a `CommanderError` here; nothing ends the process. */
 export function createProgram(): Command {
   const program = new Command('passfd')
     .description(
       'One process accepts connections, and hands each, as an open descriptor, to one of several workers.',
     )
-    .version(manifest.version)
+    .version(version)
     .enablePositionalOptions()
     .showHelpAfterError('(passfd help COMMAND says more)')
     .exitOverride()
@@ -35,6 +32,8 @@ export function createProgram(): Command {
   addServeCommand(program);
   addWorkerCommand(program);
   addStatusCommand(program);
+  addRestartCommand(program);
+  addTakeoverCommand(program);
   addDrainCommand(program);
   addStopCommand(program);
   return program;

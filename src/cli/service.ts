@@ -1,177 +1,485 @@
-// Service: a dispatcher, the processes that it has started, and what ends them: a signal, a request, or their own end.
-import { Dispatcher, type ControlOptions } from '../dispatcher/index.js';
-import { PassfdError, type Address } from '../fd/index.js';
-import { prepareControlDirectory } from '../handoff/index.js';
-import { Supervisor, type SupervisorOptions } from '../supervisor/index.js';
+// Service: one generation of a dispatcher with the processes that it has started, from its start, or its takeover, to its end.
+import { setImmediate } from 'node:timers/promises';
+
+import {
+  awaitGo,
+  Dispatcher,
+  handOver,
+  takeOver,
+  takeoverError,
+  version,
+  type ControlOptions,
+} from '../dispatcher/index.js';
+import { closeAll, PassfdError, type Address } from '../fd/index.js';
+import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
+import { Supervisor, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
+import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
+import { listenersIn, resolveListen } from './activation.js';
 import { ANY_HOST, type ListenAddress } from './address.js';
 import { readAuthkey } from './authkey.js';
+import {
+  Descendant,
+  Origin,
+  takeDescent,
+  type Descent,
+  type Lineage,
+  type NextGeneration,
+} from './lineage.js';
 import { createLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
+import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
+import { Signals } from './signals.js';
+import { Survivors, type Survivor } from './survivors.js';
 
-/** The processes to start, and whether they may join by the control socket, for which they need the key. */
+/** The processes to start. */
 export interface Children {
   readonly command: SupervisorOptions['command'];
   readonly count: number;
-  readonly joinsByControl: boolean;
 }
 
 /** What begins the end. */
-type End = 'signal' | 'request' | 'finished' | 'failed';
+type End =
+  | { readonly is: 'signal' | 'request' | 'finished' }
+  | { readonly is: 'failed'; readonly error: unknown }
+  | { readonly is: 'handed-over'; readonly to: NextGeneration }
+  /** The process that has started this one stands for the service, and was killed. */
+  | { readonly is: 'orphaned' };
 
-/** Runs until it is stopped. @returns the exit code */
+/** What a service is made of that is there before it. */
+interface Parts {
+  readonly flags: ServiceFlags;
+  readonly children: Children | undefined;
+  readonly log: Log;
+  readonly notifier: Notifier;
+  readonly inherited: readonly InheritedDescriptor[];
+  readonly authkey: string | undefined;
+  readonly descent: Descent | undefined;
+}
+
+/** Runs until it is stopped, here or in a later generation. @returns the exit code */
 export async function runService(flags: ServiceFlags, children: Children | undefined): Promise<number> {
   const log = createLog(flags.logLevel);
+  using notifier = new Notifier(process.env, {
+    warn: (error) => {
+      log.warn(ofError(error), 'the service manager was not told');
+    },
+  });
   try {
+    const descent = takeDescent();
+    const inherited = inheritedDescriptors();
     const authkey = await readAuthkey(flags, (message) => {
       log.warn(message);
     });
-    await using service = new Service(flags, children, authkey, log);
-    return await service.run(authkey);
+    const service = new Service({ flags, children, log, notifier, inherited, authkey, descent });
+    return await service.run();
   } catch (error) {
     log.fatal(ofError(error), 'failed');
     return 1;
   }
 }
 
-class Service implements AsyncDisposable {
-  readonly #flags: ServiceFlags;
+class Service {
+  readonly #parts: Parts;
   readonly #log: Log;
   readonly #dispatcher: Dispatcher;
   readonly #supervisor: Supervisor | undefined;
+  readonly #lineage: Lineage;
+  readonly #survivors: Survivors;
+  /** Processes that were started here or by the generation before, and their slots. */
+  readonly #children = new Map<number, number>();
   readonly #ended: Promise<End>;
   #end: (end: End) => void = () => undefined;
-  #failure: unknown;
+  #isEnding = false;
+  /** Whether this generation is the one that workers are handed over by. */
+  #isPresent = false;
+  #isTakingOver = false;
+  #isNotingSurvivors = false;
 
-  constructor(flags: ServiceFlags, children: Children | undefined, authkey: string | undefined, log: Log) {
-    this.#flags = flags;
+  constructor(parts: Parts) {
+    const { flags, children, log, notifier, descent } = parts;
+    this.#parts = parts;
     this.#log = log;
+    this.#survivors = new Survivors(flags.control);
     this.#ended = new Promise((resolve) => {
-      this.#end = resolve;
+      this.#end = (end) => {
+        this.#isEnding = true;
+        resolve(end);
+      };
     });
+    this.#lineage = descent
+      ? this.#descendant(descent)
+      : new Origin({ ...notifier.environment() }, !notifier.isActive);
     const { policy, overload, backlog } = flags;
     this.#dispatcher = new Dispatcher({ policy, overload, ...(backlog !== undefined && { backlog }) });
     logDispatcher(log, this.#dispatcher);
+    this.#keepStore();
+    for (const event of ['joined', 'left'] as const) {
+      this.#dispatcher.on(event, () => {
+        this.#noteSurvivors();
+      });
+    }
     if (!children) return;
-    this.#supervisor = new Supervisor(this.#dispatcher, supervisorOptions(flags, children, authkey));
+    this.#supervisor = new Supervisor(this.#dispatcher, supervisorOptions(parts, children));
     logSupervisor(log, this.#supervisor);
     this.#supervisor.on('finished', () => {
-      this.#end('finished');
+      this.#end({ is: 'finished' });
     });
-  }
-
-  async run(authkey: string | undefined): Promise<number> {
-    using signals = new Signals((signal) => {
-      this.#log.info({ signal }, 'stopping; a second signal stops at once');
-      this.#end('signal');
-    });
-    await this.#open(authkey);
-    this.#supervisor?.start().catch((error: unknown) => {
-      // Being stopped is no failure.
-      if (error instanceof PassfdError && error.code === 'ERR_CLOSED') return;
-      this.#failure = error;
-      this.#end('failed');
-    });
-    const end = await this.#ended;
-    const isInTime = await Promise.race([this.#stop().then(() => true), signals.second.then(() => false)]);
-    if (!isInTime) {
-      this.#log.warn('stopped at once');
-      await this.#supervisor?.kill();
-      return 1;
+    for (const event of ['started', 'takenOver'] as const) {
+      this.#supervisor.on(event, ({ id, pid }) => {
+        if (pid !== undefined) this.#children.set(pid, id);
+        this.#noteSurvivors();
+      });
     }
-    if (end === 'failed') throw this.#failure;
-    this.#log.info('stopped');
-    return 0;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#dispatcher.close();
+  async run(): Promise<number> {
+    using signals = new Signals({
+      stop: (signal) => {
+        this.#log.info({ signal }, 'stopping; a second signal stops at once');
+        this.#end({ is: 'signal' });
+      },
+      SIGHUP: () => {
+        this.#restart().catch(() => undefined); // the log says it
+      },
+      SIGUSR2: () => {
+        this.#takeOver().catch((error: unknown) => {
+          this.#log.error(ofError(error), 'takeover failed');
+        });
+      },
+    });
+    try {
+      const { descent } = this.#parts;
+      const occupants = await (descent ? this.#succeed(descent) : this.#open());
+      this.#start(occupants);
+      const end = await this.#ended;
+      if (end.is === 'handed-over') return await this.#handOn(end.to, signals);
+      // No farewell, and nothing is closed in good order: whoever is started next goes on with it.
+      if (end.is === 'orphaned') process.exit(1);
+      return await this.#stop(end, signals);
+    } finally {
+      await this.#dispatcher.close();
+      this.#lineage.close();
+    }
   }
 
-  async #open(authkey: string | undefined): Promise<void> {
-    const { listen = [], control, rawControl, allowUid = [], allowGid = [] } = this.#flags;
-    const options: ControlOptions = { allowUids: allowUid, allowGids: allowGid };
+  #descendant({ origin }: Descent): Descendant {
+    const descendant = new Descendant(origin);
+    descendant.orphaned
+      .then(() => {
+        // As if it had been killed itself: its workers wait for whoever is started next at the control path.
+        this.#log.fatal('the process that was started first was killed, and this one ends with it');
+        this.#end({ is: 'orphaned' });
+      })
+      .catch(() => undefined);
+    return descendant;
+  }
+
+  /** Begins where nobody was, or where a dispatcher has died. */
+  async #open(): Promise<Occupant[]> {
+    const { flags, authkey } = this.#parts;
+    const { control, rawControl } = flags;
     prepareControlDirectory(control);
+    const living = this.#survivors.read();
     // The path first, so that of two dispatchers the second one ends before it has touched anything else.
     let isTaken = false;
     await this.#dispatcher
       .openControl(control, {
-        ...options,
+        ...this.#controlOptions(),
         ...(authkey !== undefined && { authkey }),
+        awaited: living,
         prepare: async () => {
           isTaken = true;
-          for (const address of listen) await listenAt(this.#dispatcher, address);
-          if (rawControl !== undefined) await this.#dispatcher.openRawControl(rawControl, options);
-        },
-        commands: {
-          stop: () => {
-            this.#log.info('stopping by request');
-            this.#end('request');
-            return Promise.resolve();
-          },
+          await this.#listen();
+          if (rawControl !== undefined) {
+            await this.#dispatcher.openRawControl(rawControl, this.#controlOptions());
+          }
         },
       })
       .catch((error: unknown) => {
         throw isTaken ? error : explainInUse(error);
       });
+    return this.#occupantsOf(living);
+  }
+
+  /** Begins where another generation is, and goes on. */
+  async #succeed({ predecessor }: Descent): Promise<Occupant[]> {
+    const { authkey } = this.#parts;
+    await predecessor.send({ type: 'hello', version, format: TAKEOVER_FORMAT, pid: process.pid });
+    tellStep('hello-said');
+    let occupants: Occupant[];
+    try {
+      const attachments = await takeOver(this.#dispatcher, predecessor, {
+        ...this.#controlOptions(),
+        ...(authkey !== undefined && { authkey }),
+      });
+      occupants = attachments.map(occupantIn);
+      await awaitGo(predecessor);
+    } catch (error) {
+      // All of it is still the other one's.
+      await this.#dispatcher.disown();
+      throw error;
+    } finally {
+      predecessor[Symbol.dispose]();
+    }
+    this.#dispatcher.thaw();
+    const { generation } = this.#dispatcher.status();
+    this.#log.info({ generation, workers: this.#dispatcher.workers.length }, 'took over');
+    return occupants;
+  }
+
+  #start(occupants: readonly Occupant[]): void {
+    const { notifier, descent } = this.#parts;
+    this.#isPresent = true;
+    this.#noteSurvivors();
+    if (descent) notifier.mainPid(process.pid);
+    notifier.startKeepAlive();
+    const started = this.#supervisor?.start(occupants) ?? Promise.resolve();
+    started
+      .then(async () => {
+        notifier.ready();
+        await this.#dispatcher.closeOffered();
+      })
+      .catch((error: unknown) => {
+        // Being stopped, or handed over, is no failure.
+        if (error instanceof PassfdError && error.code === 'ERR_CLOSED') return;
+        this.#end({ is: 'failed', error });
+      });
+  }
+
+  async #listen(): Promise<void> {
+    const { inherited, flags } = this.#parts;
+    const { addresses, rest } = await resolveListen(flags.listen ?? [], inherited);
+    for (const address of addresses) await listenAt(this.#dispatcher, address);
+    // What is listened at has a duplicate; the others are for workers that ask for their addresses.
+    this.#dispatcher.offer(listenersIn(rest));
+    closeAll(inherited.filter((one) => !rest.includes(one)).map(({ descriptor }) => descriptor));
+  }
+
+  #controlOptions(): ControlOptions {
+    const { allowUid = [], allowGid = [] } = this.#parts.flags;
+    return {
+      allowUids: allowUid,
+      allowGids: allowGid,
+      commands: {
+        restart: (_message, progress) => this.#restart(progress),
+        takeover: (_message, progress) => this.#takeOver(progress),
+        stop: () => {
+          this.#log.info('stopping by request');
+          this.#end({ is: 'request' });
+          return Promise.resolve();
+        },
+      },
+    };
+  }
+
+  /** @throws {PassfdError} as `Supervisor.restart`; `ERR_DISPATCHER` when there is nothing to restart */
+  async #restart(
+    progress: (text: string) => void = () => undefined,
+  ): Promise<{ readonly restarted: number }> {
+    const supervisor = this.#supervisor;
+    if (!supervisor) {
+      throw new PassfdError(
+        'ERR_DISPATCHER',
+        'This dispatcher has started no workers; restart them where they were started',
+      );
+    }
+    if (this.#isTakingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
+    const { notifier } = this.#parts;
+    const onReplaced = ({ id, pid }: { id: number; pid: number | undefined }): void => {
+      progress(`worker ${id} is process ${pid ?? 0} now`);
+    };
+    supervisor.on('replaced', onReplaced);
+    notifier.reloading();
+    try {
+      await supervisor.restart();
+      return { restarted: this.#parts.children?.count ?? 0 };
+    } finally {
+      supervisor.off('replaced', onReplaced);
+      notifier.ready();
+    }
+  }
+
+  /**
+   * Has the next generation take over.
+   * @throws {PassfdError} `ERR_TAKEOVER` says why not; then this one goes on
+   */
+  async #takeOver(
+    progress: (text: string) => void = () => undefined,
+  ): Promise<{ readonly generation: number; readonly pid: number }> {
+    if (this.#isEnding) throw new PassfdError('ERR_TAKEOVER', 'This generation is ending');
+    if (this.#isTakingOver) throw new PassfdError('ERR_TAKEOVER', 'Another takeover is running');
+    this.#isTakingOver = true;
+    try {
+      const next = await this.#lineage.next();
+      progress(`the new generation is process ${next.pid}`);
+      tellStep('successor-started');
+      const { generation } = this.#dispatcher.status();
+      await this.#handOver(next);
+      this.#isPresent = false;
+      this.#log.info({ generation: generation + 1, pid: next.pid }, 'handed over');
+      this.#end({ is: 'handed-over', to: next });
+      return { generation: generation + 1, pid: next.pid };
+    } finally {
+      this.#isTakingOver = false;
+    }
+  }
+
+  async #handOver(next: NextGeneration): Promise<void> {
+    try {
+      await this.#awaitHello(next);
+      await this.#supervisor?.pause();
+      const attachments = (this.#supervisor?.occupants() ?? []).map(attachmentOf);
+      try {
+        await handOver(this.#dispatcher, next, attachments);
+      } catch (error) {
+        this.#supervisor?.resume();
+        throw error;
+      } finally {
+        closeAll(attachments.flatMap(({ descriptors }) => descriptors));
+      }
+    } catch (error) {
+      next.kill();
+      throw takeoverError(error);
+    } finally {
+      next.channel[Symbol.dispose]();
+    }
+  }
+
+  /** The new generation has loaded its code, and checked what it is told to do. */
+  async #awaitHello({ channel, kill }: NextGeneration): Promise<void> {
+    const { readyTimeout } = this.#parts.flags;
+    const late = new AbortController();
+    const timer = setTimeout(() => {
+      late.abort();
+      kill();
+    }, readyTimeout);
+    try {
+      const received = await channel.receive();
+      if (received?.message.type === 'hello') return;
+      throw new PassfdError(
+        'ERR_TAKEOVER',
+        late.signal.aborted
+          ? `The new generation was not there within ${readyTimeout} ms (--ready-timeout), and was killed`
+          : 'The new generation ended before it was ready; what it printed says why',
+      );
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Closes what the next generation has, and resolves when this process has nothing more to do. */
+  async #handOn(next: NextGeneration, signals: Signals): Promise<number> {
+    // Whoever asked for it gets the answer first.
+    await setImmediate();
+    const over = this.#lineage.handOn(next);
+    // From here on the lineage has them, and what came in between is for the next generation.
+    signals[Symbol.dispose]();
+    if (signals.hasStopped) process.kill(next.pid, 'SIGTERM');
+    await this.#supervisor?.release();
+    await this.#dispatcher.disown();
+    await this.#parts.notifier.barrier();
+    return over;
+  }
+
+  /** Finishes what is open, and ends. @returns the exit code */
+  async #stop(end: End, signals: Signals): Promise<number> {
+    this.#parts.notifier.stopping();
+    const isInTime = await Promise.race([this.#finish().then(() => true), signals.second.then(() => false)]);
+    this.#isPresent = false;
+    if (!isInTime) {
+      this.#log.warn('stopped at once');
+      await this.#supervisor?.kill();
+    }
+    this.#survivors.remove();
+    if (end.is === 'failed') throw end.error;
+    if (isInTime) this.#log.info('stopped');
+    return isInTime ? 0 : 1;
   }
 
   /** Takes in nothing more, and resolves when everything that was open has ended, or had its time. */
-  async #stop(): Promise<void> {
+  async #finish(): Promise<void> {
     await this.#dispatcher.stopAccepting();
     await Promise.all([this.#supervisor?.stop(), this.#drainOthers()]);
   }
 
   /** Workers that are nobody's children here live on, so they are only waited for. */
   async #drainOthers(): Promise<void> {
-    const drains = this.#dispatcher.workers.map(({ id }) => this.#dispatcher.drainWorker(id));
+    const drains = this.#dispatcher.workers.map((worker) => this.#dispatcher.drain(worker));
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, this.#flags.drainTimeout);
+      timer = setTimeout(resolve, this.#parts.flags.drainTimeout);
     });
     await Promise.race([Promise.allSettled(drains), timeout]);
     clearTimeout(timer);
   }
-}
 
-/** SIGTERM and SIGINT, from here until it is disposed of. */
-class Signals implements Disposable {
-  /** Resolves at the second one. */
-  readonly second: Promise<void>;
-  readonly #onSignal: (signal: NodeJS.Signals) => void;
-
-  constructor(onFirst: (signal: NodeJS.Signals) => void) {
-    let count = 0;
-    let onSecond = (): void => undefined;
-    this.second = new Promise((resolve) => {
-      onSecond = resolve;
+  /** Has the service manager keep the listening sockets that were made here. */
+  #keepStore(): void {
+    const { notifier } = this.#parts;
+    this.#dispatcher.on('listening', (address, { fd, isInherited }) => {
+      if (!isInherited) notifier.store(storedName(address), [{ fd }]);
     });
-    this.#onSignal = (signal) => {
-      if (++count === 1) onFirst(signal);
-      else onSecond();
-    };
-    process.on('SIGTERM', this.#onSignal);
-    process.on('SIGINT', this.#onSignal);
+    this.#dispatcher.on('unlistened', (address) => {
+      notifier.removeStored(storedName(address));
+    });
   }
 
-  [Symbol.dispose](): void {
-    process.off('SIGTERM', this.#onSignal);
-    process.off('SIGINT', this.#onSignal);
+  /** Once for all that happens in a turn of the event loop. */
+  #noteSurvivors(): void {
+    if (this.#isNotingSurvivors) return;
+    this.#isNotingSurvivors = true;
+    queueMicrotask(() => {
+      this.#isNotingSurvivors = false;
+      if (!this.#isPresent) return;
+      const workers = this.#dispatcher.workers.filter(({ dialect }) => dialect === 'passfd');
+      try {
+        this.#survivors.write(
+          workers.map(({ id, pid }) => ({
+            id: this.#children.get(pid) ?? id,
+            pid,
+            isChild: this.#children.has(pid),
+          })),
+        );
+      } catch (error) {
+        this.#log.warn(ofError(error), 'after a crash, workers will be started anew: they cannot be noted');
+      }
+    });
+  }
+
+  /** Of those that were children of the dispatcher before: some are back already. */
+  #occupantsOf(living: readonly Survivor[]): Occupant[] {
+    const ready = new Set(
+      this.#dispatcher.workers.filter(({ state }) => state === 'ready').map(({ pid }) => pid),
+    );
+    return living
+      .filter(({ isChild }) => isChild)
+      .map(({ id, pid, identity }) => ({
+        id,
+        pid,
+        identity,
+        state: ready.has(pid) ? 'ready' : 'awaited',
+      }));
   }
 }
 
-function supervisorOptions(
-  flags: ServiceFlags,
-  { command, count, joinsByControl }: Children,
-  authkey: string | undefined,
-): SupervisorOptions {
+function supervisorOptions({ flags, authkey }: Parts, { command, count }: Children): SupervisorOptions {
+  const { control, drainTimeout, orphanTimeout, maxExtra, readyTimeout, envFile, prefixOutput } = flags;
   return {
     command,
     count,
-    controlPath: flags.control,
-    drainTimeoutMs: flags.drainTimeout,
-    output: flags.prefixOutput === true ? 'prefixed' : 'inherit',
-    ...(joinsByControl && authkey !== undefined && { env: { PASSFD_AUTHKEY: authkey } }),
+    controlPath: control,
+    drainTimeoutMs: drainTimeout,
+    readyTimeoutMs: readyTimeout,
+    maxExtra,
+    output: prefixOutput === true ? 'prefixed' : 'inherit',
+    ...(envFile !== undefined && { envFile }),
+    env: {
+      // A child may join by the control socket: at once, or when its dispatcher has died.
+      PASSFD_AUTHKEY: authkey,
+      PASSFD_ORPHAN_TIMEOUT: String(orphanTimeout),
+      PASSFD_DRAIN_TIMEOUT: String(drainTimeout),
+    },
   };
 }
 

@@ -25,6 +25,11 @@ export class AcceptLoop implements AcceptLoopIdentity {
     this.acceptor = acceptor;
   }
 
+  /** Whether another process has made the socket, and keeps it. */
+  get isInherited(): boolean {
+    return this.key.startsWith('own-fd ') || this.key.startsWith('wanted-fd ');
+  }
+
   get address(): Address {
     return this.acceptor.address;
   }

@@ -24,9 +24,13 @@ export interface ControlOptions {
   readonly commands?: Commands;
 }
 
-export type Commands = Readonly<
-  Record<string, (message: Readonly<Record<string, unknown>>) => Promise<unknown>>
->;
+/** @param progress tells whoever asked how far it is */
+export type CommandHandler = (
+  message: Readonly<Record<string, unknown>>,
+  progress: (text: string) => void,
+) => Promise<unknown>;
+
+export type Commands = Readonly<Record<string, CommandHandler>>;
 
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
@@ -186,9 +190,8 @@ export class Control extends EventEmitter<ControlEvents> {
     try {
       for (;;) {
         const frame = await connection.recvBytes(MAX_COMMAND_BYTES);
-        await connection.sendBytes(
-          Buffer.from(JSON.stringify(await this.#run(frame, connection.socket.peer))),
-        );
+        const answer = await this.#run(frame, connection);
+        await connection.sendBytes(Buffer.from(JSON.stringify(answer)));
       }
     } catch (error) {
       connection.close();
@@ -198,14 +201,18 @@ export class Control extends EventEmitter<ControlEvents> {
     }
   }
 
-  async #run(frame: Buffer, peer: PeerCredentials): Promise<unknown> {
+  async #run(frame: Buffer, connection: Connection): Promise<unknown> {
+    const progress = (text: string): void => {
+      // Who has hung up does not want to know.
+      connection.sendBytes(Buffer.from(JSON.stringify({ type: 'progress', text }))).catch(() => undefined);
+    };
     try {
       const message = JSON.parse(frame.toString()) as unknown;
       if (typeof message !== 'object' || message === null || !('type' in message)) {
         throw new PassfdError('ERR_PROTOCOL', 'A command is a JSON object with a type');
       }
       const { type } = message;
-      if (type !== 'status' && !isTrusted(peer)) {
+      if (type !== 'status' && !isTrusted(connection.socket.peer)) {
         throw new PassfdError(
           'ERR_PEER_DENIED',
           'Only the user of the dispatcher, and root, may ask for that',
@@ -220,7 +227,7 @@ export class Control extends EventEmitter<ControlEvents> {
           `There is no command ${JSON.stringify(type)} here, but: ${known}`,
         );
       }
-      return { type: 'done', result: (await command(message)) ?? null };
+      return { type: 'done', result: (await command(message, progress)) ?? null };
     } catch (error) {
       const code = error instanceof PassfdError ? error.code : 'ERR_PROTOCOL';
       return { type: 'failed', code, reason: (error as Error).message };

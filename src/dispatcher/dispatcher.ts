@@ -51,7 +51,8 @@ export interface DispatcherEvents {
   returned: [worker: WorkerView];
   draining: [worker: WorkerView];
   left: [worker: WorkerView, how: { readonly redelivered: number; readonly reason: string }];
-  listening: [address: Address];
+  /** @param socket the listening socket, lent, and whether another process has made it */
+  listening: [address: Address, socket: { readonly fd: number; readonly isInherited: boolean }];
   unlistened: [address: Address];
   /** A peer of the control socket was not let in, or broke the protocol. */
   peerRefused: [error: PassfdError];
@@ -74,8 +75,8 @@ const LAST_ROUNDS = 16;
 
 export interface OpenControlOptions extends ControlOptions {
   /**
-   * Workers of a dispatcher that died, which are expected to come back: until they have, nobody else is let in as a
-   * worker, and `prepare` waits.
+   * Workers of a dispatcher that died, which are expected to come back: until one has, with the listening sockets, nobody
+   * else is let in as a worker, and `prepare` waits.
    */
   readonly awaited?: readonly AwaitedWorker[];
   /** Runs when the path is taken, and before anybody new is let in: workers ask once for the addresses that there are. */
@@ -141,6 +142,18 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    */
   async listen(address: OwnAddress): Promise<Address> {
     return (await this.#listeners.openOwn(address, this.#options.backlog)).address;
+  }
+
+  /**
+   * Listening sockets that somebody else has kept for workers that ask for their addresses, until `closeOffered`. Takes
+   * them over. @throws {PassfdError} `ERR_WRONG_KIND`
+   */
+  offer(descriptors: readonly Descriptor[]): void {
+    this.#listeners.offer(descriptors);
+  }
+
+  async closeOffered(): Promise<void> {
+    await this.#listeners.closeOffered();
   }
 
   /** Lets workers and commands connect at a path. @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there */
@@ -303,6 +316,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Another process goes on with all of it: closes what this one has, and tells nobody. */
   async disown(): Promise<void> {
     this.#closing = Promise.resolve();
+    this.#returns.close();
     for (const worker of this.#pool.workers) worker.disown();
     for (const socket of this.#silentChildren.keys()) socket.destroy();
     this.#pool.disown();
@@ -323,6 +337,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   async #close(): Promise<void> {
+    this.#returns.close();
     await this.#control?.close();
     await this.#rawControl?.close();
     await this.#closeListeners();
@@ -338,6 +353,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async #closeListeners(): Promise<void> {
     for (const loop of [...this.#listeners]) await this.#listeners.close(loop);
     await this.#listeners.closeReturned();
+    await this.#listeners.closeOffered();
   }
 
   #track(run: Promise<void>): void {
@@ -389,7 +405,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     awaited: readonly AwaitedWorker[],
     prepare: (() => Promise<void>) | undefined,
   ): Promise<void> {
-    const returned = this.#returns.all(awaited, RETURN_TIMEOUT_MS);
+    const returned = this.#returns.any(awaited, RETURN_TIMEOUT_MS);
     control.start();
     await returned;
     await prepare?.();
@@ -399,7 +415,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #onOpened(loop: AcceptLoop): void {
     this.#pool.open(loop, (error) => this.emit('warned', error));
     for (const worker of this.#pool.workers) this.#entrust(worker, loop);
-    this.emit('listening', loop.address);
+    const { address, isInherited, acceptor } = loop;
+    this.emit('listening', address, { fd: acceptor.fd, isInherited });
   }
 
   #onClosing(loop: AcceptLoop): void {
@@ -557,7 +574,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#pool.remove(worker);
         this.#drains.get(worker)?.();
         this.#drains.delete(worker);
-        this.#returns.settle(worker.pid);
+        this.#returns.note(worker.pid, false);
         this.emit('left', worker, { redelivered: connections.length, reason });
       },
       serve: async () => {
@@ -575,8 +592,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       },
       unlisten: (_worker, loop) => this.#releaseLoop(loop),
       custody: (_worker, key, descriptor) => this.#listeners.takeReturned(key, descriptor),
-      returned: (worker) => {
-        this.#returns.settle(worker.pid);
+      returned: (worker, hasCustody) => {
+        this.#returns.note(worker.pid, hasCustody);
         this.emit('returned', worker);
         this.#track(this.#relieve(worker));
       },

@@ -21,3 +21,4 @@ export {
   type Successor,
 } from './takeover.js';
 export type { Dialect, WorkerView } from './worker-handle.js';
+export { version } from './version.js';

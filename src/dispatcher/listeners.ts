@@ -33,6 +33,8 @@ export class Listeners implements Iterable<AcceptLoop> {
   readonly #opening = new Map<string, Promise<AcceptLoop>>();
   /** By the identity of the socket, since every worker brings each. */
   readonly #returned = new Map<string, Returned>();
+  /** Listening sockets that somebody else has kept, for whoever asks for their address. */
+  #offered: Acceptor[] = [];
   #nextId = 0;
 
   constructor(events: ListenersEvents) {
@@ -55,6 +57,8 @@ export class Listeners implements Iterable<AcceptLoop> {
   /** @throws {PassfdError} as `listen` of `passfd` */
   async openOwn(address: OwnAddress, backlog: number | undefined): Promise<AcceptLoop> {
     const key = ownKey(address);
+    const existing = [...this].find((loop) => loop.key === key);
+    if (existing) return existing;
     const returned = this.#takeReturned((candidate) => candidate.key === key);
     if (returned) return this.#open(returned, { key, isOwn: true });
     const acceptor =
@@ -69,7 +73,8 @@ export class Listeners implements Iterable<AcceptLoop> {
     const key = wantedKey(address);
     const existing = this.#find(key, address);
     if (existing) return existing;
-    const opening = openWanted(address, backlog).then((acceptor) =>
+    const offered = this.#takeOffered(address);
+    const opening = (offered ? Promise.resolve(offered) : openWanted(address, backlog)).then((acceptor) =>
       this.#open(acceptor, { key, isOwn: false }),
     );
     this.#opening.set(key, opening);
@@ -111,6 +116,16 @@ export class Listeners implements Iterable<AcceptLoop> {
     this.#loops.set(loop.id, loop);
     this.#nextId = Math.max(this.#nextId, loop.id + 1) % (MAX_LISTENER_ID + 1);
     this.#events.opened(loop);
+  }
+
+  /** Takes over listening sockets that workers may ask for. @throws {PassfdError} `ERR_WRONG_KIND` */
+  offer(descriptors: readonly Descriptor[]): void {
+    for (const descriptor of descriptors) this.#offered.push(new Acceptor(descriptor));
+  }
+
+  /** Nobody asks for what was offered any more. */
+  async closeOffered(): Promise<void> {
+    await Promise.all(this.#offered.splice(0).map((acceptor) => this.#closeAcceptor(acceptor)));
   }
 
   /** Nobody asks for what was returned any more. */
@@ -163,6 +178,18 @@ export class Listeners implements Iterable<AcceptLoop> {
       'path' in address ? address : { host: address.host ?? '', port: address.port },
     );
     return [...this].find((loop) => formatAddress(loop.address) === wanted);
+  }
+
+  #takeOffered(address: WantedAddress): Acceptor | undefined {
+    if ('fd' in address || ('port' in address && address.port === 0)) return undefined;
+    const wanted =
+      'path' in address
+        ? [formatAddress(address)]
+        : (address.host === null ? ['::', '0.0.0.0'] : [address.host]).map((host) =>
+            formatAddress({ host, port: address.port }),
+          );
+    const index = this.#offered.findIndex((acceptor) => wanted.includes(formatAddress(acceptor.address)));
+    return index < 0 ? undefined : this.#offered.splice(index, 1)[0];
   }
 
   #takeReturned(isWanted: (returned: Returned) => boolean): Acceptor | undefined {

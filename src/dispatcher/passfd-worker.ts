@@ -34,8 +34,8 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<void>;
   /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
   custody(worker: PassfdWorker, key: string, descriptor: Descriptor): Promise<void>;
-  /** It has brought all that it had. */
-  returned(worker: PassfdWorker): void;
+  /** It has come back from a dispatcher that died. @param hasCustody whether it brought listening sockets */
+  returned(worker: PassfdWorker, hasCustody: boolean): void;
 }
 
 /** Who a worker is, and what it may do. */
@@ -111,6 +111,7 @@ export class PassfdWorker implements WorkerHandle {
   #awaitedCustody: number;
   /** Whether that it is back is still to be told. */
   #isReturning = false;
+  #hasBrought = false;
   #lastWords: string | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
@@ -475,6 +476,7 @@ export class PassfdWorker implements WorkerHandle {
     const [descriptor] = group === 'lost' ? [] : group;
     // One that this process had no descriptor left for comes back by another worker, or not at all.
     if (descriptor) await this.#events.custody(this, key, descriptor);
+    this.#hasBrought = true;
     this.#awaitedCustody--;
     this.#noteReturned();
   }
@@ -482,7 +484,7 @@ export class PassfdWorker implements WorkerHandle {
   #noteReturned(): void {
     if (!this.#isReturning || this.#awaitedCustody > 0) return;
     this.#isReturning = false;
-    this.#events.returned(this);
+    this.#events.returned(this, this.#hasBrought);
   }
 
   #answerListening(request: number, loops: readonly AcceptLoop[]): void {

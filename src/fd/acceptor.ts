@@ -62,7 +62,7 @@ export interface Consumer {
 export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   readonly #descriptor: Descriptor;
   readonly address: Address;
-  readonly #file: SocketFile | undefined;
+  #file: SocketFile | undefined;
   readonly #readiness: Readiness;
   readonly #waiting: Waiting[] = [];
   #consumer: Consumer | undefined;
@@ -233,6 +233,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   /** Stops accepting, and gives the listening socket away; its file stays. Accepts that wait are rejected. */
   release(): Descriptor {
     if (this.closed) throw closedError();
+    this.#file = undefined;
     this.#readiness.close();
     clearTimeout(this.#pause);
     for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());

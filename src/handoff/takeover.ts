@@ -1,6 +1,6 @@
 // The messages by which one generation of the dispatcher hands everything to the next, and their channel.
 //
-//   the new one   hello (role takeover)
+//   the new one   hello
 //   the old one   what it has, one message for each thing, with the descriptors that belong to it; then "all"
 //   the new one   ready, or failed
 //   the old one   go
@@ -89,6 +89,14 @@ const message = z.discriminatedUnion('type', [
   z.object({ type: z.literal('failed'), code: z.string(), reason: z.string() }),
   z.object({ type: z.literal('go') }),
   z.object({ type: z.literal('started') }),
+  /** The first message of the new generation. */
+  z.object({ type: z.literal('hello'), version: z.string(), format: positive, pid: positive }),
+  /** A generation asks who has started it for the next one. */
+  z.object({ type: z.literal('wanted') }),
+  /** The answer, with the end of a channel to that process; its program has just been started. */
+  z.object({ type: z.literal('successor'), pid: positive }),
+  /** It is the dispatcher now, and the one that says so ends. */
+  z.object({ type: z.literal('handed-over'), pid: positive }),
 ]);
 
 export type TakeoverMessage = z.infer<typeof message>;

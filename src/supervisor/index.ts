@@ -13,3 +13,4 @@ export {
   type SupervisorEvents,
   type SupervisorOptions,
 } from './supervisor.js';
+export { namedDirectory } from './start.js';

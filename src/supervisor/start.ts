@@ -36,7 +36,7 @@ export function createStarts(
 ): (id: number) => Start {
   const { command, controlPath, env = {}, envFile, output } = options;
   const [program, ...args] = command;
-  const directory = namedDirectory(surroundings);
+  const directory = directoryNamedBy(surroundings);
   const envPath = envFile === undefined ? undefined : resolve(directory ?? surroundings.cwd(), envFile);
   return (id) => ({
     program,
@@ -60,11 +60,16 @@ export function prefixOf(id: number): string {
   return `[${id}] `;
 }
 
+/** The working directory of this process, by the name that it had in the shell, where it still has one. */
+export function namedDirectory(): string | undefined {
+  return directoryNamedBy(process);
+}
+
 /**
  * The working directory as the shell names it, which may be by way of a symbolic link that a deployment swaps; the kernel
  * itself keeps the directory that the link led to. Undefined when `PWD` names another one, as a program may inherit it.
  */
-function namedDirectory({ env, cwd }: Surroundings): string | undefined {
+function directoryNamedBy({ env, cwd }: Surroundings): string | undefined {
   const { PWD: name } = env;
   if (name === undefined || resolve(name) !== name) return undefined;
   try {

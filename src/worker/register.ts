@@ -6,6 +6,10 @@ import { interceptListen } from './intercept.js';
 import { join } from './join.js';
 import type { Worker } from './worker.js';
 
+/** What the supervisor gives its children to finish what they have open. */
+const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
+const drainTimeoutMs = Number(process.env['PASSFD_DRAIN_TIMEOUT'] ?? DEFAULT_DRAIN_TIMEOUT_MS);
+
 // Whatever the app starts inherits this preload (execArgv), and must find nothing to do: the variables are gone by then.
 if (
   isMainThread &&
@@ -43,7 +47,9 @@ async function becomeWorker(): Promise<void> {
  */
 function endWhenDone(worker: Worker): void {
   const end = (): void => {
+    clearTimeout(timer);
     process.kill(process.pid, 'SIGTERM');
   };
+  const timer = setTimeout(end, drainTimeoutMs);
   worker.drain().then(end, end);
 }

@@ -34,7 +34,6 @@ export function addServeCommand(program: Command): void {
           : {
               command: [program, ...args],
               count: flags.workers ?? availableParallelism(),
-              joinsByControl: true,
             },
       );
     });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { ControlClient, resultOf } from '../../../src/cli/control-client.js';
+import { answerIn, ControlClient } from '../../../src/cli/control-client.js';
 import { Listener } from '../../../src/multiprocessing/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
@@ -15,14 +15,17 @@ function answer(json: unknown): Buffer {
 
 describe('the answer of a dispatcher', () => {
   it('is the result when it is done', () => {
-    assert.deepEqual(resultOf(answer({ type: 'done', result: { pid: 1 } })), { pid: 1 });
-    assert.equal(resultOf(answer({ type: 'done', result: null })), null);
+    assert.deepEqual(answerIn(answer({ type: 'done', result: { pid: 1 } })), {
+      type: 'done',
+      result: { pid: 1 },
+    });
+    assert.deepEqual(answerIn(answer({ type: 'done', result: null })), { type: 'done', result: null });
   });
 
   it('is an error with its code and reason when it failed, or when the dispatcher hangs up', () => {
     for (const type of ['failed', 'farewell']) {
       assert.throws(
-        () => resultOf(answer({ type, code: 'ERR_DISPATCHER', reason: 'There is no worker 3 here' })),
+        () => answerIn(answer({ type, code: 'ERR_DISPATCHER', reason: 'There is no worker 3 here' })),
         failsWith('ERR_DISPATCHER', /no worker 3/),
       );
     }
@@ -30,15 +33,15 @@ describe('the answer of a dispatcher', () => {
 
   it('that asks for a key is told as such', () => {
     assert.throws(
-      () => resultOf(Buffer.from('#CHALLENGE#{sha256}xyz')),
+      () => answerIn(Buffer.from('#CHALLENGE#{sha256}xyz')),
       failsWith('ERR_AUTHENTICATION', /--authkey-file/),
     );
   });
 
   it('is an error when it is not understood', () => {
-    assert.throws(() => resultOf(Buffer.from('{')), failsWith('ERR_PROTOCOL', /not JSON/));
-    assert.throws(() => resultOf(answer(null)), failsWith('ERR_PROTOCOL', /not an object/));
-    assert.throws(() => resultOf(answer({ type: 7 })), failsWith('ERR_DISPATCHER', /not understood/));
+    assert.throws(() => answerIn(Buffer.from('{')), failsWith('ERR_PROTOCOL', /not JSON/));
+    assert.throws(() => answerIn(answer(null)), failsWith('ERR_PROTOCOL', /not an object/));
+    assert.throws(() => answerIn(answer({ type: 7 })), failsWith('ERR_DISPATCHER', /not understood/));
   });
 });
 

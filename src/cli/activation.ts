@@ -1,0 +1,46 @@
+// Activation: finds for each `--listen` the socket that the service manager has passed or kept, where there is one.
+import type { Address, Descriptor } from '../fd/index.js';
+import { listenersNamed, matchListeners, type InheritedDescriptor } from '../systemd/index.js';
+import type { ListenAddress, WrittenAddress } from './address.js';
+
+export interface Resolved {
+  /** In the order in which they were written. */
+  readonly addresses: readonly ListenAddress[];
+  /** Listening sockets that no `--listen` asks for: a worker may. */
+  readonly rest: readonly InheritedDescriptor[];
+}
+
+/** @throws {PassfdError} `ERR_ACTIVATION` for a name that there is not */
+export async function resolveListen(
+  written: readonly WrittenAddress[],
+  inherited: readonly InheritedDescriptor[],
+): Promise<Resolved> {
+  const named = new Set(
+    written.flatMap((one) => ('fdName' in one ? listenersNamed(inherited, one.fdName) : [])),
+  );
+  const plain = written.filter(isPlain);
+  const others = inherited.filter((one) => !named.has(one));
+  const { found, rest } = await matchListeners(others, plain);
+  const addresses = written.flatMap((one): ListenAddress | ListenAddress[] => {
+    if ('fdName' in one) {
+      return listenersNamed(inherited, one.fdName).map(({ descriptor }) => ({ fd: descriptor.fd }));
+    }
+    if (!isPlain(one)) return one;
+    const match = found[plain.indexOf(one)];
+    return match ? { fd: match.descriptor.fd } : one;
+  });
+  return { addresses, rest };
+}
+
+function isPlain(address: WrittenAddress): address is Address {
+  return 'host' in address || 'path' in address;
+}
+
+/** Of those that are listening sockets; the others are closed. */
+export function listenersIn(rest: readonly InheritedDescriptor[]): Descriptor[] {
+  return rest.flatMap(({ descriptor }) => {
+    if (descriptor.describe().kind === 'listener') return descriptor;
+    descriptor.close();
+    return [];
+  });
+}

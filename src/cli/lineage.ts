@@ -1,0 +1,280 @@
+// Lineage: the processes of one service, one after the other. The first one starts the others and stays until the last ends.
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { constants } from 'node:os';
+
+import { closeAll, Descriptor, PassfdError, socketPair, StreamSocket } from '../fd/index.js';
+import { TakeoverChannel } from '../handoff/index.js';
+import { namedDirectory } from '../supervisor/index.js';
+import { ownCommand } from './app.js';
+
+/** In the environment of a generation that is to take over: the numbers of its two descriptors. */
+const VARIABLE = 'PASSFD_SUCCESSION';
+
+/** The descriptors of a new generation: its channels to the one before, and to the process that has started it. */
+const PREDECESSOR_FD = 3;
+const ORIGIN_FD = 4;
+
+/** The next generation, as the present one sees it. */
+export interface NextGeneration {
+  readonly pid: number;
+  /** To its process. */
+  readonly channel: TakeoverChannel;
+  readonly kill: () => void;
+}
+
+/** The generation before, and who has started both. */
+export interface Descent {
+  readonly predecessor: TakeoverChannel;
+  readonly origin: TakeoverChannel;
+}
+
+/** Undefined for the first generation. Taken once: what this process starts must not take it for its own. */
+export function takeDescent(env: NodeJS.ProcessEnv = process.env): Descent | undefined {
+  const { [VARIABLE]: variable } = env;
+  if (variable === undefined) return undefined;
+  Reflect.deleteProperty(env, VARIABLE);
+  return { predecessor: channelAt(PREDECESSOR_FD), origin: channelAt(ORIGIN_FD) };
+}
+
+function channelAt(fd: number): TakeoverChannel {
+  const descriptor = new Descriptor(fd);
+  try {
+    return new TakeoverChannel(new StreamSocket(descriptor.duplicate()));
+  } finally {
+    // The duplicate is close-on-exec; the one inherited cannot have been.
+    descriptor.close();
+  }
+}
+
+/** How a generation gets the next one. */
+export interface Lineage {
+  /** Starts it with the same command as this one, anew: its code, its Node, its directory. */
+  next(): Promise<NextGeneration>;
+  /** It is the dispatcher now. Resolves with the exit code of this process, when that has nothing more to do. */
+  handOn(next: NextGeneration): Promise<number>;
+  /** This generation is over. */
+  close(): void;
+}
+
+/** A generation that this process has started. */
+interface Started {
+  readonly process: ChildProcess;
+  readonly pid: number;
+  /** To it. */
+  readonly channel: TakeoverChannel;
+}
+
+/** What a shell makes of a signal that ended a program: this, and the number of the signal. */
+const SIGNAL_EXIT_CODE = 128;
+
+/** What others send to a service. */
+const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2'] as const;
+
+/** The process that was started by a person, a shell, a container or a service manager. */
+export class Origin implements Lineage {
+  readonly #env: NodeJS.ProcessEnv;
+  readonly #stays: boolean;
+  #next: Started | undefined;
+
+  /**
+   * @param env what the next generation has in its environment beside this process's own
+   * @param stays false where a service manager watches over whichever process is the main one
+   */
+  constructor(env: NodeJS.ProcessEnv, stays: boolean) {
+    this.#env = env;
+    this.#stays = stays;
+  }
+
+  async next(): Promise<NextGeneration> {
+    const [here, there] = socketPair();
+    using predecessor = there;
+    try {
+      const started = await start(predecessor.fd, this.#env);
+      this.#next = started;
+      return {
+        pid: started.pid,
+        channel: new TakeoverChannel(here),
+        kill: () => {
+          started.process.kill('SIGKILL');
+        },
+      };
+    } catch (error) {
+      here.destroy();
+      throw error;
+    }
+  }
+
+  handOn(): Promise<number> {
+    const current = this.#next;
+    if (!current || !this.#stays) return Promise.resolve(0);
+    return new Keeper(current, this.#env).run();
+  }
+
+  close(): void {
+    // Nothing is open but what a keeper has, which lives on.
+  }
+}
+
+/** A generation that took over from another one. */
+export class Descendant implements Lineage {
+  readonly #origin: TakeoverChannel;
+  #pending: { resolve: (next: NextGeneration) => void; reject: (error: Error) => void } | undefined;
+  /** Resolves when the process that has started all generations was killed: it stands for the service. */
+  readonly orphaned: Promise<void>;
+  #isOver = false;
+
+  constructor(origin: TakeoverChannel) {
+    this.#origin = origin;
+    this.orphaned = new Promise((resolve) => {
+      this.#read()
+        .catch(() => undefined)
+        .finally(() => {
+          this.#pending?.reject(
+            new PassfdError('ERR_TAKEOVER', 'The process that starts generations is gone'),
+          );
+          if (!this.#isOver) resolve();
+        })
+        .catch(() => undefined);
+    });
+  }
+
+  async next(): Promise<NextGeneration> {
+    const next = new Promise<NextGeneration>((resolve, reject) => {
+      this.#pending = { resolve, reject };
+    });
+    await this.#origin.send({ type: 'wanted' });
+    return next;
+  }
+
+  async handOn({ pid }: NextGeneration): Promise<number> {
+    await this.#origin.send({ type: 'handed-over', pid });
+    this.close();
+    return 0;
+  }
+
+  close(): void {
+    this.#isOver = true;
+    this.#origin[Symbol.dispose]();
+  }
+
+  async #read(): Promise<void> {
+    for (let said = await this.#origin.receive(); said; said = await this.#origin.receive()) {
+      const { message, descriptors } = said;
+      const [descriptor] = descriptors;
+      if (message.type === 'successor' && descriptor && this.#pending) {
+        const { pid } = message;
+        this.#pending.resolve({
+          pid,
+          channel: new TakeoverChannel(new StreamSocket(descriptor)),
+          kill: () => {
+            kill(pid, 'SIGKILL');
+          },
+        });
+      } else {
+        closeAll(descriptors);
+        const reason = message.type === 'failed' ? message.reason : `It said ${message.type}`;
+        this.#pending?.reject(new PassfdError('ERR_TAKEOVER', reason));
+      }
+      this.#pending = undefined;
+    }
+  }
+}
+
+/** The first process, when it is the dispatcher no more: passes signals on, starts generations, and ends with the last. */
+class Keeper {
+  readonly #env: NodeJS.ProcessEnv;
+  #current: Started;
+  #next: Started | undefined;
+
+  constructor(current: Started, env: NodeJS.ProcessEnv) {
+    this.#current = current;
+    this.#env = env;
+  }
+
+  async run(): Promise<number> {
+    const forward = (signal: NodeJS.Signals): void => {
+      this.#current.process.kill(signal);
+    };
+    for (const signal of SIGNALS) process.on(signal, forward);
+    for (;;) {
+      const { process: generation } = this.#current;
+      const successor = await this.#serve(this.#current);
+      if (generation.exitCode === null && generation.signalCode === null) await once(generation, 'exit');
+      const { exitCode, signalCode } = generation;
+      if (successor) {
+        this.#current = successor;
+        continue;
+      }
+      this.#next?.process.kill('SIGKILL');
+      for (const name of SIGNALS) process.off(name, forward);
+      return signalCode === null ? (exitCode ?? 1) : SIGNAL_EXIT_CODE + constants.signals[signalCode];
+    }
+  }
+
+  /** @returns the generation to which this one has handed over, when it has ended */
+  async #serve({ channel }: Started): Promise<Started | undefined> {
+    let successor: Started | undefined;
+    for (let said = await receive(channel); said; said = await receive(channel)) {
+      closeAll(said.descriptors);
+      if (said.message.type === 'wanted') await this.#startNext(channel);
+      else if (said.message.type === 'handed-over') successor = this.#next;
+    }
+    this.#next = successor ? undefined : this.#next;
+    channel[Symbol.dispose]();
+    return successor;
+  }
+
+  async #startNext(channel: TakeoverChannel): Promise<void> {
+    try {
+      const [here, there] = socketPair();
+      using mine = here;
+      using theirs = there;
+      this.#next = await start(theirs.fd, this.#env);
+      using descriptor = mine.duplicate();
+      await channel.send({ type: 'successor', pid: this.#next.pid }, [descriptor]);
+    } catch (error) {
+      await channel
+        .send({ type: 'failed', code: 'ERR_TAKEOVER', reason: (error as Error).message })
+        .catch(() => undefined);
+    }
+  }
+}
+
+/** @throws {PassfdError} `ERR_TAKEOVER` */
+async function start(predecessorFd: number, env: NodeJS.ProcessEnv): Promise<Started> {
+  const [here, there] = socketPair();
+  using origin = there;
+  const [program, ...args] = ownCommand();
+  const child = spawn(program, args, {
+    env: { ...process.env, ...env, [VARIABLE]: '1' },
+    cwd: namedDirectory(),
+    stdio: ['inherit', 'inherit', 'inherit', predecessorFd, origin.fd],
+    // In a session of its own: the Ctrl-C of a terminal is for this process, which passes it on.
+    detached: true,
+  });
+  try {
+    await once(child, 'spawn');
+    return { process: child, pid: child.pid ?? 0, channel: new TakeoverChannel(here) };
+  } catch (cause) {
+    here.destroy();
+    throw new PassfdError(
+      'ERR_TAKEOVER',
+      `The new generation cannot be started: ${(cause as Error).message}`,
+      { cause },
+    );
+  }
+}
+
+/** What a generation said before it ended, in whatever way, is heard. */
+function receive(channel: TakeoverChannel): ReturnType<TakeoverChannel['receive']> {
+  return channel.receive().catch(() => undefined);
+}
+
+function kill(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    // It has ended.
+  }
+}
