@@ -56,9 +56,7 @@ export class Listeners implements Iterable<AcceptLoop> {
 
   /** @throws {PassfdError} as `listen` of `passfd` */
   async openOwn(address: OwnAddress, backlog: number | undefined): Promise<AcceptLoop> {
-    const key = ownKey(address);
-    const existing = [...this].find((loop) => loop.key === key);
-    if (existing) return existing;
+    const key = this.#unusedKey(ownKey(address));
     const returned = this.#takeReturned((candidate) => candidate.key === key);
     if (returned) return this.#open(returned, { key, isOwn: true });
     const acceptor =
@@ -155,6 +153,14 @@ export class Listeners implements Iterable<AcceptLoop> {
     this.#loops.set(loop.id, loop);
     this.#events.opened(loop);
     return loop;
+  }
+
+  /** Several listening sockets at port 0 are asked for in the same words, and the next dispatcher asks in the same order. */
+  #unusedKey(words: string): string {
+    const keys = new Set(Array.from(this, ({ key }) => key));
+    let key = words;
+    for (let count = 2; keys.has(key); count++) key = `${words} ${count}`;
+    return key;
   }
 
   /** Not one that was just given back: connections of that may be on their way. */

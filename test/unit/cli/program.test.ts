@@ -15,6 +15,10 @@ const service = [
   '--overload <how>',
   '--backlog <n>',
   '--drain-timeout <ms>',
+  '--ready-timeout <ms>',
+  '--orphan-timeout <ms>',
+  '--max-extra <n>',
+  '--env-file <file>',
   '--prefix-output',
   ...control,
   '--raw-control <path>',
@@ -29,6 +33,8 @@ const commands: Readonly<Record<string, readonly string[]>> = {
   serve: service,
   worker: control,
   status: ['--json', ...control],
+  restart: control,
+  takeover: control,
   drain: control,
   stop: control,
 };
@@ -124,6 +130,9 @@ describe('the command line of run', () => {
       policy: 'round-robin',
       overload: 'wait',
       drainTimeout: 30_000,
+      readyTimeout: 30_000,
+      orphanTimeout: 60_000,
+      maxExtra: 1,
       logLevel: 'info',
     });
   });
