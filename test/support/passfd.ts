@@ -10,9 +10,15 @@ const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 // They are not compiled, so they stay in the source tree.
 const apps = new URL('../../../test/process/apps/', import.meta.url);
 
+/** Workers of a service that a test kills at its end are not to wait for the next one. */
+const WITHOUT_WAITING = ['--orphan-timeout', '1'];
+
 /** The command that runs `passfd ARGS`. */
 export function passfd(...args: readonly string[]): [command: string, args: string[]] {
-  return [process.execPath, [main, ...args]];
+  const [command = '', ...rest] = args;
+  const isService = command === 'run' || command === 'serve';
+  const waits = isService && !args.includes('--orphan-timeout') && !args.includes('--help');
+  return [process.execPath, [main, command, ...(waits ? WITHOUT_WAITING : []), ...rest]];
 }
 
 /** The path of an app that knows nothing of passfd. */
