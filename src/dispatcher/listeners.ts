@@ -149,6 +149,7 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   #open(acceptor: Acceptor, { key, isOwn }: Pick<AcceptLoop, 'key' | 'isOwn'>): AcceptLoop {
+    this.#dropReturned(acceptor);
     const loop = new AcceptLoop({ id: this.#freeId(), key, isOwn }, acceptor);
     this.#loops.set(loop.id, loop);
     this.#events.opened(loop);
@@ -196,6 +197,12 @@ export class Listeners implements Iterable<AcceptLoop> {
           );
     const index = this.#offered.findIndex((acceptor) => wanted.includes(formatAddress(acceptor.address)));
     return index < 0 ? undefined : this.#offered.splice(index, 1)[0];
+  }
+
+  /** The same socket came in another way too, as from the store of a service manager: its file stays. */
+  #dropReturned({ inode }: Acceptor): void {
+    this.#returned.get(inode)?.acceptor.release().close();
+    this.#returned.delete(inode);
   }
 
   #takeReturned(isWanted: (returned: Returned) => boolean): Acceptor | undefined {

@@ -9,6 +9,7 @@ import type { Worker } from './worker.js';
 /** What the supervisor gives its children to finish what they have open. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
 const drainTimeoutMs = Number(process.env['PASSFD_DRAIN_TIMEOUT'] ?? DEFAULT_DRAIN_TIMEOUT_MS);
+delete process.env['PASSFD_DRAIN_TIMEOUT'];
 
 // Whatever the app starts inherits this preload (execArgv), and must find nothing to do: the variables are gone by then.
 if (
@@ -38,6 +39,7 @@ async function becomeWorker(): Promise<void> {
     process.exit(1);
   } finally {
     delete process.env['PASSFD_AUTHKEY'];
+    delete process.env['PASSFD_ORPHAN_TIMEOUT'];
   }
 }
 

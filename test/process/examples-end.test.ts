@@ -146,13 +146,12 @@ describe('npm start', () => {
         const env = { XDG_RUNTIME_DIR: directory.path };
         const program = start(process.execPath, words, { ownGroup: true, env, cwd: root });
         const [, url = ''] = await program.line(/^ {4}curl (http:\S+)$/);
-        const answers = [await ask(url), await ask(url), await ask(url), await ask(url)];
-        for (const worker of [1, 2]) {
-          const itsOwn = answers.filter((answer) =>
-            answer.startsWith(`hello from worker ${worker}, process `),
-          );
-          assert.ok(itsOwn.length > 0, answers.join(''));
+        // One that was quicker to be ready answers first, perhaps several times.
+        const answerers = new Set<string>();
+        for (let round = 0; answerers.size < 2 && round < 1000; round++) {
+          answerers.add((await ask(url)).replace(/, process .*/s, ''));
         }
+        assert.deepEqual([...answerers].sort(), ['hello from worker 1', 'hello from worker 2']);
         const [, command = ''] = await program.line(/^ {4}npx (passfd status)$/);
         const status = start(...passfd(...command.split(' ').slice(1)), { env });
         assert.equal(await status.exit, 0);

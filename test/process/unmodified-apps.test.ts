@@ -138,6 +138,11 @@ describe('an app under `passfd run`', () => {
         ),
       );
       const port = await portOf(server);
+      // Whom a client belongs to is decided anew when a worker comes.
+      for (let ready = 0; ready < WORKERS.length;) {
+        const { workers } = await statusOf(`${directory.path}/control`);
+        ready = workers.filter(({ state }) => state === 'ready').length;
+      }
       const workers = new Set<string>();
       for (let host = 1; host <= 30; host++) workers.add(await talkSocketIo(port, `127.0.0.${host}`));
       assert.deepEqual([...workers].sort(), WORKERS);

@@ -1,0 +1,259 @@
+// passfd as a service: with the sockets of a unit, and with those that the manager keeps for it.
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { describe, it } from 'node:test';
+
+import { temporaryDirectory } from '../support/files.js';
+import { app, passfd, statusOf } from '../support/passfd.js';
+import { withPrograms } from '../support/program.js';
+import { ServiceManager, withoutServiceManager, type ServiceOptions } from '../support/service-manager.js';
+
+/** What a test has: a manager of passfd, and where the parts of it are. */
+interface Scene {
+  readonly manager: ServiceManager;
+  readonly control: string;
+  /** Of the one Unix socket in the test. */
+  readonly path: string;
+}
+
+function managed(
+  words: (scene: { readonly path: string; readonly control: string }) => readonly string[],
+  body: (scene: Scene) => Promise<void>,
+  options: (path: string) => Partial<ServiceOptions> = () => ({}),
+): () => Promise<void> {
+  return withPrograms(async (start) => {
+    await using directory = await temporaryDirectory();
+    const control = `${directory.path}/control`;
+    const path = `${directory.path}/web`;
+    const [program, args] = passfd(...words({ path, control }));
+    const manager = new ServiceManager(start, {
+      command: [program, ...args],
+      notify: `${directory.path}/notify`,
+      ...options(path),
+    });
+    await manager.addresses();
+    await body({ manager, control, path });
+    manager.signal('SIGTERM');
+    await manager.ended();
+    await manager.end();
+  });
+}
+
+const run = (control: string, ...rest: readonly string[]): string[] => [
+  'run',
+  '--workers',
+  '2',
+  '--control',
+  control,
+  ...rest,
+];
+
+/** An answer over HTTP, of a connection that is open already or about to be. */
+async function answered(client: Socket): Promise<string> {
+  client.write('GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
+  return text(client);
+}
+
+async function askAt(path: string): Promise<string> {
+  return answered(connect(path));
+}
+
+const unit = (path: string): Partial<ServiceOptions> => ({ listen: [['web', path]] });
+
+describe('passfd that a socket unit has started', { skip: withoutServiceManager }, () => {
+  it(
+    'run gives the sockets of a name to the app, and is ready when its workers are',
+    managed(
+      ({ control }) => run(control, '--listen', 'fd:web', app('http.js')),
+      async ({ manager, control, path }) => {
+        const { pid } = await manager.start();
+        const ready = await manager.notified('READY=1');
+        assert.equal(ready.pid, pid);
+        assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
+        const { listeners, workers } = await statusOf(control);
+        assert.deepEqual(
+          listeners.map(({ address }) => address),
+          [path],
+        );
+        assert.deepEqual(
+          workers.map(({ state }) => state),
+          ['ready', 'ready'],
+        );
+      },
+      unit,
+    ),
+  );
+
+  it(
+    'serve is ready as soon as it listens, since its workers may come later',
+    managed(
+      ({ control }) => ['serve', '--listen', 'fd:web', '--control', control],
+      async ({ manager, control, path }) => {
+        await manager.start();
+        await manager.notified('READY=1');
+        const { listeners } = await statusOf(control);
+        assert.deepEqual(
+          listeners.map(({ address }) => address),
+          [path],
+        );
+      },
+      unit,
+    ),
+  );
+
+  it(
+    'takes the socket that is there for an address, and does not find that in use',
+    managed(
+      ({ control, path }) => run(control, '--listen', `unix:${path}`, app('http.js')),
+      async ({ manager, path }) => {
+        await manager.start();
+        await manager.notified('READY=1');
+        assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
+      },
+      unit,
+    ),
+  );
+
+  it(
+    'gives none of it to a worker: no descriptor that was passed, and no variable that tells of one',
+    managed(
+      ({ control }) => run(control, '--listen', 'fd:web', app('http.js')),
+      async ({ manager, control }) => {
+        await manager.start();
+        await manager.notified('READY=1');
+        const { workers } = await statusOf(control);
+        assert.equal(workers.length, 2);
+        for (const { pid } of workers) {
+          const names = readFileSync(`/proc/${pid}/environ`, 'utf8')
+            .split('\0')
+            .map((variable) => variable.replace(/=.*/s, ''));
+          assert.deepEqual(
+            names.filter((name) => /^(NOTIFY_SOCKET|WATCHDOG_|LISTEN_|FDSTORE$)/.test(name)),
+            [],
+          );
+        }
+      },
+      (path) => ({ ...unit(path), env: { WATCHDOG_USEC: '60000000', FDSTORE: '16' } }),
+    ),
+  );
+
+  it(
+    'ends with code 1 for an unknown name, and lists those that there are',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const [program, args] = passfd('serve', '--listen', 'fd:wep', '--control', `${directory.path}/control`);
+      const manager = new ServiceManager(start, {
+        command: [program, ...args],
+        notify: `${directory.path}/notify`,
+        listen: [['web', `${directory.path}/web`]],
+      });
+      await manager.addresses();
+      await manager.start();
+      await manager.printed(/No inherited descriptor is named .*wep.*; there are: web/);
+      assert.equal(await manager.ended(), 1);
+      await manager.end();
+    }),
+  );
+});
+
+describe('passfd whose manager keeps its sockets', { skip: withoutServiceManager }, () => {
+  it(
+    'has the same listening socket after a kill, and a client that came meanwhile is served',
+    managed(
+      ({ control, path }) => run(control, '--listen', `unix:${path}`, app('http.js')),
+      async ({ manager, path }) => {
+        await manager.start();
+        const stored = await manager.notified('FDSTORE=1');
+        assert.deepEqual(stored.lines, ['FDSTORE=1', `FDNAME=listener-${path}`]);
+        await manager.notified('READY=1');
+        manager.signal('SIGKILL');
+        assert.equal(await manager.ended(), -9);
+        const client = connect(path);
+        await once(client, 'connect'); // not refused
+        const { names } = await manager.start();
+        assert.deepEqual(names, [`listener-${path}`]);
+        assert.match(await answered(client), /^HTTP\/1\.1 200 /);
+      },
+    ),
+  );
+});
+
+describe('passfd under a manager', { skip: withoutServiceManager }, () => {
+  it(
+    'says that it stops, and ends with code 0',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const [program, args] = passfd(
+        ...run(`${directory.path}/control`, '--listen', `unix:${directory.path}/web`, app('http.js')),
+      );
+      const manager = new ServiceManager(start, {
+        command: [program, ...args],
+        notify: `${directory.path}/notify`,
+      });
+      await manager.addresses();
+      await manager.start();
+      await manager.notified('READY=1');
+      manager.signal('SIGTERM');
+      await manager.notified('STOPPING=1');
+      assert.equal(await manager.ended(), 0);
+      await manager.end();
+    }),
+  );
+
+  it(
+    'proves that its event loop runs',
+    managed(
+      ({ control, path }) => run(control, '--listen', `unix:${path}`, app('http.js')),
+      async ({ manager }) => {
+        const { pid } = await manager.start();
+        for (let count = 0; count < 3; count++) {
+          assert.equal((await manager.notified('WATCHDOG=1')).pid, pid);
+        }
+      },
+      () => ({ env: { WATCHDOG_USEC: '20000' } }),
+    ),
+  );
+
+  it(
+    'says when a rolling restart begins, and when it is done',
+    managed(
+      ({ control, path }) => run(control, '--listen', `unix:${path}`, app('http.js')),
+      async ({ manager }) => {
+        await manager.start();
+        await manager.notified('READY=1');
+        manager.signal('SIGHUP');
+        const { lines } = await manager.notified('RELOADING=1');
+        assert.match(lines.join(), /MONOTONIC_USEC=\d+/);
+        await manager.notified('READY=1');
+      },
+    ),
+  );
+
+  it(
+    'names the next generation as the main process before it ends, and that is notified by it',
+    managed(
+      ({ control, path }) => run(control, '--listen', `unix:${path}`, app('http.js')),
+      async ({ manager, control, path }) => {
+        const { pid } = await manager.start();
+        await manager.notified('READY=1');
+        manager.signal('SIGUSR2');
+        const next = await nextPid(manager, pid);
+        const status = await statusOf(control);
+        assert.equal(status.pid, next);
+        assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
+      },
+    ),
+  );
+});
+
+/** The process that a notification names as the main one. */
+async function nextPid(manager: ServiceManager, former: number): Promise<number> {
+  for (;;) {
+    const { lines } = await manager.next();
+    const named = lines.map((line) => /^MAINPID=(\d+)$/.exec(line)?.[1]).find((pid) => pid !== undefined);
+    if (named !== undefined && Number(named) !== former) return Number(named);
+  }
+}
