@@ -252,6 +252,21 @@ describe('a rolling restart', () => {
     }),
   );
 
+  it(
+    'gives the slot a new beginning: the next pause is the first again',
+    onStage({}, async (stage) => {
+      startReady(stage, 1);
+      for (let death = 0; death < 3; death++) stage.dieAndRestart(failure);
+      const restarted = stage.supervisor.restart();
+      stage.pool.ready(1, 105);
+      stage.host.process(104).exit(terminated);
+      await restarted;
+      stage.pool.leave(105);
+      stage.host.process(105).exit(failure);
+      assert.equal(stage.events.at(-1), 'died 1: code 1, again in 100 ms');
+    }),
+  );
+
   it('refuses a number beside the wanted one that is none', () => {
     for (const maxExtra of [0, -1, 1.5, Number.NaN]) {
       assert.throws(
