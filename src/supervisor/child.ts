@@ -104,7 +104,7 @@ export class Child {
 
   /** What it told the pool before it died. */
   get lastWords(): string | undefined {
-    return (this.#left ?? this.#workerInPool)?.lastWords;
+    return (this.#workerInPool ?? this.#left)?.lastWords;
   }
 
   /** Starts its process. When that fails, its end says why, but not before this has returned. */
@@ -150,7 +150,6 @@ export class Child {
         break;
       case 'ready':
         // It had left and has joined again.
-        this.#left = undefined;
         this.#state = { is: 'ready', worker };
         break;
       case 'draining':
@@ -251,7 +250,6 @@ export class Child {
   }
 
   #becomeReady(worker: PoolWorker): void {
-    this.#left = undefined;
     this.#readyAt = this.#host.now();
     this.#state = { is: 'ready', worker };
     this.#report(this, { is: 'ready' });

@@ -323,8 +323,8 @@ export class Slot {
       this.#onFreshEnded(replacement, end);
     } else if (replacement?.is === 'starting') {
       // The old one: the new one has the place from now on.
-      this.#report(child, { is: 'exited', exit });
       this.#state = { is: 'occupied', child: replacement.fresh };
+      this.#report(child, { is: 'exited', exit });
     } else {
       this.#judge(child, end);
     }
@@ -351,9 +351,10 @@ export class Slot {
     const { lastWords } = child;
     if (wasAwaited) {
       // It had worked, and died without a supervisor to start it again.
+      this.#state = { is: 'waiting', timer: undefined };
       this.#report(child, { is: 'died', exit, restartInMs: 0, crashLoopBegan: false, lastWords });
       // Whoever is told may have stopped everything.
-      if (this.#hasPlace(child)) this.start();
+      if (this.isEmpty) this.start();
       return;
     }
     const { history, restartInMs, crashLoopBegan } = afterDeath(this.#history, life);

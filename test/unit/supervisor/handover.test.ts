@@ -93,6 +93,21 @@ describe('the occupants', () => {
   );
 
   it(
+    'leave no descriptor behind when those of one of them cannot be had',
+    onStage({ count: 2, output: 'prefixed' }, async (stage) => {
+      await startReady(stage, 2);
+      const [, second] = stage.host.outputs;
+      assert.ok(second);
+      second.duplicate = () => {
+        throw new Error('EMFILE');
+      };
+      await stage.supervisor.pause();
+      assert.throws(() => stage.supervisor.occupants(), /EMFILE/);
+      stage.supervisor.resume();
+    }),
+  );
+
+  it(
     'can be told in the pause only',
     onStage({}, async (stage) => {
       await startReady(stage, 1);

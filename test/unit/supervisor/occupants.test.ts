@@ -226,6 +226,21 @@ describe('an awaited worker', () => {
   );
 
   it(
+    'is not followed by another one when all are stopped because of it',
+    onStage({}, async ({ host, supervisor, events }) => {
+      let stopped: Promise<void> | undefined;
+      supervisor.on('died', () => {
+        stopped = supervisor.stop();
+      });
+      supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
+      host.process(51).exit(killed);
+      await stopped;
+      assert.equal(host.processes.length, 0);
+      assert.deepEqual(events.slice(1), ['died 1: unknown, again in 0 ms', 'exited 1: no process']);
+    }),
+  );
+
+  it(
     'shows that the command works: the start does not fail any more',
     onStage({}, async (stage) => {
       const { host, supervisor, events } = stage;

@@ -147,6 +147,24 @@ describe('a supervisor that stops', () => {
   );
 
   it(
+    'drains one that had left and joined again, as it joined last',
+    onStage({}, async (stage) => {
+      startReady(stage, 1);
+      stage.pool.leave(101);
+      stage.pool.ready(7, 101);
+      const drained: number[] = [];
+      stage.pool.drain = ({ id }) => {
+        drained.push(id);
+        return Promise.resolve();
+      };
+      const stopped = stage.supervisor.stop();
+      assert.deepEqual(drained, [7]);
+      stage.host.process(101).exit(terminated);
+      await stopped;
+    }),
+  );
+
+  it(
     'during the start ends who is not ready at once, and the start says so',
     onStage({ count: 2 }, async (stage) => {
       const started = stage.supervisor.start();

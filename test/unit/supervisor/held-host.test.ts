@@ -1,0 +1,78 @@
+// A host whose news are held back: they come later in their order, or never.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { HeldHost } from '../../../src/supervisor/held-host.js';
+import { turns } from '../../support/loop.js';
+import { failure, FakeHost } from './stage.js';
+
+class Scene {
+  readonly host = new FakeHost();
+  readonly held = new HeldHost(this.host);
+  readonly news: string[] = [];
+
+  /** A timer that tells its name. */
+  timer(name: string, delayMs: number): { clear(): void } {
+    return this.held.setTimer(() => this.news.push(name), delayMs);
+  }
+}
+
+describe('a host that is held', () => {
+  it('tells what has happened when it goes on, in that order', async () => {
+    const { host, held, news } = new Scene();
+    held.spawn(
+      () => {
+        throw new Error('nothing to start');
+      },
+      ({ is }) => news.push(is),
+    );
+    await held.hold();
+    held.setTimer(() => news.push('one'), 10);
+    held.watch(host.earlier(1, 51), () => news.push('ended'));
+    host.process(51).exit(failure);
+    host.pass(10);
+    await turns();
+    assert.deepEqual(news, []);
+    held.resume();
+    assert.deepEqual(news, ['not-started', 'ended', 'one']);
+  });
+
+  it('does not tell of a timer that fired meanwhile and was cleared since', async () => {
+    const scene = new Scene();
+    const second = scene.timer('second', 20);
+    scene.held.setTimer(() => {
+      second.clear();
+    }, 10);
+    await scene.held.hold();
+    scene.host.pass(20);
+    scene.held.resume();
+    assert.deepEqual(scene.news, []);
+  });
+
+  it('tells once, however often it goes on', async () => {
+    const scene = new Scene();
+    scene.timer('one', 10);
+    await scene.held.hold();
+    scene.host.pass(10);
+    scene.held.resume();
+    scene.held.resume();
+    assert.deepEqual(scene.news, ['one']);
+  });
+});
+
+describe('a host that is dropped', () => {
+  it('tells nothing, keeps nothing, starts no timer and sends no signal', async () => {
+    const { host, held, news } = new Scene();
+    held.setTimer(() => news.push('timer'), 10);
+    held.watch(host.earlier(1, 51), () => news.push('ended'));
+    await held.hold();
+    host.pass(10);
+    await held.drop();
+    held.setTimer(() => news.push('late'), 10);
+    held.kill({ pid: 51 }, 'SIGTERM');
+    assert.deepEqual([host.timers, host.watches, host.process(51).signals], [0, 0, []]);
+    held.resume();
+    host.pass(60_000);
+    assert.deepEqual(news, []);
+  });
+});

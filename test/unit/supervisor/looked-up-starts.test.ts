@@ -1,0 +1,133 @@
+// What is looked up anew at each start: the environment, its file, and the working directory as the shell names it.
+import assert from 'node:assert/strict';
+import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { realpathSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+
+import { createStarts, type StartOptions, type Surroundings } from '../../../src/supervisor/start.js';
+import { failsWith } from '../../support/errors.js';
+import { temporaryDirectory } from '../../support/files.js';
+import { turns } from '../../support/loop.js';
+import { onStage } from './stage.js';
+
+const options: StartOptions = { command: ['app'] };
+
+/** A shell's, in this directory. */
+function surroundings(name: string, env: Record<string, string> = {}): Surroundings {
+  // As the kernel: where the link led to when it was entered.
+  const directory = realpathSync(name);
+  return { env: { PWD: name, ...env }, cwd: () => directory };
+}
+
+describe('the environment of a child', () => {
+  it('is that of this process at that moment', () => {
+    const env: Record<string, string> = { ONE: '1' };
+    const startFor = createStarts(options, { env, cwd: () => '/' });
+    assert.equal(startFor(1).env['ONE'], '1');
+    env['ONE'] = '2';
+    assert.equal(startFor(1).env['ONE'], '2');
+  });
+
+  it('is read from its file each time: that wins over this process, and what is set for the children wins over it', async () => {
+    await using directory = await temporaryDirectory();
+    const envFile = join(directory.path, 'env');
+    const startFor = createStarts(
+      { ...options, envFile, env: { THREE: 'set' } },
+      { env: { ONE: 'own', TWO: 'own', THREE: 'own' }, cwd: () => '/' },
+    );
+    const seen = (): unknown[] =>
+      ['ONE', 'TWO', 'THREE', 'PASSFD_WORKER_ID'].map((name) => startFor(4).env[name]);
+    await writeFile(envFile, '# comment\nTWO="file"\nTHREE=file\nPASSFD_WORKER_ID=9\n');
+    assert.deepEqual(seen(), ['own', 'file', 'set', '4']);
+    await writeFile(envFile, 'ONE=new');
+    assert.deepEqual(seen(), ['new', 'own', 'set', '4']);
+  });
+
+  it('cannot be told while its file cannot be read', async () => {
+    await using directory = await temporaryDirectory();
+    const envFile = join(directory.path, 'env');
+    const startFor = createStarts({ ...options, envFile }, { env: {}, cwd: () => '/' });
+    assert.throws(() => startFor(1), {
+      message: new RegExp(`^The environment file ${envFile} cannot be read: ENOENT`),
+    });
+    await writeFile(envFile, '');
+    assert.equal(startFor(1).program, 'app');
+  });
+
+  it(
+    'fails the start when it cannot be told, and is tried again',
+    onStage({ envFile: '/nonexistent/env' }, async ({ supervisor, events }) => {
+      await assert.rejects(
+        supervisor.start(),
+        failsWith(
+          'ERR_WORKER_FAILED',
+          /worker 1 could not be started: The environment file \/nonexistent\/env/,
+        ),
+      );
+      assert.match(events[0] ?? '', /^died 1: The environment file .* again in 100 ms$/);
+    }),
+  );
+
+  it('fails a restart when it cannot be told, and the old process stays', async () => {
+    await using directory = await temporaryDirectory();
+    const envFile = join(directory.path, 'env');
+    await writeFile(envFile, '');
+    await onStage({ envFile }, async (stage) => {
+      stage.start();
+      stage.pool.ready(1, 101);
+      await rm(envFile);
+      await assert.rejects(stage.supervisor.restart(), failsWith('ERR_WORKER_FAILED', /environment file/));
+      await turns();
+      assert.deepEqual(stage.signals(101), []);
+    })();
+  });
+});
+
+describe('the working directory of a child', () => {
+  it('is where the link leads now by which this process entered its own', async () => {
+    await using directory = await temporaryDirectory();
+    const [first, second, current] = ['first', 'second', 'current'].map((name) =>
+      join(directory.path, name),
+    ) as [string, string, string];
+    await mkdir(first);
+    await mkdir(second);
+    await writeFile(join(first, 'env'), 'RELEASE=first');
+    await writeFile(join(second, 'env'), 'RELEASE=second');
+    await symlink(first, current);
+    const startFor = createStarts({ ...options, envFile: 'env' }, surroundings(current));
+    const seen = (): unknown[] => [
+      startFor(1).cwd,
+      realpathSync(startFor(1).cwd ?? ''),
+      startFor(1).env['RELEASE'],
+    ];
+    assert.deepEqual(seen(), [current, realpathSync(first), 'first']);
+    await symlink(second, `${current}.new`);
+    await rename(`${current}.new`, current);
+    assert.deepEqual(seen(), [current, realpathSync(second), 'second']);
+  });
+
+  it('is that of this process when the shell named another one, none, or not a whole path', async () => {
+    await using directory = await temporaryDirectory();
+    await mkdir(join(directory.path, 'other'));
+    const cwd = (): string => directory.path;
+    for (const PWD of [join(directory.path, 'other'), join(directory.path, 'absent'), '.', undefined]) {
+      assert.equal(createStarts(options, { env: { PWD }, cwd })(1).cwd, undefined, PWD);
+    }
+  });
+
+  it('fails the start when it is gone', async () => {
+    await using directory = await temporaryDirectory();
+    const current = join(directory.path, 'current');
+    await mkdir(current);
+    const startFor = createStarts(options, surroundings(current));
+    await rm(current, { recursive: true });
+    assert.throws(() => startFor(1), {
+      message: new RegExp(`^The working directory ${current} cannot be entered: ENOENT`),
+    });
+    await writeFile(current, '');
+    assert.throws(() => startFor(1), {
+      message: `The working directory ${current} is no directory any more`,
+    });
+  });
+});

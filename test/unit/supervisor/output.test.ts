@@ -1,0 +1,236 @@
+// What a child writes, with a prefix before each line; and that no byte of it is lost when another one reads on.
+import assert from 'node:assert/strict';
+import { PassThrough, Writable } from 'node:stream';
+import { describe, it } from 'node:test';
+
+import { socketPair, type StreamSocket } from '../../../src/fd/index.js';
+import { Output, type OutputEnds } from '../../../src/supervisor/output.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+import { openFile } from '../../support/files.js';
+import { isPending, turns } from '../../support/loop.js';
+
+class Stage {
+  readonly #ends: OutputEnds;
+  /** What the child has. */
+  readonly stdout: StreamSocket;
+  readonly stderr: StreamSocket;
+  readonly targets = { stdout: new PassThrough(), stderr: new PassThrough() };
+  readonly output: Output;
+
+  constructor() {
+    const [out, theirOut] = socketPair();
+    const [err, theirErr] = socketPair();
+    this.#ends = {
+      stdout: { descriptor: out.release(), partial: Buffer.alloc(0) },
+      stderr: { descriptor: err.release(), partial: Buffer.alloc(0) },
+    };
+    this.stdout = theirOut;
+    this.stderr = theirErr;
+    this.output = new Output(this.#ends, '[1] ', this.targets);
+  }
+
+  /** What has come out so far and was not told yet. */
+  async said(): Promise<[stdout: string, stderr: string]> {
+    await turns();
+    const { stdout, stderr } = this.targets;
+    return [String(stdout.read() ?? ''), String(stderr.read() ?? '')];
+  }
+
+  /** The child ends. */
+  async end(): Promise<void> {
+    this.stdout.destroy();
+    this.stderr.destroy();
+    await this.output.ended;
+  }
+}
+
+function onStage(body: (stage: Stage) => Promise<void>): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    const stage = new Stage();
+    await body(stage);
+    await stage.end();
+  });
+}
+
+describe('the output of a child', () => {
+  it(
+    'comes line by line where it belongs, and ends with the child',
+    onStage(async (stage) => {
+      await stage.stdout.send(Buffer.from('one\ntwo'));
+      await stage.stderr.send(Buffer.from('bad\n'));
+      assert.deepEqual(await stage.said(), ['[1] one\n', '[1] bad\n']);
+      await stage.end();
+      assert.deepEqual(await stage.said(), ['[1] two\n', '']);
+    }),
+  );
+
+  it(
+    'loses the descriptors that a child writes with it, and nothing else',
+    onStage(async (stage) => {
+      using file = openFile('file');
+      await stage.stdout.send(Buffer.from('one\n'), [file]);
+      assert.deepEqual(await stage.said(), ['[1] one\n', '']);
+    }),
+  );
+
+  it(
+    'is closed when it cannot be written here, and the child goes on',
+    keepsDescriptors(async () => {
+      const [here, there] = socketPair();
+      const broken = new Writable({
+        write: (_chunk, _encoding, callback) => {
+          callback(new Error('EPIPE'));
+        },
+      });
+      broken.on('error', () => undefined);
+      const ends = { stdout: { descriptor: here.release(), partial: Buffer.alloc(0) } };
+      const output = new Output(ends, '[1] ', { stdout: broken, stderr: broken });
+      await there.send(Buffer.from('one\n'));
+      await output.ended;
+      assert.equal(await there.receive(), null);
+      there.destroy();
+    }),
+  );
+
+  it(
+    'that cannot be read is closed, and has ended',
+    keepsDescriptors(async () => {
+      const descriptor = openFile('no socket');
+      const output = new Output({ stdout: { descriptor, partial: Buffer.alloc(0) } }, '[1] ');
+      await output.ended;
+      assert.equal(descriptor.closed, true);
+    }),
+  );
+});
+
+describe('paused output', () => {
+  it(
+    'stays where it is, and comes when it goes on',
+    onStage(async (stage) => {
+      await stage.stdout.send(Buffer.from('one\ntw'));
+      await stage.said();
+      await stage.output.pause();
+      await stage.stdout.send(Buffer.from('o\nthree\n'));
+      assert.deepEqual(await stage.said(), ['', '']);
+      stage.output.resume();
+      assert.deepEqual(await stage.said(), ['[1] two\n[1] three\n', '']);
+    }),
+  );
+
+  it(
+    'is paused when what was read is written, and not before; goes on in order when it is told to before that',
+    keepsDescriptors(async () => {
+      const [here, there] = socketPair();
+      const chunks: string[] = [];
+      const written: (() => void)[] = [];
+      const slow = new Writable({
+        write: (chunk, _encoding, callback) => {
+          chunks.push(String(chunk));
+          written.push(callback);
+        },
+      });
+      const ends = { stdout: { descriptor: here.release(), partial: Buffer.alloc(0) } };
+      const output = new Output(ends, '', { stdout: slow, stderr: slow });
+      await there.send(Buffer.from('one\n'));
+      await turns();
+      const paused = output.pause();
+      assert.equal(await isPending(paused), true);
+      await there.send(Buffer.from('two\n'));
+      output.resume();
+      await turns();
+      assert.deepEqual(chunks, ['one\n']);
+      written.shift()?.();
+      await turns();
+      assert.deepEqual(chunks, ['one\n', 'two\n']);
+      written.shift()?.();
+      there.destroy();
+      await turns();
+      written.shift()?.();
+      await output.ended;
+    }),
+  );
+
+  it(
+    'that has ended meanwhile ends when it goes on',
+    onStage(async (stage) => {
+      await stage.output.pause();
+      await stage.stdout.send(Buffer.from('last'));
+      stage.stdout.destroy();
+      stage.output.resume();
+      assert.deepEqual(await stage.said(), ['[1] last\n', '']);
+    }),
+  );
+});
+
+describe('output that is handed on', () => {
+  it(
+    'goes on at the byte where it was paused, in the middle of a line too',
+    onStage(async (stage) => {
+      await stage.stdout.send(Buffer.from('one\ntw'));
+      assert.deepEqual(await stage.said(), ['[1] one\n', '']);
+      await stage.output.pause();
+      await stage.stdout.send(Buffer.from('o\nth'));
+      const next = new Output(stage.output.duplicate(), '[1] ', stage.targets);
+      await stage.output.release();
+      assert.deepEqual(await stage.said(), ['[1] two\n', '']);
+      await stage.stdout.send(Buffer.from('ree\n'));
+      await stage.stderr.send(Buffer.from('bad\n'));
+      assert.deepEqual(await stage.said(), ['[1] three\n', '[1] bad\n']);
+      await stage.end();
+      await next.ended;
+    }),
+  );
+
+  it(
+    'goes on here when the other one has not begun, as if nothing had happened',
+    onStage(async (stage) => {
+      await stage.stdout.send(Buffer.from('one\ntw'));
+      await stage.said();
+      await stage.output.pause();
+      const { stdout, stderr } = stage.output.duplicate();
+      stdout?.descriptor.close();
+      stderr?.descriptor.close();
+      await stage.stdout.send(Buffer.from('o\n'));
+      stage.output.resume();
+      assert.deepEqual(await stage.said(), ['[1] two\n', '']);
+    }),
+  );
+
+  it(
+    'is not there where it has ended',
+    onStage(async (stage) => {
+      stage.stdout.destroy();
+      await stage.said();
+      await stage.output.pause();
+      const ends = stage.output.duplicate();
+      assert.deepEqual(Object.keys(ends), ['stderr']);
+      ends.stderr?.descriptor.close();
+      stage.output.resume();
+    }),
+  );
+});
+
+describe('output that is released, and that nobody goes on with', () => {
+  it(
+    'is written as far as it has come, with the line that has no end',
+    onStage(async (stage) => {
+      await stage.output.pause();
+      await stage.stdout.send(Buffer.from('one\n'));
+      await stage.stdout.send(Buffer.from('two'));
+      await stage.output.release();
+      assert.deepEqual(await stage.said(), ['[1] one\n[1] two\n', '']);
+      assert.equal(await stage.stdout.receive(), null, 'nobody holds the other end');
+    }),
+  );
+
+  it(
+    'is written when it has ended, too',
+    onStage(async (stage) => {
+      await stage.output.pause();
+      await stage.stdout.send(Buffer.from('one\ntwo'));
+      stage.stdout.destroy();
+      await stage.output.release();
+      assert.deepEqual(await stage.said(), ['[1] one\n[1] two\n', '']);
+    }),
+  );
+});
