@@ -11,12 +11,14 @@ export { connect, socketPair, type ConnectOptions } from './connect.js';
 export { closeAll, Descriptor, type Description, type DescriptorKind } from './descriptor.js';
 export { DescriptorStream } from './descriptor-stream.js';
 export { PassfdError, type ErrorCode } from './errors.js';
+export { LastWill, type WillChannel } from './last-will.js';
 export { Message } from './message.js';
 export { MAX_DESCRIPTORS } from './native.js';
 export type { Passable } from './passable.js';
 export { SocketDiagnostics, type SocketIdentity } from './socket-diagnostics.js';
 export {
   StreamSocket,
+  type Handoff,
   type PeerCredentials,
   type ReceiveOptions,
   type SendOptions,

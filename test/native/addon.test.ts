@@ -43,12 +43,22 @@ describe('the addon', () => {
       'peer',
       'receive',
       'send',
+      'sendHandoff',
       'setNonblocking',
       'shutdown',
       'shutdownWrite',
       'socketError',
       'socketPair',
       'unread',
+      'willAddListener',
+      'willCancel',
+      'willCloseFirst',
+      'willOpen',
+      'willPid',
+      'willRemoveChannel',
+      'willRemoveListener',
+      'willSetChannel',
+      'willTakeBack',
     ]);
   });
 

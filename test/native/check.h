@@ -65,4 +65,8 @@ void fail_accepts(int error, int times);
 void fail_listens(int error, int times);
 void fail_closes(int error, int times);
 
+/* The next sendmsg(2) kills this process, before or behind the call. */
+enum death { DEATH_NEVER, DEATH_BEFORE, DEATH_BEHIND };
+void die_in_send(enum death when);
+
 #endif

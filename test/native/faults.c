@@ -3,7 +3,9 @@
 #include "check.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 struct fault {
 	int error, times;
@@ -54,4 +56,23 @@ int __wrap_close(int fd)
 {
 	int result = __real_close(fd);
 	return is_due(&of_close) ? -1 : result;
+}
+
+static enum death death_in_send;
+
+void die_in_send(enum death when)
+{
+	death_in_send = when;
+}
+
+ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	if (death_in_send == DEATH_BEFORE)
+		kill(getpid(), SIGKILL);
+	ssize_t result = __real_sendmsg(fd, message, flags);
+	if (death_in_send == DEATH_BEHIND)
+		kill(getpid(), SIGKILL);
+	return result;
 }
