@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -99,6 +100,41 @@ static int make_memory(void)
 		stack = mapped + GUARD_BYTES;
 	}
 	return 0;
+}
+
+/* The sanitizers have memory of their own, and use it in every function. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define IS_SANITIZED 1
+#else
+#define IS_SANITIZED 0
+#endif
+
+/* Private memory without a file, as proc_pid_maps(5) lists it: `start-end perms offset dev inode path`. Not what the
+ * kernel has put there, such as [vdso]. */
+static int parse_mapping(const char *line, struct will_mapping *mapping)
+{
+	unsigned long start, end;
+	char permissions[5], path[8] = "";
+
+	if (sscanf(line, "%lx-%lx %4s %*s %*s %*s %7s", &start, &end, permissions, path) < 3 || permissions[3] != 'p')
+		return 0;
+	*mapping = (struct will_mapping){start, end};
+	return path[0] == '\0' || strcmp(path, "[heap]") == 0 || strcmp(path, "[stack]") == 0 ||
+	       strncmp(path, "[anon:", 6) == 0;
+}
+
+/* Without /proc the executor keeps everything. */
+static void list_mappings(struct will_state *state)
+{
+	FILE *maps = IS_SANITIZED ? NULL : fopen("/proc/self/maps", "re");
+	char *line = NULL;
+	size_t size = 0;
+
+	while (maps && state->mapping_count < WILL_MAX_MAPPINGS && getline(&line, &size, maps) > 0)
+		state->mapping_count += parse_mapping(line, &state->mappings[state->mapping_count]);
+	free(line);
+	if (maps)
+		fclose(maps);
 }
 
 /* The executor is a child of this thread, which then waits for its end: so nobody else has to, and no zombie stays. When
@@ -195,6 +231,7 @@ int will_open(void)
 	memory->stack = (uintptr_t)stack;
 	memory->stack_end = memory->stack + STACK_BYTES;
 	memory->process_watch = memory->signal_watch = -1;
+	list_mappings(memory);
 	result = open_watches(memory);
 	if (result == 0)
 		result = start_executor(memory);

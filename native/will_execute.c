@@ -1,4 +1,5 @@
 /* The executor of a last will: a process that shares the descriptors of another one, and waits for its end. See will.h.
+ * It opens none while it waits: it can be ended at any moment, and its descriptors are the other one's.
  *
  * No function of the C library is called here. The process was cloned out of one with many threads, so locks may be held
  * forever, and most of the memory that the library works with is given back. A test holds that this file refers to
@@ -8,7 +9,6 @@
 #ifdef WILL_IS_SUPPORTED
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <string.h>
@@ -32,13 +32,6 @@
 #define POLLED_AT_ONCE 256
 
 #define NOBODY (-1)
-
-/* The sanitizers have memory of their own, and use it in every function. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define KEEPS_MEMORY 1
-#else
-#define KEEPS_MEMORY 0
-#endif
 
 #define NANOSECONDS_PER_MS 1000000
 
@@ -124,88 +117,17 @@ static void set_handed(struct run *run, const int *fds, size_t count, int on)
 	}
 }
 
-/* ---- The memory ---- */
-
-struct mapping {
-	uintptr_t start, end;
-	int is_private, is_anonymous;
-};
-
-static const char *parse_hex(const char *text, uintptr_t *number)
-{
-	for (*number = 0;; text++) {
-		int digit = *text >= '0' && *text <= '9' ? *text - '0' : *text >= 'a' && *text <= 'f' ? *text - 'a' + 10 : -1;
-		if (digit < 0)
-			return text;
-		*number = *number * 16 + (uintptr_t)digit;
-	}
-}
-
-static const char *skip_word(const char *text)
-{
-	while (*text != ' ' && *text != '\n')
-		text++;
-	while (*text == ' ')
-		text++;
-	return text;
-}
-
-/* A line of proc_pid_maps(5): `start-end perms offset dev inode path`, which ends with a newline. */
-static struct mapping parse_mapping(const char *line)
-{
-	struct mapping mapping;
-	line = parse_hex(line, &mapping.start);
-	line = parse_hex(line + 1, &mapping.end);
-	const char *permissions = ++line;
-	const char *path = skip_word(skip_word(skip_word(skip_word(permissions))));
-	mapping.is_private = permissions[3] == 'p';
-	/* Not [vdso] and the like, which the kernel uses too. */
-	mapping.is_anonymous =
-		*path == '\n' || (*path == '[' && (path[1] == 'h' || path[1] == 's' || path[1] == 'a')); /* heap, stack, anon: */
-	return mapping;
-}
-
-static void forget_mapping(const struct will_state *state, struct mapping mapping)
-{
-	if (!mapping.is_private || !mapping.is_anonymous)
-		return;
-	if (mapping.start < state->stack_end && mapping.end > state->stack)
-		return;
-	if (mapping.start <= state->thread && state->thread < mapping.end)
-		return;
-	call(SYS_munmap, (long)mapping.start, (long)(mapping.end - mapping.start), 0, 0, 0, 0);
-}
-
 /* Gives back the memory that came with the clone, but for this stack and the thread's own data. Otherwise every page that
- * the process writes to from now on would be kept twice. Without /proc it is. */
+ * the process writes to from now on would be kept twice. */
 static void forget_memory(const struct will_state *state)
 {
-	char text[4096];
-	long length = 0;
-	long maps = KEEPS_MEMORY ? -1 : call(SYS_openat, AT_FDCWD, (long)"/proc/self/maps", O_RDONLY | O_CLOEXEC, 0, 0, 0);
-
-	if (maps < 0)
-		return;
-	for (;;) {
-		long got = call(SYS_read, maps, (long)(text + length), (long)sizeof text - length, 0, 0, 0);
-		if (got <= 0)
-			break;
-		length += got;
-		long start = 0;
-		for (long at = 0; at < length; at++) {
-			if (text[at] != '\n')
-				continue;
-			forget_mapping(state, parse_mapping(text + start));
-			start = at + 1;
-		}
-		/* A line that came in part. One that is longer than the buffer, by its path, is no anonymous mapping. */
-		for (long at = start; at < length; at++) {
-			text[at - start] = text[at];
-			NO_LIBRARY_CALL;
-		}
-		length = start == 0 && length == (long)sizeof text ? 0 : length - start;
+	for (int i = 0; i < state->mapping_count; i++) {
+		const struct will_mapping *mapping = &state->mappings[i];
+		if ((mapping->start < state->stack_end && mapping->end > state->stack) ||
+		    (mapping->start <= state->thread && state->thread < mapping->end))
+			continue;
+		call(SYS_munmap, (long)mapping->start, (long)(mapping->end - mapping->start), 0, 0, 0, 0);
 	}
-	close_descriptor((int)maps);
 }
 
 /* ---- Sending ---- */

@@ -21,6 +21,13 @@
 
 #define WILL_MAX_ADDRESS 128 /* struct sockaddr_storage */
 
+/* Node has some hundreds. What does not fit is kept. */
+#define WILL_MAX_MAPPINGS 8192
+
+struct will_mapping {
+	uintptr_t start, end;
+};
+
 struct will_listener {
 	atomic_int is_set;
 	int id;
@@ -66,6 +73,8 @@ struct will_state {
 	int thread_id;     /* of the thread that makes the executor */
 	uintptr_t thread;  /* somewhere in its memory */
 	uintptr_t stack, stack_end;
+	int mapping_count;
+	struct will_mapping mappings[WILL_MAX_MAPPINGS]; /* what the executor gives back */
 	atomic_int close_first[WILL_MAX_CLOSE_FIRST]; /* descriptor + 1 */
 	struct will_listener listeners[WILL_MAX_LISTENERS];
 	struct will_channel channels[WILL_MAX_CHANNELS];

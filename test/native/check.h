@@ -69,4 +69,7 @@ void fail_closes(int error, int times);
 enum death { DEATH_NEVER, DEATH_BEFORE, DEATH_BEHIND };
 void die_in_send(enum death when);
 
+/* The next close(2) kills this process before it is made. */
+void die_in_close(void);
+
 #endif

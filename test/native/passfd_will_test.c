@@ -21,6 +21,11 @@
 #define CHANNELS 3
 #define CLIENTS 6
 
+/* Of the rounds in which death comes at any moment: clients, and connections in one hand-off. */
+#define ROUNDS 100
+#define CROWD 300
+#define BATCH 3
+
 /* Longer than every message that the kernel takes as a whole. */
 #define LONG_MESSAGE 60000
 
@@ -67,6 +72,7 @@ static void begin_dispatcher(void)
 		close(scene.workers[i]);
 	for (int i = 0; i < CLIENTS; i++)
 		close(scene.clients[i]);
+	EXPECT_EQUAL(setpgid(0, 0), 0);
 	int result = will_open();
 	if (result == -ENOSYS || result == -EPERM)
 		_exit(77);
@@ -123,26 +129,30 @@ static void run_dispatcher(void (*body)(void), int signal)
 struct heard {
 	unsigned char bytes[LONG_MESSAGE + 1024];
 	size_t length, taken; /* how much there is, and how much of it was looked at */
-	int fds[CLIENTS * 2];
+	int fds[CROWD * 2];
 	int count, given; /* how many there are, and how many of them were looked at */
 };
 
-static void hear(int worker, struct heard *heard)
+/* Waits for one message, and returns 0 at the end. */
+static int hear_one(int worker, struct heard *heard)
 {
 	static struct passfd_received received;
+	wait_for(scene.workers[worker], POLLIN);
+	ssize_t got = passfd_receive(scene.workers[worker], heard->bytes + heard->length,
+	                             sizeof heard->bytes - heard->length, &received);
+	EXPECT(got >= 0);
+	EXPECT_EQUAL(received.truncated, 0);
+	for (size_t i = 0; i < received.count; i++)
+		heard->fds[heard->count++] = received.fds[i];
+	heard->length += (size_t)got;
+	return got > 0;
+}
+
+static void hear(int worker, struct heard *heard)
+{
 	memset(heard, 0, sizeof *heard);
-	for (;;) {
-		wait_for(scene.workers[worker], POLLIN);
-		ssize_t got = passfd_receive(scene.workers[worker], heard->bytes + heard->length,
-		                             sizeof heard->bytes - heard->length, &received);
-		EXPECT(got >= 0);
-		EXPECT_EQUAL(received.truncated, 0);
-		for (size_t i = 0; i < received.count; i++)
-			heard->fds[heard->count++] = received.fds[i];
-		if (got == 0)
-			break;
-		heard->length += (size_t)got;
-	}
+	while (hear_one(worker, heard))
+		continue;
 	close(scene.workers[worker]);
 }
 
@@ -306,8 +316,9 @@ TEST("the will is executed for a process that exits without a word")
 static void be_killed_as_group(void)
 {
 	serve_all();
-	EXPECT_EQUAL(setpgid(0, 0), 0);
-	/* The executor was made before that, in the group of the tests: it has left it by itself, or this would tell. */
+	/* It leaves the group by itself, a moment after it was made. */
+	while (getsid(will_pid()) != will_pid())
+		continue;
 	kill(0, SIGKILL);
 }
 
@@ -447,6 +458,31 @@ TEST("the will leaves what was handed out, and gives what was taken back")
 	EXPECT_EQUAL(given, 2 + 2 + 3);
 	EXPECT_EQUAL(times[3], 2);
 	times[3] = 1;
+	end_clients(times, 0, CLIENTS, 1);
+}
+
+static void die_before_close(void)
+{
+	serve_all();
+	EXPECT_EQUAL(hand_out(0, 0, CLIENTS, 1), 8);
+	die_in_close();
+	passfd_close(scene.accepted[0]);
+}
+
+TEST("the will leaves a connection that its process was about to close, since its worker had it")
+{
+	static struct heard heard;
+	int times[CLIENTS] = {0};
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(die_before_close, SIGKILL);
+	for (int worker = 0; worker < CHANNELS; worker++) {
+		hear(worker, &heard);
+		if (worker == 0)
+			expect_handoff(&heard, CLIENTS);
+		expect_no_more(&heard);
+		count_clients(&heard, times);
+	}
 	end_clients(times, 0, CLIENTS, 1);
 }
 
@@ -887,6 +923,136 @@ TEST("the will closes what it was told to close first before it waits for a work
 	for (int i = 0; i < 2; i++)
 		close(watches[i]);
 	end_clients(times, 0, CLIENTS, 1);
+}
+
+/* A dispatcher that accepts, hands out a part of it, and closes what it has handed out a while ago. */
+static _Noreturn void dispatch_for_ever(void)
+{
+	const int listeners[] = {LISTENER};
+	const unsigned char frame[] = {0, 0, 0, 4, 1, 0, LISTENER, BATCH};
+	static int accepted[CROWD];
+	uint64_t sent[CHANNELS] = {0};
+	int count = 0, handed = 0, closed = 0;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with a test that fails */
+	for (int i = 0; i < CHANNELS; i++)
+		close(scene.workers[i]);
+	EXPECT_EQUAL(will_open(), 0);
+	EXPECT_EQUAL(will_add_listener(LISTENER, scene.listener), 0);
+	for (int i = 0; i < CHANNELS; i++)
+		EXPECT_EQUAL(will_set_channel(scene.channels[i], 1, listeners, 1), 0);
+	for (int turn = 0;; turn = (turn + 1) % CHANNELS) {
+		int got = count < CROWD ? passfd_accept(scene.listener, accepted + count, 2) : 0;
+		if (got > 0)
+			count += got;
+		const struct will_handoff handoff = {sent[turn] + 1, LISTENER};
+		if (handed + BATCH <= count &&
+		    will_send(scene.channels[turn], frame, sizeof frame, accepted + handed, BATCH, &handoff) > 0) {
+			handed += BATCH;
+			sent[turn] += BATCH;
+		}
+		if (closed + 4 * BATCH < handed)
+			EXPECT_EQUAL(passfd_close(accepted[closed++]), 0);
+	}
+}
+
+static void count_name(int fd, int *times)
+{
+	uint16_t name;
+	wait_for(fd, POLLIN);
+	EXPECT_EQUAL(recv(fd, &name, sizeof name, MSG_DONTWAIT), sizeof name);
+	times[name]++;
+}
+
+/* What a worker makes of all that it heard, as docs/protocol.md asks. */
+static void adopt(struct heard *heard, int *times)
+{
+	int next = 0;
+	uint64_t received = 0;
+	for (const unsigned char *at = heard->bytes; at < heard->bytes + heard->length; at += 4 + at[3]) {
+		int count = at[4 + at[3] - 1], is_known = 0;
+		if (at[4] != 1 && at[4] != 5)
+			continue; /* JSON */
+		if (at[4] == 5) {
+			uint64_t position = 0;
+			for (int i = 0; i < 8; i++)
+				position = position << 8 | at[5 + i];
+			is_known = position + (uint64_t)count - 1 == received;
+			EXPECT(is_known || position == received + 1);
+		}
+		for (int i = 0; i < count; i++) {
+			int fd = heard->fds[next++];
+			if (!is_known)
+				count_name(fd, times);
+			close(fd);
+		}
+		received += is_known ? 0 : (uint64_t)count;
+	}
+	EXPECT_EQUAL(next, heard->count);
+}
+
+/* Kills the dispatcher when the workers have got this many connections. */
+static void live_a_round(int until)
+{
+	static struct heard heard[CHANNELS];
+	static int clients[CROWD];
+	int times[CROWD] = {0}, got = 0, status, accepted;
+
+	memset(heard, 0, sizeof heard);
+	make_channels();
+	unlink("l");
+	scene.listener = passfd_listen_unix("l", 1, CROWD, 0600);
+	EXPECT(scene.listener >= 0);
+	for (uint16_t i = 0; i < CROWD; i++) {
+		clients[i] = passfd_connect_unix("l", 1);
+		EXPECT(clients[i] >= 0);
+		EXPECT_EQUAL(send(clients[i], &i, sizeof i, 0), sizeof i);
+	}
+	pid_t dispatcher = fork();
+	if (dispatcher == 0)
+		dispatch_for_ever();
+	for (int i = 0; i < CHANNELS; i++)
+		close(scene.channels[i]);
+	while (got < until) {
+		struct pollfd polled[CHANNELS];
+		for (int i = 0; i < CHANNELS; i++)
+			polled[i] = (struct pollfd){.fd = scene.workers[i], .events = POLLIN};
+		EXPECT(poll(polled, CHANNELS, -1) > 0);
+		for (int i = 0; i < CHANNELS; i++) {
+			int before = heard[i].count;
+			EXPECT(!polled[i].revents || hear_one(i, &heard[i]));
+			got += heard[i].count - before;
+		}
+	}
+	kill(dispatcher, SIGKILL);
+	EXPECT(waitpid(dispatcher, &status, 0) == dispatcher);
+	for (int worker = 0; worker < CHANNELS; worker++) {
+		while (hear_one(worker, &heard[worker]))
+			continue;
+		adopt(&heard[worker], times);
+		close(scene.workers[worker]);
+	}
+	/* Nobody had accepted these. */
+	while (passfd_accept(scene.listener, &accepted, 1) == 1) {
+		count_name(accepted, times);
+		close(accepted);
+	}
+	close(scene.listener);
+	for (int i = 0; i < CROWD; i++) {
+		close(clients[i]);
+		EXPECT_EQUAL(times[i], 1);
+	}
+}
+
+TEST("the will loses nothing and gives nothing twice, at whatever moment of accepting and sending its process dies")
+{
+	int result = will_open();
+	if (result == -ENOSYS || result == -EPERM)
+		skip("there is no will on this system");
+	will_cancel();
+	enter_temporary_directory();
+	for (int round = 0; round < ROUNDS; round++)
+		live_a_round(1 + rand() % (CROWD - 2 * CHANNELS * BATCH));
 }
 
 TEST("a will that is not open keeps nothing from being sent or closed")
