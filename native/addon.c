@@ -1,6 +1,7 @@
-/* The Node-API layer: checks every argument, calls passfd.c, and returns its counts and -errno as they are. */
+/* The Node-API layer: checks every argument, calls passfd.c and will.c, and returns its counts and -errno as they are. */
 #include "addon.h"
 #include "passfd.h"
+#include "will.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -9,6 +10,9 @@
 
 /* Where `receive` writes what it got: [count, truncated, fd, fd, ...]. */
 #define RESULTS_HEADER 2
+
+/* Number.MAX_SAFE_INTEGER */
+#define MAX_SAFE_INTEGER 9007199254740991.0
 
 /* The bytes that stand for a connection in JavaScript, where nobody looks into them. */
 _Static_assert(sizeof(struct passfd_identity) == 52, "IDENTITY_BYTES of src/fd/native.ts");
@@ -92,21 +96,17 @@ static int get_part(napi_env env, napi_value offset, napi_value length, struct b
 	return 1;
 }
 
-struct integers {
-	int *data;
-	size_t length;
-};
-
-static int get_integers(napi_env env, napi_value value, const char *name, size_t least, struct integers *integers)
+int addon_integers(napi_env env, napi_value value, const char *name, size_t least, int **data)
 {
 	napi_typedarray_type type;
-	void *data;
+	size_t length;
+	void *found;
 
 	_Static_assert(sizeof(int) == 4, "descriptors travel in an Int32Array");
-	if (napi_get_typedarray_info(env, value, &type, &integers->length, &data, NULL, NULL) != napi_ok ||
-	    type != napi_int32_array || integers->length < least)
+	if (napi_get_typedarray_info(env, value, &type, &length, &found, NULL, NULL) != napi_ok ||
+	    type != napi_int32_array || length < least)
 		return throw_argument(env, name, "an Int32Array that is long enough");
-	integers->data = data;
+	*data = found;
 	return 1;
 }
 
@@ -117,20 +117,46 @@ static napi_value integer(napi_env env, int64_t value)
 	return result;
 }
 
+/* Sends what the first six arguments say. */
+static napi_value send_with(napi_env env, const napi_value *arguments, const struct will_handoff *handoff)
+{
+	struct bytes bytes;
+	int *fds;
+	int fd, count;
+
+	if (!get_fd(env, arguments[0], &fd) || !get_bytes(env, arguments[1], &bytes) ||
+	    !get_part(env, arguments[2], arguments[3], &bytes) ||
+	    !addon_integer(env, arguments[5], "count", 0, PASSFD_MAX_DESCRIPTORS, &count) ||
+	    !addon_integers(env, arguments[4], "fds", (size_t)count, &fds))
+		return NULL;
+	return integer(env, will_send(fd, bytes.data, bytes.length, fds, (size_t)count, handoff));
+}
+
 /* send(fd, bytes, offset, length, fds, count) */
 static napi_value send_message(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[6];
-	struct bytes bytes;
-	struct integers fds;
-	int fd, count;
 
-	if (!get_arguments(env, info, 6, arguments) || !get_fd(env, arguments[0], &fd) ||
-	    !get_bytes(env, arguments[1], &bytes) || !get_part(env, arguments[2], arguments[3], &bytes) ||
-	    !addon_integer(env, arguments[5], "count", 0, PASSFD_MAX_DESCRIPTORS, &count) ||
-	    !get_integers(env, arguments[4], "fds", (size_t)count, &fds))
+	return get_arguments(env, info, 6, arguments) ? send_with(env, arguments, NULL) : NULL;
+}
+
+/* sendHandoff(fd, bytes, offset, length, fds, count, position, listener) */
+static napi_value send_handoff(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[8];
+	struct will_handoff handoff;
+	double position;
+
+	if (!get_arguments(env, info, 8, arguments) ||
+	    !addon_integer(env, arguments[7], "listener", 0, WILL_MAX_LISTENER_ID, &handoff.listener))
 		return NULL;
-	return integer(env, passfd_send(fd, bytes.data, bytes.length, fds.data, (size_t)count));
+	if (napi_get_value_double(env, arguments[6], &position) != napi_ok || !(position >= 1 && position <= MAX_SAFE_INTEGER) ||
+	    position != (double)(uint64_t)position) {
+		throw_argument(env, "position", "a safe integer from 1");
+		return NULL;
+	}
+	handoff.position = (uint64_t)position;
+	return send_with(env, arguments, &handoff);
 }
 
 /* sendDatagram(name, bytes, fds, count) */
@@ -138,15 +164,15 @@ static napi_value send_datagram(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[4];
 	struct bytes name, bytes;
-	struct integers fds;
+	int *fds;
 	int count;
 
 	if (!get_arguments(env, info, 4, arguments) || !get_bytes(env, arguments[0], &name) ||
 	    !get_bytes(env, arguments[1], &bytes) ||
 	    !addon_integer(env, arguments[3], "count", 0, PASSFD_MAX_DESCRIPTORS, &count) ||
-	    !get_integers(env, arguments[2], "fds", (size_t)count, &fds))
+	    !addon_integers(env, arguments[2], "fds", (size_t)count, &fds))
 		return NULL;
-	return integer(env, passfd_send_datagram(name.data, name.length, bytes.data, bytes.length, fds.data, (size_t)count));
+	return integer(env, passfd_send_datagram(name.data, name.length, bytes.data, bytes.length, fds, (size_t)count));
 }
 
 /* receive(fd, bytes, offset, length, results) */
@@ -154,18 +180,18 @@ static napi_value receive_message(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[5];
 	struct bytes bytes;
-	struct integers results;
+	int *results;
 	struct passfd_received received;
 	int fd;
 
 	if (!get_arguments(env, info, 5, arguments) || !get_fd(env, arguments[0], &fd) ||
 	    !get_bytes(env, arguments[1], &bytes) || !get_part(env, arguments[2], arguments[3], &bytes) ||
-	    !get_integers(env, arguments[4], "results", RESULTS_HEADER + PASSFD_MAX_DESCRIPTORS, &results))
+	    !addon_integers(env, arguments[4], "results", RESULTS_HEADER + PASSFD_MAX_DESCRIPTORS, &results))
 		return NULL;
 	ssize_t length = passfd_receive(fd, bytes.data, bytes.length, &received);
-	results.data[0] = (int)received.count;
-	results.data[1] = received.truncated;
-	memcpy(results.data + RESULTS_HEADER, received.fds, received.count * sizeof(int));
+	results[0] = (int)received.count;
+	results[1] = received.truncated;
+	memcpy(results + RESULTS_HEADER, received.fds, received.count * sizeof(int));
 	return integer(env, length);
 }
 
@@ -186,25 +212,25 @@ static napi_value peek(napi_env env, napi_callback_info info)
 static napi_value accept_connections(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[3];
-	struct integers fds;
+	int *fds;
 	int fd, capacity;
 
 	if (!get_arguments(env, info, 3, arguments) || !get_fd(env, arguments[0], &fd) ||
 	    !addon_integer(env, arguments[2], "capacity", 1, INT_MAX, &capacity) ||
-	    !get_integers(env, arguments[1], "fds", (size_t)capacity, &fds))
+	    !addon_integers(env, arguments[1], "fds", (size_t)capacity, &fds))
 		return NULL;
-	return integer(env, passfd_accept(fd, fds.data, (size_t)capacity));
+	return integer(env, passfd_accept(fd, fds, (size_t)capacity));
 }
 
 /* socketPair(fds) */
 static napi_value socket_pair(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[1];
-	struct integers fds;
+	int *fds;
 
-	if (!get_arguments(env, info, 1, arguments) || !get_integers(env, arguments[0], "fds", 2, &fds))
+	if (!get_arguments(env, info, 1, arguments) || !addon_integers(env, arguments[0], "fds", 2, &fds))
 		return NULL;
-	return integer(env, passfd_socketpair(fds.data));
+	return integer(env, passfd_socketpair(fds));
 }
 
 /* listenUnix(name, backlog, mode) */
@@ -326,15 +352,15 @@ static napi_value call_with_fd(napi_env env, napi_callback_info info)
 static napi_value close_all(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[2];
-	struct integers fds;
+	int *fds;
 	int count, result = 0;
 
 	if (!get_arguments(env, info, 2, arguments) ||
 	    !addon_integer(env, arguments[1], "count", 0, INT_MAX, &count) ||
-	    !get_integers(env, arguments[0], "fds", (size_t)count, &fds))
+	    !addon_integers(env, arguments[0], "fds", (size_t)count, &fds))
 		return NULL;
 	for (int i = 0; i < count; i++) {
-		int closed = passfd_close(fds.data[i]);
+		int closed = passfd_close(fds[i]);
 		if (result == 0)
 			result = closed;
 	}
@@ -345,18 +371,18 @@ static napi_value close_all(napi_env env, napi_callback_info info)
 static napi_value peer(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[2];
-	struct integers results;
+	int *results;
 	struct passfd_peer who;
 	int fd;
 
 	if (!get_arguments(env, info, 2, arguments) || !get_fd(env, arguments[0], &fd) ||
-	    !get_integers(env, arguments[1], "results", 3, &results))
+	    !addon_integers(env, arguments[1], "results", 3, &results))
 		return NULL;
 	int result = passfd_peer(fd, &who);
 	if (result == 0) {
-		results.data[0] = (int)who.pid;
-		results.data[1] = (int)who.uid;
-		results.data[2] = (int)who.gid;
+		results[0] = (int)who.pid;
+		results[1] = (int)who.uid;
+		results[2] = (int)who.gid;
 	}
 	return integer(env, result);
 }
@@ -366,14 +392,14 @@ static napi_value peer(napi_env env, napi_callback_info info)
 static napi_value address(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[4];
-	struct integers results;
+	int *results;
 	struct bytes name;
 	struct passfd_address found;
 	int fd, remote;
 
 	if (!get_arguments(env, info, 4, arguments) || !get_fd(env, arguments[0], &fd) ||
 	    !addon_integer(env, arguments[1], "remote", 0, 1, &remote) ||
-	    !get_integers(env, arguments[2], "results", 2, &results) || !get_bytes(env, arguments[3], &name))
+	    !addon_integers(env, arguments[2], "results", 2, &results) || !get_bytes(env, arguments[3], &name))
 		return NULL;
 	if (name.length < PASSFD_MAX_NAME) {
 		throw_argument(env, "name", "long enough");
@@ -382,8 +408,8 @@ static napi_value address(napi_env env, napi_callback_info info)
 	int result = passfd_address(fd, remote, &found);
 	if (result < 0)
 		return integer(env, result);
-	results.data[0] = found.family;
-	results.data[1] = found.port;
+	results[0] = found.family;
+	results[1] = found.port;
 	memcpy(name.data, found.name, found.length);
 	return integer(env, (int64_t)found.length);
 }
@@ -392,18 +418,18 @@ static napi_value address(napi_env env, napi_callback_info info)
 static napi_value describe(napi_env env, napi_callback_info info)
 {
 	napi_value arguments[2];
-	struct integers results;
+	int *results;
 	struct passfd_description description;
 	int fd;
 
 	if (!get_arguments(env, info, 2, arguments) || !get_fd(env, arguments[0], &fd) ||
-	    !get_integers(env, arguments[1], "results", 3, &results))
+	    !addon_integers(env, arguments[1], "results", 3, &results))
 		return NULL;
 	int result = passfd_describe(fd, &description);
 	if (result == 0) {
-		results.data[0] = description.type;
-		results.data[1] = description.family;
-		results.data[2] = description.access;
+		results[0] = description.type;
+		results[1] = description.family;
+		results[2] = description.access;
 	}
 	return integer(env, result);
 }
@@ -482,6 +508,7 @@ NAPI_MODULE_INIT()
 	} functions[] = {
 		{"send", send_message},
 		{"sendDatagram", send_datagram},
+		{"sendHandoff", send_handoff},
 		{"receive", receive_message},
 		{"peek", peek},
 		{"accept", accept_connections},
@@ -523,5 +550,6 @@ NAPI_MODULE_INIT()
 		CHECK(env, define(env, exports, functions_of_fd[i].name, call_with_fd, data));
 	}
 	CHECK(env, addon_define_poll(env, exports));
+	CHECK(env, addon_define_will(env, exports));
 	return exports;
 }

@@ -2,9 +2,10 @@
   "targets": [
     {
       "target_name": "passfd",
-      "sources": ["addon.c", "poll.c", "passfd.c"],
+      "sources": ["addon.c", "poll.c", "will_addon.c", "passfd.c", "will.c", "will_execute.c"],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
-      "cflags": ["-std=c11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration", "-fvisibility=hidden"],
+      "cflags": ["-std=c11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration", "-fvisibility=hidden", "-pthread"],
+      "ldflags": ["-pthread"],
       "xcode_settings": {
         "OTHER_CFLAGS": ["-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden"],
         "MACOSX_DEPLOYMENT_TARGET": "11.0"

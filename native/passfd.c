@@ -2,6 +2,7 @@
 #include "passfd.h"
 #include "diagnostics.h"
 #include "platform.h"
+#include "will.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
@@ -166,6 +167,7 @@ int passfd_accept(int listener, int *fds, size_t capacity)
 	while (count < capacity) {
 		int fd = platform_accept(listener);
 		if (fd >= 0) {
+			will_forget(fd); /* in case that somebody else closed the last one with this number */
 			fds[count++] = fd;
 		} else if (is_of_the_connection(-fd) && aborted < MAX_ABORTED_ACCEPTS) {
 			aborted++;
@@ -350,8 +352,11 @@ int passfd_duplicate(int fd)
 
 int passfd_close(int fd)
 {
+	will_before_close(fd);
 	/* Linux has freed the descriptor even when close(2) says EINTR; a second try could close another's. */
-	return close(fd) < 0 && errno != EINTR ? -errno : 0;
+	int result = close(fd) < 0 && errno != EINTR ? -errno : 0;
+	will_forget(fd);
+	return result;
 }
 
 int passfd_shutdown_write(int socket)

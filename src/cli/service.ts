@@ -111,7 +111,12 @@ class Service {
       ? this.#descendant(descent)
       : new Origin({ ...notifier.environment() }, !notifier.isActive);
     const { policy, overload, backlog } = flags;
-    this.#dispatcher = new Dispatcher({ policy, overload, ...(backlog !== undefined && { backlog }) });
+    this.#dispatcher = new Dispatcher({
+      policy,
+      overload,
+      lastWill: true,
+      ...(backlog !== undefined && { backlog }),
+    });
     logDispatcher(log, this.#dispatcher);
     this.#keepStore();
     for (const event of ['joined', 'left'] as const) {

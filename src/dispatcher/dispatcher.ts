@@ -5,6 +5,7 @@ import {
   Acceptor,
   closeAll,
   formatAddress,
+  LastWill,
   listen,
   PassfdError,
   SocketDiagnostics,
@@ -42,6 +43,11 @@ export interface DispatcherOptions {
   readonly overload?: Overload;
   /** Connections that wait in the kernel at most, for each of the dispatcher's own addresses. */
   readonly backlog?: number;
+  /**
+   * Whether what was accepted and not handed off goes to the workers should this process die, even by `kill -9`: see
+   * `LastWill`, of which a process has one. Where the system cannot do that, such connections are lost.
+   */
+  readonly lastWill?: boolean;
 }
 
 export interface DispatcherEvents {
@@ -105,6 +111,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Channels of children that have not said anything yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
   readonly #returns = new Returns();
+  #will: LastWill | undefined;
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
   #control: Control | undefined;
@@ -161,6 +168,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     const { awaited = [], prepare } = options;
     const control = await Control.open(path, this.#withCommands(options));
     this.#useControl(control);
+    this.#openWill();
     if (awaited.length === 0) await prepare?.();
     else await (this.#prepared = this.#prepareFor(control, awaited, prepare));
     control.start();
@@ -252,24 +260,37 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /**
    * Neither accepts, sends nor hears anything until `thaw`, or until it is `disown`ed. Who connects meanwhile waits in the
    * kernel.
-   * @returns what another process needs to go on from here; the caller owns its descriptors
+   * @returns what another process needs to go on from here, and how to free what was made for that
    * @throws {PassfdError} `ERR_DISPATCHER` when it cannot be frozen at this moment, `ERR_DESCRIPTOR_LIMIT`; then it goes on
    */
-  async freeze(): Promise<Snapshot> {
-    const made: Descriptor[] = [];
+  async freeze(): Promise<{ readonly snapshot: Snapshot; readonly release: () => void }> {
+    const duplicates: Descriptor[] = [];
+    const release = (): void => {
+      closeAll(duplicates);
+    };
     this.#isFrozen = true;
     try {
-      return await this.#freeze(made);
+      return { snapshot: await this.#freeze(duplicates), release };
     } catch (error) {
-      closeAll(made);
+      release();
       this.thaw();
       throw error;
     }
   }
 
+  /**
+   * Another process may go on with all of it from here on: should this one die, it has nothing to leave. `thaw` takes
+   * that back.
+   */
+  renounce(): void {
+    this.#will?.cancel();
+    this.#will = undefined;
+  }
+
   /** Goes on after `freeze`, or begins after `restore`. */
   thaw(): void {
     this.#isFrozen = false;
+    this.#openWill();
     for (const worker of this.#pool.workers) worker.thaw();
     for (const socket of this.#silentChildren.keys()) socket.thaw();
     this.#pool.thaw();
@@ -316,6 +337,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Another process goes on with all of it: closes what this one has, and tells nobody. */
   async disown(): Promise<void> {
     this.#closing = Promise.resolve();
+    this.renounce();
     this.#returns.close();
     for (const worker of this.#pool.workers) worker.disown();
     for (const socket of this.#silentChildren.keys()) socket.destroy();
@@ -337,6 +359,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   async #close(): Promise<void> {
+    this.renounce();
     this.#returns.close();
     await this.#control?.close();
     await this.#rawControl?.close();
@@ -390,6 +413,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
     this.#rawControl = acceptor;
+    this.#will?.closeFirst(acceptor);
     acceptor.feed({
       room: () => (this.#isFrozen ? 0 : RAW_WORKERS_AT_ONCE),
       take: (descriptors) => {
@@ -412,7 +436,33 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     await this.#listeners.closeReturned();
   }
 
+  /** With all that is there by now. */
+  #openWill(): void {
+    if (this.#options.lastWill !== true || this.#will) return;
+    try {
+      this.#will = LastWill.open();
+    } catch (error) {
+      this.emit('warned', error);
+    }
+    if (!this.#will) return;
+    if (this.#control) this.#will.closeFirst(this.#control.acceptor);
+    if (this.#rawControl) this.#will.closeFirst(this.#rawControl);
+    for (const { id, acceptor } of this.#listeners) this.#will.addListener(id, acceptor);
+    for (const worker of this.#pool.workers) {
+      this.#will.handOut(worker.handedOut);
+      this.#noteChannel(worker);
+    }
+  }
+
+  /** What a worker gets, should this process die, is what it would get now. */
+  #noteChannel(worker: WorkerHandle): void {
+    if (!(worker instanceof PassfdWorker) || !this.#will) return;
+    const listeners = worker.state === 'ready' ? worker.listeners : [];
+    this.#will.setChannel(worker.socket, { isReady: worker.state === 'ready', listeners });
+  }
+
   #onOpened(loop: AcceptLoop): void {
+    this.#will?.addListener(loop.id, loop.acceptor);
     this.#pool.open(loop, (error) => this.emit('warned', error));
     for (const worker of this.#pool.workers) this.#entrust(worker, loop);
     const { address, isInherited, acceptor } = loop;
@@ -547,6 +597,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #eventsFor(isTrusted: boolean): PassfdWorkerEvents {
     return {
       ready: (worker) => {
+        this.#noteChannel(worker);
         this.emit('ready', worker);
         this.#pool.update();
       },
@@ -554,15 +605,20 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#noteDrained(worker);
         this.#pool.update();
       },
+      subscribed: (worker) => {
+        this.#noteChannel(worker);
+      },
       adopted: (count) => {
         this.#pool.counts.adopted += count;
       },
       refused: (worker, connections, reason) => {
+        this.#will?.takeBack(connections.map(({ descriptor }) => descriptor));
         if (reason === 'descriptors') this.emit('starved', worker);
         this.#pool.takeBack(connections);
         this.#noteDrained(worker);
       },
       draining: (worker) => {
+        this.#noteChannel(worker);
         this.emit('draining', worker);
         this.#noteDrained(worker);
       },
@@ -570,6 +626,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#refusePeer(error);
       },
       left: (worker, connections, reason) => {
+        this.#will?.takeBack(connections.map(({ descriptor }) => descriptor));
         this.#pool.takeBack(connections);
         this.#pool.remove(worker);
         this.#drains.get(worker)?.();
@@ -624,10 +681,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     await this.#listeners.close(loop);
   }
 
-  /** @param made gets every descriptor that the snapshot has */
-  async #freeze(made: Descriptor[]): Promise<Snapshot> {
+  /**
+   * Connections are lent, and not duplicated: with a second descriptor they would be left twice, should this process die.
+   * @param duplicates gets those of sockets
+   */
+  async #freeze(duplicates: Descriptor[]): Promise<Snapshot> {
     const own = (descriptor: Descriptor): Descriptor => {
-      made.push(descriptor);
+      duplicates.push(descriptor);
       return descriptor;
     };
     const socketOf = (acceptor: Acceptor): { descriptor: Descriptor; removesFile: boolean } => ({
@@ -647,19 +707,17 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
           `Connections to ${formatAddress(loop.address)}, which is closed, are still on their way`,
         );
       }
-      return { descriptor: own(descriptor.duplicate()), listener: loop.id };
+      return { descriptor, listener: loop.id };
     };
     const workers: WorkerSnapshot[] = [];
     for (const { worker, state } of frozen) {
       // One that has left meanwhile gave back what it had.
       if (!this.#pool.workers.includes(worker)) continue;
-      const unsent = state.unsent();
-      for (const { descriptors } of unsent) descriptors.forEach(own);
       workers.push({
         worker: state.snapshot,
         channel: own(state.socket.duplicate()),
         inFlight: state.inFlight.map(connectionOf),
-        unsent,
+        unsent: state.unsent(),
       });
     }
     for (const socket of this.#silentChildren.keys()) socket.freeze();

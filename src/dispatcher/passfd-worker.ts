@@ -30,6 +30,8 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   serve(worker: PassfdWorker): Promise<readonly AcceptLoop[]>;
   /** @throws {PassfdError} when it cannot listen there */
   listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<AcceptLoop>;
+  /** It takes connections of other listeners than before. */
+  subscribed(worker: PassfdWorker): void;
   /** Resolves when the address is free, if this was the last to listen there. */
   unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<void>;
   /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
@@ -235,6 +237,19 @@ export class PassfdWorker implements WorkerHandle {
     return this.#ledger.size + this.#outgoing.length;
   }
 
+  get handedOut(): readonly Descriptor[] {
+    return this.#ledger.entries.map(({ descriptor }) => descriptor);
+  }
+
+  /** Ids of those whose connections it takes. */
+  get listeners(): Iterable<number> {
+    return this.#subscriptions.keys();
+  }
+
+  get socket(): StreamSocket {
+    return this.#channel.socket;
+  }
+
   get load(): number {
     return this.active + this.inFlight;
   }
@@ -269,12 +284,14 @@ export class PassfdWorker implements WorkerHandle {
     for (let start = 0; start < outgoing.length;) {
       const end = endOfBatch(outgoing, start);
       const batch = outgoing.slice(start, end);
+      const position = this.#ledger.last + 1;
       for (const connection of batch) this.#ledger.add(connection);
       const listener = batch[0]?.loop.id ?? 0;
       this.#channel
         .post(
           encodeHandoff(listener, batch.length),
           batch.map(({ descriptor }) => descriptor),
+          { position, listener },
         )
         .catch((error: unknown) => {
           this.#onUnsent(error);
@@ -497,6 +514,7 @@ export class PassfdWorker implements WorkerHandle {
     const subscription = this.#subscriptions.get(loop.id);
     if (subscription) subscription.servers++;
     else this.#subscriptions.set(loop.id, { loop, pause: undefined, servers: 1 });
+    this.#events.subscribed(this);
   }
 
   async #onUnlisten(message: Extract<FromWorker, { type: 'unlisten' }>): Promise<void> {
@@ -511,6 +529,7 @@ export class PassfdWorker implements WorkerHandle {
     if (!subscription || --subscription.servers > 0) return;
     endPause(subscription);
     this.#subscriptions.delete(id);
+    this.#events.subscribed(this);
     // One that drains closes its servers because it leaves, and not because nobody wants the address any more.
     if (this.state !== 'draining') await this.#events.unlisten(this, subscription.loop);
   }

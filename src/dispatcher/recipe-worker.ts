@@ -9,6 +9,7 @@ import { setImmediate } from 'node:timers/promises';
 
 import {
   PassfdError,
+  type Descriptor,
   type Message,
   type SocketDiagnostics,
   type SocketIdentity,
@@ -141,6 +142,10 @@ export class RecipeWorker implements WorkerHandle {
     return this.#inFlight ? 1 : 0;
   }
 
+  get handedOut(): readonly Descriptor[] {
+    return this.#inFlight && this.#isSent ? [this.#inFlight.descriptor] : [];
+  }
+
   get load(): number {
     return this.#held.size + this.inFlight;
   }
@@ -176,7 +181,12 @@ export class RecipeWorker implements WorkerHandle {
     // The flag is in the open file, and a recipe's worker reads as if it were not set. It is clear unless the
     // connection comes back from elsewhere.
     this.#socket
-      .send(BYTES[this.dialect], [connection.descriptor], { blocking: true, kept: true })
+      .send(BYTES[this.dialect], [connection.descriptor], {
+        blocking: true,
+        kept: true,
+        // It has no positions; should this process die, what was sent is left to this worker.
+        handoff: { position: 1, listener: connection.loop.id },
+      })
       .then(() => {
         this.#isSent = true;
       })

@@ -5,7 +5,7 @@ import type { PassfdWorkerSnapshot } from './passfd-worker.js';
 import type { PoolCounts } from './pool.js';
 import type { RecipeWorkerSnapshot } from './recipe-worker.js';
 
-/** It owns its descriptors: duplicates, on the side that hands over. */
+/** On the side that hands over the descriptors are lent, and on the other one they are its own. */
 export interface Snapshot {
   readonly generation: number;
   readonly counts: PoolCounts & { readonly refusedPeers: number };

@@ -51,7 +51,7 @@ export async function handOver(
   { channel, kill }: Successor,
   attachments: readonly Attachment[],
 ): Promise<void> {
-  const snapshot = await dispatcher.freeze();
+  const { snapshot, release } = await dispatcher.freeze();
   tellStep('frozen');
   let hasGone = false;
   try {
@@ -62,6 +62,7 @@ export async function handOver(
       tellStep('handed-over');
       await expect(channel, 'ready');
     });
+    dispatcher.renounce();
     hasGone = true;
     await inTime(kill, async () => {
       await channel.send({ type: 'go' });
@@ -76,7 +77,7 @@ export async function handOver(
       throw takeoverError(error);
     }
   } finally {
-    closeAll([...descriptorsOf(snapshot)]);
+    release();
   }
 }
 

@@ -1,5 +1,5 @@
 // WorkerHandle: the dispatcher's view of a worker, whatever its dialect is.
-import type { PassfdError, StreamSocket, Unsent } from '../fd/index.js';
+import type { Descriptor, PassfdError, StreamSocket, Unsent } from '../fd/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
 import type { PassfdWorkerSnapshot } from './passfd-worker.js';
 import type { Candidate } from './policy.js';
@@ -38,6 +38,8 @@ export interface WorkerHandle extends WorkerView, Candidate {
   give(connection: AcceptedConnection): void;
   /** Sends what was given. */
   flush(): void;
+  /** Descriptors of connections that were sent to it and are still open here. */
+  readonly handedOut: readonly Descriptor[];
   /** Gives it nothing more, and tells it so. A second call does nothing. */
   drain(): void;
   /** Ends the channel; what is in flight goes back. */

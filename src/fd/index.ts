@@ -18,6 +18,7 @@ export {
 } from './descriptor.js';
 export { DescriptorStream } from './descriptor-stream.js';
 export { PassfdError, type ErrorCode } from './errors.js';
+export { LastWill, type WillChannel } from './last-will.js';
 export { Message } from './message.js';
 export { MAX_DESCRIPTORS } from './native.js';
 export type { Passable } from './passable.js';
@@ -26,6 +27,7 @@ export type { Unsent } from './sender.js';
 export { SocketDiagnostics, type SocketIdentity } from './socket-diagnostics.js';
 export {
   StreamSocket,
+  type Handoff,
   type PeerCredentials,
   type ReceiveOptions,
   type SendOptions,

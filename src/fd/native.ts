@@ -17,11 +17,23 @@ export interface Poll {
 
 /**
  * The addon. Functions return a count, a descriptor or 0, and `-errno` on failure; arguments of a wrong type or range
- * throw a `TypeError`. Nothing blocks. What each one does stands in `native/passfd.h`.
+ * throw a `TypeError`. Nothing blocks. What each one does stands in `native/passfd.h`, and of those
+ * whose name begins with `will` in `native/will.h`.
  */
 export interface Native {
   send(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, count: number): number;
   sendDatagram(name: Uint8Array, bytes: Uint8Array, fds: Int32Array, count: number): number;
+  /** As `send`, with the position of the first descriptor on its channel, and the id of its listener. */
+  sendHandoff(
+    fd: number,
+    bytes: Uint8Array,
+    offset: number,
+    length: number,
+    fds: Int32Array,
+    count: number,
+    position: number,
+    listener: number,
+  ): number;
   /** `results` gets `[count, truncated, fd, fd, ...]`, and needs room for `RESULTS_LENGTH` numbers. */
   receive(fd: number, bytes: Uint8Array, offset: number, length: number, results: Int32Array): number;
   peek(fd: number, bytes: Uint8Array): number;
@@ -55,6 +67,16 @@ export interface Native {
   isHeld(diagnostics: number, identity: Uint8Array): number;
   /** `pid` is at least 1. */
   pidfdOpen(pid: number): number;
+  willOpen(): number;
+  willCancel(): number;
+  willPid(): number;
+  willAddListener(id: number, fd: number): number;
+  willRemoveListener(id: number): number;
+  willCloseFirst(fd: number): number;
+  willSetChannel(fd: number, isReady: 0 | 1, listeners: Int32Array, count: number): number;
+  willRemoveChannel(fd: number): number;
+  willHandOut(fds: Int32Array, count: number): number;
+  willTakeBack(fds: Int32Array, count: number): number;
   readonly Poll: new (fd: number, onReady: (status: number, events: number) => void) => Poll;
 }
 

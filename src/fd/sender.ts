@@ -1,10 +1,10 @@
 // The sending half of a stream socket: what the kernel does not take at once waits, in the order of the calls.
 import { setImmediate } from 'node:timers/promises';
 
-import { closeAll, type Descriptor } from './descriptor.js';
+import { closeAll, Descriptor } from './descriptor.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
 import { borrow, duplicateAll, type Loan, type Passable } from './passable.js';
-import type { SendOptions } from './stream-socket.js';
+import type { Handoff, SendOptions } from './stream-socket.js';
 import { EAGAIN, EBADF, ENOBUFS, systemError } from './system-error.js';
 import { OPERATIONS_PER_TURN, whenAborted } from './turns.js';
 
@@ -20,6 +20,7 @@ interface Waiting {
   /** What stands for them where the sender's own stay open. Empty once they are sent. */
   kept: readonly Passable[];
   loans: readonly Loan[];
+  readonly handoff: Handoff | undefined;
   resolve(): void;
   reject(reason: unknown): void;
   /** Takes the listener off the signal. */
@@ -29,8 +30,8 @@ interface Waiting {
 /** One send that has not been made, or the rest of one. */
 export interface Unsent {
   readonly bytes: Uint8Array;
-  /** They belong to the first of the bytes. */
-  readonly descriptors: Descriptor[];
+  /** They belong to the first of the bytes. Of what is passed, these alone can be handed on. */
+  readonly descriptors: readonly Descriptor[];
 }
 
 // One call at a time uses it: no call into the addon returns before it is done with it.
@@ -71,17 +72,19 @@ export class Sender {
   send(
     bytes: Uint8Array,
     passables: readonly Passable[],
-    { blocking, kept = false, signal }: SendOptions,
+    { blocking, handoff, kept = handoff !== undefined, signal }: SendOptions,
   ): Promise<void> {
     signal?.throwIfAborted();
     if (this.#failure) throw this.#failure.error;
     const count = passables.length;
     const loans = borrow(passables, outgoing, blocking);
     const wait = (): Promise<void> =>
-      kept ? this.#wait(bytes, 0, [], loans, signal, passables) : this.#waitWith(bytes, count, loans, signal);
+      kept
+        ? this.#wait(bytes, 0, [], loans, signal, passables, handoff)
+        : this.#waitWith(bytes, count, loans, signal);
     try {
       if (this.#waiting.length > 0 || this.#isFrozen) return wait();
-      const sent = native.send(this.#fd, bytes, 0, bytes.length, outgoing, count);
+      const sent = this.#sendNow(bytes, 0, count, handoff);
       if (sent < 0) {
         if (sent !== EAGAIN && sent !== ENOBUFS) throw this.#error(sent, count);
         if (sent === ENOBUFS) this.#retryLater();
@@ -116,20 +119,12 @@ export class Sender {
     this.#retry = undefined;
   }
 
-  /** What waits, in its order, with duplicates of its descriptors. */
+  /** What waits, in its order. */
   unsent(): Unsent[] {
-    const unsent: Unsent[] = [];
-    try {
-      for (const { bytes, offset, descriptors, kept } of this.#waiting) {
-        borrow([...descriptors, ...kept], outgoing);
-        const duplicates = duplicateAll(outgoing, descriptors.length + kept.length);
-        unsent.push({ bytes: bytes.subarray(offset), descriptors: duplicates });
-      }
-    } catch (error) {
-      for (const { descriptors } of unsent) closeAll(descriptors);
-      throw error;
-    }
-    return unsent;
+    return this.#waiting.map(({ bytes, offset, descriptors, kept }) => ({
+      bytes: bytes.subarray(offset),
+      descriptors: [...descriptors, ...kept].filter((one) => one instanceof Descriptor),
+    }));
   }
 
   thaw(): void {
@@ -154,6 +149,14 @@ export class Sender {
     this.#noteFlushed();
   }
 
+  /** With the first `count` of `outgoing`. */
+  #sendNow(bytes: Uint8Array, offset: number, count: number, handoff: Handoff | undefined): number {
+    const length = bytes.length - offset;
+    if (!handoff) return native.send(this.#fd, bytes, offset, length, outgoing, count);
+    const { position, listener } = handoff;
+    return native.sendHandoff(this.#fd, bytes, offset, length, outgoing, count, position, listener);
+  }
+
   /** @returns false when it has to wait */
   #continueWith(waiting: Waiting): boolean {
     const { bytes, offset, descriptors } = waiting;
@@ -164,7 +167,7 @@ export class Sender {
       // Once more: one that was closed all the same must not be sent as whoever has its number now.
       borrow(waiting.kept, outgoing);
       const count = descriptors.length + waiting.kept.length;
-      sent = native.send(this.#fd, bytes, offset, bytes.length - offset, outgoing, count);
+      sent = this.#sendNow(bytes, offset, count, waiting.handoff);
     } catch (error) {
       // Its owner changed what was to be sent, the bytes or the connection. Only half a message concerns the others.
       if (offset > 0) return this.#fail(error);
@@ -217,6 +220,7 @@ export class Sender {
     loans: readonly Loan[],
     signal: AbortSignal | undefined,
     kept: readonly Passable[] = [],
+    handoff?: Handoff,
   ): Promise<void> {
     return new Promise((resolve, reject) => {
       const detach = whenAborted(signal, (reason) => {
@@ -227,7 +231,7 @@ export class Sender {
         this.#noteFlushed();
         this.#onWaiting();
       });
-      const waiting: Waiting = { bytes, offset, descriptors, kept, loans, resolve, reject, detach };
+      const waiting: Waiting = { bytes, offset, descriptors, kept, loans, handoff, resolve, reject, detach };
       this.#waiting.push(waiting);
       this.#onWaiting();
     });

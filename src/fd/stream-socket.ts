@@ -20,6 +20,14 @@ export interface PeerCredentials {
   readonly gid: number;
 }
 
+/** Which connections a message hands out. */
+export interface Handoff {
+  /** Of the first of them: how many were sent on the channel until then, and one. */
+  readonly position: number;
+  /** The id that `LastWill.addListener` got. */
+  readonly listener: number;
+}
+
 export interface SendOptions {
   /**
    * Clears `O_NONBLOCK` on the connections that are passed, for a receiver that expects them as accept(2) makes them, as
@@ -31,6 +39,11 @@ export interface SendOptions {
    * which cannot be had where the process has no descriptor left.
    */
   readonly kept?: boolean | undefined;
+  /**
+   * What is passed are connections that are handed out: once they are sent, the last will of this process leaves them to
+   * the receiver. Implies `kept`: a duplicate would be one more connection that nobody has.
+   */
+  readonly handoff?: Handoff | undefined;
   /** Takes the message back while none of it is sent; after that it is finished, or the stream would be broken. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -221,10 +234,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     this.#updateInterest();
   }
 
-  /**
-   * What waits to be sent, in its order. The caller owns the descriptors, which are duplicates.
-   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`
-   */
+  /** What waits to be sent, in its order, while the socket is frozen. The descriptors are lent. */
   unsent(): Unsent[] {
     this.#checkOpen();
     return this.#sender.unsent();

@@ -1,7 +1,7 @@
 // Channel: one end of a hand-off channel behind the hello; frames and descriptors go out, and what comes is read in order.
 import { setImmediate } from 'node:timers/promises';
 
-import { PassfdError, type Descriptor, type Message, type StreamSocket } from '../fd/index.js';
+import { PassfdError, type Descriptor, type Handoff, type Message, type StreamSocket } from '../fd/index.js';
 import { FrameReader, type DescriptorGroup } from './frame-reader.js';
 
 /** What a frame's receiver can ask for: the descriptors that the frame announced, which it owns from then on. */
@@ -30,8 +30,8 @@ export class Channel {
   }
 
   /** Sends one frame, with descriptors that the caller keeps open until it is sent. Resolves when the kernel has it; see `StreamSocket.send`. */
-  post(frame: Buffer, descriptors: readonly Descriptor[] = []): Promise<void> {
-    return this.socket.send(frame, descriptors, { kept: true });
+  post(frame: Buffer, descriptors: readonly Descriptor[] = [], handoff?: Handoff): Promise<void> {
+    return this.socket.send(frame, descriptors, { kept: true, handoff });
   }
 
   /**

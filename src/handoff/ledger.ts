@@ -20,6 +20,11 @@ export class Ledger<T> {
     return this.#settled;
   }
 
+  /** Position of the last entry. */
+  get last(): number {
+    return this.#settled + this.size;
+  }
+
   /** What is in flight, the oldest first. */
   get entries(): readonly T[] {
     return this.#entries.slice(this.#first);

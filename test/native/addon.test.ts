@@ -46,12 +46,23 @@ describe('the addon', () => {
       'send',
       'sendDatagram',
       'setCloseOnExec',
+      'sendHandoff',
       'setNonblocking',
       'shutdown',
       'shutdownWrite',
       'socketError',
       'socketPair',
       'unread',
+      'willAddListener',
+      'willCancel',
+      'willCloseFirst',
+      'willHandOut',
+      'willOpen',
+      'willPid',
+      'willRemoveChannel',
+      'willRemoveListener',
+      'willSetChannel',
+      'willTakeBack',
     ]);
   });
 

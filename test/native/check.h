@@ -65,4 +65,11 @@ void fail_accepts(int error, int times);
 void fail_listens(int error, int times);
 void fail_closes(int error, int times);
 
+/* The next sendmsg(2) kills this process, before or behind the call. */
+enum death { DEATH_NEVER, DEATH_BEFORE, DEATH_BEHIND };
+void die_in_send(enum death when);
+
+/* The next close(2) kills this process before it is made. */
+void die_in_close(void);
+
 #endif

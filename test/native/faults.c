@@ -3,7 +3,9 @@
 #include "check.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 struct fault {
 	int error, times;
@@ -49,9 +51,37 @@ int __wrap_listen(int fd, int backlog)
 	return is_due(&of_listen) ? -1 : __real_listen(fd, backlog);
 }
 
+static int dies_in_close;
+
+void die_in_close(void)
+{
+	dies_in_close = 1;
+}
+
 /* Linux frees the descriptor first, and may still report an error. */
 int __wrap_close(int fd)
 {
+	if (dies_in_close)
+		kill(getpid(), SIGKILL);
 	int result = __real_close(fd);
 	return is_due(&of_close) ? -1 : result;
+}
+
+static enum death death_in_send;
+
+void die_in_send(enum death when)
+{
+	death_in_send = when;
+}
+
+ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	if (death_in_send == DEATH_BEFORE)
+		kill(getpid(), SIGKILL);
+	ssize_t result = __real_sendmsg(fd, message, flags);
+	if (death_in_send == DEATH_BEHIND)
+		kill(getpid(), SIGKILL);
+	return result;
 }

@@ -33,10 +33,14 @@ const flags = [
   '-Werror',
   '-std=c11',
   '-D_GNU_SOURCE',
+  '-pthread',
 ];
 
+/** What needs no Node. */
+const mechanism = ['passfd.c', 'will.c', 'will_execute.c'].map((name) => join(root, 'native', name));
+
 /** System calls that `faults.c` can make fail. */
-const faults = ['accept4', 'listen', 'close'].map((call) => `-Wl,--wrap=${call}`);
+const faults = ['accept4', 'listen', 'close', 'sendmsg'].map((call) => `-Wl,--wrap=${call}`);
 
 /** One line of the harness in `check.c`, with what the test printed before it. */
 interface Result {
@@ -75,7 +79,7 @@ async function checkPromises(context: TestContext, directory: string): Promise<v
   const binary = join(directory, 'passfd_test');
   const compiled = compile([
     ...faults,
-    join(root, 'native/passfd.c'),
+    ...mechanism,
     ...sources.map((name) => join(tests, name)),
     '-o',
     binary,
@@ -119,7 +123,8 @@ async function checkAddon(context: TestContext, directory: string): Promise<void
     '-DNODE_GYP_MODULE_NAME=passfd',
     '-isystem',
     headers,
-    ...['addon.c', 'poll.c', 'passfd.c'].map((name) => join(root, 'native', name)),
+    ...['addon.c', 'poll.c', 'will_addon.c'].map((name) => join(root, 'native', name)),
+    ...mechanism,
     '-o',
     join(directory, 'native/build/Release/passfd.node'),
   ]);

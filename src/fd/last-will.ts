@@ -1,0 +1,119 @@
+// LastWill: what becomes of accepted connections when this process dies, however it does. See docs/architecture.md.
+import { constants } from 'node:os';
+
+import { native } from './native.js';
+import { systemError } from './system-error.js';
+
+const { errno } = constants;
+
+/** What a system says that has no wills, or forbids one (seccomp). */
+const unsupported: readonly number[] = [-errno.ENOSYS, -errno.EPERM, -errno.EACCES, -errno.EINVAL];
+
+/** Anything with a descriptor: a `Descriptor`, an `Acceptor`, a `StreamSocket`. It is lent. */
+interface WithDescriptor {
+  readonly fd: number;
+}
+
+/** What a worker's channel may get. */
+export interface WillChannel {
+  readonly isReady: boolean;
+  /** Ids of the listeners that the worker serves. */
+  readonly listeners: Iterable<number>;
+}
+
+/**
+ * The last will of this process: when it dies, even by `kill -9` or for want of memory, every connection that it had
+ * accepted and not handed out goes to the channels that were set here. Another process, `passfd-will`, waits for that.
+ *
+ * A connection counts as accepted when its own address is that of a listener, and it is open here. So with a will, this
+ * process must neither serve connections of these listeners itself, nor keep duplicates of them.
+ *
+ * One in a process, and used on one thread. Where this process changes its user, it does so before.
+ */
+export class LastWill implements Disposable {
+  #isOpen = true;
+
+  private constructor() {
+    // `open` makes it.
+  }
+
+  /**
+   * Starts the process that waits.
+   * @returns nothing where that cannot be: not on Linux with x64 or arm64, or forbidden there
+   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`, `ERR_SYSTEM`, for one when the last one is not cancelled (`EALREADY`)
+   */
+  static open(): LastWill | undefined {
+    const result = native.willOpen();
+    if (unsupported.includes(result)) return undefined;
+    if (result < 0) throw systemError(result, 'clone', { descriptor: 'the descriptors of this process' });
+    return new LastWill();
+  }
+
+  /** The process that waits; undefined when it is over, because of `cancel` or because somebody killed it. */
+  get pid(): number | undefined {
+    const pid = this.#isOpen ? native.willPid() : 0;
+    return pid === 0 ? undefined : pid;
+  }
+
+  /**
+   * Connections that come, or came, to the address of a listening socket are of this id. That holds until the listener is
+   * removed, though the socket be closed before: what was accepted there may still wait for a worker.
+   * @param id 0 to 65535
+   */
+  addListener(id: number, socket: WithDescriptor): void {
+    this.#call('getsockname', () => native.willAddListener(id, socket.fd));
+  }
+
+  removeListener(id: number): void {
+    this.#call('', () => native.willRemoveListener(id));
+  }
+
+  /** Is closed before anything else is done: a control socket, whose path the successor wants at once. */
+  closeFirst(socket: WithDescriptor): void {
+    this.#call('close', () => native.willCloseFirst(socket.fd));
+  }
+
+  /**
+   * A channel that speaks the hand-off protocol; a second call says what has changed. When it is closed, it is removed.
+   * One that has been sent a part of a message when this process dies gets nothing.
+   * @returns false when there are so many (1024) that this one gets nothing
+   */
+  setChannel(socket: WithDescriptor, { isReady, listeners }: WillChannel): boolean {
+    const ids = Int32Array.from(listeners);
+    const result = this.#isOpen ? native.willSetChannel(socket.fd, isReady ? 1 : 0, ids, ids.length) : 0;
+    return result !== -errno.ENOSPC;
+  }
+
+  removeChannel(socket: WithDescriptor): void {
+    this.#call('', () => native.willRemoveChannel(socket.fd));
+  }
+
+  /** Workers have them, or are about to: another process had sent them, and this one has its own descriptors of them. */
+  handOut(connections: readonly WithDescriptor[]): void {
+    const fds = Int32Array.from(connections, ({ fd }) => fd);
+    this.#call('', () => native.willHandOut(fds, fds.length));
+  }
+
+  /** They were sent as a hand-off, and are this process's again: the worker refused them, or has left. */
+  takeBack(connections: readonly WithDescriptor[]): void {
+    const fds = Int32Array.from(connections, ({ fd }) => fd);
+    this.#call('', () => native.willTakeBack(fds, fds.length));
+  }
+
+  /** This process ends well, and has nothing to leave. Nothing is done when it has ended, and nobody waits any more. */
+  cancel(): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    native.willCancel();
+  }
+
+  [Symbol.dispose](): void {
+    this.cancel();
+  }
+
+  #call(syscall: string, call: () => number): void {
+    if (!this.#isOpen) return;
+    const result = call();
+    if (result < 0) throw systemError(result, syscall, { descriptor: 'a descriptor of the last will' });
+  }
+}
