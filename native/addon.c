@@ -493,6 +493,17 @@ static napi_value pidfd_open_of(napi_env env, napi_callback_info info)
 	return integer(env, passfd_pidfd_open((pid_t)pid));
 }
 
+/* reap(pid) */
+static napi_value reap(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[1];
+	int pid;
+
+	if (!get_arguments(env, info, 1, arguments) || !addon_integer(env, arguments[0], "pid", 1, INT_MAX, &pid))
+		return NULL;
+	return integer(env, passfd_reap((pid_t)pid));
+}
+
 static napi_status define(napi_env env, napi_value exports, const char *name, napi_callback callback, void *data)
 {
 	napi_value function;
@@ -527,6 +538,7 @@ NAPI_MODULE_INIT()
 		{"isHeld", is_held},
 		{"openDiagnostics", open_diagnostics},
 		{"pidfdOpen", pidfd_open_of},
+		{"reap", reap},
 	};
 	static const struct {
 		const char *name;

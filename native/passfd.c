@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 /* Connections that died in the backlog; more than this in a row is left for the next call. */
 #define MAX_ABORTED_ACCEPTS 64
@@ -566,4 +567,14 @@ int passfd_lock_directory(const char *path)
 	if (fd < 0)
 		return -errno;
 	return flock(fd, LOCK_EX | LOCK_NB) < 0 ? close_and_return(fd, -errno) : fd;
+}
+
+int passfd_reap(pid_t pid)
+{
+	pid_t ended;
+
+	do
+		ended = waitpid(pid, NULL, WNOHANG);
+	while (ended < 0 && errno == EINTR);
+	return ended < 0 ? -errno : ended > 0;
 }

@@ -151,4 +151,7 @@ int passfd_pidfd_open(pid_t pid);
  * holds it. */
 int passfd_lock_directory(const char *path);
 
+/* Waits for a child that has ended, and forgets how: 1, or 0 when it has not ended. */
+int passfd_reap(pid_t pid);
+
 #endif

@@ -10,7 +10,7 @@ import {
   version,
   type ControlOptions,
 } from '../dispatcher/index.js';
-import { closeAll, PassfdError, type Address } from '../fd/index.js';
+import { closeAll, OrphanReaper, PassfdError, type Address } from '../fd/index.js';
 import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
 import { Supervisor, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
@@ -65,6 +65,7 @@ export async function runService(flags: ServiceFlags, children: Children | undef
       log.warn(ofError(error), 'the service manager was not told');
     },
   });
+  using _reaper = OrphanReaper.start();
   try {
     const descent = takeDescent();
     const inherited = inheritedDescriptors();

@@ -21,6 +21,7 @@ export { PassfdError, type ErrorCode } from './errors.js';
 export { LastWill, type WillChannel } from './last-will.js';
 export { Message } from './message.js';
 export { MAX_DESCRIPTORS } from './native.js';
+export { OrphanReaper } from './orphan-reaper.js';
 export type { Passable } from './passable.js';
 export { isSameProcess, processIdentity, ProcessWatch, type ProcessWatchOptions } from './process-watch.js';
 export type { Unsent } from './sender.js';

@@ -67,6 +67,8 @@ export interface Native {
   isHeld(diagnostics: number, identity: Uint8Array): number;
   /** `pid` is at least 1. */
   pidfdOpen(pid: number): number;
+  /** `pid` is at least 1. 1 when it had ended, 0 when not. */
+  reap(pid: number): number;
   willOpen(): number;
   willCancel(): number;
   willPid(): number;

@@ -42,6 +42,7 @@ describe('the addon', () => {
       'peek',
       'peer',
       'pidfdOpen',
+      'reap',
       'receive',
       'send',
       'sendDatagram',
