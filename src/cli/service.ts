@@ -65,7 +65,7 @@ export async function runService(flags: ServiceFlags, children: Children | undef
       log.warn(ofError(error), 'the service manager was not told');
     },
   });
-  using _reaper = OrphanReaper.start();
+  const reaper = OrphanReaper.start();
   try {
     const descent = takeDescent();
     const inherited = inheritedDescriptors();
@@ -77,6 +77,8 @@ export async function runService(flags: ServiceFlags, children: Children | undef
   } catch (error) {
     log.fatal(ofError(error), 'failed');
     return 1;
+  } finally {
+    reaper?.[Symbol.dispose]();
   }
 }
 
