@@ -168,7 +168,7 @@ export class Descendant implements Lineage {
           pid,
           channel: new TakeoverChannel(new StreamSocket(descriptor)),
           kill: () => {
-            kill(pid, 'SIGKILL');
+            sendSignal(pid, 'SIGKILL');
           },
         });
       } else {
@@ -271,7 +271,8 @@ function receive(channel: TakeoverChannel): ReturnType<TakeoverChannel['receive'
   return channel.receive().catch(() => undefined);
 }
 
-function kill(pid: number, signal: NodeJS.Signals): void {
+/** To a process that may have ended by now. */
+export function sendSignal(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(pid, signal);
   } catch {

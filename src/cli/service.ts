@@ -20,6 +20,7 @@ import { readAuthkey } from './authkey.js';
 import {
   Descendant,
   Origin,
+  sendSignal,
   takeDescent,
   type Descent,
   type Lineage,
@@ -42,7 +43,7 @@ export interface Children {
 type End =
   | { readonly is: 'signal' | 'request' | 'finished' }
   | { readonly is: 'failed'; readonly error: unknown }
-  | { readonly is: 'handed-over'; readonly to: NextGeneration }
+  | { readonly is: 'handed-over' }
   /** The process that has started this one stands for the service, and was killed. */
   | { readonly is: 'orphaned' };
 
@@ -96,7 +97,9 @@ class Service {
   #isEnding = false;
   /** Whether this generation is the one that workers are handed over by. */
   #isPresent = false;
-  #isTakingOver = false;
+  #takingOver: Promise<unknown> | undefined;
+  /** The generation that has everything now. */
+  #successor: NextGeneration | undefined;
   #isNotingSurvivors = false;
 
   constructor(parts: Parts) {
@@ -161,7 +164,9 @@ class Service {
       const occupants = await (descent ? this.#succeed(descent) : this.#open());
       this.#start(occupants);
       const end = await this.#ended;
-      if (end.is === 'handed-over') return await this.#handOn(end.to, signals);
+      // A takeover that is under way is decided first: who ends then is the one that has everything.
+      await this.#takingOver?.catch(() => undefined);
+      if (this.#successor) return await this.#handOn(this.#successor, end, signals);
       // No farewell, and nothing is closed in good order: whoever is started next goes on with it.
       if (end.is === 'orphaned') process.exit(1);
       return await this.#stop(end, signals);
@@ -292,7 +297,7 @@ class Service {
         'This dispatcher has started no workers; restart them where they were started',
       );
     }
-    if (this.#isTakingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
+    if (this.#takingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
     const { notifier } = this.#parts;
     const onReplaced = ({ id, pid }: { id: number; pid: number | undefined }): void => {
       progress(`worker ${id} is process ${pid ?? 0} now`);
@@ -316,21 +321,28 @@ class Service {
     progress: (text: string) => void = () => undefined,
   ): Promise<{ readonly generation: number; readonly pid: number }> {
     if (this.#isEnding) throw new PassfdError('ERR_TAKEOVER', 'This generation is ending');
-    if (this.#isTakingOver) throw new PassfdError('ERR_TAKEOVER', 'Another takeover is running');
-    this.#isTakingOver = true;
+    if (this.#takingOver) throw new PassfdError('ERR_TAKEOVER', 'Another takeover is running');
+    const takingOver = this.#startNext(progress);
+    this.#takingOver = takingOver;
     try {
-      const next = await this.#lineage.next();
-      progress(`the new generation is process ${next.pid}`);
-      tellStep('successor-started');
-      const { generation } = this.#dispatcher.status();
-      await this.#handOver(next);
-      this.#isPresent = false;
-      this.#log.info({ generation: generation + 1, pid: next.pid }, 'handed over');
-      this.#end({ is: 'handed-over', to: next });
-      return { generation: generation + 1, pid: next.pid };
+      const { pid } = await takingOver;
+      const generation = this.#dispatcher.status().generation + 1;
+      this.#log.info({ generation, pid }, 'handed over');
+      this.#end({ is: 'handed-over' });
+      return { generation, pid };
     } finally {
-      this.#isTakingOver = false;
+      this.#takingOver = undefined;
     }
+  }
+
+  async #startNext(progress: (text: string) => void): Promise<NextGeneration> {
+    const next = await this.#lineage.next();
+    progress(`the new generation is process ${next.pid}`);
+    tellStep('successor-started');
+    await this.#handOver(next);
+    this.#isPresent = false;
+    this.#successor = next;
+    return next;
   }
 
   async #handOver(next: NextGeneration): Promise<void> {
@@ -377,13 +389,13 @@ class Service {
   }
 
   /** Closes what the next generation has, and resolves when this process has nothing more to do. */
-  async #handOn(next: NextGeneration, signals: Signals): Promise<number> {
+  async #handOn(next: NextGeneration, end: End, signals: Signals): Promise<number> {
     // Whoever asked for it gets the answer first.
     await setImmediate();
     const over = this.#lineage.handOn(next);
     // From here on the lineage has them, and what came in between is for the next generation.
     signals[Symbol.dispose]();
-    if (signals.hasStopped) process.kill(next.pid, 'SIGTERM');
+    if (end.is === 'signal' || end.is === 'request') sendSignal(next.pid, 'SIGTERM');
     await this.#supervisor?.release();
     await this.#dispatcher.disown();
     await this.#parts.notifier.barrier();

@@ -38,11 +38,6 @@ export class Signals implements Disposable {
     for (const [signal, listener] of this.#listeners) process.on(signal, listener);
   }
 
-  /** Whether it was asked to stop. */
-  get hasStopped(): boolean {
-    return this.#stops > 0;
-  }
-
   [Symbol.dispose](): void {
     for (const [signal, listener] of this.#listeners) process.off(signal, listener);
   }

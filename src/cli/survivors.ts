@@ -55,7 +55,7 @@ export class Survivors {
   write(workers: readonly Omit<Survivor, 'identity'>[]): void {
     const known = workers.map((worker) => ({ ...worker, identity: processIdentity(worker.pid) }));
     // Whole or not at all: this process can be killed at any moment.
-    const draft = `${this.#path}.${process.pid}`;
+    const draft = `${this.#path}.new`;
     writeFileSync(draft, JSON.stringify({ workers: known }), { mode: PRIVATE_MODE });
     renameSync(draft, this.#path);
   }
