@@ -631,7 +631,6 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#pool.remove(worker);
         this.#drains.get(worker)?.();
         this.#drains.delete(worker);
-        this.#returns.note(worker.pid, false);
         this.emit('left', worker, { redelivered: connections.length, reason });
       },
       serve: async () => {

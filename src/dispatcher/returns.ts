@@ -1,4 +1,4 @@
-// Returns: the workers of a dispatcher that died, until each has come back with what it kept, or cannot any more.
+// Returns: the workers of a dispatcher that died, and whether one of them has come back with what it kept.
 import { ProcessWatch } from '../fd/index.js';
 
 /** A worker process that lives, as the dispatcher before had known it. */
@@ -8,12 +8,15 @@ export interface AwaitedWorker {
 }
 
 export class Returns {
-  readonly #awaited = new Map<number, { readonly id: number; readonly watch: ProcessWatch }>();
+  /** Those that live. One that has come back may lose its channel and come once more. */
+  readonly #living = new Map<number, { readonly id: number; readonly watch: ProcessWatch }>();
+  /** Of those, who has not come back yet. */
+  readonly #awaited = new Set<number>();
   #decide: (() => void) | undefined;
 
-  /** The id that a process had, while it is awaited. */
+  /** The id that a process had. */
   idOf(pid: number): number | undefined {
-    return this.#awaited.get(pid)?.id;
+    return this.#living.get(pid)?.id;
   }
 
   /**
@@ -27,9 +30,11 @@ export class Returns {
     });
     for (const { id, pid } of workers) {
       const watch = ProcessWatch.start(pid, () => {
-        this.#end(pid);
+        this.#living.delete(pid);
+        this.#settle(pid);
       });
-      this.#awaited.set(pid, { id, watch });
+      this.#living.set(pid, { id, watch });
+      this.#awaited.add(pid);
     }
     const timer = setTimeout(() => this.#decide?.(), timeoutMs);
     await decided;
@@ -39,20 +44,18 @@ export class Returns {
   /** It is back. @param hasAll whether it brought what it had kept */
   note(pid: number, hasAll: boolean): void {
     if (hasAll) this.#decide?.();
-    this.#end(pid);
+    this.#settle(pid);
   }
 
   /** Nobody is awaited any more. */
   close(): void {
-    for (const pid of [...this.#awaited.keys()]) this.#end(pid);
+    for (const { watch } of this.#living.values()) watch.close();
+    this.#living.clear();
+    this.#awaited.clear();
     this.#decide?.();
   }
 
-  #end(pid: number): void {
-    const awaited = this.#awaited.get(pid);
-    if (!awaited) return;
-    awaited.watch.close();
-    this.#awaited.delete(pid);
-    if (this.#awaited.size === 0) this.#decide?.();
+  #settle(pid: number): void {
+    if (this.#awaited.delete(pid) && this.#awaited.size === 0) this.#decide?.();
   }
 }

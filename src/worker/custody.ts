@@ -19,7 +19,14 @@ export class Custody {
    * @param listener its number at the present dispatcher
    */
   keep(listener: number, { key, descriptor }: Kept): void {
-    this.#kept.get(key)?.descriptor.close();
+    const kept = this.#kept.get(key);
+    if (kept?.descriptor.inode === descriptor.inode) {
+      // The one that is here may be on its way to the dispatcher at this moment.
+      kept.listener = listener;
+      descriptor.close();
+      return;
+    }
+    kept?.descriptor.close();
     this.#kept.set(key, { descriptor, listener });
   }
 
