@@ -144,7 +144,7 @@ async function inTime(kill: () => void, body: () => Promise<void>): Promise<void
 /** Waits for one message and nothing else. @throws {PassfdError} `ERR_TAKEOVER` */
 async function expect(channel: TakeoverChannel, type: TakeoverMessage['type']): Promise<void> {
   const received = await channel.receive();
-  if (!received) throw new PassfdError('ERR_TAKEOVER', 'The other generation ended');
+  if (!received) throw endedError();
   const { message, descriptors } = received;
   closeAll(descriptors);
   if (message.type === type) return;
@@ -161,8 +161,15 @@ async function hasStarted(channel: TakeoverChannel): Promise<boolean> {
 }
 
 export function takeoverError(cause: unknown): PassfdError {
-  if (cause instanceof PassfdError && cause.code === 'ERR_TAKEOVER') return cause;
+  if (cause instanceof PassfdError) {
+    if (cause.code === 'ERR_TAKEOVER') return cause;
+    if (cause.code === 'ERR_PEER_GONE') return endedError(cause);
+  }
   return new PassfdError('ERR_TAKEOVER', cause instanceof Error ? cause.message : String(cause), { cause });
+}
+
+function endedError(cause?: unknown): PassfdError {
+  return new PassfdError('ERR_TAKEOVER', 'The other generation ended; what it printed says why', { cause });
 }
 
 interface Outgoing {
@@ -253,7 +260,7 @@ async function receive(
   channel: TakeoverChannel,
 ): Promise<{ readonly snapshot: Snapshot; readonly attachments: Attachment[] }> {
   const first = await channel.receive();
-  if (first?.message.type !== 'from') throw new PassfdError('ERR_TAKEOVER', 'The other generation ended');
+  if (first?.message.type !== 'from') throw endedError();
   const arriving: Arriving = {
     from: first.message,
     control: undefined,
@@ -276,7 +283,7 @@ async function receive(
     }
     for (;;) {
       const received = await channel.receive();
-      if (!received) throw new PassfdError('ERR_TAKEOVER', 'The other generation ended');
+      if (!received) throw endedError();
       if (received.message.type === 'all') return { snapshot: snapshotOf(), attachments };
       add(arriving, received.message, received.descriptors);
     }

@@ -62,6 +62,8 @@ export class Program {
   #isOver = false;
   /** The exit code, or the name of the signal that ended it; known when nobody holds its output any more. */
   readonly exit: Promise<number | string>;
+  /** The same, known as soon as the process itself has ended: its children may live on with its output. */
+  readonly ended: Promise<number | string>;
 
   constructor(command: string, args: readonly string[], options: ProgramOptions = {}) {
     const { env, cwd, descriptors = [], ownGroup = false } = options;
@@ -91,6 +93,7 @@ export class Program {
       this.lines.push(line);
       this.#notify();
     });
+    this.ended = once(this.#process, 'exit').then(([code, signal]) => (code ?? signal) as number | string);
     this.exit = once(this.#process, 'close').then(([code, signal]) => {
       this.#isOver = true;
       this.#notify();

@@ -1,0 +1,243 @@
+// Whatever goes wrong in a takeover, at any step: no client sees any of it, and nothing is left over.
+import assert from 'node:assert/strict';
+import { connect, type Socket } from 'node:net';
+import { once } from 'node:events';
+import { writeFileSync, rmSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
+import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import { temporaryDirectory } from '../support/files.js';
+import { app, passfd, statusOf } from '../support/passfd.js';
+import { withPrograms, type Program, type Start } from '../support/program.js';
+
+const preload = fileURLToPath(new URL('./fixtures/at-step.js', import.meta.url));
+
+const ask = (path: string, connection: string): string =>
+  `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: ${connection}\r\n\r\n`;
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
+
+interface SceneOptions {
+  /** Who meets with what at which step. */
+  readonly accident?: string;
+  readonly flags?: readonly string[];
+}
+
+class Scene {
+  readonly #start: Start;
+  readonly #words: readonly string[];
+  readonly #env: NodeJS.ProcessEnv;
+  readonly control: string;
+  service: Program;
+  #port = 0;
+  #idle: Socket | undefined;
+  #slow: Promise<string> | undefined;
+
+  constructor(start: Start, directory: string, { accident = '', flags = [] }: SceneOptions) {
+    this.#start = start;
+    this.control = `${directory}/control`;
+    this.#words = [
+      ...['run', '--workers', '1', '--orphan-timeout', '60000', '--ready-timeout', '2000'],
+      ...['--control', this.control, ...flags, app('slow.js')],
+    ];
+    this.#env = {
+      NODE_OPTIONS: `--import ${preload}`,
+      PASSFD_TEST_ACCIDENT: accident,
+      PASSFD_TEST_ONCE: `${directory}/once`,
+    };
+    this.service = this.startService();
+  }
+
+  startService(): Program {
+    this.service = this.#start(...passfd(...this.#words), { env: this.#env });
+    return this.service;
+  }
+
+  /** One client is idle on a connection of the worker's, and one waits for an answer that has begun. */
+  async begin(): Promise<void> {
+    const [, port] = await this.service.line(/^listening (\d+)$/);
+    this.#port = Number(port);
+    this.#idle = await this.#client(ask('/', 'keep-alive'));
+    await once(this.#idle, 'data');
+    const slow = await this.#client(ask('/slow', 'close'));
+    await once(slow, 'data');
+    this.#slow = text(slow);
+  }
+
+  /** Both are served to the end by the worker that they had, and so are some that come now. */
+  async end(): Promise<void> {
+    const newcomers = await Promise.all(
+      Array.from({ length: 20 }, async () => text(await this.#client(ask('/now', 'close')))),
+    );
+    for (const answer of newcomers) assert.match(answer, /^HTTP\/1\.1 200 .*process \d+/s);
+    assert.match((await this.#slow) ?? '', /slow/);
+    const idle = this.#idle;
+    assert.ok(idle);
+    idle.write(ask('/', 'close'));
+    assert.match(await text(idle), /^HTTP\/1\.1 200 /);
+  }
+
+  takeover(): Program {
+    return this.#start(...passfd('takeover', '--control', this.control));
+  }
+
+  async worker(): Promise<number> {
+    for (;;) {
+      const status = await statusOf(this.control).catch(() => undefined);
+      const ready = status?.workers.filter(({ state }) => state === 'ready') ?? [];
+      if (ready[0] && ready.length === 1) return ready[0].pid;
+    }
+  }
+
+  async #client(request: string): Promise<Socket> {
+    const socket = connect(this.#port, '127.0.0.1');
+    await once(socket, 'connect');
+    socket.write(request);
+    return socket;
+  }
+}
+
+function withScene(
+  options: SceneOptions,
+  body: (scene: Scene, directory: string) => Promise<void>,
+): () => Promise<void> {
+  return withPrograms(async (start) => {
+    await using directory = await temporaryDirectory();
+    const scene = new Scene(start, directory.path, options);
+    await scene.begin();
+    await body(scene, directory.path);
+    scene.service.signal('SIGTERM');
+    assert.equal(await scene.service.exit, 0);
+  });
+}
+
+/** The process that was to be the next generation, when it has ended. */
+async function successorOf(command: Program): Promise<number> {
+  const [, pid] = await command.line(/^the new generation is process (\d+)$/);
+  return Number(pid);
+}
+
+async function untilEnded(pid: number): Promise<void> {
+  while (isAlive(pid)) await new Promise((resolve) => setImmediate(resolve));
+}
+
+describe('a takeover whose new process', () => {
+  const accidents = [
+    ['exit loaded', /ended before it was ready/],
+    ['hang loaded', /was not there within 2000 ms/],
+    ['kill hello-said', /ended/],
+    ['exit taken-over', /ended/],
+    ['hang taken-over', /did not answer within/],
+    ['kill ready-said', /ended/],
+  ] as const;
+  for (const [accident, reason] of accidents) {
+    it(
+      `meets with an accident (${accident}) leaves the old one serving, and says why`,
+      withScene({ accident: `new ${accident}` }, async (scene) => {
+        const worker = await scene.worker();
+        const failing = scene.takeover();
+        assert.equal(await failing.exit, 1);
+        assert.match(await failing.stderr, reason);
+        await untilEnded(await successorOf(failing));
+        const { generation, pid } = await statusOf(scene.control);
+        assert.deepEqual([generation, pid], [1, scene.service.pid]);
+        assert.equal(await scene.worker(), worker);
+        await scene.end();
+        // And the next one goes well.
+        assert.equal(await scene.takeover().exit, 0);
+      }),
+    );
+  }
+
+  it(
+    'finds its configuration wrong leaves the old one serving, and says why',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const key = `${directory.path}/key`;
+      writeFileSync(key, 'secret', { mode: 0o600 });
+      const env = { PASSFD_AUTHKEY: 'secret' };
+      const control = `${directory.path}/control`;
+      const words = ['run', '--workers', '1', '--authkey-file', key, '--control', control, app('slow.js')];
+      const service = start(...passfd(...words));
+      await service.line(/^listening/);
+      rmSync(key);
+      const failing = start(...passfd('takeover', '--control', control), { env });
+      assert.equal(await failing.exit, 1);
+      assert.match(await failing.stderr, /ended before it was ready; what it printed says why/);
+      await service.errorLine(/Cannot read the key/);
+      assert.equal((await statusOf(control, env)).pid, service.pid);
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
+    }),
+  );
+
+  it(
+    'dies when it has taken over costs what a killed dispatcher does: a start',
+    withScene({ accident: 'new kill started' }, async (scene) => {
+      const worker = await scene.worker();
+      const successor = scene.takeover();
+      await successor.exit;
+      await untilEnded(await successorOf(successor));
+      // The process that was started stands for the service, and ends with its last generation.
+      assert.equal(await scene.service.ended, 128 + 9);
+      scene.startService();
+      assert.equal(await scene.worker(), worker);
+      await scene.end();
+    }),
+  );
+});
+
+describe('a takeover whose old process is killed', () => {
+  for (const step of ['successor-started', 'frozen', 'handed-over', 'go-sent']) {
+    it(
+      `at the step ${step} ends the new one too, and the next start goes on`,
+      withScene({ accident: `old kill ${step}` }, async (scene) => {
+        const worker = await scene.worker();
+        const command = scene.takeover();
+        assert.equal(await command.exit, 1);
+        assert.equal(await scene.service.ended, 'SIGKILL');
+        const successor = await successorOf(command);
+        await untilEnded(successor);
+        scene.startService();
+        assert.equal(await scene.worker(), worker);
+        await scene.end();
+      }),
+    );
+  }
+});
+
+describe('two that want to change a service at a time', () => {
+  it(
+    'of two takeovers one is refused',
+    withScene({ accident: 'new hang loaded' }, async (scene) => {
+      const first = scene.takeover();
+      await successorOf(first);
+      const second = scene.takeover();
+      assert.equal(await second.exit, 1);
+      assert.match(await second.stderr, /Another takeover is running/);
+      await first.exit;
+      await scene.end();
+    }),
+  );
+
+  it(
+    'a stop waits for the takeover, and ends whoever has everything then',
+    withScene({}, async (scene) => {
+      const worker = await scene.worker();
+      const command = scene.takeover();
+      const successor = await successorOf(command);
+      await scene.end();
+      scene.service.signal('SIGTERM');
+      assert.equal(await scene.service.exit, 0);
+      await untilEnded(successor);
+      await untilEnded(worker);
+    }),
+  );
+});
