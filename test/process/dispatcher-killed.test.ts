@@ -6,8 +6,9 @@ import { once } from 'node:events';
 import { describe, it } from 'node:test';
 
 import { temporaryDirectory } from '../support/files.js';
+import { turns } from '../support/loop.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
-import { withPrograms } from '../support/program.js';
+import { withPrograms, type Program } from '../support/program.js';
 
 function isAlive(pid: number): boolean {
   try {
@@ -44,4 +45,59 @@ describe('a worker whose dispatcher is killed', () => {
       }
     }),
   );
+
+  it(
+    'waits for the next one as long as it was told, and frees the address then',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const flags = ['--workers', '1', '--orphan-timeout', '700', '--control', control];
+      const program = start(...passfd('run', ...flags, app('http.js')));
+      const [, port = ''] = await program.line(/^listening (\d+)$/);
+      program.kill();
+      // It is not refused while the worker has the listening socket.
+      const waiting = connect(Number(port), '127.0.0.1');
+      await once(waiting, 'connect');
+      // Its output is closed when the worker has ended, and the program's with it.
+      await program.exit;
+      const [error] = (await once(waiting, 'error')) as [NodeJS.ErrnoException];
+      assert.equal(error.code, 'ECONNRESET');
+      const late = connect(Number(port), '127.0.0.1');
+      const [refusal] = (await once(late, 'error')) as [NodeJS.ErrnoException];
+      assert.equal(refusal.code, 'ECONNREFUSED');
+    }),
+  );
+
+  it(
+    'is ended when the next one wants fewer of them',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const run = (workers: string): Program => {
+        const flags = ['--workers', workers, '--orphan-timeout', '60000', '--control', control];
+        return start(...passfd('run', ...flags, app('http.js')));
+      };
+      const killed = run('2');
+      await killed.line(/^listening/);
+      const before = await workersAt(control, 2);
+      killed.kill();
+      const next = run('1');
+      const after = await workersAt(control, 1);
+      assert.deepEqual(after, before.slice(0, 1));
+      while (before.some((pid) => !after.includes(pid) && isAlive(pid))) await turns(1);
+      next.signal('SIGTERM');
+      assert.equal(await next.exit, 0);
+      await killed.exit;
+    }),
+  );
 });
+
+/** Processes of the workers, in the order of their slots, when they are so many and all are ready. */
+async function workersAt(control: string, count: number): Promise<number[]> {
+  for (;;) {
+    const status = await statusOf(control).catch(() => undefined);
+    const workers = status?.workers ?? [];
+    const isReady = workers.length === count && workers.every(({ state }) => state === 'ready');
+    if (isReady) return workers.map(({ pid }) => pid);
+  }
+}

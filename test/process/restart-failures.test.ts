@@ -1,0 +1,119 @@
+// A rolling restart: what takes effect by it, and what becomes of one whose new processes do not work.
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+
+import { temporaryDirectory } from '../support/files.js';
+import { app, passfd, statusOf } from '../support/passfd.js';
+import { withPrograms, type Program } from '../support/program.js';
+
+interface Scene {
+  /** What the app does from its next start on. */
+  setMood(mood: string): void;
+  setRelease(release: string): void;
+  restart(): Program;
+  /** Processes of the workers, when all are ready. */
+  workers(): Promise<number[]>;
+  ask(): Promise<string>;
+}
+
+function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
+  return withPrograms(async (start) => {
+    await using directory = await temporaryDirectory();
+    const [control, mood, variables] = ['control', 'mood', 'variables'].map(
+      (name) => `${directory.path}/${name}`,
+    );
+    assert.ok(control !== undefined && mood !== undefined && variables !== undefined);
+    const setRelease = (release: string): void => {
+      writeFileSync(variables, `RELEASE=${release}\nMOOD_FILE=${mood}\n`);
+    };
+    writeFileSync(mood, 'serve');
+    setRelease('one');
+    const flags = [
+      '--workers',
+      '2',
+      '--control',
+      control,
+      '--env-file',
+      variables,
+      '--ready-timeout',
+      '1500',
+    ];
+    const service = start(...passfd('run', ...flags, app('moody.js')));
+    const [, port = ''] = await service.line(/^listening (\d+)$/);
+    await body({
+      setRelease,
+      setMood: (text) => {
+        writeFileSync(mood, text);
+      },
+      restart: () => start(...passfd('restart', '--control', control)),
+      workers: async () => {
+        for (;;) {
+          const { workers } = await statusOf(control);
+          const ready = workers.filter(({ state }) => state === 'ready');
+          if (ready.length === 2 && workers.length === 2) return ready.map(({ pid }) => pid);
+        }
+      },
+      ask: async () =>
+        (await fetch(`http://127.0.0.1:${port}/`, { headers: { connection: 'close' } })).text(),
+    });
+    service.signal('SIGTERM');
+    assert.equal(await service.exit, 0);
+  });
+}
+
+describe('a rolling restart', () => {
+  it(
+    'brings new code and a new environment into service, and tells of each worker',
+    withScene(async (scene) => {
+      const before = await scene.workers();
+      assert.match(await scene.ask(), /^\d+ one$/);
+      scene.setRelease('two');
+      const restart = scene.restart();
+      assert.equal(await restart.exit, 0);
+      assert.deepEqual(restart.lines.map((line) => line.replace(/process \d+/, 'process P')).sort(), [
+        'restarted',
+        'worker 1 is process P now',
+        'worker 2 is process P now',
+      ]);
+      const after = await scene.workers();
+      assert.ok(before.every((pid) => !after.includes(pid)));
+      assert.match(await scene.ask(), /^\d+ two$/);
+    }),
+  );
+
+  const failures = [
+    ['throws, and tells its last words', 'throw', /there is no database here/],
+    ['ends', 'exit', /code 3/],
+    ['does not listen in time', 'hang', /1500 ms|in time/],
+  ] as const;
+  for (const [what, mood, reason] of failures) {
+    it(
+      `whose new process ${what} fails, and leaves the old ones serving`,
+      withScene(async (scene) => {
+        const before = await scene.workers();
+        scene.setMood(mood);
+        const restart = scene.restart();
+        assert.equal(await restart.exit, 1);
+        assert.match(await restart.stderr, reason);
+        assert.deepEqual(await scene.workers(), before);
+        assert.match(await scene.ask(), /^\d+ one$/);
+        // And when that is mended, it works.
+        scene.setMood('serve');
+        assert.equal(await scene.restart().exit, 0);
+      }),
+    );
+  }
+
+  it(
+    'is refused while another one runs',
+    withScene(async (scene) => {
+      scene.setMood('hang');
+      const first = scene.restart();
+      let second;
+      do second = scene.restart();
+      while ((await second.exit) !== 1 || !(await second.stderr).includes('running already'));
+      assert.equal(await first.exit, 1);
+    }),
+  );
+});
