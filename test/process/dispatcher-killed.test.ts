@@ -58,9 +58,10 @@ describe('a worker whose dispatcher is killed', () => {
       // It is not refused while the worker has the listening socket.
       const waiting = connect(Number(port), '127.0.0.1');
       await once(waiting, 'connect');
+      const ended = once(waiting, 'error') as Promise<[NodeJS.ErrnoException]>;
       // Its output is closed when the worker has ended, and the program's with it.
       await program.exit;
-      const [error] = (await once(waiting, 'error')) as [NodeJS.ErrnoException];
+      const [error] = await ended;
       assert.equal(error.code, 'ECONNRESET');
       const late = connect(Number(port), '127.0.0.1');
       const [refusal] = (await once(late, 'error')) as [NodeJS.ErrnoException];
