@@ -247,7 +247,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async stopAccepting(timeoutMs = STOP_TIMEOUT_MS): Promise<void> {
     for (const loop of [...this.#listeners]) {
       this.#takeBacklog(loop);
-      await this.#listeners.close(loop);
+      await this.#listeners.end(loop);
     }
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<void>((resolve) => {
@@ -677,7 +677,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     );
     if (isServed) return;
     this.#pool.abandon(loop);
-    await this.#listeners.close(loop);
+    await this.#listeners.end(loop);
   }
 
   /**

@@ -86,9 +86,13 @@ export class Listeners implements Iterable<AcceptLoop> {
   /**
    * Takes in a listening socket that a worker had in custody. What workers had asked for is open again from here on;
    * an own address of the dispatcher's waits for `openOwn`.
-   * @throws {PassfdError} `ERR_WRONG_KIND` when it is none; then it stays with the caller
    */
   async takeReturned(key: string, descriptor: Descriptor): Promise<void> {
+    // Its last server was closed, and the dispatcher died before all custodians knew.
+    if (descriptor.describe().kind !== 'listener') {
+      descriptor.close();
+      return;
+    }
     const identity = descriptor.inode;
     const isKnown = (): boolean =>
       this.#returned.has(identity) || [...this].some(({ acceptor }) => acceptor.inode === identity);
@@ -133,16 +137,30 @@ export class Listeners implements Iterable<AcceptLoop> {
     await Promise.all(returned.map(({ acceptor }) => this.#closeAcceptor(acceptor)));
   }
 
-  async close(loop: AcceptLoop): Promise<void> {
+  /** Closes it here. Where workers have it in custody, clients may still connect, until those have closed it too. */
+  close(loop: AcceptLoop): Promise<void> {
+    return this.#remove(loop, () => loop.acceptor.close());
+  }
+
+  /** Closes it wherever it is in custody: the address is free then. A socket that was inherited may be somebody else's too. */
+  end(loop: AcceptLoop): Promise<void> {
+    return this.#remove(loop, () => (loop.isInherited ? loop.acceptor.close() : loop.acceptor.shutdown()));
+  }
+
+  async #remove(loop: AcceptLoop, close: () => Promise<void>): Promise<void> {
     if (!this.#loops.delete(loop.id)) return;
     this.#events.closing(loop);
-    await this.#closeAcceptor(loop.acceptor);
+    await this.#warnIfFails(close);
     this.#events.closed(loop);
   }
 
-  async #closeAcceptor(acceptor: Acceptor): Promise<void> {
+  #closeAcceptor(acceptor: Acceptor): Promise<void> {
+    return this.#warnIfFails(() => acceptor.close());
+  }
+
+  async #warnIfFails(close: () => Promise<void>): Promise<void> {
     try {
-      await acceptor.close();
+      await close();
     } catch (error) {
       this.#events.warned(error);
     }

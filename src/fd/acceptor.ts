@@ -240,6 +240,18 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     return new Descriptor(this.#descriptor.release());
   }
 
+  /**
+   * Ends the listening for every process that holds the socket, as `close` does for this one: clients are refused from
+   * this moment on, and the address is free. Those that waited in the backlog are reset.
+   * @throws {PassfdError} `ERR_CLOSED`, `ERR_SYSTEM`
+   */
+  async shutdown(): Promise<void> {
+    if (this.closed) throw closedError();
+    const result = native.shutdown(this.#descriptor.fd);
+    if (result < 0) throw systemError(result, 'shutdown', { descriptor: formatAddress(this.address) });
+    await this.close();
+  }
+
   /** Stops listening, rejects accepts that wait, and removes the socket file if it is still the one made here. */
   close(): Promise<void> {
     this.#closing ??= this.#close();

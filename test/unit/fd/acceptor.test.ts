@@ -206,6 +206,23 @@ describe('an Acceptor', () => {
       assert.equal(await receivedText(served), null);
     }),
   );
+
+  it(
+    'is shut down for every holder of the socket: who waits is reset, who comes is refused, and the address is free',
+    keepsDescriptors(async () => {
+      const acceptor = await listen(loopback);
+      const { address } = acceptor;
+      using waiting = await connect(address);
+      using held = acceptor.duplicate();
+      await acceptor.shutdown();
+      await assert.rejects(waiting.receive(), { code: 'ERR_PEER_GONE' });
+      await assert.rejects(connect(address), { code: 'ERR_CONNECTION_REFUSED' });
+      assert.equal(held.describe().kind === 'listener', false);
+      await using again = await listen(address);
+      assert.deepEqual(again.address, address);
+      await assert.rejects(acceptor.shutdown(), { code: 'ERR_CLOSED' });
+    }),
+  );
 });
 
 /** Sockets that end together. */
