@@ -44,8 +44,11 @@ function withScene(
       String(readyTimeoutMs),
     ];
     const service = start(...passfd('run', ...flags, app('moody.js')));
+    // A second signal would stop it at once.
+    let isStopping = false;
     const stop = (): void => {
-      service.signal('SIGTERM');
+      if (!isStopping) service.signal('SIGTERM');
+      isStopping = true;
     };
     const [, port = ''] = await service.line(/^listening (\d+)$/);
     await body({

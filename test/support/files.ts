@@ -36,5 +36,9 @@ export const NOBODYS_NUMBER = 2_147_483_647;
 /** A directory with a short name, since a socket's path has at most 107 bytes. */
 export async function temporaryDirectory(): Promise<AsyncDisposable & { readonly path: string }> {
   const path = await mkdtemp(join(tmpdir(), 'pfd-'));
-  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true }) };
+  return {
+    path,
+    // A program of the test that is about to end may still write there: then it is not empty at the first try.
+    [Symbol.asyncDispose]: () => rm(path, { recursive: true, maxRetries: 10, retryDelay: 20 }),
+  };
 }
