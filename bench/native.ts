@@ -10,10 +10,16 @@ import { promisify } from 'node:util';
 export interface Programs {
   /** Asks, and checks and counts the answers. */
   readonly load: string;
+  /** The least that a dispatcher can do: accepts, and hands off to workers. */
+  readonly limit: string;
+  /** The fastest server: what the load generator reaches when nobody holds it up. */
+  readonly answer: string;
 }
 
 const SOURCES = {
   load: ['load.c', 'load_options.c', 'load_answer.c', 'load_count.c', 'program.c'],
+  limit: ['limit.c', 'program.c'],
+  answer: ['answer.c', 'program.c'],
 } as const satisfies Record<keyof Programs, readonly string[]>;
 
 const FLAGS = ['-std=c11', '-D_GNU_SOURCE', '-O2', '-Wall', '-Wextra', '-Werror'];
@@ -25,7 +31,8 @@ const outputs = fileURLToPath(new URL('native/', import.meta.url));
 /** Compiles what is missing or older than its sources. */
 export async function buildPrograms(): Promise<Programs> {
   await mkdir(outputs, { recursive: true });
-  return { load: await build('load') };
+  const [load, limit, answer] = await Promise.all([build('load'), build('limit'), build('answer')]);
+  return { load, limit, answer };
 }
 
 async function build(name: keyof Programs): Promise<string> {

@@ -10,6 +10,7 @@
 #define BENCH_ANSWERS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #define REQUEST "request"
 #define BULK_REQUEST "bulkGET"
@@ -19,6 +20,7 @@
 
 #define BULK_PERIOD 251
 #define BULK_BYTES_DEFAULT (UINT64_C(1) << 30)
+#define MAX_BULK_BYTES (UINT64_C(1) << 50)
 
 /* What is to be sent or was received at a time, from any position on, stands in BULK_CHUNK + BULK_PERIOD bytes. */
 #define BULK_CHUNK ((size_t)256 * 1024)

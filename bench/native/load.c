@@ -229,7 +229,7 @@ static void finish(struct connection *connection)
 		count_worker_answer(connection->worker, connection->begun, connection->answered);
 	if (options.work == KEEP_ALIVE && !is_stopping && asked < options.count) {
 		ask_again(connection);
-	} else if (options.work == IDLE) {
+	} else if (options.work == IDLE && !is_stopping) {
 		connection->state = HELD;
 		held++;
 	} else {
@@ -284,12 +284,11 @@ static void meet_end(struct connection *connection)
 		finish(connection);
 		break;
 	case HELD:
-		fail(connection, "the server ended a connection that is held", 0, NULL);
+		fail(connection, "the end came while the connection was held", 0, NULL);
 		break;
 	case ASKING:
 	case WAITING:
-		fail(connection, connection->received ? "the connection ended within the answer" : "the connection ended without an answer",
-		     0, NULL);
+		fail(connection, connection->received ? "the end came within the answer" : "the end came without an answer", 0, NULL);
 		break;
 	}
 }
@@ -344,8 +343,7 @@ static void fail_overdue(void)
 		struct connection *connection = &connections[i];
 		if (connection->fd < 0 || connection->state == HELD || now - connection->heard < options.timeout_ns)
 			continue;
-		fail(connection, connection->state == ENDING ? "the server did not end the connection in time" : "no answer in time",
-		     0, NULL);
+		fail(connection, connection->state == ENDING ? "no end behind the answer in time" : "no answer in time", 0, NULL);
 	}
 }
 
@@ -357,7 +355,7 @@ static void release_held(void)
 			close_connection(&connections[i]);
 }
 
-/* A second signal does not wait for what is open. */
+/* What is open may finish. A signal that comes while that is awaited ends it at once. */
 static void take_signal(int signals)
 {
 	struct signalfd_siginfo signal;
@@ -368,7 +366,7 @@ static void take_signal(int signals)
 	}
 }
 
-/* A line or the end, it does not matter which. */
+/* A line or the end: it does not matter which. */
 static void take_input(void)
 {
 	char bytes[256];

@@ -9,7 +9,7 @@
 
 #define USAGE \
 	"Usage: load --to HOST:PORT --work http|keep-alive|raw|bulk|latency|idle [--seconds S] [--count N]\n" \
-	"            [--connections C] [--bytes B] [--from HOST] [--pause-us U] [--timeout-ms M]\n"
+	"            [--connections C] [--bytes B] [--from HOST] [--pause-us U] [--timeout-ms M]"
 
 #define MAX_CONNECTIONS 1000000
 #define NS_PER_S 1e9
@@ -71,7 +71,7 @@ struct options read_options(int argc, char **argv)
 		{NULL, 0, NULL, 0},
 	};
 	struct options options = {
-		.from = loopback_host("from", "127.1.0.0"),
+		.from = loopback_host("--from", "127.1.0.0"),
 		.bytes = BULK_BYTES_DEFAULT,
 		.pause_ns = 1000 * NS_PER_US,
 		.timeout_ns = (uint64_t)10000 * NS_PER_MS,
@@ -82,35 +82,35 @@ struct options read_options(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		switch (option) {
 		case TO:
-			options.to = loopback_address("to", optarg);
+			options.to = loopback_address("--to", optarg);
 			break;
 		case WORK:
 			options.work = work_named(optarg);
 			has_work = 1;
 			break;
 		case SECONDS:
-			options.limit_ns = (uint64_t)(seconds_number("seconds", optarg) * NS_PER_S);
+			options.limit_ns = (uint64_t)(seconds_number("--seconds", optarg) * NS_PER_S);
 			break;
 		case COUNT:
-			options.count = whole_number("count", optarg, 1, UINT32_MAX);
+			options.count = whole_number("--count", optarg, 1, UINT32_MAX);
 			break;
 		case CONNECTIONS:
-			options.connections = whole_number("connections", optarg, 1, MAX_CONNECTIONS);
+			options.connections = whole_number("--connections", optarg, 1, MAX_CONNECTIONS);
 			break;
 		case BYTES:
-			options.bytes = whole_number("bytes", optarg, 1, UINT64_C(1) << 50);
+			options.bytes = whole_number("--bytes", optarg, 1, MAX_BULK_BYTES);
 			break;
 		case FROM:
-			options.from = loopback_host("from", optarg);
+			options.from = loopback_host("--from", optarg);
 			break;
 		case PAUSE_US:
-			options.pause_ns = whole_number("pause-us", optarg, 0, UINT32_MAX) * NS_PER_US;
+			options.pause_ns = whole_number("--pause-us", optarg, 0, UINT32_MAX) * NS_PER_US;
 			break;
 		case TIMEOUT_MS:
-			options.timeout_ns = whole_number("timeout-ms", optarg, 1, UINT32_MAX) * NS_PER_MS;
+			options.timeout_ns = whole_number("--timeout-ms", optarg, 1, UINT32_MAX) * NS_PER_MS;
 			break;
 		default:
-			usage_error("see above\n" USAGE); /* getopt_long has said what is wrong */
+			usage_error("it is called like this:\n" USAGE); /* getopt_long has said what is wrong */
 		}
 	}
 	if (optind < argc)

@@ -48,7 +48,7 @@ uint64_t whole_number(const char *option, const char *text, uint64_t least, uint
 	uint64_t number = strtoull(text, &rest, 10);
 	/* strtoull takes blanks and signs, too. */
 	if (text[0] < '0' || text[0] > '9' || *rest || errno || number < least || number > most)
-		usage_error("--%s takes a whole number from %" PRIu64 " to %" PRIu64 ", not '%s'", option, least, most, text);
+		usage_error("%s takes a whole number from %" PRIu64 " to %" PRIu64 ", not '%s'", option, least, most, text);
 	return number;
 }
 
@@ -57,8 +57,8 @@ double seconds_number(const char *option, const char *text)
 	char *rest;
 	double number = strtod(text, &rest);
 
-	if (rest == text || *rest || !(number > 0 && number <= 86400))
-		usage_error("--%s takes seconds above 0, a day at most, not '%s'", option, text);
+	if (rest == text || *rest || !(number >= 0.001 && number <= 86400))
+		usage_error("%s takes seconds from 0.001 to 86400, not '%s'", option, text);
 	return number;
 }
 
@@ -67,7 +67,7 @@ struct in_addr loopback_host(const char *option, const char *text)
 	struct in_addr host;
 
 	if (inet_pton(AF_INET, text, &host) != 1 || ntohl(host.s_addr) >> 24 != IN_LOOPBACKNET)
-		usage_error("--%s takes an address in 127.0.0.0/8, not '%s'", option, text);
+		usage_error("%s takes an address in 127.0.0.0/8, not '%s'", option, text);
 	return host;
 }
 
@@ -77,7 +77,7 @@ struct sockaddr_in loopback_address(const char *option, const char *text)
 	const char *colon = strrchr(text, ':');
 
 	if (!colon || (size_t)(colon - text) >= sizeof host)
-		usage_error("--%s takes HOST:PORT, not '%s'", option, text);
+		usage_error("%s takes HOST:PORT, not '%s'", option, text);
 	memcpy(host, text, (size_t)(colon - text));
 	host[colon - text] = '\0';
 	return (struct sockaddr_in){
@@ -103,14 +103,19 @@ int listen_at(struct sockaddr_in address)
 	return listener;
 }
 
-void say_ready(int listener)
+uint16_t port_of(int listener)
 {
 	struct sockaddr_in address;
 	socklen_t size = sizeof address;
 
 	if (getsockname(listener, (struct sockaddr *)&address, &size) < 0)
 		die("getsockname: %s", strerror(errno));
-	printf("{\"type\":\"ready\",\"port\":%d}\n", ntohs(address.sin_port));
+	return ntohs(address.sin_port);
+}
+
+void say_ready(int listener)
+{
+	printf("{\"type\":\"ready\",\"port\":%d}\n", port_of(listener));
 	fflush(stdout);
 }
 

@@ -21,6 +21,8 @@ struct sockaddr_in loopback_address(const char *option, const char *text);
 /* A socket that listens there, not blocking. */
 int listen_at(struct sockaddr_in address);
 
+uint16_t port_of(int listener);
+
 /* One line of JSON on standard output, with the port that `listener` has. */
 void say_ready(int listener);
 
