@@ -62,13 +62,19 @@ export type Welcome = Extract<ToWorker, { type: 'welcome' }>;
 /** How a channel ended: the dispatcher is gone, or it lives on and has cut this worker off. */
 export type End = { readonly is: 'gone' } | { readonly is: 'farewell'; readonly error: PassfdError };
 
-/** Connections whose answer could not be sent. Who owns them is known when the channel's end is. */
-interface Undecided {
+/** Connections that this worker has answered for, or is about to. */
+interface Answered {
   readonly target: Target | undefined;
   readonly descriptors: Descriptor[];
   /** Whether the target was told to expect them. */
   readonly isExpected: boolean;
 }
+
+/**
+ * How long the dispatcher may count a closed connection as an open one, where nothing depends on it: to wake it up for
+ * each would cost more than the connection itself.
+ */
+const CLOSED_DELAY_MS = 10;
 
 /** Gets the answer at once: connections may come right behind it. */
 export type Granted = (listeners: readonly Listening[]) => void;
@@ -82,12 +88,20 @@ export class Link {
   readonly #channel: Channel;
   readonly #events: LinkEvents;
   readonly #requests = new Map<number, Request>();
-  readonly #undecided: Undecided[] = [];
+  /** They are adopted as soon as the dispatcher is told: once, of all that has come in this turn of the event loop. */
+  #adopting: Answered[] = [];
+  /** The last answer; it settles behind all others, and never rejects. */
+  #answered: Promise<void> = Promise.resolve();
+  /** Those whose answer could not be sent. Who owns them is known when the channel's end is. */
+  readonly #undecided: Answered[] = [];
   #nextRequest = 1;
   /** Of the last connection that was settled. */
   #position = 0;
   #closed = 0;
+  #toldClosed = 0;
   #isTellingClosed = false;
+  /** Whether room here, or the end of a drain, depends on what is closed. */
+  #isClosedAwaited: boolean;
   /** Whether the dispatcher has died, and what it could not hand off any more comes from what it had left. */
   #isOrphaned = false;
   #farewell: PassfdError | undefined;
@@ -95,8 +109,9 @@ export class Link {
   /** Settles when the channel has ended, and what was undecided is decided. Never rejects. */
   readonly ended: Promise<End>;
 
-  private constructor(socket: StreamSocket, events: LinkEvents) {
+  private constructor(socket: StreamSocket, capacity: number | null, events: LinkEvents) {
     this.#channel = new Channel(socket);
+    this.#isClosedAwaited = capacity !== null;
     this.#events = events;
     this.ended = this.#read();
   }
@@ -112,7 +127,7 @@ export class Link {
     events: LinkEvents,
   ): Promise<{ readonly link: Link; readonly welcome: Welcome }> {
     const { window, capacity, handshakeTimeoutMs, returns } = options;
-    const link = new Link(socket, events);
+    const link = new Link(socket, capacity, events);
     let timer: NodeJS.Timeout | undefined;
     try {
       const welcome = new Promise<Welcome>((resolve, reject) => {
@@ -189,10 +204,12 @@ export class Link {
 
   sayDraining(): void {
     this.#post(encodeJson({ type: 'draining' }));
+    this.#awaitClosed();
   }
 
   sayCapacity(capacity: number | null): void {
     this.#post(encodeJson({ type: 'capacity', capacity }));
+    if (capacity !== null) this.#awaitClosed();
   }
 
   /** Why this process is about to end, for who started it; at once, since nothing more may come of it. */
@@ -200,17 +217,17 @@ export class Link {
     this.#post(encodeJson({ type: 'last-words', text: text.slice(0, MAX_LAST_WORDS) }));
   }
 
-  /** One more connection is closed. The dispatcher is told once for all of a turn of the event loop. */
+  /** One more connection is closed. The dispatcher is told with the next answer, or on its own before long. */
   noteClosed(): void {
     this.#closed++;
     if (this.#isTellingClosed) return;
     this.#isTellingClosed = true;
-    setImmediate(() => {
+    const tell = (): void => {
       this.#isTellingClosed = false;
-      if (this.#channel.socket.closed) return;
-      this.#post(encodeClosed(this.#closed));
-      tellStep('closed-sent');
-    });
+      this.#tellClosed();
+    };
+    if (this.#isClosedAwaited) setImmediate(tell);
+    else setTimeout(tell, CLOSED_DELAY_MS).unref();
   }
 
   /** Ends the channel. What was adopted stays. */
@@ -221,6 +238,22 @@ export class Link {
   #post(frame: Buffer): void {
     // When the dispatcher is gone, the end of the channel tells it.
     this.#channel.post(frame).catch(() => undefined);
+  }
+
+  #awaitClosed(): void {
+    this.#isClosedAwaited = true;
+    this.#tellClosed();
+  }
+
+  #tellClosed(): void {
+    if (this.#closed === this.#toldClosed || this.#channel.socket.closed) return;
+    this.#post(this.#takeClosed());
+    tellStep('closed-sent');
+  }
+
+  #takeClosed(): Buffer {
+    this.#toldClosed = this.#closed;
+    return encodeClosed(this.#closed);
   }
 
   #request(granted: Granted, encode: (request: number) => Buffer): Promise<void> {
@@ -241,25 +274,31 @@ export class Link {
 
   async #read(): Promise<End> {
     try {
-      await this.#channel.read((payload, take) => this.#on(decodeToWorker(payload), take));
+      await this.#channel.read((payload, take) => {
+        this.#on(decodeToWorker(payload), take);
+      });
     } catch (error) {
       // Closed here, or the dispatcher broke the protocol: what it had sent is its own again.
       this.#farewell ??=
         error instanceof PassfdError ? error : new PassfdError('ERR_PROTOCOL', String(error));
     }
+    this.#tellAdopted();
     this.#channel.socket.destroy();
     for (const request of this.#requests.values()) request.reject(this.#farewell ?? goneError());
     this.#requests.clear();
+    await this.#answered;
     this.#decide();
     return this.#farewell ? { is: 'farewell', error: this.#farewell } : { is: 'gone' };
   }
 
-  #on(message: ToWorker, take: TakeGroup): Promise<void> | undefined {
+  #on(message: ToWorker, take: TakeGroup): void {
     switch (message.type) {
       case 'handoff':
-        return this.#onHandoff(message.listener, message.count, take);
+        this.#onHandoff(message.listener, message.count, take);
+        break;
       case 'handoff-again':
-        return this.#onHandoffAgain(message, take);
+        this.#onHandoffAgain(message, take);
+        break;
       case 'orphaned':
         this.#isOrphaned = true;
         break;
@@ -289,6 +328,7 @@ export class Link {
         break;
       }
       case 'drain':
+        this.#awaitClosed();
         // The app's listeners run in it: what they throw is no business of the channel's.
         process.nextTick(() => {
           this.#events.drain();
@@ -300,7 +340,6 @@ export class Link {
           `The dispatcher refused this worker: ${message.reason}`,
         );
     }
-    return undefined;
   }
 
   #onCustody(listener: number, key: string, take: TakeGroup): void {
@@ -314,14 +353,16 @@ export class Link {
   #onHandoffAgain(
     { position, listener, count }: Extract<ToWorker, { type: 'handoff-again' }>,
     take: TakeGroup,
-  ): Promise<void> | undefined {
-    if (position > this.#position) return this.#onHandoff(listener, count, take);
+  ): void {
+    if (position > this.#position) {
+      this.#onHandoff(listener, count, take);
+      return;
+    }
     const duplicates = take(count);
     if (duplicates !== 'lost') closeAll(duplicates);
-    return undefined;
   }
 
-  async #onHandoff(listener: number, count: number, take: TakeGroup): Promise<void> {
+  #onHandoff(listener: number, count: number, take: TakeGroup): void {
     const group = take(count);
     tellStep('received');
     if (this.#isOrphaned) {
@@ -330,20 +371,16 @@ export class Link {
       return;
     }
     if (group === 'lost') {
-      this.#position += count;
-      await this.#answer(encodeRefused(this.#position, 'descriptors'), {
-        target: undefined,
-        descriptors: [],
-        isExpected: false,
-      });
+      this.#refuse(count, { target: undefined, descriptors: [], isExpected: false }, 'descriptors');
       return;
     }
     const target = this.#events.targetOf(listener);
     const isDraining = this.#events.isDraining();
     const adopted = target && !isDraining ? group.splice(0, Math.min(target.room, count)) : [];
-    if (target && adopted.length > 0) await this.#adopt(target, adopted);
+    if (target && adopted.length > 0) this.#adopt(target, adopted);
     if (group.length === 0) return;
-    await this.#refuse(target, group, isDraining ? 'draining' : target ? 'capacity' : 'not-listening');
+    const reason = isDraining ? 'draining' : target ? 'capacity' : 'not-listening';
+    this.#refuse(group.length, { target, descriptors: group, isExpected: false }, reason);
   }
 
   /** There is nobody to refuse them to. */
@@ -358,37 +395,49 @@ export class Link {
     for (const descriptor of group) this.#deliver(target, descriptor);
   }
 
-  /** The whole point: the dispatcher knows before a byte is read. */
-  async #adopt(target: Target, descriptors: Descriptor[]): Promise<void> {
+  #adopt(target: Target, descriptors: Descriptor[]): void {
     this.#position += descriptors.length;
     target.expect(descriptors.length);
-    if (!(await this.#answer(encodeAdopted(this.#position), { target, descriptors, isExpected: true }))) {
-      return;
-    }
-    tellStep('adopted');
-    for (const descriptor of descriptors) this.#deliver(target, descriptor);
+    this.#adopting.push({ target, descriptors, isExpected: true });
+    if (this.#adopting.length > 1) return;
+    // Behind all that the channel has at this moment: it is read in microtasks.
+    process.nextTick(() => {
+      this.#tellAdopted();
+    });
   }
 
-  async #refuse(target: Target | undefined, descriptors: Descriptor[], reason: RefusalReason): Promise<void> {
-    this.#position += descriptors.length;
-    if (
-      !(await this.#answer(encodeRefused(this.#position, reason), { target, descriptors, isExpected: false }))
-    ) {
-      return;
-    }
-    closeAll(descriptors);
-    tellStep('refused');
+  /** The whole point: the dispatcher knows before a byte is read. */
+  #tellAdopted(): void {
+    if (this.#adopting.length === 0) return;
+    const adopted = this.#adopting;
+    this.#adopting = [];
+    const frame = encodeAdopted(this.#position);
+    const isTellingClosed = this.#closed > this.#toldClosed;
+    const frames = isTellingClosed ? Buffer.concat([frame, this.#takeClosed()]) : frame;
+    this.#answer(frames, adopted, () => {
+      tellStep('adopted');
+      if (isTellingClosed) tellStep('closed-sent');
+      for (const { target, descriptors } of adopted) {
+        if (target) for (const descriptor of descriptors) this.#deliver(target, descriptor);
+      }
+    });
   }
 
-  /** @returns false when the dispatcher could not be told; what that means for them is decided at the channel's end */
-  async #answer(frame: Buffer, undecided: Undecided): Promise<boolean> {
-    try {
-      await this.#channel.post(frame);
-      return true;
-    } catch {
-      this.#undecided.push(undecided);
-      return false;
-    }
+  #refuse(count: number, refused: Answered, reason: RefusalReason): void {
+    // In the order of the positions.
+    this.#tellAdopted();
+    this.#position += count;
+    this.#answer(encodeRefused(this.#position, reason), [refused], () => {
+      closeAll(refused.descriptors);
+      tellStep('refused');
+    });
+  }
+
+  /** @param done called when the dispatcher is told; where it cannot be, the channel's end decides */
+  #answer(frames: Buffer, answered: readonly Answered[], done: () => void): void {
+    this.#answered = this.#channel.post(frames).then(done, () => {
+      this.#undecided.push(...answered);
+    });
   }
 
   /** A dispatcher that lives has its own copies, and gives them to others. One that died had the only others. */

@@ -75,6 +75,17 @@ describe('a connection that is handed off', () => {
     }),
   );
   it(
+    'is adopted by one message together with all that has come by then',
+    onStage(async (stage) => {
+      await serving(stage, echo());
+      const { dispatcher } = stage;
+      const connections: Descriptor[] = [];
+      for (let count = 0; count < 3; count++) connections.push((await stage.client()).connection);
+      await Promise.all(connections.map((connection) => dispatcher.handOff([connection])));
+      assert.equal((await dispatcher.hears('adopted')).position, 3);
+    }),
+  );
+  it(
     'is told as closed when it is, in a total',
     onStage(async (stage) => {
       await serving(stage, echo());
@@ -98,11 +109,9 @@ describe('a connection that is handed off', () => {
       const { connection } = await stage.client();
       await stage.dispatcher.handOff([connection]);
       await stage.dispatcher.hears('adopted');
+      assert.deepEqual(await stage.dispatcher.hears('closed'), { type: 'closed', total: 1 });
       await turns();
-      assert.deepEqual(
-        stage.dispatcher.heard.filter(({ type }) => type === 'closed'),
-        [{ type: 'closed', total: 1 }],
-      );
+      assert.deepEqual(stage.dispatcher.heard, []);
     }),
   );
 });
