@@ -12,6 +12,9 @@
 
 static const napi_type_tag poll_tag = {0x5c1f0a7be2d94d3aULL, 0x9e0b64c2a8f7d115ULL};
 
+/* Where the object holds its callback: an element, since to find a property each time takes making a string of its name. */
+enum { ON_READY = 0 };
+
 struct environment {
 	uv_loop_t *loop;
 	struct poll *open; /* handles that are not closed yet */
@@ -113,7 +116,7 @@ static void on_ready(uv_poll_t *handle, int status, int events)
 	if (napi_open_handle_scope(env, &scope) != napi_ok)
 		return;
 	if (napi_get_reference_value(env, poll->object, &object) == napi_ok && object &&
-	    napi_get_named_property(env, object, "onReady", &callback) == napi_ok &&
+	    napi_get_element(env, object, ON_READY, &callback) == napi_ok &&
 	    napi_create_int32(env, status, &arguments[0]) == napi_ok &&
 	    napi_create_int32(env, events, &arguments[1]) == napi_ok) {
 		/* libuv has stopped the handle when it reports an error. */
@@ -167,7 +170,7 @@ static napi_value create(napi_env env, napi_callback_info info)
 		return NULL;
 	}
 	/* The object holds the callback, not a reference of ours: a root that leads back to the object would keep both. */
-	CHECK(env, napi_set_named_property(env, self, "onReady", arguments[1]));
+	CHECK(env, napi_set_element(env, self, ON_READY, arguments[1]));
 	CHECK(env, napi_create_string_utf8(env, "passfd.Poll", NAPI_AUTO_LENGTH, &name));
 
 	struct poll *poll = calloc(1, sizeof *poll);

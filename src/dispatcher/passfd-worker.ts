@@ -25,6 +25,12 @@ import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.j
  */
 const REFUSAL_PAUSE_MS = 100;
 
+/**
+ * How long an answer may stay unread under load, when no further connections come. Until then the dispatcher holds the
+ * connection too, so that a client may see its end later by that.
+ */
+const POLLING_PAUSE_MS = 5;
+
 /** What a passfd worker can ask for beyond what every worker does. */
 export interface PassfdWorkerEvents extends WorkerEvents {
   serve(worker: PassfdWorker): Promise<readonly AcceptLoop[]>;
@@ -117,6 +123,9 @@ export class PassfdWorker implements WorkerHandle {
   #lastWords: string | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
+
+  /** While answers are read by and by: ends that, when the last time is long enough ago. */
+  #polling: NodeJS.Timeout | undefined;
 
   private constructor(
     socket: StreamSocket,
@@ -280,6 +289,7 @@ export class PassfdWorker implements WorkerHandle {
   flush(): void {
     const outgoing = this.#outgoing;
     if (outgoing.length === 0) return;
+    const isBusy = this.#ledger.size > 0;
     this.#outgoing = [];
     for (let start = 0; start < outgoing.length;) {
       const end = endOfBatch(outgoing, start);
@@ -298,6 +308,7 @@ export class PassfdWorker implements WorkerHandle {
         });
       start = end;
     }
+    if (isBusy) this.#poll();
   }
 
   serves(loop: AcceptLoop): boolean {
@@ -356,6 +367,7 @@ export class PassfdWorker implements WorkerHandle {
 
   disown(): void {
     this.#state = { is: 'gone' };
+    clearTimeout(this.#polling);
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     for (const { descriptor } of this.#ledger.takeAll()) descriptor.close();
@@ -369,6 +381,30 @@ export class PassfdWorker implements WorkerHandle {
 
   end(): void {
     this.#channel.socket.destroy();
+  }
+
+  /**
+   * Connections come faster than they are answered, so that answers are read whenever more is sent: to be woken up by each
+   * costs more than all else that is done for a connection. Not when room depends on them.
+   */
+  #poll(): void {
+    const { socket } = this.#channel;
+    if (this.#capacity !== null || this.#state.is !== 'ready' || this.inFlight * 2 > this.#window) {
+      this.#stopPolling();
+      return;
+    }
+    socket.setPolled(true);
+    socket.poll();
+    this.#polling ??= startTimer(() => {
+      this.#stopPolling();
+    }, POLLING_PAUSE_MS);
+    this.#polling.refresh();
+  }
+
+  #stopPolling(): void {
+    clearTimeout(this.#polling);
+    this.#polling = undefined;
+    this.#channel.socket.setPolled(false);
   }
 
   #post(frame: Buffer): void {
@@ -447,7 +483,7 @@ export class PassfdWorker implements WorkerHandle {
   #onAdopted(connections: AcceptedConnection[]): void {
     this.#adopted += connections.length;
     this.#starvedWindow *= 2;
-    for (const { descriptor } of connections) descriptor.close();
+    closeAll(connections.map(({ descriptor }) => descriptor));
     this.#events.adopted(connections.length);
     this.#events.changed(this);
   }
@@ -536,6 +572,7 @@ export class PassfdWorker implements WorkerHandle {
 
   #beginDraining(): void {
     if (this.state === 'draining') return;
+    this.#stopPolling();
     this.#state = { is: 'draining' };
     this.#events.draining(this);
   }
@@ -581,6 +618,7 @@ export class PassfdWorker implements WorkerHandle {
   #leave(reason: string): void {
     if (this.#state.is === 'gone') return;
     this.#state = { is: 'gone' };
+    clearTimeout(this.#polling);
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     const outgoing = this.#outgoing.splice(0);

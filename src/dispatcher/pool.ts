@@ -7,6 +7,9 @@ import type { WorkerHandle } from './worker-handle.js';
 /** What happens to a connection that comes when no worker has room. */
 export type Overload = 'wait' | 'refuse';
 
+/** Accepted in one go at most: more room than that need not be counted. */
+const ACCEPTED_AT_ONCE = 256;
+
 /** Taken in one go where connections are refused, so that refusing never keeps the process from its work. */
 const REFUSED_AT_ONCE = 64;
 
@@ -152,8 +155,8 @@ export class Pool {
     let room = this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.loop === loop).length;
     let isServed = false;
     for (const worker of this.#workers) {
-      const roomThere = worker.roomFor(loop);
-      room += roomThere;
+      room += worker.roomFor(loop);
+      if (room >= ACCEPTED_AT_ONCE) return room;
       isServed ||= worker.serves(loop);
     }
     if (room > 0) return room;
@@ -169,7 +172,7 @@ export class Pool {
       const { loop } = connection;
       let loopRooms = rooms.get(loop);
       if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop)));
-      const candidates = loopRooms.candidates();
+      const { candidates } = loopRooms;
       if (candidates.length === 0) {
         left.push(connection);
         continue;
@@ -177,6 +180,7 @@ export class Pool {
       const worker = this.#choose(candidates, connection);
       worker.give(connection);
       given.add(worker);
+      for (const each of rooms.values()) each.update(worker);
     }
     this.#waiting = left;
     for (const worker of given) worker.flush();
@@ -236,25 +240,30 @@ function partition<T>(all: readonly T[], isFirst: (one: T) => boolean): [T[], T[
 
 /** The workers with room for one address, while a batch is placed. */
 class Rooms {
+  readonly #workers: readonly WorkerHandle[];
   readonly #loop: AcceptLoop;
-  #free: WorkerHandle[];
-  #busy: WorkerHandle[];
+  #free: WorkerHandle[] = [];
+  #busy: WorkerHandle[] = [];
 
   constructor(workers: readonly WorkerHandle[], loop: AcceptLoop) {
+    this.#workers = workers;
     this.#loop = loop;
-    const withRoom = workers.filter((worker) => worker.roomFor(loop) > 0);
-    this.#free = withRoom.filter(({ isFree }) => isFree);
-    this.#busy = withRoom.filter((worker) => !this.#free.includes(worker));
+    this.#look();
   }
 
   /** Those that take the next one at once; if there are none, those in whose queue it would stand. */
-  candidates(): readonly WorkerHandle[] {
-    // Cheaper than to ask each of them again for each connection: only who has none any more is taken out.
-    if (this.#free.some((worker) => worker.roomFor(this.#loop) === 0)) {
-      this.#free = this.#free.filter((worker) => worker.roomFor(this.#loop) > 0);
-    }
-    if (this.#free.length > 0) return this.#free;
-    this.#busy = this.#busy.filter((worker) => worker.roomFor(this.#loop) > 0);
-    return this.#busy;
+  get candidates(): readonly WorkerHandle[] {
+    return this.#free.length > 0 ? this.#free : this.#busy;
+  }
+
+  /** It was given one. To ask all of them again for each connection would cost more than the connection. */
+  update(worker: WorkerHandle): void {
+    if (!worker.isFree || worker.roomFor(this.#loop) === 0) this.#look();
+  }
+
+  #look(): void {
+    const withRoom = this.#workers.filter((worker) => worker.roomFor(this.#loop) > 0);
+    this.#free = withRoom.filter(({ isFree }) => isFree);
+    this.#busy = this.#free.length === withRoom.length ? [] : withRoom.filter(({ isFree }) => !isFree);
   }
 }

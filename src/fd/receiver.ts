@@ -35,6 +35,7 @@ export class Receiver {
   readonly #waiting: Waiting[] = [];
   #turnsLeft = OPERATIONS_PER_TURN;
   #isFrozen = false;
+  #isPolled = false;
 
   /** @param onWaiting called when `isWaiting` may have changed other than by `continue` */
   constructor(fd: number, onWaiting: () => void) {
@@ -78,7 +79,12 @@ export class Receiver {
     this.continue();
   }
 
-  /** The socket is readable. */
+  /** Whether receives wait for `continue`, though something may be there. */
+  setPolled(on: boolean): void {
+    this.#isPolled = on;
+  }
+
+  /** The socket may be readable. */
   continue(): void {
     if (this.#isFrozen) return;
     this.#turnsLeft = OPERATIONS_PER_TURN;
@@ -99,7 +105,7 @@ export class Receiver {
     signal?.throwIfAborted();
     // What was put back is not seen by the kernel, so nobody may wait for it there.
     const isOpen = this.#waiting.length === 0 && !this.#isFrozen;
-    if (isOpen && (this.#turnsLeft > 0 || this.#source.hasPutBack)) {
+    if (isOpen && ((this.#turnsLeft > 0 && !this.#isPolled) || this.#source.hasPutBack)) {
       this.#turnsLeft--;
       const outcome = read.attempt(this.#source);
       if (outcome !== WAIT) return Promise.resolve(outcome);

@@ -67,6 +67,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   readonly #receiver: Receiver;
   readonly #sender: Sender;
   #isClosing = false;
+  #isPolled = false;
 
   /**
    * Takes over the descriptor of a connected stream socket.
@@ -248,6 +249,24 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     this.#updateInterest();
   }
 
+  /**
+   * Has receives wait for `poll`, and not for the event loop: under load, when the next reason to look comes soon enough
+   * by itself, what arrives then wakes nobody up. It may not be left so when nothing calls `poll` any more.
+   */
+  setPolled(on: boolean): void {
+    if (this.closed || on === this.#isPolled) return;
+    this.#isPolled = on;
+    this.#receiver.setPolled(on);
+    this.#updateInterest();
+  }
+
+  /** Receives what is there for a receive that waits. */
+  poll(): void {
+    if (this.closed) return;
+    this.#receiver.continue();
+    this.#updateInterest();
+  }
+
   /** Whether a waiting operation keeps the process alive; it does from the start, like any other in Node. */
   ref(): this {
     this.#readiness.setReferenced(true);
@@ -351,7 +370,8 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
 
   #updateInterest(): void {
     if (this.closed) return;
-    this.#readiness.want((this.#receiver.isWaiting ? READABLE : 0) | (this.#sender.isWaiting ? WRITABLE : 0));
+    const isReading = this.#receiver.isWaiting && !this.#isPolled;
+    this.#readiness.want((isReading ? READABLE : 0) | (this.#sender.isWaiting ? WRITABLE : 0));
   }
 
   #checkOpen(): void {

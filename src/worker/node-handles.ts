@@ -113,19 +113,20 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
 
     override close(callback?: () => void): void {
       super.close(callback);
-      this.#tellClosing();
+      tellClosing(this);
     }
 
     override reset(callback?: () => void): number {
       const status = super.reset(callback);
-      this.#tellClosing();
+      tellClosing(this);
       return status;
     }
-
-    #tellClosing(): void {
-      const { onClosing } = this;
-      this.onClosing = undefined;
-      onClosing?.();
-    }
   };
+}
+
+/** Not a private method, since each connection would pay for that. */
+function tellClosing(handle: ReportingHandle): void {
+  const { onClosing } = handle;
+  handle.onClosing = undefined;
+  onClosing?.();
 }
