@@ -96,3 +96,56 @@ describe('a peer that is gone after many messages', () => {
     }),
   );
 });
+
+describe('a socket that is polled', () => {
+  it(
+    'receives what has come when it is polled, and not before',
+    onPair(async (left, right) => {
+      right.setPolled(true);
+      await left.send(Buffer.from('early'));
+      const first = receivedText(right);
+      assert.equal(await isPending(first), true, 'also what was there before');
+      right.poll();
+      assert.equal(await first, 'early');
+      const second = receivedText(right);
+      right.poll();
+      assert.equal(await isPending(second), true, 'there was nothing');
+      await left.send(Buffer.from('late'));
+      assert.equal(await isPending(second), true);
+      right.poll();
+      assert.equal(await second, 'late');
+    }),
+  );
+
+  it(
+    'receives by itself again when it is polled no more',
+    onPair(async (left, right) => {
+      right.setPolled(true);
+      const waiting = receivedText(right);
+      await left.send(Buffer.from('x'));
+      assert.equal(await isPending(waiting), true);
+      right.setPolled(false);
+      assert.equal(await waiting, 'x');
+      right.setPolled(true);
+      const last = receivedText(right);
+      left.destroy();
+      assert.equal(await isPending(last), true);
+      right.setPolled(false);
+      assert.equal(await last, null);
+    }),
+  );
+
+  it(
+    'sends as ever, and may be closed',
+    onPair(async (left, right) => {
+      right.setPolled(true);
+      await right.send(Buffer.from('x'));
+      assert.equal(await receivedText(left), 'x');
+      const waiting = right.receive();
+      right.destroy();
+      await assert.rejects(waiting, { code: 'ERR_CLOSED' });
+      right.poll();
+      right.setPolled(false);
+    }),
+  );
+});
