@@ -1,0 +1,177 @@
+// Measuring: contestants take turns (A B C A B C), each trial in processes of its own.
+import type { Programs } from '../native.js';
+import type { Contestant } from './contestants.js';
+import type { Figures } from './figures.js';
+import { Load, type LoadResult } from './load.js';
+import type { Scale } from './scale.js';
+import type { Settings } from './settings.js';
+import { Stage } from './stage.js';
+import { countSyscalls } from './syscalls.js';
+import { dispatchersOf, type Trial, type Work, type WorkId } from './works.js';
+
+/** What is to be measured, and with what. */
+export interface Plan {
+  readonly programs: Programs;
+  readonly scale: Scale;
+  readonly works: readonly Work[];
+  /** Those that this machine has. */
+  readonly contestants: readonly Contestant[];
+  /** Instead of what the scale says. */
+  readonly rounds: number | undefined;
+  readonly countsSyscalls: boolean;
+}
+
+/** A contestant in a work, with so many workers. */
+export interface Outcome {
+  readonly work: WorkId;
+  readonly contestant: string;
+  readonly workers: number;
+  /** In the order of the rounds; a trial that failed has no figures. */
+  readonly rounds: readonly Figures[];
+  /** From the trial in which syscalls were counted. */
+  readonly traced: Figures;
+  /** Answers that came, all of them right. */
+  readonly answers: number;
+  /** What went wrong: nothing, if all is well. */
+  readonly problems: readonly string[];
+}
+
+export interface Progress {
+  readonly done: number;
+  readonly of: number;
+  readonly text: string;
+}
+
+const WORKERS = 2;
+
+/** Runs everything. What goes wrong with a contestant is in its outcome, and does not stop the others. */
+export async function measure(plan: Plan, onProgress: (progress: Progress) => void): Promise<Outcome[]> {
+  const turns = plan.works.flatMap((work) => turnsOf(plan, work));
+  let done = 0;
+  for (const turn of turns) {
+    const { work, contestant, workers } = turn.entrant;
+    const isOneOfSeveral = work.workers !== undefined;
+    const text = `(${work.id}) ${turn.when}: ${contestant.title}${isOneOfSeveral ? `, ${workers} workers` : ''}`;
+    onProgress({ done: ++done, of: turns.length, text });
+    await turn.take();
+  }
+  return [...new Set(turns.map(({ entrant }) => entrant))].map((entrant) => entrant.outcome);
+}
+
+interface Turn {
+  readonly entrant: Entrant;
+  readonly when: string;
+  take(): Promise<void>;
+}
+
+function turnsOf(plan: Plan, work: Work): Turn[] {
+  const rounds = plan.rounds ?? (work.isMain ? plan.scale.rounds.main : plan.scale.rounds.other);
+  const contestants = plan.contestants.filter(({ works }) => works.includes(work.id));
+  const entrants = (work.workers?.(plan.scale) ?? [WORKERS]).flatMap((workers) =>
+    contestants.map((contestant) => new Entrant(plan, work, contestant, workers)),
+  );
+  const turns = Array.from({ length: rounds }, (_, round) =>
+    entrants.map((entrant) => ({
+      entrant,
+      when: `round ${round + 1} of ${rounds}`,
+      take: () => entrant.measure(),
+    })),
+  ).flat();
+  if (!plan.countsSyscalls || !work.isTraced) return turns;
+  return [
+    ...turns,
+    ...entrants.map((entrant) => ({ entrant, when: 'counting syscalls', take: () => entrant.trace() })),
+  ];
+}
+
+/** A contestant in a work, and what has come of it. */
+class Entrant {
+  readonly #plan: Plan;
+  readonly work: Work;
+  readonly contestant: Contestant;
+  readonly workers: number;
+  readonly #rounds: Figures[] = [];
+  #traced: Figures = {};
+  #answers = 0;
+  readonly #problems: string[] = [];
+
+  constructor(plan: Plan, work: Work, contestant: Contestant, workers: number) {
+    this.#plan = plan;
+    this.work = work;
+    this.contestant = contestant;
+    this.workers = workers;
+  }
+
+  get outcome(): Outcome {
+    return {
+      work: this.work.id,
+      contestant: this.contestant.name,
+      workers: this.workers,
+      rounds: this.#rounds,
+      traced: this.#traced,
+      answers: this.#answers,
+      problems: this.#problems,
+    };
+  }
+
+  async measure(): Promise<void> {
+    this.#rounds.push(
+      await this.#attempt(async (trial) => {
+        const { figures, results } = await this.work.measure(trial);
+        for (const result of results) this.#judge(result);
+        return figures;
+      }),
+    );
+  }
+
+  async trace(): Promise<void> {
+    this.#traced = await this.#attempt(async (trial) => {
+      const { stage, service, load, scale, settings } = trial;
+      const request = { work: settings.app, connections: scale.connections };
+      this.#judge(await load.run({ ...request, count: scale.traced }));
+      const dispatchers = dispatchersOf(service);
+      const countings = [
+        await countSyscalls(
+          stage,
+          'workers',
+          service.workers.map(({ pid }) => pid),
+        ),
+        ...(dispatchers.length > 0 ? [await countSyscalls(stage, 'dispatchers', dispatchers)] : []),
+      ];
+      const result = await load.run({ ...request, count: scale.traced });
+      this.#judge(result);
+      const counts = await Promise.all(countings.map((counting) => counting.stop()));
+      const [workersSyscalls = Number.NaN, dispatcherSyscalls] = counts.map(
+        (count) => count / result.completed,
+      );
+      return { workersSyscalls, ...(dispatcherSyscalls !== undefined && { dispatcherSyscalls }) };
+    });
+  }
+
+  /** @returns no figures when it failed */
+  async #attempt(body: (trial: Trial) => Promise<Figures>): Promise<Figures> {
+    const { programs, scale } = this.#plan;
+    const settings: Settings = {
+      app: this.work.app,
+      workers: this.workers,
+      bulkBytes: scale.bulkBytes,
+      ...(this.work.slow !== undefined && { slow: this.work.slow }),
+    };
+    try {
+      await using stage = new Stage();
+      const service = await this.contestant.start({ stage, programs, settings });
+      const load = new Load(stage, programs.load, service.port);
+      const figures = await body({ stage, service, load, scale, settings });
+      stage.check();
+      return figures;
+    } catch (error) {
+      this.#problems.push((error as Error).message);
+      return {};
+    }
+  }
+
+  #judge({ completed, failed, reasons }: LoadResult): void {
+    this.#answers += completed;
+    if (failed > 0) this.#problems.push(`${failed} of ${completed + failed} failed: ${reasons.join('; ')}`);
+  }
+}

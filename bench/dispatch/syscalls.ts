@@ -1,0 +1,42 @@
+// Counting the system calls of processes, by `strace -c -f`. It slows them down, so nothing else is measured meanwhile.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { find } from './contestants.js';
+import type { Stage } from './stage.js';
+
+export interface Counting {
+  /** Ends it. @returns how many there were */
+  stop(): Promise<number>;
+}
+
+/** Why they cannot be counted on this machine, in a sentence. */
+export function withoutStrace(): string | undefined {
+  return find('strace') === undefined ? 'Syscalls were not counted: strace is not installed.' : undefined;
+}
+
+/** Resolves when every process is watched. @throws {Error} where that is not allowed */
+export async function countSyscalls(stage: Stage, name: string, pids: readonly number[]): Promise<Counting> {
+  const file = join(stage.directory, `${name}.strace`);
+  const strace = stage.run('strace', ['-c', '-f', '-o', file, ...pids.flatMap((pid) => ['-p', String(pid)])]);
+  for (const pid of pids) {
+    await strace.line((line) => line.startsWith(`strace: Process ${pid} attached`));
+  }
+  return {
+    stop: async () => {
+      strace.interrupt();
+      await strace.exit;
+      return totalOf(readFileSync(file, 'utf8'));
+    },
+  };
+}
+
+/** Of strace's table: the calls are the fourth column, the name is the last. */
+function totalOf(table: string): number {
+  let total = 0;
+  for (const line of table.split('\n')) {
+    const [share, , , calls] = line.trim().split(/\s+/);
+    if (/^\d+\.\d+$/.test(share ?? '') && !line.endsWith(' total')) total += Number(calls);
+  }
+  return total;
+}
