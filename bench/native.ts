@@ -28,15 +28,19 @@ const FLAGS = ['-std=c11', '-D_GNU_SOURCE', '-O2', '-Wall', '-Wextra', '-Werror'
 const sources = fileURLToPath(new URL('../../bench/native/', import.meta.url));
 const outputs = fileURLToPath(new URL('native/', import.meta.url));
 
-/** Compiles what is missing or older than its sources. */
-export async function buildPrograms(): Promise<Programs> {
-  await mkdir(outputs, { recursive: true });
-  const [load, limit, answer] = await Promise.all([build('load'), build('limit'), build('answer')]);
+/** Compiles what is missing or older than its sources. @param directory where the programs are */
+export async function buildPrograms(directory = outputs): Promise<Programs> {
+  await mkdir(directory, { recursive: true });
+  const [load, limit, answer] = await Promise.all([
+    build('load', directory),
+    build('limit', directory),
+    build('answer', directory),
+  ]);
   return { load, limit, answer };
 }
 
-async function build(name: keyof Programs): Promise<string> {
-  const output = join(outputs, name);
+async function build(name: keyof Programs, directory: string): Promise<string> {
+  const output = join(directory, name);
   const files = SOURCES[name].map((file) => join(sources, file));
   const headers = (await readdir(sources)).filter((file) => file.endsWith('.h'));
   const inputs = [...files, ...headers.map((file) => join(sources, file))];

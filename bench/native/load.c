@@ -73,6 +73,7 @@ static uint32_t next_source;
 
 static int epoll;
 static int pause_timer;
+static int overdue_timer;
 static int is_pausing;
 static int is_stopping; /* what is open may finish, and nothing new begins */
 static int is_over;     /* nothing is waited for any more */
@@ -87,11 +88,10 @@ static int may_begin(void)
 	return options.work != IDLE || on_their_way < OPENING_AT_ONCE;
 }
 
-static void set_timer(int timer, uint64_t ns, uint64_t interval_ns)
+static void set_timer(int timer, uint64_t ns)
 {
 	struct itimerspec time = {
 		.it_value = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)},
-		.it_interval = {.tv_sec = 0, .tv_nsec = (long)interval_ns},
 	};
 
 	if (timerfd_settime(timer, 0, &time, NULL) < 0)
@@ -104,14 +104,14 @@ static int open_timer(uint64_t tag)
 
 	if (timer < 0)
 		die("timerfd_create: %s", strerror(errno));
-	watch(epoll, timer, EPOLLIN | EPOLLET, tag); /* so that it need not be read */
+	watch(epoll, timer, EPOLLIN | EPOLLET, tag); /* so that it need not be read, only set again */
 	return timer;
 }
 
 static void begin_pause(void)
 {
 	if (options.work == LATENCY && options.pause_ns > 0) {
-		set_timer(pause_timer, options.pause_ns, 0);
+		set_timer(pause_timer, options.pause_ns);
 		is_pausing = 1;
 	}
 }
@@ -288,7 +288,8 @@ static void meet_end(struct connection *connection)
 		break;
 	case ASKING:
 	case WAITING:
-		fail(connection, connection->received ? "the end came within the answer" : "the end came without an answer", 0, NULL);
+		fail(connection, connection->received ? "the end came within the answer" : "the end came without an answer", 0,
+		     NULL);
 		break;
 	}
 }
@@ -339,6 +340,7 @@ static void fail_overdue(void)
 {
 	uint64_t now = now_ns();
 
+	set_timer(overdue_timer, OVERDUE_INTERVAL_NS);
 	for (uint64_t i = 0; i < options.connections; i++) {
 		struct connection *connection = &connections[i];
 		if (connection->fd < 0 || connection->state == HELD || now - connection->heard < options.timeout_ns)
@@ -469,9 +471,10 @@ int main(int argc, char **argv)
 	int signals = open_signals();
 	watch(epoll, signals, EPOLLIN, TAG_SIGNAL);
 	pause_timer = open_timer(TAG_PAUSE);
-	set_timer(open_timer(TAG_OVERDUE), OVERDUE_INTERVAL_NS, OVERDUE_INTERVAL_NS);
+	overdue_timer = open_timer(TAG_OVERDUE);
+	set_timer(overdue_timer, OVERDUE_INTERVAL_NS);
 	if (options.limit_ns > 0)
-		set_timer(open_timer(TAG_LIMIT), options.limit_ns, 0);
+		set_timer(open_timer(TAG_LIMIT), options.limit_ns);
 	run(signals);
 	print_result(stdout, options.work);
 	return count_of_failures() ? EXIT_FAILED : EXIT_DONE;
