@@ -6,10 +6,12 @@ import { describeMachine } from './dispatch/machine.js';
 import { measure } from './dispatch/measure.js';
 import { toText, writeReport, type Report } from './dispatch/report.js';
 import { scales, type Scale } from './dispatch/scale.js';
+import { valuesOf } from './dispatch/statistics.js';
 import { endAtSignals } from './dispatch/stage.js';
 import { withoutStrace } from './dispatch/syscalls.js';
 import type { Work } from './dispatch/works.js';
 import { buildPrograms } from './native.js';
+import { median } from './trials.js';
 
 export interface Choice {
   readonly scale: Scale['name'];
@@ -23,17 +25,20 @@ export interface Choice {
 
 export const defaultResults = fileURLToPath(new URL('../../bench/results', import.meta.url));
 
+/** What a machine with nothing else to do takes for itself, and to watch. */
+const QUIET_PERCENT = 5;
+
 /** @returns whether every answer came and was right */
 export async function run(choice: Choice): Promise<boolean> {
   endAtSignals();
-  const skipped: string[] = [];
+  const notes: string[] = [];
   const present = choice.contestants.filter(({ title, missing }) => {
     const why = missing?.();
-    if (why !== undefined) skipped.push(`Skipped: ${title}. ${why}`);
+    if (why !== undefined) notes.push(`Skipped: ${title}. ${why}`);
     return why === undefined;
   });
   const noSyscalls = withoutStrace();
-  if (noSyscalls !== undefined) skipped.push(noSyscalls);
+  if (noSyscalls !== undefined) notes.push(noSyscalls);
   const plan = {
     programs: await buildPrograms(),
     scale: scales[choice.scale],
@@ -42,14 +47,22 @@ export async function run(choice: Choice): Promise<boolean> {
     rounds: choice.rounds,
     countsSyscalls: noSyscalls === undefined,
   };
-  const outcomes = await measure(plan, ({ done, of, text }) => {
+  const { outcomes, skippedTrials } = await measure(plan, ({ done, of, text }) => {
     process.stderr.write(`[${done}/${of}] ${text}\n`);
   });
+  if (skippedTrials > 0) {
+    notes.push(`There was no time for ${skippedTrials} trials: the last rounds have fewer of them.`);
+  }
+  const elsewhere = median(outcomes.flatMap((outcome) => valuesOf(outcome, 'elsewherePercent')));
+  if (elsewhere > QUIET_PERCENT) {
+    const share = elsewhere.toFixed(0);
+    notes.push(`Not quiet: in half of the trials other processes took ${share} % of the machine or more.`);
+  }
   const report: Report = {
     scale: choice.scale,
     date: new Date().toISOString().slice(0, 10),
     machine: describeMachine(),
-    skipped,
+    notes,
     outcomes,
   };
   console.log(toText(report));

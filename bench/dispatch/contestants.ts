@@ -97,6 +97,12 @@ export const contestants: readonly Contestant[] = [
     start: startAlone,
   },
   {
+    name: 'answer',
+    title: 'a C server alone: what the load allows',
+    works: ['a', 'b', 'c', 'd', 'e'],
+    start: startAnswer,
+  },
+  {
     name: 'python',
     title: 'the recipe in Python',
     works: RECIPE,
@@ -171,6 +177,16 @@ async function startAlone(scene: Scene): Promise<Service> {
   startListening(scene, 0);
   const { port, workers } = await scene.stage.ready(1);
   return { port: known(port), dispatchers: [], workers };
+}
+
+/** No contestant, but the proof that the load generator is not what limits them. */
+async function startAnswer(scene: Scene): Promise<Service> {
+  const { stage, programs, settings } = scene;
+  const answer = stage.start(programs.answer, ['--app', settings.app, '--listen', '127.0.0.1:0'], {
+    env: { BENCH_BULK_BYTES: String(settings.bulkBytes) },
+  });
+  const { port } = await stage.ready(0, true);
+  return { port: known(port), dispatchers: [], workers: [{ number: 0, pid: answer.pid, port }] };
 }
 
 async function startRecipe(scene: Scene): Promise<Service> {

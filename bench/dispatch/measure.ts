@@ -44,22 +44,36 @@ export interface Progress {
 
 const WORKERS = 2;
 
-/** Runs everything. What goes wrong with a contestant is in its outcome, and does not stop the others. */
-export async function measure(plan: Plan, onProgress: (progress: Progress) => void): Promise<Outcome[]> {
-  const turns = plan.works.flatMap((work) => turnsOf(plan, work));
+/** All that was measured. */
+export interface Measured {
+  readonly outcomes: readonly Outcome[];
+  /** Trials for which there was no time. */
+  readonly skippedTrials: number;
+}
+
+/**
+ * Runs everything, round by round, so that what there is no time for are the last rounds. What goes wrong with a contestant
+ * is in its outcome, and does not stop the others.
+ */
+export async function measure(plan: Plan, onProgress: (progress: Progress) => void): Promise<Measured> {
+  const turns = plan.works.flatMap((work) => turnsOf(plan, work)).sort((a, b) => a.round - b.round);
+  const deadline = performance.now() + plan.scale.limitSeconds * 1000;
   let done = 0;
   for (const turn of turns) {
+    if (performance.now() > deadline) break;
     const { work, contestant, workers } = turn.entrant;
     const isOneOfSeveral = work.workers !== undefined;
     const text = `(${work.id}) ${turn.when}: ${contestant.title}${isOneOfSeveral ? `, ${workers} workers` : ''}`;
     onProgress({ done: ++done, of: turns.length, text });
     await turn.take();
   }
-  return [...new Set(turns.map(({ entrant }) => entrant))].map((entrant) => entrant.outcome);
+  const entrants = new Set(turns.map(({ entrant }) => entrant));
+  return { outcomes: [...entrants].map(({ outcome }) => outcome), skippedTrials: turns.length - done };
 }
 
 interface Turn {
   readonly entrant: Entrant;
+  readonly round: number;
   readonly when: string;
   take(): Promise<void>;
 }
@@ -70,18 +84,22 @@ function turnsOf(plan: Plan, work: Work): Turn[] {
   const entrants = (work.workers?.(plan.scale) ?? [WORKERS]).flatMap((workers) =>
     contestants.map((contestant) => new Entrant(plan, work, contestant, workers)),
   );
-  const turns = Array.from({ length: rounds }, (_, round) =>
-    entrants.map((entrant) => ({
+  const turns: Turn[] = entrants.flatMap((entrant) =>
+    Array.from({ length: rounds }, (_, index) => ({
       entrant,
-      when: `round ${round + 1} of ${rounds}`,
+      round: index + 1,
+      when: `round ${index + 1} of ${rounds}`,
       take: () => entrant.measure(),
     })),
-  ).flat();
-  if (!plan.countsSyscalls || !work.isTraced) return turns;
-  return [
-    ...turns,
-    ...entrants.map((entrant) => ({ entrant, when: 'counting syscalls', take: () => entrant.trace() })),
-  ];
+  );
+  // One is enough, since there is little chance in it; behind the first round, for which there is always time.
+  const traces: Turn[] = entrants.map((entrant) => ({
+    entrant,
+    round: 1,
+    when: 'counting syscalls',
+    take: () => entrant.trace(),
+  }));
+  return plan.countsSyscalls && plan.scale.traced > 0 && work.isTraced ? [...turns, ...traces] : turns;
 }
 
 /** A contestant in a work, and what has come of it. */

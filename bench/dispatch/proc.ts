@@ -15,6 +15,13 @@ export interface Usage {
   readonly switches: number;
 }
 
+/** Of all processors together, since the machine was started. */
+export interface MachineTime {
+  /** Busy, with whatever it was. */
+  readonly busyUs: number;
+  readonly totalUs: number;
+}
+
 /** A process and all that descend from it, parents first. Empty when it is not there any more. */
 export function treeOf(pid: number): number[] {
   return [pid, ...tasksOf(pid).flatMap((task) => childrenOf(pid, task).flatMap(treeOf))];
@@ -53,6 +60,15 @@ export function memoryOf(pids: readonly number[]): number {
     kibibytes += Number(/^Anonymous:\s*(\d+) kB$/m.exec(rollup)?.[1] ?? Number.NaN);
   }
   return kibibytes * 1024;
+}
+
+export function machineTime(): MachineTime {
+  const [line = ''] = readFileSync('/proc/stat', 'utf8').split('\n');
+  // user, nice, system, idle, iowait, irq, softirq, steal; what follows is in the first two already (proc_stat(5)).
+  const ticks = line.split(/\s+/).slice(1, 9).map(Number);
+  const total = ticks.reduce((sum, value) => sum + value, 0);
+  const [, , , idle = 0, waiting = 0] = ticks;
+  return { busyUs: (total - idle - waiting) * TICK_US, totalUs: total * TICK_US };
 }
 
 /** How many descriptors a process may have that is started by this one. */

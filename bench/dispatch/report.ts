@@ -15,8 +15,8 @@ export interface Report {
   readonly scale: string;
   readonly date: string;
   readonly machine: Machine;
-  /** Sentences on what was left out, and why. */
-  readonly skipped: readonly string[];
+  /** Sentences on what was left out, and on what the figures are worth. */
+  readonly notes: readonly string[];
   readonly outcomes: readonly Outcome[];
 }
 
@@ -29,6 +29,12 @@ interface Table {
   /** The first cell names the row; the others are numbers, or words. */
   readonly rows: readonly (readonly string[])[];
 }
+
+const LEGEND = [
+  'Medians over the rounds. CPU, switches (of context), syscalls and bytes (of memory) are those of the dispatcher, or of',
+  'the workers where it says so. Uneven: how much more the busiest worker got than the laziest. Elsewhere: the share of',
+  'the machine that other processes took meanwhile.',
+].join('\n');
 
 /** Writes NAME.json, NAME.md and NAME.svg. @returns their paths */
 export async function writeReport(report: Report, directory: string, name: string): Promise<string[]> {
@@ -73,14 +79,15 @@ function toJson(report: Report): object {
 }
 
 function blocksOf(report: Report): Block[] {
-  const { outcomes, skipped } = report;
-  const standings = standingsOf(outcomes);
+  const { outcomes, notes } = report;
+  const standings = report.scale === 'tiny' ? [] : standingsOf(outcomes);
   return [
     machineLine(report),
+    LEGEND,
     ...works.flatMap((work) => tablesOf(work, outcomes)),
     ...(standings.length > 0 ? [goalsTable(standings)] : []),
     ...problemsOf(outcomes),
-    ...skipped,
+    ...notes,
   ];
 }
 

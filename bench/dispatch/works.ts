@@ -1,10 +1,19 @@
 // The works: what the load generator does in a trial, and which figures come of it.
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { median } from '../trials.js';
 import type { Service } from './contestants.js';
 import type { Figures, FigureName } from './figures.js';
 import type { Load, LoadResult, Request } from './load.js';
-import { descriptorLimit, memoryOf, treeOf, usageOf, type Usage } from './proc.js';
+import {
+  descriptorLimit,
+  machineTime,
+  memoryOf,
+  treeOf,
+  usageOf,
+  type MachineTime,
+  type Usage,
+} from './proc.js';
 import type { Scale } from './scale.js';
 import type { Settings } from './settings.js';
 import type { Stage } from './stage.js';
@@ -48,9 +57,6 @@ export interface Measurement {
 /** What is still done behind the last answer, such as closing and counting, belongs to the trial. */
 const SETTLE_MS = 100;
 
-/** Enough that the windows of a slow worker are full. */
-const CONNECTIONS_FOR_A_SLOW_ONE = 256;
-
 const IDLE_SECONDS = 1;
 
 /** Descriptors of a process that are not connections, at most. */
@@ -61,6 +67,7 @@ const COST: readonly FigureName[] = [
   'workersCpuUs',
   'dispatcherSwitches',
   'workersSwitches',
+  'elsewherePercent',
 ];
 const LATENCY: readonly FigureName[] = ['p50Us', 'p99Us', 'p999Us'];
 const SYSCALLS: readonly FigureName[] = ['dispatcherSyscalls', 'workersSyscalls'];
@@ -97,10 +104,9 @@ export const works: readonly Work[] = [
   {
     id: 'd',
     title: 'bulk: many bytes through one connection',
-    per: 'connection',
+    per: 'transfer',
     app: 'raw',
-    isMain: true,
-    columns: ['mebibytesPerSecond', 'dispatcherCpuUs', 'workersCpuUs'],
+    columns: ['mebibytesPerSecond', 'dispatcherCpuUs', 'workersCpuUs', 'elsewherePercent'],
     measure: measureBulk,
   },
   {
@@ -126,7 +132,7 @@ export const works: readonly Work[] = [
     title: 'idle connections held',
     per: 'connection',
     app: 'raw',
-    columns: ['dispatcherBytes', 'workersBytes', 'dispatcherMebibytes', 'dispatcherIdleCpu'],
+    columns: ['dispatcherBytes', 'workersBytes', 'dispatcherMebibytes', 'dispatcherIdleCpu', 'held'],
     measure: measureIdle,
   },
   {
@@ -176,42 +182,72 @@ async function measureLatency(trial: Trial): Promise<Measurement> {
   return { figures: { ...latencyOf(result), ...cost }, results: [warmUp, result] };
 }
 
-/** What is measured is the difference between connections that were held and closed, and the same again, held. */
+/**
+ * What a connection costs while it is held, and not what was once needed to open it. A heap grows from turn to turn whether
+ * or not anything is held, so each time that connections are held is compared with the mean of before and after.
+ */
 async function measureIdle(trial: Trial): Promise<Measurement> {
   const { load, scale, service } = trial;
   // A proxy has two descriptors for each.
-  const connections = Math.min(
-    scale.idleConnections,
-    Math.floor((descriptorLimit() - OTHER_DESCRIPTORS) / 2),
-  );
-  const warmUp = await load.run({ work: 'raw', connections: scale.connections, ...scale.warmUp });
-  const first = await (await load.hold(connections)).release();
-  await sleep(SETTLE_MS);
+  const held = Math.min(scale.idleConnections, Math.floor((descriptorLimit() - OTHER_DESCRIPTORS) / 2));
+  const results = [await load.run({ work: 'raw', connections: scale.connections, ...scale.warmUp })];
+  const dispatchers = dispatchersOf(service);
   const workers = service.workers.map(({ pid }) => pid);
-  const [dispatchersBefore, workersBefore] = [memoryOf(dispatchersOf(service)), memoryOf(workers)];
-  const held = await load.hold(connections);
-  await sleep(SETTLE_MS);
-  const [dispatchersHolding, workersHolding] = [memoryOf(dispatchersOf(service)), memoryOf(workers)];
-  const before = usageOf(dispatchersOf(service));
-  await sleep(IDLE_SECONDS * 1000);
-  const after = usageOf(dispatchersOf(service));
-  const second = await held.release();
+  const account = async (): Promise<Memory> => {
+    await sleep(SETTLE_MS);
+    return { dispatchers: memoryOf(dispatchers), workers: memoryOf(workers) };
+  };
+
+  // The first connections make room for those behind them, and are not compared.
+  results.push(await (await load.hold(held)).release());
+  const released = [await account()];
+  const holding: Memory[] = [];
+  let idleCpuUs = 0;
+  for (let turn = 1; turn <= scale.idleTurns; turn++) {
+    const hold = await load.hold(held);
+    holding.push(await account());
+    if (turn === 1) {
+      const start = usageOf(dispatchers).cpuUs;
+      await sleep(IDLE_SECONDS * 1000);
+      idleCpuUs = usageOf(dispatchers).cpuUs - start;
+    }
+    results.push(await hold.release());
+    released.push(await account());
+  }
+  const each = (role: keyof Memory): number => {
+    const differences = holding.map((during, turn) => {
+      const [before, after] = [
+        released[turn]?.[role] ?? Number.NaN,
+        released[turn + 1]?.[role] ?? Number.NaN,
+      ];
+      return during[role] - (before + after) / 2;
+    });
+    return median(differences) / held;
+  };
   return {
     figures: {
-      workersBytes: (workersHolding - workersBefore) / connections,
-      ...(service.dispatchers.length > 0 && {
-        dispatcherBytes: (dispatchersHolding - dispatchersBefore) / connections,
-        dispatcherMebibytes: dispatchersHolding / (1024 * 1024),
-        dispatcherIdleCpu: (after.cpuUs - before.cpuUs) / IDLE_SECONDS,
+      held,
+      workersBytes: each('workers'),
+      ...(dispatchers.length > 0 && {
+        dispatcherBytes: each('dispatchers'),
+        dispatcherMebibytes: median(holding.map((memory) => memory.dispatchers)) / 2 ** 20,
+        dispatcherIdleCpu: idleCpuUs / IDLE_SECONDS,
       }),
     },
-    results: [warmUp, first, second],
+    results,
   };
+}
+
+/** In bytes, of all of a kind together. */
+interface Memory {
+  readonly dispatchers: number;
+  readonly workers: number;
 }
 
 async function measureBesideSlow(trial: Trial): Promise<Measurement> {
   const { load, scale, settings } = trial;
-  const connections = CONNECTIONS_FOR_A_SLOW_ONE;
+  const { connections } = scale;
+  const warmUp = await load.run({ work: 'http', connections, ...scale.warmUp });
   const result = await load.run({ work: 'http', connections, ...scale.measured });
   const others = Object.entries(result.latencyByWorkerUs)
     .filter(([label]) => Number(label.slice(1)) !== settings.slow)
@@ -227,7 +263,7 @@ async function measureBesideSlow(trial: Trial): Promise<Measurement> {
         othersP999Us: worst('p999'),
       }),
     },
-    results: [result],
+    results: [warmUp, result],
   };
 }
 
@@ -248,25 +284,36 @@ async function withCost(
 ): Promise<readonly [LoadResult, Figures]> {
   const dispatchers = dispatchersOf(service);
   const workers = service.workers.map(({ pid }) => pid);
-  const account = (): [Usage, Usage] => [usageOf(dispatchers), usageOf(workers)];
-  await sleep(SETTLE_MS);
-  const before = account();
+  const account = async (): Promise<Account> => {
+    await sleep(SETTLE_MS);
+    return { machine: machineTime(), dispatchers: usageOf(dispatchers), workers: usageOf(workers) };
+  };
+  const before = await account();
   const result = await ask();
-  await sleep(SETTLE_MS);
-  const after = account();
-  const each = (role: 0 | 1, what: keyof Usage): number =>
-    (after[role][what] - before[role][what]) / result.completed;
-  return [
-    result,
-    {
-      workersCpuUs: each(1, 'cpuUs'),
-      workersSwitches: each(1, 'switches'),
-      ...(dispatchers.length > 0 && {
-        dispatcherCpuUs: each(0, 'cpuUs'),
-        dispatcherSwitches: each(0, 'switches'),
-      }),
-    },
-  ];
+  const after = await account();
+
+  const used = (role: 'dispatchers' | 'workers', what: keyof Usage): number =>
+    after[role][what] - before[role][what];
+  const passed = (what: keyof MachineTime): number => after.machine[what] - before.machine[what];
+  const loadUs = result.cpuUs.user + result.cpuUs.system;
+  const elsewhereUs = passed('busyUs') - loadUs - used('dispatchers', 'cpuUs') - used('workers', 'cpuUs');
+  const figures: Figures = {
+    workersCpuUs: used('workers', 'cpuUs') / result.completed,
+    workersSwitches: used('workers', 'switches') / result.completed,
+    // The machine's own account is in ticks, and may miss a little of what the others have seen.
+    elsewherePercent: Math.max(0, (elsewhereUs / passed('totalUs')) * 100),
+    ...(dispatchers.length > 0 && {
+      dispatcherCpuUs: used('dispatchers', 'cpuUs') / result.completed,
+      dispatcherSwitches: used('dispatchers', 'switches') / result.completed,
+    }),
+  };
+  return [result, figures];
+}
+
+interface Account {
+  readonly machine: MachineTime;
+  readonly dispatchers: Usage;
+  readonly workers: Usage;
 }
 
 /** The processes between clients and workers: those that were started for it, and what they have started themselves. */
