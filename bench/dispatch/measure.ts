@@ -7,7 +7,7 @@ import type { Scale } from './scale.js';
 import type { Settings } from './settings.js';
 import { Stage } from './stage.js';
 import { countSyscalls } from './syscalls.js';
-import { dispatchersOf, type Trial, type Work, type WorkId } from './works.js';
+import { dispatchersOf, type Measurement, type Trial, type Work, type WorkId } from './works.js';
 
 /** What is to be measured, and with what. */
 export interface Plan {
@@ -133,41 +133,15 @@ class Entrant {
   }
 
   async measure(): Promise<void> {
-    this.#rounds.push(
-      await this.#attempt(async (trial) => {
-        const { figures, results } = await this.work.measure(trial);
-        for (const result of results) this.#judge(result);
-        return figures;
-      }),
-    );
+    this.#rounds.push(await this.#attempt((trial) => this.work.measure(trial)));
   }
 
   async trace(): Promise<void> {
-    this.#traced = await this.#attempt(async (trial) => {
-      const { stage, service, load, scale, settings } = trial;
-      const request = { work: settings.app, connections: scale.connections };
-      this.#judge(await load.run({ ...request, count: scale.traced }));
-      const dispatchers = dispatchersOf(service);
-      const countings = [
-        await countSyscalls(
-          stage,
-          'workers',
-          service.workers.map(({ pid }) => pid),
-        ),
-        ...(dispatchers.length > 0 ? [await countSyscalls(stage, 'dispatchers', dispatchers)] : []),
-      ];
-      const result = await load.run({ ...request, count: scale.traced });
-      this.#judge(result);
-      const counts = await Promise.all(countings.map((counting) => counting.stop()));
-      const [workersSyscalls = Number.NaN, dispatcherSyscalls] = counts.map(
-        (count) => count / result.completed,
-      );
-      return { workersSyscalls, ...(dispatcherSyscalls !== undefined && { dispatcherSyscalls }) };
-    });
+    this.#traced = await this.#attempt(measureSyscalls);
   }
 
   /** @returns no figures when it failed */
-  async #attempt(body: (trial: Trial) => Promise<Figures>): Promise<Figures> {
+  async #attempt(body: (trial: Trial) => Promise<Measurement>): Promise<Figures> {
     const { programs, scale } = this.#plan;
     const settings: Settings = {
       app: this.work.app,
@@ -179,8 +153,10 @@ class Entrant {
       await using stage = new Stage();
       const service = await this.contestant.start({ stage, programs, settings });
       const load = new Load(stage, programs.load, service.port);
-      const figures = await body({ stage, service, load, scale, settings });
+      const { figures, results } = await body({ stage, service, load, scale, settings });
+      // Why a process has ended says more than what its clients have met.
       stage.check();
+      for (const result of results) this.#judge(result);
       return figures;
     } catch (error) {
       this.#problems.push((error as Error).message);
@@ -192,4 +168,25 @@ class Entrant {
     this.#answers += completed;
     if (failed > 0) this.#problems.push(`${failed} of ${completed + failed} failed: ${reasons.join('; ')}`);
   }
+}
+
+async function measureSyscalls({ stage, service, load, scale, settings }: Trial): Promise<Measurement> {
+  const request = { work: settings.app, connections: scale.connections, count: scale.traced };
+  const warmUp = await load.run(request);
+  const countings = [
+    await countSyscalls(
+      stage,
+      'workers',
+      service.workers.map(({ pid }) => pid),
+    ),
+  ];
+  const dispatchers = dispatchersOf(service);
+  if (dispatchers.length > 0) countings.push(await countSyscalls(stage, 'dispatchers', dispatchers));
+  const result = await load.run(request);
+  const counts = await Promise.all(countings.map((counting) => counting.stop()));
+  const [workersSyscalls = Number.NaN, dispatcherSyscalls] = counts.map((count) => count / result.completed);
+  return {
+    figures: { workersSyscalls, ...(dispatcherSyscalls !== undefined && { dispatcherSyscalls }) },
+    results: [warmUp, result],
+  };
 }

@@ -16,6 +16,8 @@ export interface Scale {
   readonly idleConnections: number;
   /** How often they are opened and closed. */
   readonly idleTurns: number;
+  /** How long they are held while it is counted what the dispatcher does meanwhile. */
+  readonly idleSeconds: number;
   readonly workers: readonly number[];
   /** Connections under strace; 0: there is no time for it. */
   readonly traced: number;
@@ -37,6 +39,7 @@ export const scales: Readonly<Record<Scale['name'], Scale>> = {
     bulkBytes: 1024 * MEBIBYTE,
     idleConnections: 10_000,
     idleTurns: 2,
+    idleSeconds: 1,
     workers: [1, 2, 4, 16, 64],
     traced: 2000,
   },
@@ -51,6 +54,7 @@ export const scales: Readonly<Record<Scale['name'], Scale>> = {
     bulkBytes: 256 * MEBIBYTE,
     idleConnections: 1000,
     idleTurns: 2,
+    idleSeconds: 0.5,
     workers: [16],
     traced: 0,
   },
@@ -65,6 +69,7 @@ export const scales: Readonly<Record<Scale['name'], Scale>> = {
     bulkBytes: MEBIBYTE,
     idleConnections: 20,
     idleTurns: 1,
+    idleSeconds: 0.1,
     workers: [3],
     traced: 20,
   },

@@ -57,8 +57,6 @@ export interface Measurement {
 /** What is still done behind the last answer, such as closing and counting, belongs to the trial. */
 const SETTLE_MS = 100;
 
-const IDLE_SECONDS = 1;
-
 /** Descriptors of a process that are not connections, at most. */
 const OTHER_DESCRIPTORS = 200;
 
@@ -208,7 +206,7 @@ async function measureIdle(trial: Trial): Promise<Measurement> {
     holding.push(await account());
     if (turn === 1) {
       const start = usageOf(dispatchers).cpuUs;
-      await sleep(IDLE_SECONDS * 1000);
+      await sleep(scale.idleSeconds * 1000);
       idleCpuUs = usageOf(dispatchers).cpuUs - start;
     }
     results.push(await hold.release());
@@ -231,7 +229,7 @@ async function measureIdle(trial: Trial): Promise<Measurement> {
       ...(dispatchers.length > 0 && {
         dispatcherBytes: each('dispatchers'),
         dispatcherMebibytes: median(holding.map((memory) => memory.dispatchers)) / 2 ** 20,
-        dispatcherIdleCpu: idleCpuUs / IDLE_SECONDS,
+        dispatcherIdleCpu: idleCpuUs / scale.idleSeconds,
       }),
     },
     results,
