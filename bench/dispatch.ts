@@ -37,7 +37,7 @@ export async function run(choice: Choice): Promise<boolean> {
     if (why !== undefined) notes.push(`Skipped: ${title}. ${why}`);
     return why === undefined;
   });
-  const noSyscalls = withoutStrace();
+  const noSyscalls = await withoutStrace();
   if (noSyscalls !== undefined) notes.push(noSyscalls);
   const plan = {
     programs: await buildPrograms(),

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { find } from './contestants.js';
-import type { Stage } from './stage.js';
+import { Stage } from './stage.js';
 
 export interface Counting {
   /** Ends it. @returns how many there were */
@@ -11,8 +11,18 @@ export interface Counting {
 }
 
 /** Why they cannot be counted on this machine, in a sentence. */
-export function withoutStrace(): string | undefined {
-  return find('strace') === undefined ? 'Syscalls were not counted: strace is not installed.' : undefined;
+export async function withoutStrace(): Promise<string | undefined> {
+  if (find('strace') === undefined) return 'Syscalls were not counted: strace is not installed.';
+  await using stage = new Stage();
+  const watched = stage.run('sleep', ['infinity']);
+  try {
+    const counting = await countSyscalls(stage, 'probe', [watched.pid]);
+    await counting.stop();
+    return undefined;
+  } catch {
+    // Some systems let only a parent watch its child, or nobody anybody (ptrace(2), /proc/sys/kernel/yama/ptrace_scope).
+    return 'Syscalls were not counted: strace may not watch other processes here.';
+  }
 }
 
 /** Resolves when every process is watched. @throws {Error} where that is not allowed */
