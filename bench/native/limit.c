@@ -30,7 +30,7 @@
  * word would cost more than to accept, so it is read when so many connections were passed on, ... */
 #define READ_AFTER_PASSED 64
 /* ... and when nothing else has happened for so long. */
-#define READ_AFTER_MS 5
+#define READ_AFTER_MS 20
 
 #define EVENTS_AT_ONCE 64
 
@@ -253,7 +253,7 @@ static void throw_away(struct worker *worker)
 {
 	static char bytes[65536];
 
-	/* Its end is told by epoll. */
+	/* That it has left is told by epoll. */
 	(void)!recv(worker->channel, bytes, sizeof bytes, MSG_DONTWAIT);
 	worker->passed = 0;
 }
@@ -361,27 +361,6 @@ static void serve_worker(struct worker *worker, uint32_t events)
 		pass_when_there_is_room(worker);
 }
 
-/* Whether a worker may be saying something. One that is stopped by a channel full of its words would not read either. */
-static int may_speak(const struct worker *worker)
-{
-	return worker->passed > 0 || worker->group_count > 0;
-}
-
-static int may_anybody_speak(void)
-{
-	for (unsigned i = 0; i < joined; i++)
-		if (may_speak(&workers[i]))
-			return 1;
-	return 0;
-}
-
-static void throw_all_away(void)
-{
-	for (unsigned i = 0; i < joined; i++)
-		if (may_speak(&workers[i]))
-			throw_away(&workers[i]);
-}
-
 int main(int argc, char **argv)
 {
 	struct epoll_event events[EVENTS_AT_ONCE];
@@ -393,11 +372,12 @@ int main(int argc, char **argv)
 	control = listen_at_control();
 	watch(epoll, control, EPOLLIN, TAG_CONTROL);
 	for (;;) {
-		int count = epoll_wait(epoll, events, EVENTS_AT_ONCE, may_anybody_speak() ? READ_AFTER_MS : -1);
+		int count = epoll_wait(epoll, events, EVENTS_AT_ONCE, READ_AFTER_MS);
 		if (count < 0 && errno != EINTR)
 			die("epoll_wait: %s", strerror(errno));
-		if (count == 0)
-			throw_all_away();
+		for (unsigned i = 0; count == 0 && i < joined; i++)
+			if (workers[i].is_ready)
+				throw_away(&workers[i]);
 		for (int i = 0; i < count; i++) {
 			uint64_t tag = events[i].data.u64;
 			if (tag == TAG_LISTENER)

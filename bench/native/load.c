@@ -247,6 +247,7 @@ static void take_answer(struct connection *connection)
 		finish(connection);
 }
 
+/* Bytes behind a complete answer make it a wrong one, whenever they come. */
 static void judge(struct connection *connection)
 {
 	int is_http = options.work == HTTP || options.work == KEEP_ALIVE;
@@ -298,9 +299,8 @@ static void receive(struct connection *connection)
 {
 	static unsigned char bulk[BULK_CHUNK];
 	int is_bulk_answer = options.work == BULK;
-	size_t used = is_bulk_answer || connection->state != WAITING ? 0 : (size_t)connection->received;
-	void *room = is_bulk_answer ? (void *)bulk : connection->answer + used;
-	size_t size = is_bulk_answer ? sizeof bulk : ANSWER_MAX - used;
+	void *room = is_bulk_answer ? (void *)bulk : connection->answer + connection->received;
+	size_t size = is_bulk_answer ? sizeof bulk : ANSWER_MAX - (size_t)connection->received;
 	ssize_t length = recv(connection->fd, room, size, 0);
 
 	if (length < 0 && (errno == EAGAIN || errno == EINTR))
@@ -309,8 +309,6 @@ static void receive(struct connection *connection)
 		fail(connection, "receive", errno, NULL);
 	} else if (length == 0) {
 		meet_end(connection);
-	} else if (connection->state != WAITING) {
-		fail(connection, "bytes behind the answer", 0, NULL);
 	} else {
 		connection->heard = now_ns();
 		connection->received += (uint64_t)length;

@@ -4,7 +4,9 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
+import { StreamSocket } from '../../src/fd/index.js';
 import { backlogOf } from '../support/dispatcher-stage.js';
+import { FakeWorker } from '../support/fake-worker.js';
 import { temporaryDirectory } from '../support/files.js';
 import { turns } from '../support/loop.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
@@ -31,6 +33,12 @@ async function startLimit(start: Start, directory: string, wanted: Wanted): Prom
   const limit = start(programs.limit, ['--control', control, '--workers', String(count), ...options]);
   const workers = Array.from({ length: count }, () => start(process.execPath, [workerFixture, control, app]));
   return { limit, workers, port: await portOf(limit) };
+}
+
+/** Joins when somebody listens at the control path. */
+async function joining(control: string): Promise<FakeWorker> {
+  while (!existsSync(control)) await turns(1);
+  return FakeWorker.join(control);
 }
 
 /** The body of a test that has a directory and starts programs. */
@@ -112,6 +120,25 @@ describe('the limit', { skip: withoutPrograms }, () => {
       );
       limit.signal('SIGTERM');
       assert.equal(await limit.exit, 0);
+    }),
+  );
+
+  it(
+    'reads whatever a worker says, so that none is stopped by it',
+    inDirectory(async (start, directory) => {
+      const control = `${directory}/control`;
+      const limit = start(programs.limit, ['--control', control, '--workers', '1']);
+      using worker = await joining(control);
+      await worker.serve();
+      const load = startLoad(start, await portOf(limit), 'raw', '--count', '1');
+      const { descriptors } = await worker.handoff();
+      // Many times as much as a channel takes.
+      for (let count = 0; count < 2000; count++) await worker.sayClosed(0);
+      for (const descriptor of descriptors) {
+        using client = new StreamSocket(descriptor.duplicate());
+        await client.send(Buffer.from('w000001'));
+      }
+      assert.equal((await resultOf(load)).failed, 0);
     }),
   );
 
