@@ -31,8 +31,8 @@ type Find = (work: WorkId, contestant: string, workers?: number) => Outcome | un
 const PASSFD = ['passfd-run', 'passfd-serve'];
 
 /**
- * What the memory of an idle dispatcher moves by itself, in bytes for each of 10,000 connections: that is 640 KB, a small
- * part of what Node's heap grows and shrinks by. Less cannot be told from nothing.
+ * V8 takes memory, and gives it back, in pages of 256 KiB. Two of them more or less, shared by 10,000 connections, cannot be
+ * told from nothing.
  */
 const NO_BYTES = 64;
 

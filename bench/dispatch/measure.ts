@@ -2,6 +2,7 @@
 import type { Programs } from '../native.js';
 import type { Contestant } from './contestants.js';
 import type { Figures } from './figures.js';
+import { collectingEnvironment } from './garbage.js';
 import { Load, type LoadResult } from './load.js';
 import type { Scale } from './scale.js';
 import type { Settings } from './settings.js';
@@ -150,7 +151,7 @@ class Entrant {
       ...(this.work.slow !== undefined && { slow: this.work.slow }),
     };
     try {
-      await using stage = new Stage();
+      await using stage = new Stage(this.work.measuresMemory ? collectingEnvironment : undefined);
       const service = await this.contestant.start({ stage, programs, settings });
       const load = new Load(stage, programs.load, service.port);
       const { figures, results } = await body({ stage, service, load, scale, settings });

@@ -38,7 +38,7 @@ export const scales: Readonly<Record<Scale['name'], Scale>> = {
     latencyCount: 1000,
     bulkBytes: 1024 * MEBIBYTE,
     idleConnections: 10_000,
-    idleTurns: 2,
+    idleTurns: 3,
     idleSeconds: 1,
     workers: [1, 2, 4, 16, 64],
     traced: 2000,

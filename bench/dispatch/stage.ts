@@ -78,13 +78,16 @@ export function endAtSignals(): void {
 export class Stage implements AsyncDisposable {
   /** For sockets and files, with a short name, since a socket's path has at most 107 bytes. */
   readonly directory = mkdtempSync(join(tmpdir(), 'passfd-bench-'));
+  readonly #environment: NodeJS.ProcessEnv;
   readonly #children: ChildProcess[] = [];
   readonly #workers = new Map<number, ReadyWorker & Process>();
   #port: number | undefined;
   #failure: Error | undefined;
   #wake: () => void = () => undefined;
 
-  constructor() {
+  /** @param environment what every process gets, by the directory */
+  constructor(environment: (directory: string) => NodeJS.ProcessEnv = () => ({})) {
+    this.#environment = environment(this.directory);
     open.add(this);
   }
 
@@ -174,7 +177,7 @@ export class Stage implements AsyncDisposable {
     onEnd: (error: Error) => void,
   ): Program {
     const child = spawn(command, args, {
-      env: { ...process.env, ...env },
+      env: { ...process.env, ...this.#environment, ...env },
       stdio: ['pipe', 'pipe', 'pipe', ...descriptors],
       // A terminal's Ctrl-C is for the benchmark, which then ends what it has started.
       detached: true,

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { median } from '../trials.js';
 import type { Service } from './contestants.js';
+import { collectGarbage } from './garbage.js';
 import type { Figures, FigureName } from './figures.js';
 import type { Load, LoadResult, Request } from './load.js';
 import {
@@ -35,6 +36,8 @@ export interface Work {
   readonly slow?: number;
   /** Whether syscalls are counted, in a trial of their own. */
   readonly isTraced?: boolean;
+  /** Whether the processes have to collect their garbage when they are asked. */
+  readonly measuresMemory?: boolean;
   readonly columns: readonly FigureName[];
   measure(trial: Trial): Promise<Measurement>;
 }
@@ -130,6 +133,7 @@ export const works: readonly Work[] = [
     title: 'idle connections held',
     per: 'connection',
     app: 'raw',
+    measuresMemory: true,
     columns: ['dispatcherBytes', 'workersBytes', 'dispatcherMebibytes', 'dispatcherIdleCpu', 'held'],
     measure: measureIdle,
   },
@@ -181,11 +185,11 @@ async function measureLatency(trial: Trial): Promise<Measurement> {
 }
 
 /**
- * What a connection costs while it is held, and not what was once needed to open it. A heap grows from turn to turn whether
- * or not anything is held, so each time that connections are held is compared with the mean of before and after.
+ * What a connection costs while it is held, and not what was needed to open it: without garbage, and since a heap may grow
+ * from turn to turn whether or not anything is held, compared with the mean of before and after.
  */
 async function measureIdle(trial: Trial): Promise<Measurement> {
-  const { load, scale, service } = trial;
+  const { stage, load, scale, service } = trial;
   // A proxy has two descriptors for each.
   const held = Math.min(scale.idleConnections, Math.floor((descriptorLimit() - OTHER_DESCRIPTORS) / 2));
   const results = [await load.run({ work: 'raw', connections: scale.connections, ...scale.warmUp })];
@@ -193,6 +197,7 @@ async function measureIdle(trial: Trial): Promise<Measurement> {
   const workers = service.workers.map(({ pid }) => pid);
   const account = async (): Promise<Memory> => {
     await sleep(SETTLE_MS);
+    await collectGarbage(stage.directory, [...dispatchers, ...workers]);
     return { dispatchers: memoryOf(dispatchers), workers: memoryOf(workers) };
   };
 
