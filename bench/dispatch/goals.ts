@@ -1,0 +1,191 @@
+// The goals: ratios within one run, round by round, with two workers.
+import { tellNumber, type FigureName } from './figures.js';
+import type { Outcome } from './measure.js';
+import { compare, summarize, valuesOf, type Summary } from './statistics.js';
+import type { WorkId } from './works.js';
+
+interface Goal {
+  readonly title: string;
+  readonly wanted: { readonly least: number } | { readonly most: number };
+  readonly unit: '' | '%' | 'µs' | 'bytes';
+  /** Whose figure it is. */
+  readonly of: readonly string[];
+  /** From this contestant's figures and the others'; undefined when something for it was not measured. */
+  readonly measure: (find: Find, contestant: string) => Summary | undefined;
+}
+
+/** How far a contestant is with a goal. */
+export interface Standing {
+  readonly goal: string;
+  readonly contestant: string;
+  readonly wanted: string;
+  readonly unit: Goal['unit'];
+  readonly measured: Summary;
+  readonly isMet: boolean;
+  /** "met", or by how much it is missed. */
+  readonly verdict: string;
+}
+
+type Find = (work: WorkId, contestant: string, workers?: number) => Outcome | undefined;
+
+const PASSFD = ['passfd-run', 'passfd-serve'];
+
+/**
+ * V8 takes memory, and gives it back, in pages of 256 KiB. Two of them more or less, shared by 10,000 connections, cannot be
+ * told from nothing.
+ */
+const NO_BYTES = 64;
+
+const goals: readonly Goal[] = [
+  {
+    title: '(a) connections/s over cluster, round robin',
+    wanted: { least: 3 },
+    unit: '',
+    of: PASSFD,
+    measure: ratioTo('a', 'perSecond', 'cluster'),
+  },
+  {
+    title: "(a) connections/s over shared accept, the kernel's own",
+    wanted: { least: 0.95 },
+    unit: '',
+    of: PASSFD,
+    measure: ratioTo('a', 'perSecond', 'cluster-shared'),
+  },
+  {
+    title: '(a) spread over workers',
+    wanted: { most: 2 },
+    unit: '%',
+    of: PASSFD,
+    measure: (find, contestant) => inAllRounds(find('a', contestant), 'spreadPercent'),
+  },
+  {
+    title: '(a) dispatcher CPU per connection over the C limit',
+    wanted: { most: 1.25 },
+    unit: '',
+    of: PASSFD,
+    measure: ratioTo('a', 'dispatcherCpuUs', 'limit'),
+  },
+  {
+    title: "(a) cluster primary's CPU per connection over ours",
+    wanted: { least: 8 },
+    unit: '',
+    of: PASSFD,
+    measure: (find, contestant) =>
+      between(
+        find('a', 'cluster'),
+        find('a', contestant),
+        'dispatcherCpuUs',
+        (theirs, ours) => theirs / ours,
+      ),
+  },
+  {
+    title: '(c) connections/s over the recipe in Python',
+    wanted: { least: 1 },
+    unit: '',
+    of: [...PASSFD, 'passfd-python'],
+    measure: ratioTo('c', 'perSecond', 'python'),
+  },
+  {
+    title: '(d) bulk over one direct Node process',
+    wanted: { least: 0.99 },
+    unit: '',
+    of: PASSFD,
+    measure: ratioTo('d', 'mebibytesPerSecond', 'alone'),
+  },
+  {
+    title: '(d) bulk over nginx',
+    wanted: { least: 1.5 },
+    unit: '',
+    of: PASSFD,
+    measure: ratioTo('d', 'mebibytesPerSecond', 'nginx'),
+  },
+  {
+    title: '(d) bulk over HAProxy',
+    wanted: { least: 1.5 },
+    unit: '',
+    of: PASSFD,
+    measure: ratioTo('d', 'mebibytesPerSecond', 'haproxy'),
+  },
+  {
+    title: '(e) p50 latency added to that of direct accept',
+    wanted: { most: 30 },
+    unit: 'µs',
+    of: PASSFD,
+    measure: (find, contestant) =>
+      between(find('e', contestant), find('e', 'alone'), 'p50Us', (ours, direct) => ours - direct),
+  },
+  {
+    title: '(f) dispatcher CPU per connection at 64 workers over 2 workers',
+    wanted: { most: 1.3 },
+    unit: '',
+    of: PASSFD,
+    measure: (find, contestant) =>
+      between(
+        find('f', contestant, 64),
+        find('f', contestant, 2),
+        'dispatcherCpuUs',
+        (many, two) => many / two,
+      ),
+  },
+  {
+    title: '(g) dispatcher memory per connection held by a worker',
+    wanted: { most: 0 },
+    unit: 'bytes',
+    of: PASSFD,
+    measure: (find, contestant) => inAllRounds(find('g', contestant), 'dispatcherBytes'),
+  },
+];
+
+/** Where everything for a goal was measured. */
+export function standingsOf(outcomes: readonly Outcome[]): Standing[] {
+  const find: Find = (work, contestant, workers) =>
+    outcomes.find(
+      (outcome) =>
+        outcome.work === work &&
+        outcome.contestant === contestant &&
+        (workers === undefined || outcome.workers === workers),
+    );
+  return goals.flatMap((goal) =>
+    goal.of.flatMap((contestant) => {
+      const measured = goal.measure(find, contestant);
+      return measured ? [standing(goal, contestant, measured)] : [];
+    }),
+  );
+}
+
+function standing({ title, wanted, unit }: Goal, contestant: string, measured: Summary): Standing {
+  const { median } = measured;
+  const [sign, bound, missing] =
+    'least' in wanted ? ['≥', wanted.least, wanted.least - median] : ['≤', wanted.most, median - wanted.most];
+  const isNothing = bound === 0 && missing < NO_BYTES;
+  const isMet = missing <= 0 || isNothing;
+  const missedBy =
+    bound === 0 ? `${tellNumber(missing, 0)} ${unit}` : `${tellNumber((missing / bound) * 100, 0)} %`;
+  return {
+    goal: title,
+    contestant,
+    wanted: bound === 0 ? '0' : `${sign} ${bound}`,
+    unit,
+    measured,
+    isMet,
+    verdict: isMet ? 'met' : `missed by ${missedBy}`,
+  };
+}
+
+function ratioTo(work: WorkId, figure: FigureName, other: string): Goal['measure'] {
+  return (find, contestant) =>
+    between(find(work, contestant), find(work, other), figure, (ours, theirs) => ours / theirs);
+}
+
+function inAllRounds(outcome: Outcome | undefined, figure: FigureName): Summary | undefined {
+  return outcome && summarize(valuesOf(outcome, figure));
+}
+
+function between(
+  a: Outcome | undefined,
+  b: Outcome | undefined,
+  figure: FigureName,
+  how: (a: number, b: number) => number,
+): Summary | undefined {
+  return a && b && compare(a, b, figure, how);
+}
