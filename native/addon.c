@@ -552,6 +552,8 @@ NAPI_MODULE_INIT()
 		{"isNonblocking", passfd_is_nonblocking},
 		{"socketError", passfd_error},
 		{"unread", passfd_unread},
+		{"watchReceipts", passfd_watch_receipts},
+		{"takeReceipts", passfd_take_receipts},
 	};
 
 	for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)

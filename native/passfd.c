@@ -514,6 +514,16 @@ int passfd_unread(int socket)
 	return platform_unread(socket);
 }
 
+int passfd_watch_receipts(int socket)
+{
+	return platform_watch_receipts(socket);
+}
+
+int passfd_take_receipts(int watch)
+{
+	return platform_take_receipts(watch);
+}
+
 int passfd_identify(int socket, struct passfd_identity *identity)
 {
 	union any_address local, remote;

@@ -123,6 +123,11 @@ int passfd_describe(int fd, struct passfd_description *description);
  * (the kernel charges each message its bookkeeping too). */
 int passfd_unread(int socket);
 
+/* A descriptor that is readable when the other end of a Unix socket has received something since the last
+ * passfd_take_receipts, or may have. -ENOSYS where the system does not tell (it is Linux that does). */
+int passfd_watch_receipts(int socket);
+int passfd_take_receipts(int watch);
+
 /* A TCP connection as the kernel knows it, so that it can be asked about when no descriptor of it is open here. */
 struct passfd_identity {
 	int family; /* AF_INET or AF_INET6 */

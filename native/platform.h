@@ -14,6 +14,7 @@
 
 #ifdef __linux__
 #include <linux/sockios.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #endif
 
@@ -107,6 +108,30 @@ static inline int platform_pidfd_open(pid_t pid)
 	return fd < 0 ? -errno : (int)fd;
 }
 
+/* An edge comes whenever the receiver frees what was sent (unix_write_space in net/unix/af_unix.c), though the socket was
+ * writable all the time. */
+static inline int platform_watch_receipts(int fd)
+{
+	struct epoll_event event = {.events = EPOLLOUT | EPOLLET};
+	int watch = epoll_create1(EPOLL_CLOEXEC);
+
+	if (watch < 0)
+		return -errno;
+	if (epoll_ctl(watch, EPOLL_CTL_ADD, fd, &event) < 0) {
+		int result = -errno;
+		close(watch);
+		return result;
+	}
+	return watch;
+}
+
+static inline int platform_take_receipts(int watch)
+{
+	struct epoll_event event;
+	int count = epoll_wait(watch, &event, 1, 0);
+	return count < 0 ? -errno : count;
+}
+
 #else /* macOS: no close-on-exec at birth, so a fork between the two calls can still inherit */
 
 #define PLATFORM_RECEIVE_FLAGS 0
@@ -187,6 +212,18 @@ static inline int platform_unread(int fd)
 static inline int platform_pidfd_open(pid_t pid)
 {
 	(void)pid;
+	return -ENOSYS;
+}
+
+static inline int platform_watch_receipts(int fd)
+{
+	(void)fd;
+	return -ENOSYS;
+}
+
+static inline int platform_take_receipts(int watch)
+{
+	(void)watch;
 	return -ENOSYS;
 }
 

@@ -262,8 +262,10 @@ class Rooms {
   }
 
   #look(): void {
-    const withRoom = this.#workers.filter((worker) => worker.roomFor(this.#loop) > 0);
-    this.#free = withRoom.filter(({ isFree }) => isFree);
-    this.#busy = this.#free.length === withRoom.length ? [] : withRoom.filter(({ isFree }) => !isFree);
+    this.#free = [];
+    this.#busy = [];
+    for (const worker of this.#workers) {
+      if (worker.roomFor(this.#loop) > 0) (worker.isFree ? this.#free : this.#busy).push(worker);
+    }
   }
 }

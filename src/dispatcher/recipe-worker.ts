@@ -4,11 +4,12 @@
 // of what is unread on the channel. When such a worker dies, the kernel says ECONNRESET exactly if something was unread
 // (unix_release_sock in net/unix/af_unix.c); with one connection in flight at a time, that tells whether it had that one.
 // `raw`: each connection is answered by "OK".
-import { setTimeout as startTimer } from 'node:timers';
+import { setImmediate as startImmediate, setTimeout as startTimer } from 'node:timers';
 import { setImmediate } from 'node:timers/promises';
 
 import {
   PassfdError,
+  ReceiptWatch,
   type Descriptor,
   type Message,
   type SocketDiagnostics,
@@ -23,7 +24,10 @@ const BYTES = { multiprocessing: Uint8Array.of(1), raw: Buffer.from('x') } as co
 
 const OK = 'OK';
 
-/** Pauses between two questions to the kernel, which has no event for "was received" or "was closed by the worker". */
+/**
+ * Pauses between two questions to the kernel, which has no event for "was closed by the worker", and only on Linux one for
+ * "was received".
+ */
 const FIRST_POLL_MS = 1;
 const LAST_POLL_MS = 50;
 
@@ -65,6 +69,8 @@ export class RecipeWorker implements WorkerHandle {
   readonly #held = new Set<SocketIdentity>();
   /** As many as it had open when it received yet another. */
   #concurrency = 1;
+  #hasAskedOfHeld = false;
+  #receipts: ReceiptWatch | undefined;
   #poll: NodeJS.Timeout | undefined;
   #pollMs = FIRST_POLL_MS;
 
@@ -81,6 +87,7 @@ export class RecipeWorker implements WorkerHandle {
     this.#socket = socket;
     this.#events = events;
     this.#diagnostics = diagnostics;
+    this.#watchReceipts();
   }
 
   /** Goes on with a worker of another dispatcher. It is frozen until `thaw`. */
@@ -93,6 +100,7 @@ export class RecipeWorker implements WorkerHandle {
   ): RecipeWorker {
     socket.freeze();
     const worker = new RecipeWorker(socket, snapshot, events, diagnostics);
+    worker.#stopAsking();
     worker.#state = snapshot.state;
     worker.#adopted = snapshot.adopted;
     worker.#concurrency = snapshot.concurrency;
@@ -160,7 +168,7 @@ export class RecipeWorker implements WorkerHandle {
    */
   get isFree(): boolean {
     if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return true;
-    this.#lookAfterHeld();
+    this.#lookAfterHeldOnce();
     return this.#held.size < this.#concurrency;
   }
 
@@ -171,7 +179,7 @@ export class RecipeWorker implements WorkerHandle {
   /** One at a time, of the dispatcher's own addresses. */
   roomFor(loop: AcceptLoop): number {
     if (!this.serves(loop)) return 0;
-    this.#lookWhetherReceived();
+    if (!this.#receipts) this.#lookWhetherReceived();
     return this.#inFlight ? 0 : 1;
   }
 
@@ -214,8 +222,7 @@ export class RecipeWorker implements WorkerHandle {
 
   async freeze(): Promise<FrozenWorker> {
     if (!this.#socket.closed) this.#socket.freeze();
-    clearTimeout(this.#poll);
-    this.#poll = undefined;
+    this.#stopAsking();
     // What a receive has brought already is on its way through a promise.
     await setImmediate();
     const snapshot: RecipeWorkerSnapshot = {
@@ -240,13 +247,13 @@ export class RecipeWorker implements WorkerHandle {
 
   thaw(): void {
     this.#socket.thaw();
+    this.#watchReceipts();
     this.#pollLater();
   }
 
   disown(): void {
     this.#state = 'gone';
-    clearTimeout(this.#poll);
-    this.#poll = undefined;
+    this.#stopAsking();
     const connection = this.#inFlight;
     this.#inFlight = undefined;
     this.#socket.destroy();
@@ -286,13 +293,15 @@ export class RecipeWorker implements WorkerHandle {
   /**
    * Of a `multiprocessing` worker: it has received a connection when nothing is unread, if it still lived then. Tells
    * nobody: the pool asks in the middle of placing others.
+   * @returns whether it was received now
    */
-  #lookWhetherReceived(): void {
-    if (!this.#inFlight || !this.#isSent || this.dialect === 'raw' || this.#socket.closed) return;
-    if (this.#socket.unreadBytes > 0) return;
+  #lookWhetherReceived(): boolean {
+    if (!this.#inFlight || !this.#isSent || this.dialect === 'raw' || this.#socket.closed) return false;
+    if (this.#socket.unreadBytes > 0) return false;
     // A dead one's queue is empty too. The end can be seen from the moment on when the queue was emptied by it.
-    if (this.#isOver()) return;
+    if (this.#isOver()) return false;
     this.#settle();
+    return true;
   }
 
   #isOver(): boolean {
@@ -325,11 +334,35 @@ export class RecipeWorker implements WorkerHandle {
     return this.#concurrency >= PROVEN_CONCURRENT;
   }
 
+  /** Once in a turn of the event loop: each question is a message to the kernel. */
+  #lookAfterHeldOnce(): void {
+    if (this.#held.size === 0 || this.#hasAskedOfHeld) return;
+    this.#hasAskedOfHeld = true;
+    startImmediate(() => {
+      this.#hasAskedOfHeld = false;
+    });
+    this.#lookAfterHeld();
+  }
+
   #lookAfterHeld(): void {
     if (this.#isProvenConcurrent) this.#held.clear();
     for (const identity of this.#held) {
       if (this.#diagnostics?.isHeld(identity) !== true) this.#held.delete(identity);
     }
+  }
+
+  #watchReceipts(): void {
+    if (this.dialect !== 'multiprocessing' || this.#socket.closed) return;
+    this.#receipts ??= ReceiptWatch.start(this.#socket, () => {
+      if (this.#lookWhetherReceived()) this.#events.changed(this);
+    });
+  }
+
+  #stopAsking(): void {
+    this.#receipts?.close();
+    this.#receipts = undefined;
+    clearTimeout(this.#poll);
+    this.#poll = undefined;
   }
 
   /** While something is in flight, or a busy worker may become free. */
@@ -347,7 +380,7 @@ export class RecipeWorker implements WorkerHandle {
   #leave(reason: string, isUnread: boolean): void {
     if (this.#state === 'gone') return;
     this.#state = 'gone';
-    clearTimeout(this.#poll);
+    this.#stopAsking();
     // One that was never sent was not received either, however cleanly the worker has gone.
     if (!isUnread && this.#isSent) this.#settle();
     const left = this.#inFlight;

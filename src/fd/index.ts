@@ -24,6 +24,7 @@ export { MAX_DESCRIPTORS } from './native.js';
 export { OrphanReaper } from './orphan-reaper.js';
 export type { Passable } from './passable.js';
 export { isSameProcess, processIdentity, ProcessWatch, type ProcessWatchOptions } from './process-watch.js';
+export { ReceiptWatch } from './receipt-watch.js';
 export type { Unsent } from './sender.js';
 export { SocketDiagnostics, type SocketIdentity } from './socket-diagnostics.js';
 export {

@@ -55,6 +55,8 @@ export interface Native {
   shutdown(fd: number): number;
   socketError(fd: number): number;
   unread(fd: number): number;
+  watchReceipts(fd: number): number;
+  takeReceipts(watch: number): number;
   /** `results` gets `[pid, uid, gid]`. */
   peer(fd: number, results: Int32Array): number;
   /** `results` gets `[family, port]`, `name` the numeric host, the path or the abstract name; returns its length. */

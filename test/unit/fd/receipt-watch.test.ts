@@ -1,0 +1,45 @@
+// ReceiptWatch: what was sent has been received, told without asking again and again.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { ReceiptWatch } from '../../../src/fd/index.js';
+import { turns } from '../../support/loop.js';
+import { onPair, receivedText } from '../../support/stream.js';
+
+describe('a watch of receipts', { skip: process.platform !== 'linux' && 'only Linux tells' }, () => {
+  it(
+    'tells each time when the other end has received something, and not when something is sent',
+    onPair(async (left, right) => {
+      const unread: number[] = [];
+      using watch = ReceiptWatch.start(left, () => unread.push(left.unreadBytes));
+      assert.ok(watch);
+      // The first is that the socket can be written to.
+      await turns();
+      unread.length = 0;
+      for (let round = 0; round < 3; round++) {
+        await left.send(Buffer.from('x'));
+        await turns();
+        assert.deepEqual(unread, []);
+        assert.equal(await receivedText(right), 'x');
+        await turns();
+        assert.deepEqual(unread.splice(0), [0]);
+      }
+    }),
+  );
+
+  it(
+    'tells nothing when it is closed, and leaves the socket open',
+    onPair(async (left, right) => {
+      let told = 0;
+      const watch = ReceiptWatch.start(left, () => told++);
+      assert.ok(watch);
+      await turns();
+      told = 0;
+      watch.close();
+      await left.send(Buffer.from('x'));
+      assert.equal(await receivedText(right), 'x');
+      await turns();
+      assert.equal(told, 0);
+    }),
+  );
+});
