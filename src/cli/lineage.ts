@@ -1,4 +1,5 @@
-// Lineage: the processes of one service, one after the other. The first one starts the others and stays until the last ends.
+// Lineage: the processes of one service, one after the other. The first one starts the others and stays until the last
+// ends; with a service manager, which watches whichever is the main one, each starts the next and ends.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { constants } from 'node:os';
@@ -49,8 +50,11 @@ function channelAt(fd: number): TakeoverChannel {
 
 /** How a generation gets the next one. */
 export interface Lineage {
-  /** Starts it with the same command as this one, anew: its code, its Node, its directory. */
-  next(): Promise<NextGeneration>;
+  /**
+   * Starts it with the same command as this one, anew: its code, its Node, its directory.
+   * @throws {PassfdError} `ERR_TAKEOVER` when it cannot be started, or that takes longer
+   */
+  next(timeoutMs: number): Promise<NextGeneration>;
   /** It is the dispatcher now. Resolves with the exit code of this process, when that has nothing more to do. */
   handOn(next: NextGeneration): Promise<number>;
   /** This generation is over. */
@@ -65,13 +69,15 @@ interface Started {
   readonly channel: TakeoverChannel;
 }
 
+const THE_STARTER = 'The process that starts generations';
+
 /** What a shell makes of a signal that ended a program: this, and the number of the signal. */
 const SIGNAL_EXIT_CODE = 128;
 
 /** What others send to a service. */
 const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2'] as const;
 
-/** The process that was started by a person, a shell, a container or a service manager. */
+/** The process that was started by a person, a shell or a container; or any generation under a service manager. */
 export class Origin implements Lineage {
   readonly #env: NodeJS.ProcessEnv;
   readonly #stays: boolean;
@@ -79,7 +85,7 @@ export class Origin implements Lineage {
 
   /**
    * @param env what the next generation has in its environment beside this process's own
-   * @param stays false where a service manager watches over whichever process is the main one
+   * @param stays false where a service manager watches over whichever process it is told is the main one
    */
   constructor(env: NodeJS.ProcessEnv, stays: boolean) {
     this.#env = env;
@@ -105,10 +111,10 @@ export class Origin implements Lineage {
     }
   }
 
-  handOn(): Promise<number> {
+  async handOn(): Promise<number> {
     const current = this.#next;
-    if (!current || !this.#stays) return Promise.resolve(0);
-    return new Keeper(current, this.#env).run();
+    if (!current) return 0;
+    return this.#stays ? new Keeper(current, this.#env).run() : leaveTo(current);
   }
 
   close(): void {
@@ -116,7 +122,16 @@ export class Origin implements Lineage {
   }
 }
 
-/** A generation that took over from another one. */
+/** The service manager has to know its new main process before the old one ends. */
+async function leaveTo({ process: successor, channel }: Started): Promise<number> {
+  const said = await receive(channel);
+  channel[Symbol.dispose]();
+  // It is nobody's child from here on.
+  successor.unref();
+  return said ? 0 : 1;
+}
+
+/** A generation that took over from another one, and has the process that was started first beside it. */
 export class Descendant implements Lineage {
   readonly #origin: TakeoverChannel;
   #pending: { resolve: (next: NextGeneration) => void; reject: (error: Error) => void } | undefined;
@@ -130,20 +145,40 @@ export class Descendant implements Lineage {
       this.#read()
         .catch(() => undefined)
         .finally(() => {
-          this.#pending?.reject(
-            new PassfdError('ERR_TAKEOVER', 'The process that starts generations is gone'),
-          );
+          this.#pending?.reject(new PassfdError('ERR_TAKEOVER', `${THE_STARTER} is gone`));
           if (!this.#isOver) resolve();
         })
         .catch(() => undefined);
     });
   }
 
-  async next(): Promise<NextGeneration> {
+  async next(timeoutMs: number): Promise<NextGeneration> {
+    if (this.#pending) {
+      throw new PassfdError('ERR_TAKEOVER', `${THE_STARTER} has not answered the last request yet`);
+    }
     const next = new Promise<NextGeneration>((resolve, reject) => {
-      this.#pending = { resolve, reject };
+      const timer = setTimeout(() => {
+        // An answer may still come, and is for nobody then.
+        this.#pending = { resolve: abandon, reject: () => undefined };
+        reject(
+          new PassfdError(
+            'ERR_TAKEOVER',
+            `${THE_STARTER} did not answer within ${timeoutMs} ms (--ready-timeout)`,
+          ),
+        );
+      }, timeoutMs);
+      this.#pending = {
+        resolve: (generation) => {
+          clearTimeout(timer);
+          resolve(generation);
+        },
+        reject: (error) => {
+          clearTimeout(timer);
+          reject(error);
+        },
+      };
     });
-    await this.#origin.send({ type: 'wanted' });
+    this.#origin.send({ type: 'wanted' }).catch(() => undefined); // the end of the channel tells it
     return next;
   }
 
@@ -264,6 +299,11 @@ async function start(predecessorFd: number, env: NodeJS.ProcessEnv): Promise<Sta
       { cause },
     );
   }
+}
+
+/** Its process sees that the one before is not there, and ends. */
+function abandon({ channel }: NextGeneration): void {
+  channel[Symbol.dispose]();
 }
 
 /** What a generation said before it ended, in whatever way, is heard. */

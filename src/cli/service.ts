@@ -113,9 +113,11 @@ class Service {
         resolve(end);
       };
     });
-    this.#lineage = descent
-      ? this.#descendant(descent)
-      : new Origin({ ...notifier.environment() }, !notifier.isActive);
+    const isManaged = notifier.isActive;
+    this.#lineage =
+      descent && !isManaged
+        ? this.#descendant(descent)
+        : new Origin({ ...notifier.environment() }, !isManaged);
     const { policy, overload, backlog } = flags;
     this.#dispatcher = new Dispatcher({
       policy,
@@ -245,7 +247,7 @@ class Service {
     const { notifier, descent } = this.#parts;
     this.#isPresent = true;
     this.#noteSurvivors();
-    if (descent) notifier.mainPid(process.pid);
+    if (descent) this.#sayStarted(descent).catch(() => undefined); // whom it is for may have ended
     notifier.startKeepAlive();
     const started = this.#supervisor?.start(occupants) ?? Promise.resolve();
     started
@@ -258,6 +260,15 @@ class Service {
         if (error instanceof PassfdError && error.code === 'ERR_CLOSED') return;
         this.#end({ is: 'failed', error });
       });
+  }
+
+  /** To whoever has started this process; with a service manager, when that knows. */
+  async #sayStarted({ origin }: Descent): Promise<void> {
+    const { notifier } = this.#parts;
+    notifier.mainPid(process.pid);
+    await notifier.barrier();
+    await origin.send({ type: 'started' });
+    if (notifier.isActive) origin[Symbol.dispose]();
   }
 
   async #listen(): Promise<void> {
@@ -336,7 +347,7 @@ class Service {
   }
 
   async #startNext(progress: (text: string) => void): Promise<NextGeneration> {
-    const next = await this.#lineage.next();
+    const next = await this.#lineage.next(this.#parts.flags.readyTimeout);
     progress(`the new generation is process ${next.pid}`);
     tellStep('successor-started');
     await this.#handOver(next);

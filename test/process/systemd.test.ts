@@ -8,6 +8,7 @@ import { describe, it } from 'node:test';
 
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
+import { untilEnded } from '../support/processes.js';
 import { withPrograms } from '../support/program.js';
 import { ServiceManager, withoutServiceManager, type ServiceOptions } from '../support/service-manager.js';
 
@@ -246,6 +247,35 @@ describe('passfd under a manager', { skip: withoutServiceManager }, () => {
         assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
       },
     ),
+  );
+
+  it(
+    'ends when the next generation is the main process, and that one serves on, hands on, and stops like the first',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const path = `${directory.path}/web`;
+      const [program, args] = passfd(...run(control, '--listen', `unix:${path}`, app('http.js')));
+      const manager = new ServiceManager(start, {
+        command: [program, ...args],
+        notify: `${directory.path}/notify`,
+      });
+      await manager.addresses();
+      let { pid } = await manager.start();
+      await manager.notified('READY=1');
+      for (let takeover = 0; takeover < 3; takeover++) {
+        assert.equal(await start(...passfd('takeover', '--control', control)).exit, 0);
+        await untilEnded(pid);
+        pid = (await statusOf(control)).pid;
+        await manager.notified(`MAINPID=${pid}`);
+        assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
+      }
+      manager.signal('SIGTERM');
+      await manager.notified('STOPPING=1');
+      await manager.ended();
+      await untilEnded(pid);
+      await manager.end();
+    }),
   );
 });
 

@@ -9,20 +9,13 @@ import { fileURLToPath } from 'node:url';
 
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
+import { untilEnded } from '../support/processes.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 
 const preload = fileURLToPath(new URL('./fixtures/at-step.js', import.meta.url));
 
 const ask = (path: string, connection: string): string =>
   `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: ${connection}\r\n\r\n`;
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch {
-    return false;
-  }
-}
 
 interface SceneOptions {
   /** Who meets with what at which step. */
@@ -122,10 +115,6 @@ function withScene(
 async function successorOf(command: Program): Promise<number> {
   const [, pid] = await command.line(/^the new generation is process (\d+)$/);
   return Number(pid);
-}
-
-async function untilEnded(pid: number): Promise<void> {
-  while (isAlive(pid)) await new Promise((resolve) => setImmediate(resolve));
 }
 
 describe('a takeover whose new process', () => {
