@@ -332,6 +332,9 @@ class Service {
     progress: (text: string) => void = () => undefined,
   ): Promise<{ readonly generation: number; readonly pid: number }> {
     if (this.#isEnding) throw new PassfdError('ERR_TAKEOVER', 'This generation is ending');
+    if (!this.#isPresent) {
+      throw new PassfdError('ERR_TAKEOVER', 'This generation is still starting, and does not listen yet');
+    }
     if (this.#takingOver) throw new PassfdError('ERR_TAKEOVER', 'Another takeover is running');
     const takingOver = this.#startNext(progress);
     this.#takingOver = takingOver;

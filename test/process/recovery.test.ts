@@ -1,0 +1,98 @@
+// The start behind a dispatcher that was killed: what happens while it takes the workers back, and when it fails.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { describe, it } from 'node:test';
+
+import { temporaryDirectory } from '../support/files.js';
+import { app, passfd, statusOf } from '../support/passfd.js';
+import { withPrograms, type Program } from '../support/program.js';
+
+/** A service at one Unix socket, with a worker that outlives it. */
+interface Scene {
+  /** Starts the dispatcher. Its worker waits for the next one when it is killed. */
+  start(...flags: readonly string[]): Program;
+  takeover(): Program;
+  /** The one worker, when it is ready. */
+  worker(): Promise<number>;
+  ask(): Promise<string>;
+}
+
+function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
+  return withPrograms(async (start) => {
+    await using directory = await temporaryDirectory();
+    const [control, web] = [`${directory.path}/control`, `${directory.path}/web`];
+    const flags = ['--workers', '1', '--orphan-timeout', '60000', '--control', control];
+    await body({
+      start: (...more) =>
+        start(...passfd('run', ...flags, '--listen', `unix:${web}`, ...more, app('http.js'))),
+      takeover: () => start(...passfd('takeover', '--control', control)),
+      worker: async () => {
+        for (;;) {
+          const status = await statusOf(control).catch(() => undefined);
+          const [worker, ...others] = status?.workers ?? [];
+          if (worker?.state === 'ready' && others.length === 0) return worker.pid;
+        }
+      },
+      ask: async () => {
+        const socket = connect(web);
+        socket.write('GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
+        return text(socket);
+      },
+    });
+  });
+}
+
+describe('a dispatcher that waits for the workers of a killed one', () => {
+  it(
+    'does not hand over before it listens, and serves when they are back',
+    withScene(async (scene) => {
+      const killed = scene.start();
+      const worker = await scene.worker();
+      killed.kill();
+      await killed.ended;
+      process.kill(worker, 'SIGSTOP');
+      const next = scene.start();
+      const command = await refusedTakeover(scene);
+      assert.match(await command.stderr, /still starting/);
+      process.kill(worker, 'SIGCONT');
+      assert.equal(await scene.worker(), worker);
+      assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
+      assert.equal(await scene.takeover().exit, 0);
+      assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
+      next.signal('SIGTERM');
+      assert.equal(await next.exit, 0);
+    }),
+  );
+
+  it(
+    'and fails to start, leaves the socket files of the killed one to the next start',
+    withScene(async (scene) => {
+      const killed = scene.start();
+      const worker = await scene.worker();
+      killed.kill();
+      await killed.ended;
+      const other = createServer().listen(0, '127.0.0.1');
+      await once(other, 'listening');
+      const { port } = other.address() as AddressInfo;
+      const failing = scene.start('--listen', `127.0.0.1:${port}`);
+      assert.equal(await failing.ended, 1);
+      other.close();
+      const next = scene.start();
+      assert.equal(await scene.worker(), worker);
+      assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
+      next.signal('SIGTERM');
+      assert.equal(await next.exit, 0);
+    }),
+  );
+});
+
+/** One that reached the dispatcher: before it has the control path, nobody is there. */
+async function refusedTakeover(scene: Scene): Promise<Program> {
+  for (;;) {
+    const command = scene.takeover();
+    assert.equal(await command.exit, 1);
+    if (!/No dispatcher is at/.test(await command.stderr)) return command;
+  }
+}
