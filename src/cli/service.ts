@@ -211,7 +211,9 @@ class Service {
           }
         },
       })
-      .catch((error: unknown) => {
+      .catch(async (error: unknown) => {
+        // What the workers have brought back, files too, is for the next start.
+        if (isTaken && living.length > 0) await this.#dispatcher.disown();
         throw isTaken ? error : explainInUse(error);
       });
     return this.#occupantsOf(living);
