@@ -12,7 +12,7 @@ import {
 } from '../dispatcher/index.js';
 import { closeAll, OrphanReaper, PassfdError, type Address } from '../fd/index.js';
 import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
-import { Supervisor, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
+import { Supervisor, type ChildView, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
 import { listenersIn, resolveListen } from './activation.js';
 import { ANY_HOST, type ListenAddress } from './address.js';
@@ -127,7 +127,7 @@ class Service {
     });
     logDispatcher(log, this.#dispatcher);
     this.#keepStore();
-    for (const event of ['joined', 'left'] as const) {
+    for (const event of ['joined', 'draining', 'left'] as const) {
       this.#dispatcher.on(event, () => {
         this.#noteSurvivors();
       });
@@ -138,12 +138,16 @@ class Service {
     this.#supervisor.on('finished', () => {
       this.#end({ is: 'finished' });
     });
-    for (const event of ['started', 'takenOver'] as const) {
-      this.#supervisor.on(event, ({ id, pid }) => {
-        if (pid !== undefined) this.#children.set(pid, id);
-        this.#noteSurvivors();
-      });
-    }
+    this.#supervisor.on('started', ({ id, pid }) => {
+      if (pid !== undefined) this.#children.set(pid, id);
+      this.#noteSurvivors();
+    });
+    // The number may be another process's from now on.
+    const forget = ({ pid }: ChildView): void => {
+      if (pid !== undefined) this.#children.delete(pid);
+    };
+    this.#supervisor.on('died', forget);
+    this.#supervisor.on('exited', forget);
   }
 
   async run(): Promise<number> {
@@ -202,7 +206,7 @@ class Service {
       .openControl(control, {
         ...this.#controlOptions(),
         ...(authkey !== undefined && { authkey }),
-        awaited: living,
+        awaited: living.filter(({ isLeaving }) => !isLeaving),
         prepare: async () => {
           isTaken = true;
           await this.#listen();
@@ -248,6 +252,9 @@ class Service {
   #start(occupants: readonly Occupant[]): void {
     const { notifier, descent } = this.#parts;
     this.#isPresent = true;
+    for (const occupant of occupants) {
+      if (occupant.state !== 'finished') this.#children.set(occupant.pid, occupant.id);
+    }
     this.#noteSurvivors();
     if (descent) this.#sayStarted(descent).catch(() => undefined); // whom it is for may have ended
     notifier.startKeepAlive();
@@ -471,10 +478,11 @@ class Service {
       const workers = this.#dispatcher.workers.filter(({ dialect }) => dialect === 'passfd');
       try {
         this.#survivors.write(
-          workers.map(({ id, pid }) => ({
+          workers.map(({ id, pid, state }) => ({
             id: this.#children.get(pid) ?? id,
             pid,
             isChild: this.#children.has(pid),
+            isLeaving: state === 'draining',
           })),
         );
       } catch (error) {
@@ -490,11 +498,11 @@ class Service {
     );
     return living
       .filter(({ isChild }) => isChild)
-      .map(({ id, pid, identity }) => ({
+      .map(({ id, pid, identity, isLeaving }) => ({
         id,
         pid,
         identity,
-        state: ready.has(pid) ? 'ready' : 'awaited',
+        state: isLeaving ? 'leaving' : ready.has(pid) ? 'ready' : 'awaited',
       }));
   }
 }

@@ -11,7 +11,7 @@ export interface Living extends OutputEnds {
   /**
    * `starting`: it has never been ready. `ready`: it is a worker in the pool, or was and will be again. `awaited`: it has
    * lost its dispatcher, and is going to join the pool again by the control socket. `leaving`: another process has its
-   * place, or its slot is gone; it is drained and ended.
+   * place, or its slot is gone; it is drained and ended. One that is no worker any more finishes what it has open by itself.
    */
   readonly state: 'starting' | 'ready' | 'awaited' | 'leaving';
 }

@@ -7,6 +7,7 @@ import { describe, it } from 'node:test';
 
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
+import { isAlive, untilEnded } from '../support/processes.js';
 import { withPrograms, type Program } from '../support/program.js';
 
 /** A service at one Unix socket, with a worker that outlives it. */
@@ -87,6 +88,57 @@ describe('a dispatcher that waits for the workers of a killed one', () => {
     }),
   );
 });
+
+describe('a dispatcher that is killed in the middle of a rolling restart', () => {
+  it(
+    'leaves the new worker in its place, and the old one to finish what it has open',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const flags = ['--workers', '1', '--orphan-timeout', '60000', '--control', control];
+      const run = (): Program => start(...passfd('run', ...flags, app('slow.js')));
+      const killed = run();
+      const [, port] = await killed.line(/^listening (\d+)$/);
+      const [old] = (await workersOf(control, ['ready'])).pids;
+      assert.ok(old !== undefined);
+      const client = connect(Number(port), '127.0.0.1');
+      client.write('GET /slow HTTP/1.1\r\nHost: x\r\n\r\n');
+      await once(client, 'data');
+      killed.signal('SIGHUP');
+      const before = await workersOf(control, ['draining', 'ready']);
+      const fresh = before.pids.find((pid) => pid !== old);
+      killed.kill();
+      await killed.ended;
+      const next = run();
+      assert.deepEqual(await workersOf(control, ['ready']), { pids: [fresh] });
+      // It has not been touched since: the supervisor looks after it for as long as it drains.
+      assert.equal(isAlive(old), true);
+      client.destroy();
+      await untilEnded(old);
+      assert.deepEqual(await workersOf(control, ['ready']), { pids: [fresh] });
+      next.signal('SIGTERM');
+      assert.equal(await next.exit, 0);
+    }),
+  );
+});
+
+/** The workers when they are in these states, in whatever order. */
+async function workersOf(
+  control: string,
+  states: readonly string[],
+): Promise<{ readonly pids: (number | undefined)[] }> {
+  for (;;) {
+    const { workers } = await statusOf(control).catch(() => ({ workers: [] }));
+    if (
+      workers
+        .map(({ state }) => state)
+        .sort()
+        .join() !== states.join()
+    )
+      {continue;}
+    return { pids: workers.map(({ pid }) => pid) };
+  }
+}
 
 /** One that reached the dispatcher: before it has the control path, nobody is there. */
 async function refusedTakeover(scene: Scene): Promise<Program> {
