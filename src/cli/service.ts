@@ -20,7 +20,6 @@ import { readAuthkey } from './authkey.js';
 import {
   Descendant,
   Origin,
-  sendSignal,
   takeDescent,
   type Descent,
   type Lineage,
@@ -30,7 +29,7 @@ import { createLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
-import { Signals } from './signals.js';
+import { Signals, type SignalHandlers } from './signals.js';
 import { Survivors, type Survivor } from './survivors.js';
 
 /** The processes to start. */
@@ -95,9 +94,13 @@ class Service {
   readonly #ended: Promise<End>;
   #end: (end: End) => void = () => undefined;
   #isEnding = false;
+  #isStopping = false;
   /** Whether this generation is the one that workers are handed over by. */
   #isPresent = false;
   #takingOver: Promise<unknown> | undefined;
+  /** What of a takeover can be given up: a new process that has not said hello. */
+  #unready: NextGeneration | undefined;
+  readonly #signals = new Signals(this.#signalHandlers());
   /** The generation that has everything now. */
   #successor: NextGeneration | undefined;
   #isNotingSurvivors = false;
@@ -110,6 +113,8 @@ class Service {
     this.#ended = new Promise((resolve) => {
       this.#end = (end) => {
         this.#isEnding = true;
+        this.#isStopping ||= end.is === 'signal' || end.is === 'request';
+        this.#unready?.signal('SIGKILL');
         resolve(end);
       };
     });
@@ -148,23 +153,17 @@ class Service {
     };
     this.#supervisor.on('died', forget);
     this.#supervisor.on('exited', forget);
+    this.#supervisor.on('restartBegan', () => {
+      notifier.reloading();
+    });
+    for (const event of ['restarted', 'restartFailed'] as const) {
+      this.#supervisor.on(event, () => {
+        notifier.ready();
+      });
+    }
   }
 
   async run(): Promise<number> {
-    using signals = new Signals({
-      stop: (signal) => {
-        this.#log.info({ signal }, 'stopping; a second signal stops at once');
-        this.#end({ is: 'signal' });
-      },
-      SIGHUP: () => {
-        this.#restart().catch(() => undefined); // the log says it
-      },
-      SIGUSR2: () => {
-        this.#takeOver().catch((error: unknown) => {
-          this.#log.error(ofError(error), 'takeover failed');
-        });
-      },
-    });
     try {
       const { descent } = this.#parts;
       const occupants = await (descent ? this.#succeed(descent) : this.#open());
@@ -172,14 +171,36 @@ class Service {
       const end = await this.#ended;
       // A takeover that is under way is decided first: who ends then is the one that has everything.
       await this.#takingOver?.catch(() => undefined);
-      if (this.#successor) return await this.#handOn(this.#successor, end, signals);
+      if (this.#successor) return await this.#handOn(this.#successor);
       // No farewell, and nothing is closed in good order: whoever is started next goes on with it.
       if (end.is === 'orphaned') process.exit(1);
-      return await this.#stop(end, signals);
+      return await this.#stop(end);
     } finally {
       await this.#dispatcher.close();
       this.#lineage.close();
+      this.#signals[Symbol.dispose]();
     }
+  }
+
+  get #isStoppedAtOnce(): boolean {
+    return this.#signals.stops > 1;
+  }
+
+  #signalHandlers(): SignalHandlers {
+    return {
+      stop: (signal) => {
+        this.#log.info({ signal }, 'stopping; a second signal stops at once');
+        this.#end({ is: 'signal' });
+      },
+      SIGHUP: () => {
+        this.#restart().catch(() => undefined); // the log has it
+      },
+      SIGUSR2: () => {
+        this.#takeOver().catch((error: unknown) => {
+          this.#log.error(ofError(error), 'takeover failed');
+        });
+      },
+    };
   }
 
   #descendant({ origin }: Descent): Descendant {
@@ -202,12 +223,13 @@ class Service {
     const living = this.#survivors.read();
     // The path first, so that of two dispatchers the second one ends before it has touched anything else.
     let isTaken = false;
-    await this.#dispatcher
+    const opened = this.#dispatcher
       .openControl(control, {
         ...this.#controlOptions(),
         ...(authkey !== undefined && { authkey }),
         awaited: living.filter(({ isLeaving }) => !isLeaving),
         prepare: async () => {
+          if (this.#isStoppedAtOnce) throw new PassfdError('ERR_CLOSED', 'The service was stopped');
           isTaken = true;
           await this.#listen();
           if (rawControl !== undefined) {
@@ -220,6 +242,8 @@ class Service {
         if (isTaken && living.length > 0) await this.#dispatcher.disown();
         throw isTaken ? error : explainInUse(error);
       });
+    // A second signal does not wait for those who may come back.
+    await Promise.race([opened, this.#signals.second]);
     return this.#occupantsOf(living);
   }
 
@@ -310,26 +334,25 @@ class Service {
   async #restart(
     progress: (text: string) => void = () => undefined,
   ): Promise<{ readonly restarted: number }> {
-    const supervisor = this.#supervisor;
-    if (!supervisor) {
-      throw new PassfdError(
-        'ERR_DISPATCHER',
-        'This dispatcher has started no workers; restart them where they were started',
-      );
-    }
-    if (this.#takingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
-    const { notifier } = this.#parts;
-    const onReplaced = ({ id, pid }: { id: number; pid: number | undefined }): void => {
+    const onReplaced = ({ id, pid }: ChildView): void => {
       progress(`worker ${id} is process ${pid ?? 0} now`);
     };
-    supervisor.on('replaced', onReplaced);
-    notifier.reloading();
+    this.#supervisor?.on('replaced', onReplaced);
     try {
-      await supervisor.restart();
+      if (!this.#supervisor) {
+        throw new PassfdError(
+          'ERR_DISPATCHER',
+          'This dispatcher has started no workers; restart them where they were started',
+        );
+      }
+      if (this.#takingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
+      await this.#supervisor.restart();
       return { restarted: this.#parts.children?.count ?? 0 };
+    } catch (error) {
+      this.#log.error(ofError(error), 'restart failed; what is not replaced goes on');
+      throw error;
     } finally {
-      supervisor.off('replaced', onReplaced);
-      notifier.ready();
+      this.#supervisor?.off('replaced', onReplaced);
     }
   }
 
@@ -365,60 +388,79 @@ class Service {
     await this.#handOver(next);
     this.#isPresent = false;
     this.#successor = next;
+    // What was asked for before, and nobody has done, is for the next one too.
+    if (this.#isStopping) next.signal('SIGTERM');
+    // Not the same once more: of two that wait the kernel makes one.
+    if (this.#isStoppedAtOnce) next.signal('SIGINT');
+    this.#signals.passOnTo(next.signal);
     return next;
   }
 
   async #handOver(next: NextGeneration): Promise<void> {
+    const { channel } = next;
+    const kill = (): void => {
+      next.signal('SIGKILL');
+    };
     try {
       await this.#awaitHello(next);
       await this.#supervisor?.pause();
-      const attachments = (this.#supervisor?.occupants() ?? []).map(attachmentOf);
       try {
-        await handOver(this.#dispatcher, next, attachments);
+        await this.#handOverWith({ channel, kill });
       } catch (error) {
         this.#supervisor?.resume();
         throw error;
-      } finally {
-        closeAll(attachments.flatMap(({ descriptors }) => descriptors));
       }
     } catch (error) {
-      next.kill();
+      kill();
       throw takeoverError(error);
     } finally {
-      next.channel[Symbol.dispose]();
+      channel[Symbol.dispose]();
+    }
+  }
+
+  async #handOverWith(successor: Parameters<typeof handOver>[1]): Promise<void> {
+    const attachments = (this.#supervisor?.occupants() ?? []).map(attachmentOf);
+    try {
+      await handOver(this.#dispatcher, successor, attachments);
+    } finally {
+      closeAll(attachments.flatMap(({ descriptors }) => descriptors));
     }
   }
 
   /** The new generation has loaded its code, and checked what it is told to do. */
-  async #awaitHello({ channel, kill }: NextGeneration): Promise<void> {
+  async #awaitHello(next: NextGeneration): Promise<void> {
     const { readyTimeout } = this.#parts.flags;
     const late = new AbortController();
     const timer = setTimeout(() => {
       late.abort();
-      kill();
+      next.signal('SIGKILL');
     }, readyTimeout);
+    this.#unready = next;
+    if (this.#isEnding) next.signal('SIGKILL');
     try {
-      const received = await channel.receive();
+      const received = await next.channel.receive();
       if (received?.message.type === 'hello') return;
       throw new PassfdError(
         'ERR_TAKEOVER',
         late.signal.aborted
           ? `The new generation was not there within ${readyTimeout} ms (--ready-timeout), and was killed`
-          : 'The new generation ended before it was ready; what it printed says why',
+          : this.#isEnding
+            ? 'The service is being stopped, and the new generation, which was not ready, was killed'
+            : 'The new generation ended before it was ready; what it printed says why',
       );
     } finally {
+      this.#unready = undefined;
       clearTimeout(timer);
     }
   }
 
   /** Closes what the next generation has, and resolves when this process has nothing more to do. */
-  async #handOn(next: NextGeneration, end: End, signals: Signals): Promise<number> {
+  async #handOn(next: NextGeneration): Promise<number> {
     // Whoever asked for it gets the answer first.
     await setImmediate();
-    const over = this.#lineage.handOn(next);
-    // From here on the lineage has them, and what came in between is for the next generation.
-    signals[Symbol.dispose]();
-    if (end.is === 'signal' || end.is === 'request') sendSignal(next.pid, 'SIGTERM');
+    const over = this.#lineage.handOn(next, (receiver) => {
+      this.#signals.passOnTo(receiver);
+    });
     await this.#supervisor?.release();
     await this.#dispatcher.disown();
     await this.#parts.notifier.barrier();
@@ -426,9 +468,12 @@ class Service {
   }
 
   /** Finishes what is open, and ends. @returns the exit code */
-  async #stop(end: End, signals: Signals): Promise<number> {
+  async #stop(end: End): Promise<number> {
     this.#parts.notifier.stopping();
-    const isInTime = await Promise.race([this.#finish().then(() => true), signals.second.then(() => false)]);
+    const isInTime = await Promise.race([
+      this.#finish().then(() => true),
+      this.#signals.second.then(() => false),
+    ]);
     this.#isPresent = false;
     if (!isInTime) {
       this.#log.warn('stopped at once');

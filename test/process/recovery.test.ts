@@ -68,6 +68,25 @@ describe('a dispatcher that waits for the workers of a killed one', () => {
   );
 
   it(
+    'ends at once, with them, at a second signal',
+    withScene(async (scene) => {
+      const killed = scene.start();
+      const worker = await scene.worker();
+      killed.kill();
+      await killed.ended;
+      process.kill(worker, 'SIGSTOP');
+      const next = scene.start();
+      await refusedTakeover(scene); // so it waits
+      next.signal('SIGTERM');
+      await next.errorLine(/stopping/);
+      next.signal('SIGTERM');
+      assert.equal(await next.ended, 1);
+      await untilEnded(worker);
+      assert.ok(!next.errorLines.some((line) => line.includes('"listening"')), 'it has waited for nobody');
+    }),
+  );
+
+  it(
     'and fails to start, leaves the socket files of the killed one to the next start',
     withScene(async (scene) => {
       const killed = scene.start();
@@ -134,8 +153,9 @@ async function workersOf(
         .map(({ state }) => state)
         .sort()
         .join() !== states.join()
-    )
-      {continue;}
+    ) {
+      continue;
+    }
     return { pids: workers.map(({ pid }) => pid) };
   }
 }

@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { connect, type Socket } from 'node:net';
 import { once } from 'node:events';
-import { writeFileSync, rmSync } from 'node:fs';
+import { readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { temporaryDirectory } from '../support/files.js';
@@ -202,6 +203,73 @@ describe('a takeover whose old process is killed', () => {
   }
 });
 
+describe('a takeover from the second generation to the third', () => {
+  it(
+    'counts when the second is killed behind its last word, before the first process knows',
+    withScene({ accident: 'new freeze go-sent' }, async (scene) => {
+      const worker = await scene.worker();
+      assert.equal(await scene.takeover().exit, 0);
+      const second = (await statusOf(scene.control)).pid;
+      const command = scene.takeover();
+      await scene.service.errorLine(/"generation":3.*took over/);
+      process.kill(second, 'SIGKILL');
+      assert.equal(await command.exit, 1);
+      assert.equal(await scene.worker(), worker);
+      assert.equal((await statusOf(scene.control)).generation, 3);
+      await scene.end();
+    }),
+  );
+
+  it(
+    'loses no signal: a stop right behind it ends the third',
+    withScene({}, async (scene) => {
+      await scene.worker();
+      assert.equal(await scene.takeover().exit, 0);
+      const command = scene.takeover();
+      const third = await successorOf(command);
+      await scene.service.errorLine(/"generation":3.*took over/);
+      await scene.end();
+      scene.service.signal('SIGTERM');
+      assert.equal(await scene.service.exit, 0);
+      await untilEnded(third);
+    }),
+  );
+});
+
+describe('a takeover that fails again and again', () => {
+  it(
+    'leaves no descriptor open, in the first generation or behind it',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const key = `${directory.path}/key`;
+      const env = { PASSFD_AUTHKEY: 'secret' };
+      const control = `${directory.path}/control`;
+      const words = ['run', '--workers', '1', '--authkey-file', key, '--control', control, app('slow.js')];
+      writeFileSync(key, 'secret', { mode: 0o600 });
+      const service = start(...passfd(...words));
+      await service.line(/^listening/);
+      const takeover = async (): Promise<number | string> =>
+        start(...passfd('takeover', '--control', control), { env }).exit;
+      const open = (): number => readdirSync(`/proc/${service.pid}/fd`).length;
+      const failTwice = async (): Promise<void> => {
+        rmSync(key);
+        assert.equal(await takeover(), 1);
+        const before = open();
+        assert.equal(await takeover(), 1);
+        assert.equal(await takeover(), 1);
+        // The connection of a command that has ended may be closed a little later.
+        while (open() > before) await setImmediate();
+        writeFileSync(key, 'secret', { mode: 0o600 });
+      };
+      await failTwice();
+      assert.equal(await takeover(), 0);
+      await failTwice();
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
+    }),
+  );
+});
+
 describe('two that want to change a service at a time', () => {
   it(
     'of two takeovers one is refused',
@@ -213,6 +281,20 @@ describe('two that want to change a service at a time', () => {
       assert.match(await second.stderr, /Another takeover is running/);
       await first.exit;
       await scene.end();
+    }),
+  );
+
+  it(
+    'a stop does not wait for a new generation that is not ready',
+    withScene({ accident: 'new hang loaded', flags: ['--ready-timeout', '600000'] }, async (scene) => {
+      const command = scene.takeover();
+      const successor = await successorOf(command);
+      await scene.end();
+      scene.service.signal('SIGTERM');
+      assert.equal(await command.exit, 1);
+      assert.match(await command.stderr, /is being stopped/);
+      assert.equal(await scene.service.exit, 0);
+      await untilEnded(successor);
     }),
   );
 
