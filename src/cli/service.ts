@@ -277,7 +277,7 @@ class Service {
     const { notifier, descent } = this.#parts;
     this.#isPresent = true;
     for (const occupant of occupants) {
-      if (occupant.state !== 'finished') this.#children.set(occupant.pid, occupant.id);
+      if ('pid' in occupant) this.#children.set(occupant.pid, occupant.id);
     }
     this.#noteSurvivors();
     if (descent) this.#sayStarted(descent).catch(() => undefined); // whom it is for may have ended

@@ -1,5 +1,6 @@
 // Occupant: who is in a slot, as one supervisor tells the next one when that takes over.
 import type { OutputEnds } from './output.js';
+import type { History } from './restart.js';
 
 /** A process that lives. */
 export interface Living extends OutputEnds {
@@ -18,5 +19,12 @@ export interface Living extends OutputEnds {
 
 export type Occupant =
   | Living
+  /** The slot has no process, and gets its next one then. */
+  | {
+      readonly id: number;
+      readonly state: 'waiting';
+      readonly restartInMs: number;
+      readonly history: History;
+    }
   /** The slot has no process and gets none: it had no more to do. */
   | { readonly id: number; readonly state: 'finished' };
