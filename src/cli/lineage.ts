@@ -8,9 +8,10 @@ import { setImmediate } from 'node:timers/promises';
 import { closeAll, Descriptor, PassfdError, socketPair, StreamSocket } from '../fd/index.js';
 import { TakeoverChannel } from '../handoff/index.js';
 import { namedDirectory } from '../supervisor/index.js';
+import { takeVariables } from '../systemd/index.js';
 import { ownCommand } from './app.js';
 
-/** In the environment of a generation that is to take over: the numbers of its two descriptors. */
+/** In the environment of a generation that is to take over: the control path. */
 const VARIABLE = 'PASSFD_SUCCESSION';
 
 /** The descriptors of a new generation: its channels to the one before, and to the process that has started it. */
@@ -31,16 +32,17 @@ export type PassSignals = (receiver: NextGeneration['signal']) => void;
 
 /** The generation before, and who has started both. */
 export interface Descent {
+  /** Absolute: this generation may have been started in another directory, of the same name. */
+  readonly control: string;
   readonly predecessor: TakeoverChannel;
   readonly origin: TakeoverChannel;
 }
 
 /** Undefined for the first generation. Taken once: what this process starts must not take it for its own. */
 export function takeDescent(env: NodeJS.ProcessEnv = process.env): Descent | undefined {
-  const { [VARIABLE]: variable } = env;
-  if (variable === undefined) return undefined;
-  Reflect.deleteProperty(env, VARIABLE);
-  return { predecessor: channelAt(PREDECESSOR_FD), origin: channelAt(ORIGIN_FD) };
+  const { [VARIABLE]: control } = takeVariables(env, [VARIABLE]);
+  if (control === undefined) return undefined;
+  return { control, predecessor: channelAt(PREDECESSOR_FD), origin: channelAt(ORIGIN_FD) };
 }
 
 function channelAt(fd: number): TakeoverChannel {
@@ -95,11 +97,12 @@ export class Origin implements Lineage {
   #next: Started | undefined;
 
   /**
+   * @param control the absolute control path
    * @param env what the next generation has in its environment beside this process's own
    * @param stays false where a service manager watches over whichever process it is told is the main one
    */
-  constructor(env: NodeJS.ProcessEnv, stays: boolean) {
-    this.#env = env;
+  constructor(control: string, env: NodeJS.ProcessEnv, stays: boolean) {
+    this.#env = { ...env, [VARIABLE]: control };
     this.#stays = stays;
   }
 
@@ -339,7 +342,7 @@ async function start(predecessorFd: number, env: NodeJS.ProcessEnv): Promise<Sta
   using origin = there;
   const [program, ...args] = ownCommand();
   const child = spawn(program, args, {
-    env: { ...process.env, ...env, [VARIABLE]: '1' },
+    env: { ...process.env, ...env },
     cwd: namedDirectory(),
     stdio: ['inherit', 'inherit', 'inherit', predecessorFd, origin.fd],
     // In a session of its own: the Ctrl-C of a terminal is for this process, which passes it on.

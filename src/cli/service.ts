@@ -1,4 +1,5 @@
 // Service: one generation of a dispatcher with the processes that it has started, from its start, or its takeover, to its end.
+import { resolve } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 
 import {
@@ -15,7 +16,7 @@ import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/i
 import { Supervisor, type ChildView, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
 import { listenersIn, resolveListen } from './activation.js';
-import { ANY_HOST, type ListenAddress } from './address.js';
+import { ANY_HOST, type ListenAddress, type WrittenAddress } from './address.js';
 import { readAuthkey } from './authkey.js';
 import {
   Descendant,
@@ -72,7 +73,15 @@ export async function runService(flags: ServiceFlags, children: Children | undef
     const authkey = await readAuthkey(flags, (message) => {
       log.warn(message);
     });
-    const service = new Service({ flags, children, log, notifier, inherited, authkey, descent });
+    const service = new Service({
+      flags: withAbsolutePaths(flags, descent?.control),
+      children,
+      log,
+      notifier,
+      inherited,
+      authkey,
+      descent,
+    });
     return await service.run();
   } catch (error) {
     log.fatal(ofError(error), 'failed');
@@ -122,7 +131,7 @@ class Service {
     this.#lineage =
       descent && !isManaged
         ? this.#descendant(descent)
-        : new Origin({ ...notifier.environment() }, !isManaged);
+        : new Origin(flags.control, { ...notifier.environment() }, !isManaged);
     const { policy, overload, backlog } = flags;
     this.#dispatcher = new Dispatcher({
       policy,
@@ -550,6 +559,22 @@ class Service {
         state: isLeaving ? 'leaving' : ready.has(pid) ? 'ready' : 'awaited',
       }));
   }
+}
+
+/** Those of sockets: workers and later generations may be started in another directory, of the same name. */
+function withAbsolutePaths(flags: ServiceFlags, control = resolve(flags.control)): ServiceFlags {
+  const { rawControl, listen } = flags;
+  return {
+    ...flags,
+    control,
+    ...(rawControl !== undefined && { rawControl: resolve(rawControl) }),
+    ...(listen && { listen: listen.map(withAbsolutePath) }),
+  };
+}
+
+function withAbsolutePath(address: WrittenAddress): WrittenAddress {
+  const isFile = 'path' in address && !address.path.startsWith('\0');
+  return isFile ? { path: resolve(address.path) } : address;
 }
 
 function supervisorOptions({ flags, authkey }: Parts, { command, count }: Children): SupervisorOptions {
