@@ -406,31 +406,30 @@ class Service {
   }
 
   async #handOver(next: NextGeneration): Promise<void> {
-    const { channel } = next;
-    const kill = (): void => {
-      next.signal('SIGKILL');
-    };
     try {
       await this.#awaitHello(next);
       await this.#supervisor?.pause();
       try {
-        await this.#handOverWith({ channel, kill });
+        await this.#handOverTo(next);
       } catch (error) {
         this.#supervisor?.resume();
         throw error;
       }
     } catch (error) {
-      kill();
+      next.signal('SIGKILL');
       throw takeoverError(error);
     } finally {
-      channel[Symbol.dispose]();
+      next.channel[Symbol.dispose]();
     }
   }
 
-  async #handOverWith(successor: Parameters<typeof handOver>[1]): Promise<void> {
+  async #handOverTo({ channel, signal }: NextGeneration): Promise<void> {
+    const kill = (): void => {
+      signal('SIGKILL');
+    };
     const attachments = (this.#supervisor?.occupants() ?? []).map(attachmentOf);
     try {
-      await handOver(this.#dispatcher, successor, attachments);
+      await handOver(this.#dispatcher, { channel, kill }, attachments);
     } finally {
       closeAll(attachments.flatMap(({ descriptors }) => descriptors));
     }
