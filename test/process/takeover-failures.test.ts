@@ -14,6 +14,7 @@ import { untilEnded } from '../support/processes.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 
 const preload = fileURLToPath(new URL('./fixtures/at-step.js', import.meta.url));
+const starving = fileURLToPath(new URL('./fixtures/starve-at-step.js', import.meta.url));
 
 const ask = (path: string, connection: string): string =>
   `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: ${connection}\r\n\r\n`;
@@ -201,6 +202,31 @@ describe('a takeover whose old process is killed', () => {
       }),
     );
   }
+});
+
+describe('a takeover for which no descriptor is free', () => {
+  it(
+    'fails, and the workers are looked after as before',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const words = ['run', '--workers', '1', '--prefix-output', '--control', control, app('slow.js')];
+      const env = { NODE_OPTIONS: `--import ${starving}`, PASSFD_TEST_STARVES_AT: 'successor-started' };
+      const [program, args] = passfd(...words);
+      // Not so many that it takes long to use them up.
+      const limited = ['-c', 'ulimit -n 256; exec "$0" "$@"', program, ...args];
+      const service = start('/bin/sh', limited, { env });
+      await service.line(/listening/);
+      const failing = start(...passfd('takeover', '--control', control));
+      assert.equal(await failing.exit, 1);
+      assert.match(await failing.stderr, /descriptor/);
+      service.signal('SIGWINCH');
+      assert.equal(await start(...passfd('restart', '--control', control)).exit, 0);
+      assert.equal(await start(...passfd('takeover', '--control', control)).exit, 0);
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
+    }),
+  );
 });
 
 describe('a takeover from the second generation to the third', () => {
