@@ -16,6 +16,9 @@ import { withPrograms, type Program, type Start } from '../support/program.js';
 const preload = fileURLToPath(new URL('./fixtures/at-step.js', import.meta.url));
 const starving = fileURLToPath(new URL('./fixtures/starve-at-step.js', import.meta.url));
 
+/** Where nothing is to fail by the time that it takes. */
+const PATIENT = ['--ready-timeout', '600000'];
+
 const ask = (path: string, connection: string): string =>
   `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: ${connection}\r\n\r\n`;
 
@@ -232,7 +235,7 @@ describe('a takeover for which no descriptor is free', () => {
 describe('a takeover from the second generation to the third', () => {
   it(
     'counts when the second is killed behind its last word, before the first process knows',
-    withScene({ accident: 'new freeze go-sent' }, async (scene) => {
+    withScene({ accident: 'new freeze go-sent', flags: PATIENT }, async (scene) => {
       const worker = await scene.worker();
       assert.equal(await scene.takeover().exit, 0);
       const second = (await statusOf(scene.control)).pid;
@@ -248,7 +251,7 @@ describe('a takeover from the second generation to the third', () => {
 
   it(
     'loses no signal: a stop right behind it ends the third',
-    withScene({}, async (scene) => {
+    withScene({ flags: PATIENT }, async (scene) => {
       await scene.worker();
       assert.equal(await scene.takeover().exit, 0);
       const command = scene.takeover();
@@ -312,7 +315,7 @@ describe('two that want to change a service at a time', () => {
 
   it(
     'a stop does not wait for a new generation that is not ready',
-    withScene({ accident: 'new hang loaded', flags: ['--ready-timeout', '600000'] }, async (scene) => {
+    withScene({ accident: 'new hang loaded', flags: PATIENT }, async (scene) => {
       const command = scene.takeover();
       const successor = await successorOf(command);
       await scene.end();
