@@ -167,7 +167,8 @@ class Service {
     });
     for (const event of ['restarted', 'restartFailed'] as const) {
       this.#supervisor.on(event, () => {
-        notifier.ready();
+        // Who stops has said so, for good.
+        if (!this.#isEnding) notifier.ready();
       });
     }
   }

@@ -1,6 +1,6 @@
 // passfd as a service: with the sockets of a unit, and with those that the manager keeps for it.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
@@ -231,6 +231,34 @@ describe('passfd under a manager', { skip: withoutServiceManager }, () => {
         await manager.notified('READY=1');
       },
     ),
+  );
+
+  it(
+    'says nothing of a restart that is refused, and nothing of one that ends with it when it stops',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const mood = `${directory.path}/mood`;
+      writeFileSync(mood, 'serve');
+      const flags = ['--ready-timeout', '600000', app('moody.js')];
+      const [program, args] = passfd(...run(`${directory.path}/control`, ...flags));
+      const manager = new ServiceManager(start, {
+        command: [program, ...args],
+        notify: `${directory.path}/notify`,
+        env: { MOOD_FILE: mood },
+      });
+      await manager.addresses();
+      await manager.start();
+      await manager.notified('READY=1');
+      writeFileSync(mood, 'hang');
+      manager.signal('SIGHUP');
+      await manager.notified('RELOADING=1');
+      manager.signal('SIGHUP');
+      await manager.printed(/running already.*restart failed/);
+      manager.signal('SIGTERM');
+      assert.deepEqual((await manager.next()).lines, ['STOPPING=1']);
+      assert.equal(await manager.ended(), 0);
+      await manager.end();
+    }),
   );
 
   it(
