@@ -35,7 +35,7 @@ export interface Attachment {
   readonly descriptors: readonly Descriptor[];
 }
 
-export interface Successor {
+interface Successor {
   readonly channel: TakeoverChannel;
   /** Ends its process at once: it does not answer any more. Its end of the channel is closed by that. */
   readonly kill: () => void;
@@ -105,10 +105,7 @@ export async function takeOver(
 }
 
 /** Tells the other generation that this one cannot take over, and why. */
-export async function refuseTakeover(
-  channel: TakeoverChannel,
-  { code, message }: PassfdError,
-): Promise<void> {
+async function refuseTakeover(channel: TakeoverChannel, { code, message }: PassfdError): Promise<void> {
   await channel.send({ type: 'failed', code, reason: message }).catch(() => undefined);
 }
 

@@ -91,7 +91,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   /** Opens the first channel. @throws {PassfdError} as `join` */
   async connect(): Promise<void> {
-    await this.#link(undefined);
+    this.#watch(await this.#link(undefined));
   }
 
   /** Which worker this is: the `ID` of `passfd drain ID`. */
@@ -239,7 +239,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     await this.close();
   }
 
-  async #link(returns: Returning | undefined): Promise<void> {
+  async #link(returns: Returning | undefined): Promise<Link> {
     const closedBefore = this.#closed;
     const { link, welcome } = await this.#openLink(
       {
@@ -269,7 +269,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     // What was closed since the hello had told how many are open.
     for (let count = this.#closed - closedBefore; count > 0 && returns; count--) link.noteClosed();
     link.setReferenced(this.#references > 0);
-    this.#watch(link);
+    return link;
   }
 
   #noteClosed(): void {
@@ -312,8 +312,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       if (this.#isDraining) break;
       try {
         this.#custody.expectAnew();
-        await this.#link({ id: this.id, open: this.#open, custody: this.#custody.kept });
+        const link = await this.#link({ id: this.id, open: this.#open, custody: this.#custody.kept });
         await this.#registerAgain();
+        // Not before: a dispatcher that goes away meanwhile is followed by the next round here, and not by a second one.
+        this.#watch(link);
         this.emit('reconnected');
         return;
       } catch (error) {

@@ -1,6 +1,5 @@
 // What becomes of workers when the dispatcher that started them is killed.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
@@ -8,16 +7,8 @@ import { describe, it } from 'node:test';
 import { temporaryDirectory } from '../support/files.js';
 import { turns } from '../support/loop.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
+import { isAlive } from '../support/processes.js';
 import { withPrograms, type Program } from '../support/program.js';
-
-function isAlive(pid: number): boolean {
-  try {
-    // One that has ended and that nobody has waited for is a zombie.
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
-  } catch {
-    return false;
-  }
-}
 
 describe('a worker whose dispatcher is killed', () => {
   it(

@@ -1,6 +1,6 @@
 // passfd as a service: with the sockets of a unit, and with those that the manager keeps for it.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
@@ -8,6 +8,7 @@ import { describe, it } from 'node:test';
 
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
+import { untilEnded } from '../support/processes.js';
 import { withPrograms } from '../support/program.js';
 import { ServiceManager, withoutServiceManager, type ServiceOptions } from '../support/service-manager.js';
 
@@ -233,6 +234,34 @@ describe('passfd under a manager', { skip: withoutServiceManager }, () => {
   );
 
   it(
+    'says nothing of a restart that is refused, and nothing of one that ends with it when it stops',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const mood = `${directory.path}/mood`;
+      writeFileSync(mood, 'serve');
+      const flags = ['--ready-timeout', '600000', app('moody.js')];
+      const [program, args] = passfd(...run(`${directory.path}/control`, ...flags));
+      const manager = new ServiceManager(start, {
+        command: [program, ...args],
+        notify: `${directory.path}/notify`,
+        env: { MOOD_FILE: mood },
+      });
+      await manager.addresses();
+      await manager.start();
+      await manager.notified('READY=1');
+      writeFileSync(mood, 'hang');
+      manager.signal('SIGHUP');
+      await manager.notified('RELOADING=1');
+      manager.signal('SIGHUP');
+      await manager.printed(/running already.*restart failed/);
+      manager.signal('SIGTERM');
+      assert.deepEqual((await manager.next()).lines, ['STOPPING=1']);
+      assert.equal(await manager.ended(), 0);
+      await manager.end();
+    }),
+  );
+
+  it(
     'names the next generation as the main process before it ends, and that is notified by it',
     managed(
       ({ control, path }) => run(control, '--listen', `unix:${path}`, app('http.js')),
@@ -246,6 +275,35 @@ describe('passfd under a manager', { skip: withoutServiceManager }, () => {
         assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
       },
     ),
+  );
+
+  it(
+    'ends when the next generation is the main process, and that one serves on, hands on, and stops like the first',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const path = `${directory.path}/web`;
+      const [program, args] = passfd(...run(control, '--listen', `unix:${path}`, app('http.js')));
+      const manager = new ServiceManager(start, {
+        command: [program, ...args],
+        notify: `${directory.path}/notify`,
+      });
+      await manager.addresses();
+      let { pid } = await manager.start();
+      await manager.notified('READY=1');
+      for (let takeover = 0; takeover < 3; takeover++) {
+        assert.equal(await start(...passfd('takeover', '--control', control)).exit, 0);
+        await untilEnded(pid);
+        pid = (await statusOf(control)).pid;
+        await manager.notified(`MAINPID=${pid}`);
+        assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
+      }
+      manager.signal('SIGTERM');
+      await manager.notified('STOPPING=1');
+      await manager.ended();
+      await untilEnded(pid);
+      await manager.end();
+    }),
   );
 });
 
