@@ -58,6 +58,12 @@ static int is_known(const struct will_state *state, int fd)
 	return fd >= 0 && fd < state->capacity;
 }
 
+/* Why a descriptor cannot be registered. */
+static int unknown(int fd)
+{
+	return fd < 0 ? -EBADF : -ENOSPC;
+}
+
 static unsigned char mark_of(struct will_state *state, int fd)
 {
 	return atomic_load_explicit(&state->marks[fd], memory_order_relaxed);
@@ -319,7 +325,7 @@ int will_close_first(int fd)
 	if (!state)
 		return -ENOENT;
 	if (!is_known(state, fd))
-		return -EBADF;
+		return unknown(fd);
 	if (mark_of(state, fd) & WILL_CLOSE_FIRST)
 		return 0;
 	for (int i = 0; i < WILL_MAX_CLOSE_FIRST; i++) {
@@ -362,7 +368,7 @@ int will_set_channel(int socket, int is_ready, const int *listeners, size_t coun
 	if (!state)
 		return -ENOENT;
 	if (!is_known(state, socket))
-		return -EBADF;
+		return unknown(socket);
 	for (size_t i = 0; i < count; i++)
 		if (listeners[i] < 0 || listeners[i] > WILL_MAX_LISTENER_ID)
 			return -EINVAL;

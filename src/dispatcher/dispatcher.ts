@@ -413,7 +413,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
     this.#rawControl = acceptor;
-    this.#will?.closeFirst(acceptor);
+    this.#bequeath((will) => {
+      will.closeFirst(acceptor);
+    });
     acceptor.feed({
       room: () => (this.#isFrozen ? 0 : RAW_WORKERS_AT_ONCE),
       take: (descriptors) => {
@@ -444,25 +446,46 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     } catch (error) {
       this.emit('warned', error);
     }
-    if (!this.#will) return;
-    if (this.#control) this.#will.closeFirst(this.#control.acceptor);
-    if (this.#rawControl) this.#will.closeFirst(this.#rawControl);
-    for (const { id, acceptor } of this.#listeners) this.#will.addListener(id, acceptor);
+    for (const acceptor of [this.#control?.acceptor, this.#rawControl]) {
+      if (acceptor) {
+        this.#bequeath((will) => {
+          will.closeFirst(acceptor);
+        });
+      }
+    }
+    for (const loop of this.#listeners) this.#bequeathLoop(loop);
     for (const worker of this.#pool.workers) {
-      this.#will.handOut(worker.handedOut);
+      this.#will?.handOut(worker.handedOut);
       this.#noteChannel(worker);
     }
   }
 
+  /** What the will has no room for is lost, should this process die; nothing else is wrong with it. */
+  #bequeath(tell: (will: LastWill) => void): void {
+    try {
+      if (this.#will) tell(this.#will);
+    } catch (error) {
+      this.emit('warned', error);
+    }
+  }
+
+  #bequeathLoop({ id, acceptor }: AcceptLoop): void {
+    this.#bequeath((will) => {
+      will.addListener(id, acceptor);
+    });
+  }
+
   /** What a worker gets, should this process die, is what it would get now. */
   #noteChannel(worker: WorkerHandle): void {
-    if (!(worker instanceof PassfdWorker) || !this.#will) return;
-    const listeners = worker.state === 'ready' ? worker.listeners : [];
-    this.#will.setChannel(worker.socket, { isReady: worker.state === 'ready', listeners });
+    if (!(worker instanceof PassfdWorker)) return;
+    const isReady = worker.state === 'ready';
+    this.#bequeath((will) => {
+      will.setChannel(worker.socket, { isReady, listeners: isReady ? worker.listeners : [] });
+    });
   }
 
   #onOpened(loop: AcceptLoop): void {
-    this.#will?.addListener(loop.id, loop.acceptor);
+    this.#bequeathLoop(loop);
     this.#pool.open(loop, (error) => this.emit('warned', error));
     for (const worker of this.#pool.workers) this.#entrust(worker, loop);
     const { address, isInherited, acceptor } = loop;
@@ -677,6 +700,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     );
     if (isServed) return;
     this.#pool.abandon(loop);
+    // Nothing of it waits any more, and whoever listens there again has another number.
+    this.#will?.removeListener(loop.id);
     await this.#listeners.end(loop);
   }
 
