@@ -57,12 +57,12 @@ export class Listeners implements Iterable<AcceptLoop> {
   /** @throws {PassfdError} as `listen` of `passfd` */
   async openOwn(address: OwnAddress, backlog: number | undefined): Promise<AcceptLoop> {
     const key = this.#unusedKey(ownKey(address));
+    // Not by its key: the number may be another socket's than in the process that died.
+    if (typeof address === 'object' && 'fd' in address) {
+      return this.#open(inherited(address.fd), { key, isOwn: true });
+    }
     const returned = this.#takeReturned((candidate) => candidate.key === key);
-    if (returned) return this.#open(returned, { key, isOwn: true });
-    const acceptor =
-      typeof address === 'object' && 'fd' in address
-        ? inherited(address.fd)
-        : await listen(address, backlog === undefined ? {} : { backlog });
+    const acceptor = returned ?? (await listen(address, backlog === undefined ? {} : { backlog }));
     return this.#open(acceptor, { key, isOwn: true });
   }
 
