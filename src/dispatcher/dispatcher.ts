@@ -25,7 +25,7 @@ import {
   type ControlOptions,
   type Joined,
 } from './control.js';
-import { Listeners, type OwnAddress } from './listeners.js';
+import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
 import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
 import { createPolicy, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
@@ -155,8 +155,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * Listening sockets that somebody else has kept for workers that ask for their addresses, until `closeOffered`. Takes
    * them over. @throws {PassfdError} `ERR_WRONG_KIND`
    */
-  offer(descriptors: readonly Descriptor[]): void {
-    this.#listeners.offer(descriptors);
+  async offer(sockets: readonly OfferedSocket[]): Promise<void> {
+    await this.#listeners.offer(sockets);
   }
 
   async closeOffered(): Promise<void> {
@@ -413,9 +413,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
     this.#rawControl = acceptor;
-    this.#bequeath((will) => {
-      will.closeFirst(acceptor);
-    });
+    this.#bequeathFirst(acceptor);
     acceptor.feed({
       room: () => (this.#isFrozen ? 0 : RAW_WORKERS_AT_ONCE),
       take: (descriptors) => {
@@ -467,6 +465,12 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     } catch (error) {
       this.emit('warned', error);
     }
+  }
+
+  #bequeathFirst(acceptor: Acceptor): void {
+    this.#bequeath((will) => {
+      will.closeFirst(acceptor);
+    });
   }
 
   #bequeathLoop({ id, acceptor }: AcceptLoop): void {
