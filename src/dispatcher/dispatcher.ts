@@ -312,6 +312,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       this.#generation = snapshot.generation + 1;
       this.#refusedPeers = refusedPeers;
       for (const listener of snapshot.listeners) await this.#listeners.restore(listener);
+      await this.#listeners.offer(snapshot.offered);
       const loops = new Map(Array.from(this.#listeners, (loop) => [loop.id, loop]));
       for (const worker of snapshot.workers) this.#restoreWorker(worker, loops);
       for (const { channel, ...child } of snapshot.silentChildren) {
@@ -342,7 +343,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     for (const worker of this.#pool.workers) worker.disown();
     for (const socket of this.#silentChildren.keys()) socket.destroy();
     this.#pool.disown();
-    for (const { acceptor } of this.#listeners) acceptor.release().close();
+    for (const { acceptor } of [...this.#listeners, ...this.#listeners.offered]) acceptor.release().close();
     if (this.#rawControl?.closed === false) this.#rawControl.release().close();
     await this.#control?.abandon();
     this.#diagnostics?.close();
@@ -760,6 +761,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         isOwn,
         accepted,
         ...socketOf(acceptor),
+      })),
+      offered: this.#listeners.offered.map(({ acceptor, isInherited }) => ({
+        isInherited,
+        descriptor: own(acceptor.duplicate()),
       })),
       workers,
       silentChildren: Array.from(this.#silentChildren, ([socket, child]) => ({

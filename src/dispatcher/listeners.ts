@@ -28,7 +28,7 @@ export interface OfferedSocket {
 }
 
 /** The same, while it is here. */
-interface Offered {
+export interface Offered {
   readonly acceptor: Acceptor;
   readonly isInherited: boolean;
 }
@@ -65,6 +65,11 @@ export class Listeners implements Iterable<AcceptLoop> {
   /** Those whose connections go to all workers that serve. */
   get own(): AcceptLoop[] {
     return [...this].filter(({ isOwn }) => isOwn);
+  }
+
+  /** Those that nobody has asked for yet. */
+  get offered(): readonly Offered[] {
+    return this.#offered;
   }
 
   /** @throws {PassfdError} as `listen` of `passfd` */

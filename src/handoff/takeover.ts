@@ -73,6 +73,8 @@ const message = z.discriminatedUnion('type', [
     accepted: count,
     removesFile: z.boolean(),
   }),
+  /** A listening socket that a worker may still ask for. */
+  z.object({ type: z.literal('offered'), isInherited: z.boolean() }),
   z.object({ type: z.literal('control'), removesFile: z.boolean() }),
   z.object({ type: z.literal('raw-control'), removesFile: z.boolean() }),
   z.object({ type: z.literal('worker'), worker: z.union([passfdWorker, recipeWorker]) }),

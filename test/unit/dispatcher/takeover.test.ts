@@ -1,0 +1,47 @@
+// A takeover between two dispatchers in one process: what the next one knows is what the last one knew.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { awaitGo, Dispatcher, handOver, takeOver } from '../../../src/dispatcher/index.js';
+import { listen, socketPair } from '../../../src/fd/index.js';
+import { TakeoverChannel } from '../../../src/handoff/index.js';
+import { onStage, type Stage } from '../../support/dispatcher-stage.js';
+
+const anyPort = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
+
+/** Has another dispatcher take over from that of the stage. The caller closes it. */
+async function takenOver({ dispatcher }: Stage): Promise<Dispatcher> {
+  const [here, there] = socketPair();
+  using oldEnd = new TakeoverChannel(here);
+  using newEnd = new TakeoverChannel(there);
+  const next = new Dispatcher();
+  const over = handOver(dispatcher, { channel: oldEnd, kill: () => undefined }, []);
+  await takeOver(next, newEnd, {});
+  await awaitGo(newEnd);
+  await over;
+  await dispatcher.disown();
+  next.thaw();
+  return next;
+}
+
+describe('the dispatcher that takes over', () => {
+  it(
+    'has the sockets that workers may still ask for, and knows whose they are',
+    onStage({}, async (stage) => {
+      const worker = await stage.join();
+      await using unit = await listen({ host: '127.0.0.1', port: 0 });
+      const descriptor = unit.duplicate();
+      await stage.dispatcher.offer([{ descriptor, isInherited: true }]);
+      await using next = await takenOver(stage);
+      assert.ok('port' in unit.address);
+      const { address } = await worker.listenAt({ ...anyPort, port: unit.address.port });
+      await worker.ready();
+      await stage.client(address);
+      await worker.handoffs(1);
+      // It is not ended for whoever keeps it.
+      await next.stopAccepting();
+      await stage.client(address);
+      (await unit.accept()).close();
+    }),
+  );
+});
