@@ -40,6 +40,9 @@ static char *stack;
 /* The memory while the will is open, else NULL: then nothing costs anything. */
 static struct will_state *_Atomic will;
 
+/* Whether this thread has opened it. */
+static _Thread_local int is_opener;
+
 static struct {
 	pthread_t thread;
 	sem_t is_made;
@@ -75,6 +78,14 @@ static void set_mark(struct will_state *state, int fd, unsigned char mark, int o
 		atomic_fetch_or_explicit(&state->marks[fd], mark, memory_order_relaxed);
 	else
 		atomic_fetch_and_explicit(&state->marks[fd], (unsigned char)~mark, memory_order_relaxed);
+}
+
+static int are_known(const struct will_state *state, const int *fds, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!is_known(state, fds[i]))
+			return 0;
+	return 1;
 }
 
 static void mark_all(struct will_state *state, const int *fds, size_t count, int on)
@@ -245,6 +256,7 @@ int will_open(void)
 		close_watches(memory);
 		return result;
 	}
+	is_opener = 1;
 	atomic_store_explicit(&will, memory, memory_order_release);
 	return 0;
 }
@@ -268,6 +280,7 @@ void will_cancel(void)
 		return;
 	atomic_store_explicit(&state->is_cancelled, 1, memory_order_release);
 	atomic_store_explicit(&will, NULL, memory_order_release);
+	is_opener = 0;
 	pthread_mutex_lock(&executor.lock);
 	if (!executor.is_over)
 		result = kill(executor.pid, SIGKILL);
@@ -442,22 +455,17 @@ ssize_t will_send(int socket, const void *bytes, size_t length, const int *fds, 
 {
 	struct will_state *state = opened();
 
-	if (!state || !is_known(state, socket) || count > PASSFD_MAX_DESCRIPTORS)
+	if (!state || count > PASSFD_MAX_DESCRIPTORS)
 		return passfd_send(socket, bytes, length, fds, count);
-	if (mark_of(state, socket) & WILL_CHANNEL) {
-		int is_all_known = 1;
-		for (size_t i = 0; i < count; i++)
-			is_all_known &= is_known(state, fds[i]);
-		if (handoff && count > 0 && is_all_known)
-			return send_with_intent(state, socket, bytes, length, fds, count, handoff);
-		return send_marked(state, socket, bytes, length, fds, count);
-	}
-	if (!handoff)
-		return passfd_send(socket, bytes, length, fds, count);
+	int is_channel = is_known(state, socket) && mark_of(state, socket) & WILL_CHANNEL;
+	if (handoff && is_channel && count > 0 && are_known(state, fds, count))
+		return send_with_intent(state, socket, bytes, length, fds, count, handoff);
 	/* Nothing can be repeated here. Lost, if this process dies in the call, is better than served twice. */
-	mark_all(state, fds, count, 1);
-	ssize_t sent = passfd_send(socket, bytes, length, fds, count);
-	if (sent < 0)
+	if (handoff)
+		mark_all(state, fds, count, 1);
+	ssize_t sent = is_channel ? send_marked(state, socket, bytes, length, fds, count)
+	                          : passfd_send(socket, bytes, length, fds, count);
+	if (handoff && sent < 0)
 		mark_all(state, fds, count, 0);
 	return sent;
 }
@@ -500,7 +508,7 @@ void will_forget(int fd)
 {
 	struct will_state *state = opened();
 
-	if (state && is_known(state, fd) && mark_of(state, fd) != 0)
+	if (is_opener && state && is_known(state, fd) && mark_of(state, fd) != 0)
 		set_mark(state, fd, WILL_HANDED, 0);
 }
 
