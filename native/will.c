@@ -402,19 +402,12 @@ int will_set_channel(int socket, int is_ready, const int *listeners, size_t coun
 	return 0;
 }
 
-int will_remove_channel(int socket)
+static void remove_channel(struct will_state *state, int socket)
 {
-	struct will_state *state = opened();
-
-	if (!state)
-		return -ENOENT;
-	if (!is_known(state, socket) || !(mark_of(state, socket) & WILL_CHANNEL))
-		return 0;
 	struct will_channel *channel = find_channel(state, socket);
 	if (channel)
 		atomic_store_explicit(&channel->is_set, 0, memory_order_release);
 	set_mark(state, socket, WILL_CHANNEL | WILL_MID_FRAME, 0);
-	return 0;
 }
 
 /* Sends, and keeps a mark at the channel while a part of the message may have been sent. */
@@ -498,7 +491,7 @@ void will_before_close(int fd)
 	if (!state || !is_known(state, fd))
 		return;
 	if (mark_of(state, fd) & WILL_CHANNEL)
-		will_remove_channel(fd);
+		remove_channel(state, fd);
 	if (mark_of(state, fd) & WILL_CLOSE_FIRST)
 		forget_close_first(state, fd);
 }
@@ -553,12 +546,6 @@ int will_set_channel(int socket, int is_ready, const int *listeners, size_t coun
 	(void)is_ready;
 	(void)listeners;
 	(void)count;
-	return -ENOENT;
-}
-
-int will_remove_channel(int socket)
-{
-	(void)socket;
 	return -ENOENT;
 }
 

@@ -46,7 +46,6 @@ int will_close_first(int fd);
 /* A channel that speaks the hand-off protocol, and which listeners its worker serves; a second call updates it. It gets
  * something only while it is ready. Closing it here takes it off the list. */
 int will_set_channel(int socket, int is_ready, const int *listeners, size_t count);
-int will_remove_channel(int socket);
 
 /* Where a message is that hands out connections: the position of the first of them on its channel. */
 struct will_handoff {

@@ -85,10 +85,6 @@ export class LastWill implements Disposable {
     this.#call('', () => native.willSetChannel(socket.fd, isReady ? 1 : 0, ids, ids.length));
   }
 
-  removeChannel(socket: WithDescriptor): void {
-    this.#call('', () => native.willRemoveChannel(socket.fd));
-  }
-
   /** Workers have them, or are about to: another process had sent them, and this one has its own descriptors of them. */
   handOut(connections: readonly WithDescriptor[]): void {
     const fds = Int32Array.from(connections, ({ fd }) => fd);

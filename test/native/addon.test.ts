@@ -60,7 +60,6 @@ describe('the addon', () => {
       'willHandOut',
       'willOpen',
       'willPid',
-      'willRemoveChannel',
       'willRemoveListener',
       'willSetChannel',
       'willTakeBack',
