@@ -316,9 +316,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       const loops = new Map(Array.from(this.#listeners, (loop) => [loop.id, loop]));
       for (const worker of snapshot.workers) this.#restoreWorker(worker, loops);
       for (const { channel, ...child } of snapshot.silentChildren) {
-        const socket = new StreamSocket(channel);
-        socket.freeze();
-        this.addChild(socket, child);
+        this.addChild(new StreamSocket(channel), child);
       }
       this.#pool.restore(connectionsOf(snapshot.waiting, loops), counts);
       const { control, rawControl } = snapshot;
@@ -591,6 +589,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async #hearChild(socket: StreamSocket, child: ChildIdentity): Promise<void> {
     const connection = new Connection(socket);
     this.#silentChildren.set(socket, child);
+    if (this.#isFrozen) socket.freeze();
     try {
       const introduction = decodeIntroduction(await connection.recvBytes(MAX_HELLO_BYTES));
       if (introduction.dialect !== 'passfd' || introduction.hello.role !== 'worker') {
@@ -725,10 +724,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     });
     // Who is on the way in is let in first; from then on nobody new comes.
     await this.#control?.freeze();
+    await this.#prepared.catch(() => undefined);
     this.#rawControl?.resume();
     this.#pool.freeze();
-    const frozen: { readonly worker: WorkerHandle; readonly state: FrozenWorker }[] = [];
-    for (const worker of [...this.#pool.workers]) frozen.push({ worker, state: await worker.freeze() });
+    for (const socket of this.#silentChildren.keys()) socket.freeze();
+    const frozen = new Map<WorkerHandle, FrozenWorker>();
+    // One that was heard just before may become a worker meanwhile.
+    for (let worker = this.#notIn(frozen); worker; worker = this.#notIn(frozen)) {
+      frozen.set(worker, await worker.freeze());
+    }
     const connectionOf = ({ descriptor, loop }: AcceptedConnection): ConnectionSnapshot => {
       if (!this.#listeners.has(loop)) {
         throw new PassfdError(
@@ -739,7 +743,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       return { descriptor, listener: loop.id };
     };
     const workers: WorkerSnapshot[] = [];
-    for (const { worker, state } of frozen) {
+    for (const [worker, state] of frozen) {
       // One that has left meanwhile gave back what it had.
       if (!this.#pool.workers.includes(worker)) continue;
       workers.push({
@@ -749,7 +753,6 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         unsent: state.unsent(),
       });
     }
-    for (const socket of this.#silentChildren.keys()) socket.freeze();
     return {
       generation: this.#generation,
       counts: { ...this.#pool.counts, refusedPeers: this.#refusedPeers },
@@ -773,6 +776,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       })),
       waiting: this.#pool.waiting.map(connectionOf),
     };
+  }
+
+  #notIn(frozen: ReadonlyMap<WorkerHandle, FrozenWorker>): WorkerHandle | undefined {
+    return this.#pool.workers.find((worker) => !frozen.has(worker));
   }
 
   #restoreWorker(

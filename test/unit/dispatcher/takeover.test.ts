@@ -4,10 +4,15 @@ import { describe, it } from 'node:test';
 
 import { awaitGo, Dispatcher, handOver, takeOver } from '../../../src/dispatcher/index.js';
 import { listen, socketPair } from '../../../src/fd/index.js';
-import { TakeoverChannel } from '../../../src/handoff/index.js';
+import { encodeFrame, encodeHello, PROTOCOL_VERSION, TakeoverChannel } from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
+import { FakeWorker } from '../../support/fake-worker.js';
 
 const anyPort = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
+
+const hello = encodeFrame(
+  encodeHello({ passfd: PROTOCOL_VERSION, role: 'worker', pid: process.pid, window: 8, capacity: null }),
+);
 
 /** Has another dispatcher take over from that of the stage. The caller closes it. */
 async function takenOver({ dispatcher }: Stage): Promise<Dispatcher> {
@@ -42,6 +47,24 @@ describe('the dispatcher that takes over', () => {
       await next.stopAccepting();
       await stage.client(address);
       (await unit.accept()).close();
+    }),
+  );
+
+  it(
+    'has a child that says hello while the workers are being frozen',
+    onStage({}, async (stage) => {
+      for (const id of [1, 2, 3]) stage.own(await FakeWorker.child(stage.dispatcher, id));
+      const [here, there] = socketPair();
+      using child = new FakeWorker(there);
+      stage.dispatcher.addChild(here, { id: 4, pid: process.pid });
+      const taking = takenOver(stage);
+      await child.say(hello);
+      await using next = await taking;
+      assert.equal((await child.next('welcome')).id, 4);
+      assert.deepEqual(
+        next.workers.map(({ id }) => id),
+        [1, 2, 3, 4],
+      );
     }),
   );
 });
