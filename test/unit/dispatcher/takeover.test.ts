@@ -4,7 +4,13 @@ import { describe, it } from 'node:test';
 
 import { awaitGo, Dispatcher, handOver, takeOver } from '../../../src/dispatcher/index.js';
 import { listen, socketPair } from '../../../src/fd/index.js';
-import { encodeFrame, encodeHello, PROTOCOL_VERSION, TakeoverChannel } from '../../../src/handoff/index.js';
+import {
+  encodeFrame,
+  encodeHello,
+  encodeJson,
+  PROTOCOL_VERSION,
+  TakeoverChannel,
+} from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { FakeWorker } from '../../support/fake-worker.js';
 
@@ -65,6 +71,21 @@ describe('the dispatcher that takes over', () => {
         next.workers.map(({ id }) => id),
         [1, 2, 3, 4],
       );
+    }),
+  );
+
+  it(
+    'goes on inside a message of a worker, however long it is',
+    onStage({}, async (stage) => {
+      const worker = await stage.join();
+      const listeners = Array.from({ length: 12_000 }, () => 9_999);
+      const frame = encodeJson({ type: 'unlisten', request: 7, listeners });
+      await worker.say(frame.subarray(0, -1));
+      await stage.until(() => worker.socket.unreadBytes === 0);
+      await using next = await takenOver(stage);
+      await worker.say(frame.subarray(-1));
+      assert.equal((await worker.next('unlistened')).request, 7);
+      assert.equal(next.workers.length, 1);
     }),
   );
 });
