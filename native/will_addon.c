@@ -113,13 +113,6 @@ static napi_value set_channel(napi_env env, napi_callback_info info)
 	return integer(env, will_set_channel(fd, is_ready, listeners, (size_t)listener_count));
 }
 
-/* willRemoveChannel(fd) */
-static napi_value remove_channel(napi_env env, napi_callback_info info)
-{
-	int fd;
-	return get_one(env, info, "fd", INT_MAX, &fd) ? integer(env, will_remove_channel(fd)) : NULL;
-}
-
 /* willTakeBack(fds, count) */
 static napi_value take_back(napi_env env, napi_callback_info info)
 {
@@ -158,7 +151,6 @@ napi_status addon_define_will(napi_env env, napi_value exports)
 		{"willRemoveListener", NULL, remove_listener, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"willCloseFirst", NULL, close_first, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"willSetChannel", NULL, set_channel, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willRemoveChannel", NULL, remove_channel, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"willHandOut", NULL, hand_out, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"willTakeBack", NULL, take_back, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 	};

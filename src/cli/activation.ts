@@ -1,6 +1,7 @@
 // Activation: finds for each `--listen` the socket that the service manager has passed or kept, where there is one.
-import type { Address, Descriptor } from '../fd/index.js';
-import { listenersNamed, matchListeners, type InheritedDescriptor } from '../systemd/index.js';
+import type { OfferedSocket } from '../dispatcher/index.js';
+import type { Address } from '../fd/index.js';
+import { listenersNamed, matchListeners, storedName, type InheritedDescriptor } from '../systemd/index.js';
 import type { ListenAddress, WrittenAddress } from './address.js';
 
 export interface Resolved {
@@ -36,10 +37,13 @@ function isPlain(address: WrittenAddress): address is Address {
   return 'host' in address || 'path' in address;
 }
 
-/** Of those that are listening sockets; the others are closed. */
-export function listenersIn(rest: readonly InheritedDescriptor[]): Descriptor[] {
-  return rest.flatMap(({ descriptor }) => {
-    if (descriptor.describe().kind === 'listener') return descriptor;
+/** Those that are listening sockets, for workers that ask for their addresses; the others are closed. */
+export function offeredIn(rest: readonly InheritedDescriptor[]): OfferedSocket[] {
+  return rest.flatMap(({ name, descriptor }) => {
+    if (descriptor.describe().kind === 'listener') {
+      // What a process of this service had stored has the name that it gave it; the rest is that of .socket units.
+      return { descriptor, isInherited: name !== storedName(descriptor.localAddress) };
+    }
     descriptor.close();
     return [];
   });

@@ -15,7 +15,7 @@ import { closeAll, OrphanReaper, PassfdError, type Address } from '../fd/index.j
 import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
 import { Supervisor, type ChildView, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
-import { listenersIn, resolveListen } from './activation.js';
+import { offeredIn, resolveListen } from './activation.js';
 import { ANY_HOST, type ListenAddress, type WrittenAddress } from './address.js';
 import { readAuthkey } from './authkey.js';
 import {
@@ -319,7 +319,7 @@ class Service {
     const { addresses, rest } = await resolveListen(flags.listen ?? [], inherited);
     for (const address of addresses) await listenAt(this.#dispatcher, address);
     // What is listened at has a duplicate; the others are for workers that ask for their addresses.
-    this.#dispatcher.offer(listenersIn(rest));
+    await this.#dispatcher.offer(offeredIn(rest));
     closeAll(inherited.filter((one) => !rest.includes(one)).map(({ descriptor }) => descriptor));
   }
 

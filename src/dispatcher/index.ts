@@ -7,6 +7,7 @@ export {
   type DispatcherOptions,
   type OpenControlOptions,
 } from './dispatcher.js';
+export type { OfferedSocket } from './listeners.js';
 export { policyNames, type Arrival, type Candidate, type Policy, type PolicyName } from './policy.js';
 export type { Overload } from './pool.js';
 export type { AwaitedWorker } from './returns.js';

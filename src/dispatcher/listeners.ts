@@ -20,6 +20,19 @@ export interface ListenersEvents {
   warned(error: unknown): void;
 }
 
+/** A listening socket that somebody else has kept for workers that ask for its address. */
+export interface OfferedSocket {
+  readonly descriptor: Descriptor;
+  /** Whether another process has made it, and keeps it; else an earlier process of this service has. */
+  readonly isInherited: boolean;
+}
+
+/** The same, while it is here. */
+export interface Offered {
+  readonly acceptor: Acceptor;
+  readonly isInherited: boolean;
+}
+
 /** A listening socket that was in custody, until somebody asks for it again. */
 interface Returned {
   readonly key: string;
@@ -33,8 +46,8 @@ export class Listeners implements Iterable<AcceptLoop> {
   readonly #opening = new Map<string, Promise<AcceptLoop>>();
   /** By the identity of the socket, since every worker brings each. */
   readonly #returned = new Map<string, Returned>();
-  /** Listening sockets that somebody else has kept, for whoever asks for their address. */
-  #offered: Acceptor[] = [];
+  /** For whoever asks for their addresses. */
+  readonly #offered: Offered[] = [];
   #nextId = 0;
 
   constructor(events: ListenersEvents) {
@@ -54,15 +67,20 @@ export class Listeners implements Iterable<AcceptLoop> {
     return [...this].filter(({ isOwn }) => isOwn);
   }
 
+  /** Those that nobody has asked for yet. */
+  get offered(): readonly Offered[] {
+    return this.#offered;
+  }
+
   /** @throws {PassfdError} as `listen` of `passfd` */
   async openOwn(address: OwnAddress, backlog: number | undefined): Promise<AcceptLoop> {
     const key = this.#unusedKey(ownKey(address));
+    // Not by its key: the number may be another socket's than in the process that died.
+    if (typeof address === 'object' && 'fd' in address) {
+      return this.#open(inherited(address.fd), { key, isOwn: true });
+    }
     const returned = this.#takeReturned((candidate) => candidate.key === key);
-    if (returned) return this.#open(returned, { key, isOwn: true });
-    const acceptor =
-      typeof address === 'object' && 'fd' in address
-        ? inherited(address.fd)
-        : await listen(address, backlog === undefined ? {} : { backlog });
+    const acceptor = returned ?? (await listen(address, backlog === undefined ? {} : { backlog }));
     return this.#open(acceptor, { key, isOwn: true });
   }
 
@@ -72,9 +90,14 @@ export class Listeners implements Iterable<AcceptLoop> {
     const existing = this.#find(key, address);
     if (existing) return existing;
     const offered = this.#takeOffered(address);
-    const opening = (offered ? Promise.resolve(offered) : openWanted(address, backlog)).then((acceptor) =>
-      this.#open(acceptor, { key, isOwn: false }),
-    );
+    const opening = offered
+      ? Promise.resolve(
+          this.#open(offered.acceptor, {
+            key: offered.isInherited ? inheritedKey(address) : key,
+            isOwn: false,
+          }),
+        )
+      : openWanted(address, backlog).then((acceptor) => this.#open(acceptor, { key, isOwn: false }));
     this.#opening.set(key, opening);
     try {
       return await opening;
@@ -121,13 +144,16 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** Takes over listening sockets that workers may ask for. @throws {PassfdError} `ERR_WRONG_KIND` */
-  offer(descriptors: readonly Descriptor[]): void {
-    for (const descriptor of descriptors) this.#offered.push(new Acceptor(descriptor));
+  async offer(sockets: readonly OfferedSocket[]): Promise<void> {
+    for (const { descriptor, isInherited } of sockets) {
+      const acceptor = await Acceptor.inherit(descriptor, { removesFile: !isInherited });
+      this.#offered.push({ acceptor, isInherited });
+    }
   }
 
   /** Nobody asks for what was offered any more. */
   async closeOffered(): Promise<void> {
-    await Promise.all(this.#offered.splice(0).map((acceptor) => this.#closeAcceptor(acceptor)));
+    await Promise.all(this.#offered.splice(0).map(({ acceptor }) => this.#closeAcceptor(acceptor)));
   }
 
   /** Nobody asks for what was returned any more. */
@@ -194,7 +220,8 @@ export class Listeners implements Iterable<AcceptLoop> {
 
   /** An address that is open already, whoever asked for it, and in whatever words. */
   #find(key: string, address: WantedAddress): Promise<AcceptLoop> | AcceptLoop | undefined {
-    const same = [...this].find((loop) => loop.key === key) ?? this.#opening.get(key);
+    const keys = [key, inheritedKey(address)];
+    const same = [...this].find((loop) => keys.includes(loop.key)) ?? this.#opening.get(key);
     if (same) return same;
     if ('fd' in address || ('port' in address && (address.port === 0 || address.host === null))) {
       return undefined;
@@ -205,7 +232,7 @@ export class Listeners implements Iterable<AcceptLoop> {
     return [...this].find((loop) => formatAddress(loop.address) === wanted);
   }
 
-  #takeOffered(address: WantedAddress): Acceptor | undefined {
+  #takeOffered(address: WantedAddress): Offered | undefined {
     if ('fd' in address || ('port' in address && address.port === 0)) return undefined;
     const wanted =
       'path' in address
@@ -213,7 +240,7 @@ export class Listeners implements Iterable<AcceptLoop> {
         : (address.host === null ? ['::', '0.0.0.0'] : [address.host]).map((host) =>
             formatAddress({ host, port: address.port }),
           );
-    const index = this.#offered.findIndex((acceptor) => wanted.includes(formatAddress(acceptor.address)));
+    const index = this.#offered.findIndex(({ acceptor }) => wanted.includes(formatAddress(acceptor.address)));
     return index < 0 ? undefined : this.#offered.splice(index, 1)[0];
   }
 
@@ -233,7 +260,7 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 }
 
-/** What a key begins with: who asked for the address, and whether a socket file there is somebody else's. */
+/** What a key begins with: who asked for the address; and `-fd`, where the socket and its file are somebody else's. */
 type Origin = 'own' | 'own-fd' | 'wanted' | 'wanted-fd';
 
 /** As it was asked for: at port 0, the next dispatcher gets the port that the kernel had picked. */
@@ -244,6 +271,11 @@ function ownKey(address: OwnAddress): string {
 
 function wantedKey(address: WantedAddress): string {
   return keyOf('fd' in address ? 'wanted-fd' : 'wanted', JSON.stringify(address));
+}
+
+/** Of a socket that was offered, and that somebody else keeps. */
+function inheritedKey(address: WantedAddress): string {
+  return keyOf('wanted-fd', JSON.stringify(address));
 }
 
 function keyOf(origin: Origin, rest: string): string {

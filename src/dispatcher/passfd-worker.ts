@@ -336,10 +336,11 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async freeze(): Promise<FrozenWorker> {
+    const partial = await this.#channel.freeze();
+    // It may be what came last that broke the protocol. The channel is shut then, and no other process would know.
     if (this.#state.is === 'broken') {
       throw new PassfdError('ERR_DISPATCHER', `Worker ${this.id} is being cut off at this moment`);
     }
-    const partial = await this.#channel.freeze();
     const snapshot: PassfdWorkerSnapshot = {
       dialect: 'passfd',
       id: this.id,
@@ -528,8 +529,10 @@ export class PassfdWorker implements WorkerHandle {
     const group = take(1);
     const [descriptor] = group === 'lost' ? [] : group;
     // One that this process had no descriptor left for comes back by another worker, or not at all.
-    if (descriptor) await this.#events.custody(this, key, descriptor);
-    this.#hasBrought = true;
+    if (descriptor) {
+      await this.#events.custody(this, key, descriptor);
+      this.#hasBrought = true;
+    }
     this.#awaitedCustody--;
     this.#noteReturned();
   }

@@ -9,6 +9,7 @@ import {
 } from '../handoff/index.js';
 import type { ControlOptions } from './control.js';
 import type { Dispatcher } from './dispatcher.js';
+import type { OfferedSocket } from './listeners.js';
 import type { PassfdWorkerSnapshot } from './passfd-worker.js';
 import type { RecipeWorkerSnapshot } from './recipe-worker.js';
 import {
@@ -180,6 +181,9 @@ function* messagesOf(snapshot: Snapshot, attachments: readonly Attachment[]): Ge
   for (const { descriptor, ...listener } of snapshot.listeners) {
     yield { message: { type: 'listener', ...listener }, descriptors: [descriptor] };
   }
+  for (const { descriptor, isInherited } of snapshot.offered) {
+    yield { message: { type: 'offered', isInherited }, descriptors: [descriptor] };
+  }
   if (control) {
     const { removesFile, descriptor } = control;
     yield { message: { type: 'control', removesFile }, descriptors: [descriptor] };
@@ -244,6 +248,7 @@ interface Arriving {
   control: SocketSnapshot | undefined;
   rawControl: SocketSnapshot | undefined;
   readonly listeners: ListenerSnapshot[];
+  readonly offered: OfferedSocket[];
   readonly workers: (WorkerSnapshot & {
     readonly inFlight: ConnectionSnapshot[];
     readonly unsent: Unsent[];
@@ -263,6 +268,7 @@ async function receive(
     control: undefined,
     rawControl: undefined,
     listeners: [],
+    offered: [],
     workers: [],
     silentChildren: [],
     waiting: [],
@@ -327,6 +333,9 @@ function addOne(arriving: Arriving, message: TakeoverMessage, descriptor: Descri
       arriving.listeners.push({ id, key, isOwn, accepted, removesFile, descriptor });
       return true;
     }
+    case 'offered':
+      arriving.offered.push({ isInherited: message.isInherited, descriptor });
+      return true;
     case 'control':
       arriving.control = { descriptor, removesFile: message.removesFile };
       return true;

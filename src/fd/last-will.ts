@@ -1,6 +1,7 @@
 // LastWill: what becomes of accepted connections when this process dies, however it does. See docs/architecture.md.
 import { constants } from 'node:os';
 
+import { PassfdError } from './errors.js';
 import { native } from './native.js';
 import { systemError } from './system-error.js';
 
@@ -59,6 +60,7 @@ export class LastWill implements Disposable {
    * Connections that come, or came, to the address of a listening socket are of this id. That holds until the listener is
    * removed, though the socket be closed before: what was accepted there may still wait for a worker.
    * @param id 0 to 65535
+   * @throws {PassfdError} `ERR_SYSTEM` when there are so many (1024) that what comes to this one is lost
    */
   addListener(id: number, socket: WithDescriptor): void {
     this.#call('getsockname', () => native.willAddListener(id, socket.fd));
@@ -76,16 +78,11 @@ export class LastWill implements Disposable {
   /**
    * A channel that speaks the hand-off protocol; a second call says what has changed. When it is closed, it is removed.
    * One that has been sent a part of a message when this process dies gets nothing.
-   * @returns false when there are so many (1024) that this one gets nothing
+   * @throws {PassfdError} `ERR_SYSTEM` when there are so many (1024) that this one gets nothing
    */
-  setChannel(socket: WithDescriptor, { isReady, listeners }: WillChannel): boolean {
+  setChannel(socket: WithDescriptor, { isReady, listeners }: WillChannel): void {
     const ids = Int32Array.from(listeners);
-    const result = this.#isOpen ? native.willSetChannel(socket.fd, isReady ? 1 : 0, ids, ids.length) : 0;
-    return result !== -errno.ENOSPC;
-  }
-
-  removeChannel(socket: WithDescriptor): void {
-    this.#call('', () => native.willRemoveChannel(socket.fd));
+    this.#call('', () => native.willSetChannel(socket.fd, isReady ? 1 : 0, ids, ids.length));
   }
 
   /** Workers have them, or are about to: another process had sent them, and this one has its own descriptors of them. */
@@ -114,6 +111,12 @@ export class LastWill implements Disposable {
   #call(syscall: string, call: () => number): void {
     if (!this.#isOpen) return;
     const result = call();
+    if (result === -errno.ENOSPC) {
+      throw new PassfdError(
+        'ERR_SYSTEM',
+        'The last will has no room for one more socket: what is left out is lost',
+      );
+    }
     if (result < 0) throw systemError(result, syscall, { descriptor: 'a descriptor of the last will' });
   }
 }

@@ -4,11 +4,15 @@ import { connect } from 'node:net';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
 
+import { connect as connectSocket } from '../../src/fd/index.js';
+import { encodeJson } from '../../src/handoff/index.js';
+import { FakeWorker } from '../support/fake-worker.js';
 import { temporaryDirectory } from '../support/files.js';
 import { turns } from '../support/loop.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { isAlive } from '../support/processes.js';
 import { withPrograms, type Program } from '../support/program.js';
+import { withoutWill } from '../support/will.js';
 
 describe('a worker whose dispatcher is killed', () => {
   it(
@@ -80,6 +84,36 @@ describe('a worker whose dispatcher is killed', () => {
       next.signal('SIGTERM');
       assert.equal(await next.exit, 0);
       await killed.exit;
+    }),
+  );
+});
+
+describe('a connection that waits in a dispatcher that is killed', { skip: withoutWill() }, () => {
+  it(
+    'goes to a worker also where its address was closed and opened again before',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('serve', '--listen', '127.0.0.1:0', '--control', control));
+      await program.errorLine(/"listening"/);
+      using worker = await FakeWorker.join(control);
+      const first = await worker.listenAt({ host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 });
+      assert.ok('port' in first.address);
+      await worker.unlisten(first.id);
+      const { id, address } = await worker.listenAt({ ...first.address, ipv6Only: false, index: 0 });
+      await worker.ready();
+      using client = await connectSocket(address);
+      await worker.handoff();
+      worker.closeConnections();
+      // It comes back, and nobody has room for it.
+      await worker.say(encodeJson({ type: 'capacity', capacity: 0 }));
+      await worker.refuse('descriptors');
+      while ((await statusOf(control)).connections.waiting === 0);
+      program.kill();
+      await worker.next('orphaned');
+      const { listener, descriptors } = await worker.handoff();
+      assert.deepEqual([listener, descriptors[0]?.remoteAddress], [id, client.localAddress]);
+      await program.exit;
     }),
   );
 });

@@ -64,6 +64,12 @@ async function askAt(path: string): Promise<string> {
 
 const unit = (path: string): Partial<ServiceOptions> => ({ listen: [['web', path]] });
 
+/** The app listens there on its own account. */
+const planned = (path: string): Partial<ServiceOptions> => ({
+  ...unit(path),
+  env: { PLAN: JSON.stringify({ all: [{ name: 'web', listen: { path } }] }) },
+});
+
 describe('passfd that a socket unit has started', { skip: withoutServiceManager }, () => {
   it(
     'run gives the sockets of a name to the app, and is ready when its workers are',
@@ -115,6 +121,51 @@ describe('passfd that a socket unit has started', { skip: withoutServiceManager 
         assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
       },
       unit,
+    ),
+  );
+
+  it(
+    'leaves the socket that the app asked for to the unit when it stops: who comes then waits for the next start',
+    managed(
+      ({ control }) => run(control, app('listener.js')),
+      async ({ manager, path }) => {
+        await manager.start();
+        await manager.notified('READY=1');
+        manager.signal('SIGTERM');
+        assert.equal(await manager.ended(), 0);
+        const client = connect(path);
+        await once(client, 'connect'); // not refused
+        const { names } = await manager.start();
+        assert.deepEqual(names, ['web'], 'none was stored');
+        const [greeting] = (await once(client, 'data')) as [Buffer];
+        assert.match(greeting.toString(), /^\d web$/m);
+        client.end();
+        await text(client);
+      },
+      planned,
+    ),
+  );
+
+  it(
+    'leaves it to the unit also when the app closes its server',
+    managed(
+      ({ control }) => ['run', '--workers', '1', '--control', control, app('listener.js')],
+      async ({ manager, path }) => {
+        await manager.start();
+        await manager.notified('READY=1');
+        const last = connect(path);
+        last.end('close');
+        await text(last);
+        // The app has nothing more to do then, nor has the service.
+        assert.equal(await manager.ended(), 0);
+        const client = connect(path);
+        await once(client, 'connect'); // not refused
+        await manager.start();
+        await once(client, 'data');
+        client.end();
+        await text(client);
+      },
+      planned,
     ),
   );
 
