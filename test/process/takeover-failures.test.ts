@@ -254,10 +254,9 @@ describe('a takeover from the second generation to the third', () => {
     withScene({ flags: PATIENT }, async (scene) => {
       await scene.worker();
       assert.equal(await scene.takeover().exit, 0);
-      const command = scene.takeover();
-      const third = await successorOf(command);
-      await scene.service.errorLine(/"generation":3.*took over/);
       await scene.end();
+      const third = await successorOf(scene.takeover());
+      await scene.service.errorLine(/"generation":3.*took over/);
       scene.service.signal('SIGTERM');
       assert.equal(await scene.service.exit, 0);
       await untilEnded(third);
