@@ -407,6 +407,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useControl(control: Control): void {
     this.#control = control;
+    this.#bequeathFirst(control.acceptor);
     control.on('worker', (joined, hello) => {
       this.#track(this.#admit(joined, hello));
     });
@@ -496,7 +497,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #onOpened(loop: AcceptLoop): void {
-    this.#bequeathLoop(loop);
+    if (this.#will) this.#bequeathLoop(loop);
+    else if (!this.#isFrozen && !this.#closing) this.#openWill();
     this.#pool.open(loop, (error) => this.emit('warned', error));
     for (const worker of this.#pool.workers) this.#entrust(worker, loop);
     const { address, isInherited, acceptor } = loop;
