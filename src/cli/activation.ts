@@ -8,7 +8,9 @@ export interface Resolved {
   /** In the order in which they were written. */
   readonly addresses: readonly ListenAddress[];
   /** Listening sockets that no `--listen` asks for: a worker may. */
-  readonly rest: readonly InheritedDescriptor[];
+  readonly offered: readonly OfferedSocket[];
+  /** What nobody can use. */
+  readonly useless: readonly InheritedDescriptor[];
 }
 
 /** @throws {PassfdError} `ERR_ACTIVATION` for a name that there is not */
@@ -21,7 +23,7 @@ export async function resolveListen(
   );
   const plain = written.filter(isPlain);
   const others = inherited.filter((one) => !named.has(one));
-  const { found, rest } = await matchListeners(others, plain);
+  const { found, rest, useless } = await matchListeners(others, plain);
   const addresses = written.flatMap((one): ListenAddress | ListenAddress[] => {
     if ('fdName' in one) {
       return listenersNamed(inherited, one.fdName).map(({ descriptor }) => ({ fd: descriptor.fd }));
@@ -30,21 +32,14 @@ export async function resolveListen(
     const match = found[plain.indexOf(one)];
     return match ? { fd: match.descriptor.fd } : one;
   });
-  return { addresses, rest };
+  return { addresses, offered: rest.map(toOffered), useless };
 }
 
 function isPlain(address: WrittenAddress): address is Address {
   return 'host' in address || 'path' in address;
 }
 
-/** Those that are listening sockets, for workers that ask for their addresses; the others are closed. */
-export function offeredIn(rest: readonly InheritedDescriptor[]): OfferedSocket[] {
-  return rest.flatMap(({ name, descriptor }) => {
-    if (descriptor.describe().kind === 'listener') {
-      // What a process of this service had stored has the name that it gave it; the rest is that of .socket units.
-      return { descriptor, isInherited: name !== storedName(descriptor.localAddress) };
-    }
-    descriptor.close();
-    return [];
-  });
+/** What a process of this service had stored has the name that it gave it; the rest is that of .socket units. */
+function toOffered({ name, descriptor }: InheritedDescriptor): OfferedSocket {
+  return { descriptor, isInherited: name !== storedName(descriptor.localAddress) };
 }

@@ -315,12 +315,16 @@ class Service {
   }
 
   async #listen(): Promise<void> {
-    const { inherited, flags } = this.#parts;
-    const { addresses, rest } = await resolveListen(flags.listen ?? [], inherited);
+    const { inherited, flags, notifier } = this.#parts;
+    const { addresses, offered, useless } = await resolveListen(flags.listen ?? [], inherited);
+    for (const { name, descriptor } of useless) {
+      notifier.removeStored(name);
+      descriptor.close();
+    }
+    await this.#dispatcher.offer(offered);
     for (const address of addresses) await listenAt(this.#dispatcher, address);
-    // What is listened at has a duplicate; the others are for workers that ask for their addresses.
-    await this.#dispatcher.offer(offeredIn(rest));
-    closeAll(inherited.filter((one) => !rest.includes(one)).map(({ descriptor }) => descriptor));
+    // What is listened at has a duplicate.
+    closeAll(inherited.map(({ descriptor }) => descriptor).filter(({ closed }) => !closed));
   }
 
   #controlOptions(): ControlOptions {
@@ -496,7 +500,8 @@ class Service {
 
   /** Takes in nothing more, and resolves when everything that was open has ended, or had its time. */
   async #finish(): Promise<void> {
-    await this.#dispatcher.stopAccepting();
+    // What the service manager keeps is there for the next start.
+    await this.#dispatcher.stopAccepting({ isKept: this.#parts.notifier.isActive });
     await Promise.all([this.#supervisor?.stop(), this.#drainOthers()]);
   }
 
@@ -518,7 +523,7 @@ class Service {
       if (!isInherited) notifier.store(storedName(address), [{ fd }]);
     });
     this.#dispatcher.on('unlistened', (address) => {
-      notifier.removeStored(storedName(address));
+      if (!this.#isEnding) notifier.removeStored(storedName(address));
     });
   }
 

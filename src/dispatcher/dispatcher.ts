@@ -89,6 +89,13 @@ export interface OpenControlOptions extends ControlOptions {
   readonly prepare?: () => Promise<void>;
 }
 
+export interface StopOptions {
+  /** 5 s unless it is given. */
+  readonly timeoutMs?: number;
+  /** Whether the listening sockets live on with somebody else, for the next dispatcher: then they are closed here only. */
+  readonly isKept?: boolean;
+}
+
 /** A process that was started by who has the dispatcher. */
 export interface ChildIdentity {
   /** Its slot. */
@@ -138,7 +145,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       closing: (loop) => {
         this.#onClosing(loop);
       },
-      closed: ({ address }) => this.emit('unlistened', address),
+      closed: (address) => this.emit('unlistened', address),
       warned: (error) => this.emit('warned', error),
     });
   }
@@ -159,8 +166,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     await this.#listeners.offer(sockets);
   }
 
+  /** Nobody asks for them any more: those that are not inherited are ended. */
   async closeOffered(): Promise<void> {
-    await this.#listeners.closeOffered();
+    await this.#listeners.endOffered();
   }
 
   /** Lets workers and commands connect at a path. @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there */
@@ -244,10 +252,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /** Takes what waits in the backlogs, closes the listening sockets, and resolves when all of it has found a worker. */
-  async stopAccepting(timeoutMs = STOP_TIMEOUT_MS): Promise<void> {
+  async stopAccepting({ timeoutMs = STOP_TIMEOUT_MS, isKept = false }: StopOptions = {}): Promise<void> {
     for (const loop of [...this.#listeners]) {
       this.#takeBacklog(loop);
-      await this.#listeners.end(loop);
+      await (isKept ? this.#listeners.close(loop) : this.#listeners.end(loop));
     }
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<void>((resolve) => {
@@ -399,6 +407,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useControl(control: Control): void {
     this.#control = control;
+    this.#bequeathFirst(control.acceptor);
     control.on('worker', (joined, hello) => {
       this.#track(this.#admit(joined, hello));
     });
@@ -488,7 +497,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #onOpened(loop: AcceptLoop): void {
-    this.#bequeathLoop(loop);
+    if (this.#will) this.#bequeathLoop(loop);
+    else if (!this.#isFrozen && !this.#closing) this.#openWill();
     this.#pool.open(loop, (error) => this.emit('warned', error));
     for (const worker of this.#pool.workers) this.#entrust(worker, loop);
     const { address, isInherited, acceptor } = loop;

@@ -6,6 +6,7 @@ export {
   type DispatcherEvents,
   type DispatcherOptions,
   type OpenControlOptions,
+  type StopOptions,
 } from './dispatcher.js';
 export type { OfferedSocket } from './listeners.js';
 export { policyNames, type Arrival, type Candidate, type Policy, type PolicyName } from './policy.js';

@@ -1,5 +1,13 @@
 // Listeners: the listening sockets of a dispatcher, each with a number for workers and a key for the next dispatcher.
-import { Acceptor, Descriptor, formatAddress, listen, PassfdError, type AddressLike } from '../fd/index.js';
+import {
+  Acceptor,
+  Descriptor,
+  formatAddress,
+  listen,
+  PassfdError,
+  type Address,
+  type AddressLike,
+} from '../fd/index.js';
 import type { WantedAddress } from '../handoff/index.js';
 import { AcceptLoop } from './accept-loop.js';
 import type { ListenerSnapshot } from './snapshot.js';
@@ -14,8 +22,8 @@ export interface ListenersEvents {
   opened(loop: AcceptLoop): void;
   /** Nothing comes from it any more. */
   closing(loop: AcceptLoop): void;
-  /** The address is free. */
-  closed(loop: AcceptLoop): void;
+  /** The address is free, or somebody else's. */
+  closed(address: Address): void;
   /** The socket is closed; its file could not be removed. */
   warned(error: unknown): void;
 }
@@ -80,6 +88,10 @@ export class Listeners implements Iterable<AcceptLoop> {
       return this.#open(inherited(address.fd), { key, isOwn: true });
     }
     const returned = this.#takeReturned((candidate) => candidate.key === key);
+    if (!returned) {
+      const wanted = typeof address === 'string' ? { path: address } : address;
+      await this.#endOfferedWhere((offered) => isInTheWay(offered, wanted));
+    }
     const acceptor = returned ?? (await listen(address, backlog === undefined ? {} : { backlog }));
     return this.#open(acceptor, { key, isOwn: true });
   }
@@ -97,7 +109,9 @@ export class Listeners implements Iterable<AcceptLoop> {
             isOwn: false,
           }),
         )
-      : openWanted(address, backlog).then((acceptor) => this.#open(acceptor, { key, isOwn: false }));
+      : this.#endOfferedWhere((other) => isInTheWay(other, address))
+          .then(() => openWanted(address, backlog))
+          .then((acceptor) => this.#open(acceptor, { key, isOwn: false }));
     this.#opening.set(key, opening);
     try {
       return await opening;
@@ -117,15 +131,13 @@ export class Listeners implements Iterable<AcceptLoop> {
       return;
     }
     const identity = descriptor.inode;
-    const isKnown = (): boolean =>
-      this.#returned.has(identity) || [...this].some(({ acceptor }) => acceptor.inode === identity);
-    if (isKnown()) {
+    if (this.#isKnown(identity)) {
       descriptor.close();
       return;
     }
     const origin = originOf(key);
     const acceptor = await Acceptor.inherit(descriptor, { removesFile: !origin.endsWith('-fd') });
-    if (isKnown()) {
+    if (this.#isKnown(identity)) {
       acceptor.release().close();
     } else if (origin.startsWith('own')) {
       this.#returned.set(identity, { key, acceptor });
@@ -146,12 +158,22 @@ export class Listeners implements Iterable<AcceptLoop> {
   /** Takes over listening sockets that workers may ask for. @throws {PassfdError} `ERR_WRONG_KIND` */
   async offer(sockets: readonly OfferedSocket[]): Promise<void> {
     for (const { descriptor, isInherited } of sockets) {
+      // A worker has brought it, and it may be open again.
+      if (this.#isKnown(descriptor.inode)) {
+        descriptor.close();
+        continue;
+      }
       const acceptor = await Acceptor.inherit(descriptor, { removesFile: !isInherited });
       this.#offered.push({ acceptor, isInherited });
     }
   }
 
   /** Nobody asks for what was offered any more. */
+  endOffered(): Promise<void> {
+    return this.#endOfferedWhere(() => true);
+  }
+
+  /** Closes what was offered here, and it lives on with whoever keeps it. */
   async closeOffered(): Promise<void> {
     await Promise.all(this.#offered.splice(0).map(({ acceptor }) => this.#closeAcceptor(acceptor)));
   }
@@ -173,11 +195,21 @@ export class Listeners implements Iterable<AcceptLoop> {
     return this.#remove(loop, () => (loop.isInherited ? loop.acceptor.close() : loop.acceptor.shutdown()));
   }
 
+  /** Ends them for whoever keeps them; those that are somebody else's are closed here only. */
+  async #endOfferedWhere(isUnwanted: (offered: Offered) => boolean): Promise<void> {
+    for (const one of this.#offered.filter(isUnwanted)) {
+      this.#offered.splice(this.#offered.indexOf(one), 1);
+      const { acceptor, isInherited } = one;
+      await this.#warnIfFails(() => (isInherited ? acceptor.close() : acceptor.shutdown()));
+      if (!isInherited) this.#events.closed(acceptor.address);
+    }
+  }
+
   async #remove(loop: AcceptLoop, close: () => Promise<void>): Promise<void> {
     if (!this.#loops.delete(loop.id)) return;
     this.#events.closing(loop);
     await this.#warnIfFails(close);
-    this.#events.closed(loop);
+    this.#events.closed(loop.address);
   }
 
   #closeAcceptor(acceptor: Acceptor): Promise<void> {
@@ -193,7 +225,7 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   #open(acceptor: Acceptor, { key, isOwn }: Pick<AcceptLoop, 'key' | 'isOwn'>): AcceptLoop {
-    this.#dropReturned(acceptor);
+    this.#dropOthers(acceptor);
     const loop = new AcceptLoop({ id: this.#freeId(), key, isOwn }, acceptor);
     this.#loops.set(loop.id, loop);
     this.#events.opened(loop);
@@ -244,10 +276,16 @@ export class Listeners implements Iterable<AcceptLoop> {
     return index < 0 ? undefined : this.#offered.splice(index, 1)[0];
   }
 
+  #isKnown(inode: string): boolean {
+    return this.#returned.has(inode) || [...this].some(({ acceptor }) => acceptor.inode === inode);
+  }
+
   /** The same socket came in another way too, as from the store of a service manager: its file stays. */
-  #dropReturned({ inode }: Acceptor): void {
+  #dropOthers({ inode }: Acceptor): void {
     this.#returned.get(inode)?.acceptor.release().close();
     this.#returned.delete(inode);
+    const index = this.#offered.findIndex(({ acceptor }) => acceptor.inode === inode);
+    if (index >= 0) this.#offered.splice(index, 1)[0]?.acceptor.release().close();
   }
 
   #takeReturned(isWanted: (returned: Returned) => boolean): Acceptor | undefined {
@@ -258,6 +296,18 @@ export class Listeners implements Iterable<AcceptLoop> {
     }
     return undefined;
   }
+}
+
+/** Whether nobody can listen where it is wanted before this one is ended, and it is ours to end. */
+function isInTheWay({ acceptor, isInherited }: Offered, wanted: WantedAddress | Address): boolean {
+  if (isInherited || 'fd' in wanted) return false;
+  const other = acceptor.address;
+  if ('path' in wanted || 'path' in other) {
+    return 'path' in wanted && 'path' in other && wanted.path === other.path;
+  }
+  const hosts = [wanted.host ?? '::', other.host];
+  const isShared = hosts.some((host) => host === '::' || host === '0.0.0.0') || hosts[0] === hosts[1];
+  return wanted.port === other.port && isShared;
 }
 
 /** What a key begins with: who asked for the address; and `-fd`, where the socket and its file are somebody else's. */

@@ -6,6 +6,7 @@ import { connect, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 
+import { listen, ProcessWatch, type TcpAddress } from '../../src/fd/index.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { untilEnded } from '../support/processes.js';
@@ -230,6 +231,98 @@ describe('passfd whose manager keeps its sockets', { skip: withoutServiceManager
         assert.match(await answered(client), /^HTTP\/1\.1 200 /);
       },
     ),
+  );
+});
+
+/** Starts services one after the other that differ in where they listen; the manager keeps their sockets. */
+function restarted(
+  body: (
+    scene: Pick<Scene, 'manager' | 'control'> & { readonly listenAt: (address: string) => void },
+  ) => Promise<void>,
+): () => Promise<void> {
+  return withPrograms(async (start) => {
+    await using directory = await temporaryDirectory();
+    const control = `${directory.path}/control`;
+    const script = `${directory.path}/command`;
+    const listenAt = (address: string): void => {
+      const [program, args] = passfd(...run(control, '--listen', address, app('http.js')));
+      writeFileSync(script, `exec ${[program, ...args].join(' ')}`);
+    };
+    const manager = new ServiceManager(start, {
+      command: ['/bin/sh', script],
+      notify: `${directory.path}/notify`,
+    });
+    await manager.addresses();
+    await body({ manager, control, listenAt });
+    manager.signal('SIGTERM');
+    await manager.ended();
+    await manager.end();
+  });
+}
+
+/** A port that was free a moment ago, and that nobody is given soon. */
+async function freePort(): Promise<number> {
+  await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+  return (acceptor.address as TcpAddress).port;
+}
+
+/** Kills the service, and waits for the end of its workers: they have its sockets too. */
+async function kill({ manager, control }: Pick<Scene, 'manager' | 'control'>): Promise<void> {
+  const { workers } = await statusOf(control);
+  manager.signal('SIGKILL');
+  assert.equal(await manager.ended(), -9);
+  for (const { pid } of workers) {
+    await new Promise<void>((resolve) => ProcessWatch.start(pid, resolve, { keepsAlive: true }));
+  }
+}
+
+describe('passfd that finds stored sockets', { skip: withoutServiceManager }, () => {
+  it(
+    'goes on with them after a stop, and no client that came meanwhile is refused',
+    restarted(async ({ manager, listenAt }) => {
+      const port = await freePort();
+      listenAt(`127.0.0.1:${port}`);
+      await manager.start();
+      await manager.notified('READY=1');
+      manager.signal('SIGTERM');
+      assert.equal(await manager.ended(), 0);
+      const client = connect(port, '127.0.0.1');
+      await once(client, 'connect'); // not refused
+      const { names } = await manager.start();
+      assert.deepEqual(names, [`listener-127.0.0.1%3A${port}`]);
+      assert.match(await answered(client), /^HTTP\/1\.1 200 /);
+    }),
+  );
+
+  it(
+    'gives up those that nobody asks for: their addresses are free, and they are stored no longer',
+    restarted(async ({ manager, control, listenAt }) => {
+      const [former, port] = [await freePort(), await freePort()];
+      listenAt(`127.0.0.1:${former}`);
+      await manager.start();
+      await manager.notified('READY=1');
+      await kill({ manager, control });
+      listenAt(`127.0.0.1:${port}`);
+      await manager.start();
+      const { lines } = await manager.notified('FDSTOREREMOVE=1');
+      assert.ok(lines.includes(`FDNAME=listener-127.0.0.1%3A${former}`));
+      await assert.rejects(once(connect(former, '127.0.0.1'), 'connect'), { code: 'ECONNREFUSED' });
+    }),
+  );
+
+  it(
+    'gives up one that is in the way of what it is to listen at',
+    restarted(async ({ manager, control, listenAt }) => {
+      const port = await freePort();
+      listenAt(`0.0.0.0:${port}`);
+      await manager.start();
+      await manager.notified('READY=1');
+      await kill({ manager, control });
+      listenAt(`127.0.0.1:${port}`);
+      await manager.start();
+      await manager.notified('READY=1');
+      assert.match(await answered(connect(port, '127.0.0.1')), /^HTTP\/1\.1 200 /);
+    }),
   );
 });
 

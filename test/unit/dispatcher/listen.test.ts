@@ -3,8 +3,10 @@ import assert from 'node:assert/strict';
 import { existsSync, statSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { connect, Descriptor, listen, type Address } from '../../../src/fd/index.js';
+import { Dispatcher } from '../../../src/dispatcher/index.js';
+import { connect, Descriptor, LastWill, listen, type Address } from '../../../src/fd/index.js';
 import { encodeJson, encodeRefused } from '../../../src/handoff/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
 import { backlogOf, onStage } from '../../support/dispatcher-stage.js';
 import { NOBODYS_NUMBER } from '../../support/files.js';
 import { withoutIpv6 } from '../../support/listeners.js';
@@ -170,6 +172,18 @@ describe('addresses under a last will, which has room for 1024 of them', { skip:
       const [warning, ...others] = stage.warnings.splice(0);
       assert.match(String(warning), /no room for one more/);
       assert.deepEqual(others, []);
+    }),
+  );
+});
+
+describe('a dispatcher without a control socket', { skip: withoutWill() }, () => {
+  it(
+    'has its last will from the first address on',
+    keepsDescriptors(async () => {
+      await using dispatcher = new Dispatcher({ lastWill: true });
+      await dispatcher.listen({ host: '127.0.0.1', port: 0 });
+      // There is one in a process.
+      assert.throws(() => LastWill.open(), { code: 'ERR_SYSTEM' });
     }),
   );
 });
