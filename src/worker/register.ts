@@ -1,5 +1,6 @@
 // For `node --import passfd/register app.js`: an unmodified app becomes a worker of the dispatcher that started it.
 import process from 'node:process';
+import { inspect } from 'node:util';
 import { isMainThread } from 'node:worker_threads';
 
 import { interceptListen } from './intercept.js';
@@ -30,8 +31,8 @@ async function becomeWorker(): Promise<void> {
     worker.once('abandoned', () => {
       endWhenDone(worker);
     });
-    process.on('uncaughtExceptionMonitor', (error) => {
-      worker.sayLastWords(error.stack ?? error.message);
+    process.on('uncaughtExceptionMonitor', (thrown: unknown) => {
+      worker.sayLastWords(inspect(thrown, { customInspect: false }));
     });
     interceptListen(worker);
   } catch (error) {
