@@ -31,9 +31,7 @@ async function becomeWorker(): Promise<void> {
     worker.once('abandoned', () => {
       endWhenDone(worker);
     });
-    process.on('uncaughtExceptionMonitor', (thrown: unknown) => {
-      worker.sayLastWords(inspect(thrown, { customInspect: false }));
-    });
+    tellLastWords(worker);
     interceptListen(worker);
   } catch (error) {
     process.stderr.write(`passfd: this process could not join its dispatcher: ${(error as Error).message}\n`);
@@ -42,6 +40,20 @@ async function becomeWorker(): Promise<void> {
     delete process.env['PASSFD_AUTHKEY'];
     delete process.env['PASSFD_ORPHAN_TIMEOUT'];
   }
+}
+
+/** What was thrown is why the process ends only if that happens in the same turn: the app may handle it and go on. */
+function tellLastWords(worker: Worker): void {
+  let words: string | undefined;
+  process.on('uncaughtExceptionMonitor', (thrown: unknown) => {
+    words = inspect(thrown, { customInspect: false });
+    setImmediate(() => {
+      words = undefined;
+    });
+  });
+  process.on('exit', () => {
+    if (words !== undefined) worker.sayLastWords(words);
+  });
 }
 
 /**

@@ -45,3 +45,29 @@ describe('an app that handles what nobody has caught', () => {
     );
   }
 });
+
+describe('the log of an app that ends', () => {
+  it(
+    'tells what it threw, when that is why it ended',
+    withScene(async ({ program, ask }) => {
+      await ask('/fatal');
+      assert.match((await ending(program, 4)) ?? '', /Error: a fatal error\n +at /);
+    }),
+  );
+
+  it(
+    'tells nothing of what the app had handled before',
+    withScene(async ({ program, ask }) => {
+      await ask('/error');
+      await program.line(/^handled/);
+      await ask('/exit');
+      assert.equal(await ending(program, 3), undefined);
+    }),
+  );
+});
+
+/** @returns the last words in the log */
+async function ending(program: Program, code: number): Promise<string | undefined> {
+  const [line = ''] = await program.errorLine(new RegExp(`.*process ended with code ${code}.*`));
+  return (JSON.parse(line) as { lastWords?: string }).lastWords;
+}
