@@ -82,7 +82,8 @@ function closeWhenQuiet(session: Session, activity: Activity): void {
     if (original) Object.defineProperty(session, 'emit', original);
     else Reflect.deleteProperty(session, 'emit');
     if (!session.destroyed) session.close();
-    for (const serve of waiting) serve();
+    // Each on its own, so that an exception of the app's is an ordinary one, and concerns no other request.
+    for (const serve of waiting) process.nextTick(serve);
   };
   const deadline = setTimeout(end, QUIET_MS);
   const look = (): void => {

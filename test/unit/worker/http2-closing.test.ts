@@ -308,6 +308,22 @@ describe('the drain of an HTTP/2 server', () => {
   );
 
   it(
+    'serves what it has held back behind a request whose handler throws',
+    withHeld(
+      ['/first', '/second'],
+      (stream, { ':path': path }) => {
+        echo(stream);
+        if (path === '/first') throw new Error('not this one');
+      },
+      async ({ end, served, thrown }) => {
+        await end();
+        assert.deepEqual(thrown.map(String), ['Error: not this one']);
+        assert.deepEqual(served, ['/first', '/second']);
+      },
+    ),
+  );
+
+  it(
     'ends HTTP/1.1 connections of a server that speaks both, as those of an HTTP server',
     keepsDescriptors(async () => {
       await onStage(
