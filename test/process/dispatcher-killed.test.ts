@@ -4,11 +4,15 @@ import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
 
+import { Dispatcher } from '../../src/dispatcher/index.js';
 import { temporaryDirectory } from '../support/files.js';
 import { turns } from '../support/loop.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms, type Program } from '../support/program.js';
+
+const lateListen = fileURLToPath(new URL('fixtures/late-listen.js', import.meta.url));
 
 function isAlive(pid: number): boolean {
   try {
@@ -66,6 +70,21 @@ describe('a worker whose dispatcher is killed', () => {
       const late = connect(Number(port), '127.0.0.1');
       const [refusal] = (await once(late, 'error')) as [NodeJS.ErrnoException];
       assert.equal(refusal.code, 'ECONNREFUSED');
+    }),
+  );
+
+  it(
+    'lives on while a server waits to be served, and is told when no dispatcher comes any more',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      await using dispatcher = new Dispatcher();
+      const control = `${directory.path}/control`;
+      await dispatcher.openControl(control);
+      const worker = start(process.execPath, [lateListen, control]);
+      await worker.line(/^joined$/);
+      await dispatcher.close();
+      await worker.line(/^failed ERR_PEER_GONE$/);
+      assert.equal(await worker.exit, 0);
     }),
   );
 

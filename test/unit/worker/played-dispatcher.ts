@@ -31,6 +31,8 @@ export class PlayedDispatcher {
   readonly #heard: FromWorker[] = [];
   #wake: (() => void) | undefined;
   #isOver = false;
+  /** Settles when the worker has ended the channel. */
+  over: Promise<void> = Promise.resolve();
 
   constructor(socket: StreamSocket) {
     this.socket = socket;
@@ -42,7 +44,7 @@ export class PlayedDispatcher {
     const introduction = decodeIntroduction(await new Connection(this.socket).recvBytes());
     assert.equal(introduction.dialect, 'passfd');
     await this.say({ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true });
-    this.#channel
+    this.over = this.#channel
       .read((payload) => {
         const message = decodeFromWorker(payload);
         this.#heard.push(message);
