@@ -389,7 +389,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     for (const registration of this.#registrations) registration.listeners = [];
     for (const registration of this.#registrations) {
       await registration.ask(link, (listeners) => {
-        registration.listeners = listeners;
+        // Its server may be closed by now, and had nothing to give back then.
+        if (this.#registrations.has(registration)) registration.listeners = listeners;
+        else this.#unlisten(listeners).catch(() => undefined);
       });
     }
     if (this.#isReady && !this.#isDraining) link.sayReady();

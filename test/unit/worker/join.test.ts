@@ -194,6 +194,20 @@ describe('a worker whose dispatcher died', () => {
   );
 
   it(
+    'takes nothing for a server that was closed while it asked the next one',
+    onOrphan(async ({ acceptor, server, next }) => {
+      const dispatcher = await next();
+      await dispatcher.welcome();
+      const { request } = await dispatcher.hears('serve');
+      server.close();
+      const listeners = [{ id: LISTENER, address: acceptor.address }];
+      await dispatcher.say({ type: 'listening', request, listeners });
+      await dispatcher.hears('ready');
+      assert.ok(dispatcher.unlistened.includes(LISTENER));
+    }),
+  );
+
+  it(
     'has a server that it is to serve in the meantime wait for the next one',
     onOrphan(async ({ acceptor, server, worker, next }) => {
       server.close();

@@ -31,6 +31,8 @@ export class PlayedDispatcher {
   readonly #heard: FromWorker[] = [];
   #wake: (() => void) | undefined;
   #isOver = false;
+  /** Listeners of which the worker wants nothing more. */
+  readonly unlistened: number[] = [];
   /** Settles when the worker has ended the channel. */
   over: Promise<void> = Promise.resolve();
 
@@ -49,7 +51,9 @@ export class PlayedDispatcher {
         const message = decodeFromWorker(payload);
         this.#heard.push(message);
         this.#wake?.();
-        if (message.type !== 'unlisten' || message.request === undefined) return undefined;
+        if (message.type !== 'unlisten') return undefined;
+        this.unlistened.push(...message.listeners);
+        if (message.request === undefined) return undefined;
         return this.say({ type: 'unlistened', request: message.request });
       })
       .catch(() => undefined)
