@@ -457,8 +457,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** What a worker gets, should this process die, is what it would get now. */
   #noteChannel(worker: WorkerHandle): void {
     if (!(worker instanceof PassfdWorker) || !this.#will) return;
-    const listeners = worker.state === 'ready' ? worker.listeners : [];
-    this.#will.setChannel(worker.socket, { isReady: worker.state === 'ready', listeners });
+    const isReady = worker.state === 'ready';
+    const { knowsAgain } = worker;
+    this.#will.setChannel(worker.socket, { isReady, knowsAgain, listeners: isReady ? worker.listeners : [] });
   }
 
   #onOpened(loop: AcceptLoop): void {
