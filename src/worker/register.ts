@@ -9,6 +9,9 @@ import type { Worker } from './worker.js';
 
 /** What the supervisor gives its children to finish what they have open. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
+/** Time that it gives them between SIGTERM and SIGKILL. */
+const KILL_AFTER_MS = 2_000;
+
 const drainTimeoutMs = Number(process.env['PASSFD_DRAIN_TIMEOUT'] ?? DEFAULT_DRAIN_TIMEOUT_MS);
 delete process.env['PASSFD_DRAIN_TIMEOUT'];
 
@@ -58,12 +61,15 @@ function tellLastWords(worker: Worker): void {
 
 /**
  * Whoever started this process is gone and does not come back, and nobody else will end it: not a server that it has by
- * itself, nor a timer. By the signal that its supervisor would have sent, so that the app can do what it does at its end.
+ * itself, nor a timer. By the signals that its supervisor would have sent, so that the app can do what it does at its end.
  */
 function endWhenDone(worker: Worker): void {
   const end = (): void => {
     clearTimeout(timer);
     process.kill(process.pid, 'SIGTERM');
+    setTimeout(() => {
+      process.kill(process.pid, 'SIGKILL');
+    }, KILL_AFTER_MS).unref();
   };
   const timer = setTimeout(end, drainTimeoutMs);
   worker.drain().then(end, end);

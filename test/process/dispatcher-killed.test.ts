@@ -89,6 +89,21 @@ describe('a worker whose dispatcher is killed', () => {
   );
 
   it(
+    'is killed when no dispatcher comes any more and it does not end by SIGTERM',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '1', '--control', control, app('stubborn.js')));
+      const [, worker = ''] = await program.line(/^process (\d+) listens$/);
+      program.kill();
+      await program.line(/^told to end$/);
+      // Its output is closed when the worker has ended, and the program's with it.
+      await program.exit;
+      assert.equal(isAlive(Number(worker)), false);
+    }),
+  );
+
+  it(
     'is ended when the next one wants fewer of them',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
