@@ -11,6 +11,8 @@ import type { Worker } from './worker.js';
 const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
 /** Time that it gives them between SIGTERM and SIGKILL. */
 const KILL_AFTER_MS = 2_000;
+/** The dispatcher may be busy, and learn late that a worker is drained. */
+const SIGNAL_TIMEOUT_MS = 5_000;
 
 const drainTimeoutMs = Number(process.env['PASSFD_DRAIN_TIMEOUT'] ?? DEFAULT_DRAIN_TIMEOUT_MS);
 delete process.env['PASSFD_DRAIN_TIMEOUT'];
@@ -24,6 +26,7 @@ if (
 }
 
 async function becomeWorker(): Promise<void> {
+  const isChild = process.env['PASSFD_CHANNEL_FD'] !== undefined;
   const isJoining = process.env['PASSFD_JOIN'] !== undefined;
   delete process.env['PASSFD_JOIN'];
   try {
@@ -34,6 +37,7 @@ async function becomeWorker(): Promise<void> {
     worker.once('abandoned', () => {
       endWhenDone(worker);
     });
+    if (isChild) worker.once('drained', awaitSignal);
     tellLastWords(worker);
     interceptListen(worker);
   } catch (error) {
@@ -43,6 +47,21 @@ async function becomeWorker(): Promise<void> {
     delete process.env['PASSFD_AUTHKEY'];
     delete process.env['PASSFD_ORPHAN_TIMEOUT'];
   }
+}
+
+/**
+ * The supervisor sends SIGTERM when it knows that its worker is drained. An app that handles it, and that nothing keeps
+ * alive any more, would have ended by then. Nothing comes behind a drain that somebody asked for by hand.
+ */
+function awaitSignal(): void {
+  if (process.listenerCount('SIGTERM') === 0) return;
+  const onSignal = (): void => {
+    clearTimeout(timer);
+  };
+  const timer = setTimeout(() => {
+    process.off('SIGTERM', onSignal);
+  }, SIGNAL_TIMEOUT_MS);
+  process.once('SIGTERM', onSignal);
 }
 
 /** What was thrown is why the process ends only if that happens in the same turn: the app may handle it and go on. */
