@@ -61,19 +61,23 @@ function leaveCloseToApp(server: Closable & Server): void {
       if (isOver) process.nextTick(call);
       else server.once('close', call);
     }
-    return withoutCloseEvent(server, () => server.close());
+    return withOneCloseEvent(server, () => server.close());
   };
   Object.defineProperty(server, 'close', { value: close, configurable: true, writable: true });
 }
 
-/** 'close' comes, or has come, from the first call; Node emits it again at each one that finds nothing open. */
-function withoutCloseEvent(server: Server, call: () => unknown): unknown {
+/** Node emits 'close' at each call that finds nothing open. Here it comes once, when the last connection is closed. */
+function withOneCloseEvent(server: Server, call: () => unknown): unknown {
+  const closing = privateServer(server);
   const original = Object.getOwnPropertyDescriptor(server, '_emitCloseIfDrained');
-  privateServer(server)._emitCloseIfDrained = () => undefined;
+  const isOpen = closing._connections > 0;
+  closing._emitCloseIfDrained = () => undefined;
   try {
     return call();
   } finally {
     restore(server, '_emitCloseIfDrained', original);
+    // The call may have closed the last one.
+    if (isOpen) closing._emitCloseIfDrained();
   }
 }
 
