@@ -373,7 +373,7 @@ static struct will_channel *find_channel(struct will_state *state, int socket)
 	return NULL;
 }
 
-int will_set_channel(int socket, int is_ready, const int *listeners, size_t count)
+int will_set_channel(int socket, int flags, const int *listeners, size_t count)
 {
 	static unsigned char wanted[(WILL_MAX_LISTENER_ID + 1) / 8];
 	struct will_state *state = opened();
@@ -396,7 +396,8 @@ int will_set_channel(int socket, int is_ready, const int *listeners, size_t coun
 	for (size_t i = 0; i < sizeof wanted; i++)
 		atomic_store_explicit(&channel->listeners[i], wanted[i], memory_order_relaxed);
 	channel->socket = socket;
-	atomic_store_explicit(&channel->is_ready, is_ready, memory_order_relaxed);
+	atomic_store_explicit(&channel->is_plain, flags & WILL_IS_PLAIN, memory_order_relaxed);
+	atomic_store_explicit(&channel->is_ready, flags & WILL_IS_READY, memory_order_relaxed);
 	set_mark(state, socket, WILL_CHANNEL, 1);
 	atomic_store_explicit(&channel->is_set, 1, memory_order_release);
 	return 0;
@@ -540,10 +541,10 @@ int will_close_first(int fd)
 	return -ENOENT;
 }
 
-int will_set_channel(int socket, int is_ready, const int *listeners, size_t count)
+int will_set_channel(int socket, int flags, const int *listeners, size_t count)
 {
 	(void)socket;
-	(void)is_ready;
+	(void)flags;
 	(void)listeners;
 	(void)count;
 	return -ENOENT;

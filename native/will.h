@@ -43,9 +43,14 @@ int will_remove_listener(int id);
  * it here takes it off the list. */
 int will_close_first(int fd);
 
-/* A channel that speaks the hand-off protocol, and which listeners its worker serves; a second call updates it. It gets
- * something only while it is ready. Closing it here takes it off the list. */
-int will_set_channel(int socket, int is_ready, const int *listeners, size_t count);
+/* Of a channel: it gets something, which it does only while it is ready; its worker knows neither `orphaned` nor AGAIN, so
+ * it gets HANDOFF alone, and a message that was about to be sent is left to it without being repeated. */
+#define WILL_IS_READY 1
+#define WILL_IS_PLAIN 2
+
+/* A channel that speaks the hand-off protocol, and which listeners its worker serves; a second call updates it. Closing it
+ * here takes it off the list. */
+int will_set_channel(int socket, int flags, const int *listeners, size_t count);
 
 /* Where a message is that hands out connections: the position of the first of them on its channel. */
 struct will_handoff {

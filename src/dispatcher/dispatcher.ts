@@ -491,8 +491,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #noteChannel(worker: WorkerHandle): void {
     if (!(worker instanceof PassfdWorker)) return;
     const isReady = worker.state === 'ready';
+    const { knowsAgain } = worker;
     this.#bequeath((will) => {
-      will.setChannel(worker.socket, { isReady, listeners: isReady ? worker.listeners : [] });
+      will.setChannel(worker.socket, { isReady, knowsAgain, listeners: isReady ? worker.listeners : [] });
     });
   }
 

@@ -63,6 +63,8 @@ export interface PassfdWorkerSnapshot {
   readonly pid: number;
   readonly isTrusted: boolean;
   readonly isCustodian: boolean;
+  /** See `knowsAgain`. */
+  readonly knowsAgain?: boolean | undefined;
   readonly state: 'starting' | 'ready' | 'draining';
   readonly window: number;
   readonly capacity: number | null;
@@ -111,6 +113,8 @@ export class PassfdWorker implements WorkerHandle {
   readonly #isTrusted: boolean;
   /** Whether it gets the listening sockets. */
   readonly #isCustodian: boolean;
+  /** Whether it knows what only a last will says: `orphaned` and AGAIN. */
+  readonly knowsAgain: boolean;
   /** Connections that it had open when it came, from a dispatcher that had died. */
   readonly #carried: number;
   #adopted: number;
@@ -143,6 +147,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#events = events;
     this.#isTrusted = isTrusted;
     this.#isCustodian = snapshot.isCustodian;
+    this.knowsAgain = snapshot.knowsAgain ?? false;
     this.#state = { is: snapshot.state };
     this.#window = snapshot.window;
     this.#capacity = snapshot.capacity;
@@ -165,6 +170,7 @@ export class PassfdWorker implements WorkerHandle {
       {
         ...identity,
         isCustodian: identity.isTrusted && hello.custody === true,
+        knowsAgain: hello.again,
         state: 'starting',
         window,
         capacity,
@@ -347,6 +353,7 @@ export class PassfdWorker implements WorkerHandle {
       pid: this.pid,
       isTrusted: this.#isTrusted,
       isCustodian: this.#isCustodian,
+      knowsAgain: this.knowsAgain,
       state: this.state,
       window: this.#window,
       capacity: this.#capacity,

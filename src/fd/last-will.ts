@@ -10,6 +10,10 @@ const { errno } = constants;
 /** What a system says that has no wills, or forbids one (seccomp). */
 const unsupported: readonly number[] = [-errno.ENOSYS, -errno.EPERM, -errno.EACCES, -errno.EINVAL];
 
+/** Flags of a channel, as `will.h` has them. */
+const IS_READY = 1;
+const IS_PLAIN = 2;
+
 /** Anything with a descriptor: a `Descriptor`, an `Acceptor`, a `StreamSocket`. It is lent. */
 interface WithDescriptor {
   readonly fd: number;
@@ -18,6 +22,11 @@ interface WithDescriptor {
 /** What a worker's channel may get. */
 export interface WillChannel {
   readonly isReady: boolean;
+  /**
+   * Whether the worker knows `orphaned` and AGAIN (docs/protocol.md). One that does not loses, rather than serves twice,
+   * what was about to be sent to it in the moment of the death.
+   */
+  readonly knowsAgain: boolean;
   /** Ids of the listeners that the worker serves. */
   readonly listeners: Iterable<number>;
 }
@@ -80,9 +89,10 @@ export class LastWill implements Disposable {
    * One that has been sent a part of a message when this process dies gets nothing.
    * @throws {PassfdError} `ERR_SYSTEM` when there are so many (1024) that this one gets nothing
    */
-  setChannel(socket: WithDescriptor, { isReady, listeners }: WillChannel): void {
+  setChannel(socket: WithDescriptor, { isReady, knowsAgain, listeners }: WillChannel): void {
     const ids = Int32Array.from(listeners);
-    this.#call('', () => native.willSetChannel(socket.fd, isReady ? 1 : 0, ids, ids.length));
+    const flags = (isReady ? IS_READY : 0) | (knowsAgain ? 0 : IS_PLAIN);
+    this.#call('', () => native.willSetChannel(socket.fd, flags, ids, ids.length));
   }
 
   /** Workers have them, or are about to: another process had sent them, and this one has its own descriptors of them. */

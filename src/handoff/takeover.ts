@@ -25,6 +25,8 @@ const passfdWorker = z.object({
   ...identity,
   isTrusted: z.boolean(),
   isCustodian: z.boolean(),
+  /** Earlier generations do not say it. */
+  knowsAgain: z.optional(z.boolean()),
   state: z.enum(['starting', 'ready', 'draining']),
   window: positive,
   capacity: z.nullable(count),

@@ -719,6 +719,90 @@ TEST("the will repeats a message that its process had just sent, with its positi
 	expect_repeated(1);
 }
 
+static void be_plain(void)
+{
+	const int listeners[] = {LISTENER, OTHER_LISTENER};
+	for (int i = 0; i < CHANNELS; i++)
+		EXPECT_EQUAL(will_set_channel(scene.channels[i], WILL_IS_READY | WILL_IS_PLAIN, listeners, 2), 0);
+}
+
+static void die_before_plain_send(void)
+{
+	be_plain();
+	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
+	die_in_send(DEATH_BEFORE);
+	hand_out(1, 2, 2, 3);
+}
+
+static void die_behind_plain_send(void)
+{
+	be_plain();
+	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
+	die_in_send(DEATH_BEHIND);
+	hand_out(1, 2, 2, 3);
+}
+
+static void expect_not_repeated(int is_sent)
+{
+	static struct heard heard;
+	int times[CLIENTS] = {0};
+	for (int worker = 0; worker < CHANNELS; worker++) {
+		hear(worker, &heard);
+		if (worker == 1) {
+			expect_handoff(&heard, 2);
+			if (is_sent)
+				expect_handoff(&heard, 2);
+		}
+		if (worker < 2)
+			expect_handoff(&heard, 1);
+		expect_no_more(&heard);
+		count_clients(&heard, times);
+	}
+	EXPECT_EQUAL(times[2], is_sent);
+	EXPECT_EQUAL(times[3], is_sent);
+	times[2] = times[3] = 1;
+	end_clients(times, 0, CLIENTS, 1);
+}
+
+TEST("the will says nothing that a worker would not know, and repeats nothing for it that was not sent")
+{
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(die_before_plain_send, SIGKILL);
+	expect_not_repeated(0);
+}
+
+TEST("the will says nothing that a worker would not know, and repeats nothing for it that was sent")
+{
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(die_behind_plain_send, SIGKILL);
+	expect_not_repeated(1);
+}
+
+static void die_when_plain_is_gone(void)
+{
+	be_plain();
+	/* The end of the worker, whose other end this process does not have. */
+	EXPECT_EQUAL(passfd_shutdown(scene.channels[1]), 0);
+	die_in_send(DEATH_BEFORE);
+	hand_out(1, 2, 2, 1);
+}
+
+TEST("the will gives a message for a worker that is gone to others, though that would not have known it again")
+{
+	static struct heard heard;
+	int times[CLIENTS] = {0};
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(die_when_plain_is_gone, SIGKILL);
+	for (int worker = 0; worker < CHANNELS; worker++) {
+		hear(worker, &heard);
+		count_clients(&heard, times);
+	}
+	end_clients(times, 0, CLIENTS, 1);
+}
+
 static void send_to_gone_and_die(void)
 {
 	serve_all();

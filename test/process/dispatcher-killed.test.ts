@@ -3,7 +3,9 @@ import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
 
+import { Dispatcher } from '../../src/dispatcher/index.js';
 import { connect as connectSocket } from '../../src/fd/index.js';
 import { encodeJson } from '../../src/handoff/index.js';
 import { FakeWorker } from '../support/fake-worker.js';
@@ -13,6 +15,8 @@ import { app, passfd, statusOf } from '../support/passfd.js';
 import { isAlive } from '../support/processes.js';
 import { withPrograms, type Program } from '../support/program.js';
 import { withoutWill } from '../support/will.js';
+
+const lateListen = fileURLToPath(new URL('fixtures/late-listen.js', import.meta.url));
 
 describe('a worker whose dispatcher is killed', () => {
   it(
@@ -61,6 +65,36 @@ describe('a worker whose dispatcher is killed', () => {
       const late = connect(Number(port), '127.0.0.1');
       const [refusal] = (await once(late, 'error')) as [NodeJS.ErrnoException];
       assert.equal(refusal.code, 'ECONNREFUSED');
+    }),
+  );
+
+  it(
+    'lives on while a server waits to be served, and is told when no dispatcher comes any more',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      await using dispatcher = new Dispatcher();
+      const control = `${directory.path}/control`;
+      await dispatcher.openControl(control);
+      const worker = start(process.execPath, [lateListen, control]);
+      await worker.line(/^joined$/);
+      await dispatcher.close();
+      await worker.line(/^failed ERR_PEER_GONE$/);
+      assert.equal(await worker.exit, 0);
+    }),
+  );
+
+  it(
+    'is killed when no dispatcher comes any more and it does not end by SIGTERM',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '1', '--control', control, app('stubborn.js')));
+      const [, worker = ''] = await program.line(/^process (\d+) listens$/);
+      program.kill();
+      await program.line(/^told to end$/);
+      // Its output is closed when the worker has ended, and the program's with it.
+      await program.exit;
+      assert.equal(isAlive(Number(worker)), false);
     }),
   );
 
