@@ -15,7 +15,7 @@ import { closeAll, OrphanReaper, PassfdError, type Address } from '../fd/index.j
 import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
 import { Supervisor, type ChildView, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
-import { offeredIn, resolveListen } from './activation.js';
+import { resolveListen } from './activation.js';
 import { ANY_HOST, type ListenAddress, type WrittenAddress } from './address.js';
 import { readAuthkey } from './authkey.js';
 import {
