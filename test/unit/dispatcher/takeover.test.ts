@@ -563,6 +563,11 @@ const all: TakeoverMessage = { type: 'all' };
 
 describe('what a generation is offered', () => {
   const file = (): Descriptor => openFile('file');
+  const stream = (): Descriptor => {
+    const [here, there] = socketPair();
+    there.destroy();
+    return here.release();
+  };
   const listening = async (): Promise<Descriptor> => {
     const acceptor = await listen({ host: '127.0.0.1', port: 0 });
     return acceptor.release();
@@ -600,6 +605,11 @@ describe('what a generation is offered', () => {
     [
       'as a connection that waits from a listener that there is not',
       () => [[from], [{ type: 'waiting', listener: 7 }, file()], [all]],
+      /listener 7, which is not there/,
+    ],
+    [
+      'as a connection in flight from a listener that there is not',
+      () => [[from], [worker, stream()], [{ type: 'in-flight', listener: 7 }, file()], [all]],
       /listener 7, which is not there/,
     ],
     ['with an answer in the midst of it', () => [[from], [{ type: 'go' }, file()]], /go .*wrong place/],
