@@ -613,6 +613,16 @@ describe('what a generation is offered', () => {
       /listener 7, which is not there/,
     ],
     ['with an answer in the midst of it', () => [[from], [{ type: 'go' }, file()]], /go .*wrong place/],
+    ['behind a message that is not the first', () => [[listener, file()]], /other generation ended/],
+    [
+      'with two control sockets',
+      async () => [
+        [from],
+        [{ type: 'control', removesFile: false }, await listening()],
+        [{ type: 'control', removesFile: false }, await listening()],
+      ],
+      /control .*wrong place/,
+    ],
   ];
   for (const [what, offer, reason] of wrong) {
     it(
@@ -641,6 +651,16 @@ describe('what a generation is offered', () => {
       await successor.channel.send({ type: 'waiting', listener: 0 }, [waiting]);
       successor.channel[Symbol.dispose]();
       await assert.rejects(taking, failsWith('ERR_TAKEOVER', /other generation ended/));
+      await next.disown();
+    }),
+  );
+
+  it(
+    'with descriptors that belong to nothing: it keeps none of them',
+    onStage({}, async (stage) => {
+      await using next = new Dispatcher();
+      const { taking } = await offers(stage, next, [from, file()], [all, file()]);
+      assert.deepEqual(await taking, []);
       await next.disown();
     }),
   );
