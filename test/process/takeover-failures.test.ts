@@ -1,17 +1,23 @@
 // Whatever goes wrong in a takeover, at any step: no client sees any of it, and nothing is left over.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { connect, type Socket } from 'node:net';
 import { once } from 'node:events';
-import { writeFileSync, rmSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
+import { backlogOf } from '../support/dispatcher-stage.js';
 import { temporaryDirectory } from '../support/files.js';
+import { turns } from '../support/loop.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 
 const preload = fileURLToPath(new URL('./fixtures/at-step.js', import.meta.url));
+
+/** Fewer than the app's backlog. */
+const CROWD = 200;
 
 const ask = (path: string, connection: string): string =>
   `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: ${connection}\r\n\r\n`;
@@ -36,7 +42,7 @@ class Scene {
   readonly #env: NodeJS.ProcessEnv;
   readonly control: string;
   service: Program;
-  #port = 0;
+  port = 0;
   #idle: Socket | undefined;
   #slow: Promise<string> | undefined;
 
@@ -56,17 +62,17 @@ class Scene {
   }
 
   startService(): Program {
-    this.service = this.#start(...passfd(...this.#words), { env: this.#env });
+    this.service = this.#start(...passfd(...this.#words), { env: this.#env, ownGroup: true });
     return this.service;
   }
 
   /** One client is idle on a connection of the worker's, and one waits for an answer that has begun. */
   async begin(): Promise<void> {
     const [, port] = await this.service.line(/^listening (\d+)$/);
-    this.#port = Number(port);
-    this.#idle = await this.#client(ask('/', 'keep-alive'));
+    this.port = Number(port);
+    this.#idle = await this.client(ask('/', 'keep-alive'));
     await once(this.#idle, 'data');
-    const slow = await this.#client(ask('/slow', 'close'));
+    const slow = await this.client(ask('/slow', 'close'));
     await once(slow, 'data');
     this.#slow = text(slow);
   }
@@ -74,7 +80,7 @@ class Scene {
   /** Both are served to the end by the worker that they had, and so are some that come now. */
   async end(): Promise<void> {
     const newcomers = await Promise.all(
-      Array.from({ length: 20 }, async () => text(await this.#client(ask('/now', 'close')))),
+      Array.from({ length: 20 }, async () => text(await this.client(ask('/now', 'close')))),
     );
     for (const answer of newcomers) assert.match(answer, /^HTTP\/1\.1 200 .*process \d+/s);
     assert.match((await this.#slow) ?? '', /slow/);
@@ -88,6 +94,10 @@ class Scene {
     return this.#start(...passfd('takeover', '--control', this.control));
   }
 
+  restart(): Program {
+    return this.#start(...passfd('restart', '--control', this.control));
+  }
+
   async worker(): Promise<number> {
     for (;;) {
       const status = await statusOf(this.control).catch(() => undefined);
@@ -96,8 +106,8 @@ class Scene {
     }
   }
 
-  async #client(request: string): Promise<Socket> {
-    const socket = connect(this.#port, '127.0.0.1');
+  async client(request: string): Promise<Socket> {
+    const socket = connect(this.port, '127.0.0.1');
     await once(socket, 'connect');
     socket.write(request);
     return socket;
@@ -124,8 +134,13 @@ async function successorOf(command: Program): Promise<number> {
   return Number(pid);
 }
 
+async function untilStopped(pid: number): Promise<void> {
+  const isStopped = (): boolean => /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  while (!isStopped()) await turns(1);
+}
+
 async function untilEnded(pid: number): Promise<void> {
-  while (isAlive(pid)) await new Promise((resolve) => setImmediate(resolve));
+  while (isAlive(pid)) await turns(1);
 }
 
 describe('a takeover whose new process', () => {
@@ -136,6 +151,7 @@ describe('a takeover whose new process', () => {
     ['exit taken-over', /ended/],
     ['hang taken-over', /did not answer within/],
     ['kill ready-said', /ended/],
+    ['starve hello-said', /reached its limit/],
   ] as const;
   for (const [accident, reason] of accidents) {
     it(
@@ -213,7 +229,97 @@ describe('a takeover whose old process is killed', () => {
   }
 });
 
+describe('a takeover whose old process has no descriptor left', () => {
+  it(
+    'fails and says why, and the old process goes on when it has some again',
+    withScene({ accident: 'old starve successor-started' }, async (scene) => {
+      const worker = await scene.worker();
+      const failing = scene.takeover();
+      assert.equal(await failing.exit, 1);
+      assert.match(await failing.stderr, /EMFILE; raise the limit/);
+      await untilEnded(await successorOf(failing));
+      execFileSync('prlimit', ['--pid', String(scene.service.pid), '--nofile=1024:']);
+      assert.equal(await scene.worker(), worker);
+      await scene.end();
+      assert.equal(await scene.takeover().exit, 0);
+    }),
+  );
+});
+
+describe('clients who come in the middle of a takeover', () => {
+  it(
+    'wait in the kernel, and are answered, every one of them, though the takeover takes long',
+    withScene({ accident: 'old stop frozen' }, async (scene) => {
+      const command = scene.takeover();
+      await successorOf(command);
+      await untilStopped(scene.service.pid);
+      const clients = await Promise.all(Array.from({ length: CROWD }, () => scene.client(ask('/', 'close'))));
+      assert.equal(backlogOf({ host: '127.0.0.1', port: scene.port }), CROWD);
+      const answers = Promise.all(clients.map((client) => text(client)));
+      scene.service.signal('SIGCONT');
+      assert.equal(await command.exit, 0, await command.stderr);
+      const worker = await scene.worker();
+      assert.equal((await answers).filter((answer) => answer.endsWith(`process ${worker}`)).length, CROWD);
+      assert.equal((await statusOf(scene.control)).generation, 2);
+      await scene.end();
+    }),
+  );
+});
+
+describe('a service that has been taken over', () => {
+  it(
+    'ends as a whole by the Ctrl-C of a terminal, which reaches the first process alone',
+    withScene({}, async (scene) => {
+      const worker = await scene.worker();
+      const command = scene.takeover();
+      const successor = await successorOf(command);
+      assert.equal(await command.exit, 0);
+      await scene.end();
+      scene.service.signalGroup('SIGINT');
+      assert.equal(await scene.service.exit, 0);
+      await untilEnded(successor);
+      await untilEnded(worker);
+    }),
+  );
+
+  it(
+    'ends when its first process is killed, and goes on with the same workers at the next start',
+    withScene({}, async (scene) => {
+      const worker = await scene.worker();
+      const command = scene.takeover();
+      const successor = await successorOf(command);
+      assert.equal(await command.exit, 0);
+      assert.equal((await statusOf(scene.control)).pid, successor);
+      scene.service.signal('SIGKILL');
+      assert.equal(await scene.service.ended, 'SIGKILL');
+      await untilEnded(successor);
+      scene.startService();
+      assert.equal(await scene.worker(), worker);
+      assert.equal((await statusOf(scene.control)).pid, scene.service.pid);
+      await scene.end();
+    }),
+  );
+});
+
 describe('two that want to change a service at a time', () => {
+  it(
+    'of a takeover and a restart behind it the restart is refused, and then possible',
+    withScene({ accident: 'new stop loaded', flags: ['--ready-timeout', '60000'] }, async (scene) => {
+      const worker = await scene.worker();
+      const takeover = scene.takeover();
+      const successor = await successorOf(takeover);
+      await untilStopped(successor);
+      const restart = scene.restart();
+      assert.equal(await restart.exit, 1);
+      assert.match(await restart.stderr, /A takeover is running/);
+      assert.equal(await scene.worker(), worker);
+      process.kill(successor, 'SIGCONT');
+      assert.equal(await takeover.exit, 0);
+      await scene.end();
+      assert.equal(await scene.restart().exit, 0);
+    }),
+  );
+
   it(
     'of two takeovers one is refused',
     withScene({ accident: 'new hang loaded' }, async (scene) => {
