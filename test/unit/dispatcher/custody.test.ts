@@ -8,9 +8,9 @@ import { connect, listen, type Address } from '../../../src/fd/index.js';
 import { encodeJson } from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { failsWith } from '../../support/errors.js';
-import type { Entrusted, FakeWorker, Returning } from '../../support/fake-worker.js';
+import { FakeWorker, type Entrusted, type Returning } from '../../support/fake-worker.js';
 import { openFile } from '../../support/files.js';
-import { isPending } from '../../support/loop.js';
+import { isPending, turns } from '../../support/loop.js';
 
 const anyPort = { host: '127.0.0.1', port: 0 } as const;
 
@@ -128,12 +128,14 @@ describe('a dispatcher whose workers come back', () => {
       const { custody } = await afterwards(stage);
       const { next, open } = await nextDispatcher(stage, () => ({ awaited }));
       await using dispatcher = next;
-      const newcomer = stage.join();
-      assert.equal(await isPending(newcomer), true);
+      const newcomer = stage.own(new FakeWorker(await connect(stage.control)));
+      const welcome = newcomer.sayHello();
+      await stage.until(() => newcomer.socket.unreadBytes === 0);
+      await turns();
       assert.equal(dispatcher.workers.length, 0);
       await back(stage, { custody });
       await open;
-      await newcomer;
+      await welcome;
       assert.equal(dispatcher.workers.length, 2);
     }),
   );
