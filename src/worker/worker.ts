@@ -264,6 +264,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       },
       returns,
     );
+    if (this.#closing.signal.aborted) {
+      link.close();
+      throw new PassfdError('ERR_CLOSED', 'The worker was closed before it had joined');
+    }
     this.#state = { is: 'linked', link };
     this.#welcome = welcome;
     // What was closed since the hello had told how many are open.
@@ -319,6 +323,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       } catch (error) {
         // One that refuses this worker today, for one since its key is not set yet, may take it tomorrow.
         if (!(error instanceof PassfdError)) throw error;
+        if (this.#closing.signal.aborted) return;
         this.#unlink();
       }
     }

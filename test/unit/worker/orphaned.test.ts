@@ -268,6 +268,41 @@ describe('a worker that comes to the next dispatcher', () => {
   );
 });
 
+/** Nobody comes to the path, however long one waits. */
+async function staysAway(listener: Listener): Promise<void> {
+  const calm = new AbortController();
+  const stays = assert.rejects(listener.accept({ signal: calm.signal }), { name: 'AbortError' });
+  await turns(100);
+  calm.abort();
+  await stays;
+}
+
+describe('a worker that is closed while it comes to the next dispatcher', () => {
+  it(
+    'which welcomes it too late, leaves it, and comes to no other',
+    atPath(async ({ worker, listener, next }) => {
+      const second = await next();
+      await second.hello();
+      await worker.close();
+      await second.welcomeNow();
+      await second.ended;
+      await staysAway(listener);
+    }),
+  );
+
+  it(
+    'which has not answered yet for what it serves, leaves it, and comes to no other',
+    atPath(async ({ worker, listener, next }) => {
+      const second = await next();
+      await second.welcome();
+      await second.hears('serve');
+      await worker.close();
+      await second.ended;
+      await staysAway(listener);
+    }),
+  );
+});
+
 /** A connection as the dispatcher has accepted it, whose client has hung up. */
 async function connected(acceptor: Acceptor): Promise<Descriptor> {
   assert.ok('port' in acceptor.address);
