@@ -107,9 +107,9 @@ interface Scene {
   readonly listener: Listener;
   readonly dispatcher: PlayedDispatcher;
   /** The present dispatcher dies, and the worker is at the next one, which has not read anything. */
-  next(): Promise<PlayedDispatcher>;
+  readonly next: () => Promise<PlayedDispatcher>;
   /** A client whose connection the dispatcher hands over, and the worker has adopted. */
-  client(): Promise<Socket>;
+  readonly client: () => Promise<Socket>;
 }
 
 /** The body of a test whose worker joins by a path where one dispatcher follows another. */
@@ -175,6 +175,12 @@ async function entrust(dispatcher: PlayedDispatcher, listener: number, key: stri
   return address.port;
 }
 
+async function isOpen(port: number): Promise<void> {
+  const client = connect(port, '127.0.0.1');
+  await once(client, 'connect');
+  client.destroy();
+}
+
 async function isRefused(port: number): Promise<void> {
   const client = connect(port, '127.0.0.1');
   const [error] = (await once(client, 'error')) as [NodeJS.ErrnoException];
@@ -229,13 +235,17 @@ describe('a worker that comes to the next dispatcher', () => {
       await second.grant(acceptor);
       await second.hears('ready');
       assert.equal(second.brought.length, 2);
+      // Those are numbers of the last one, and mean nothing here.
       await second.say({ type: 'release', listeners: [1, 2] });
+      using first = await connected(acceptor);
+      await second.handOff([first]);
+      await second.hears('adopted');
+      for (const port of ports) await isOpen(port);
       using kept = acceptor.duplicate();
       await second.entrust(1, 'b', kept);
       await second.say({ type: 'release', listeners: [], stale: true });
-      // Those are numbers of the last one; and `b` is another socket by now.
-      using connection = await connected(acceptor);
-      await second.handOff([connection]);
+      using last = await connected(acceptor);
+      await second.handOff([last]);
       await second.hears('adopted');
       for (const port of ports) await isRefused(port);
     }),
