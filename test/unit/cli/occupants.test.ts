@@ -7,7 +7,7 @@ import type { Attachment } from '../../../src/dispatcher/index.js';
 import type { Living, Occupant, OutputEnd } from '../../../src/supervisor/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
-import { openFile, textOf } from '../../support/files.js';
+import { openFile, takeTexts } from '../../support/files.js';
 
 const living: Living = { id: 2, pid: 4711, identity: '815', state: 'ready' };
 
@@ -44,8 +44,7 @@ describe('an occupant that is handed on', () => {
           const output: OutputEnd | undefined = occupant[name];
           assert.equal(output !== undefined, (ends as readonly string[]).includes(name));
           if (!output) continue;
-          using descriptor = output.descriptor;
-          assert.equal(textOf(descriptor), name);
+          assert.deepEqual(takeTexts([output.descriptor]), [name]);
           assert.equal(Buffer.from(output.partial).toString(), `${name} \0\xff`);
         }
       }),
