@@ -797,8 +797,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     { worker: snapshot, channel, inFlight, unsent }: WorkerSnapshot,
     loops: ReadonlyMap<number, AcceptLoop>,
   ): void {
-    const socket = new StreamSocket(channel);
     const connections = connectionsOf(inFlight, loops);
+    const socket = new StreamSocket(channel);
     const worker =
       snapshot.dialect === 'passfd'
         ? PassfdWorker.restore(

@@ -262,6 +262,7 @@ async function receive(
   channel: TakeoverChannel,
 ): Promise<{ readonly snapshot: Snapshot; readonly attachments: Attachment[] }> {
   const first = await channel.receive();
+  closeAll(first?.descriptors ?? []);
   if (first?.message.type !== 'from') throw endedError();
   const arriving: Arriving = {
     from: first.message,
@@ -287,8 +288,12 @@ async function receive(
     for (;;) {
       const received = await channel.receive();
       if (!received) throw endedError();
-      if (received.message.type === 'all') return { snapshot: snapshotOf(), attachments };
-      add(arriving, received.message, received.descriptors);
+      const { message, descriptors } = received;
+      if (message.type === 'all') {
+        closeAll(descriptors);
+        return { snapshot: snapshotOf(), attachments };
+      }
+      add(arriving, message, descriptors);
     }
   } catch (error) {
     closeAll([...descriptorsOf(snapshotOf()), ...attachments.flatMap(({ descriptors }) => descriptors)]);
@@ -337,9 +342,11 @@ function addOne(arriving: Arriving, message: TakeoverMessage, descriptor: Descri
       arriving.offered.push({ isInherited: message.isInherited, descriptor });
       return true;
     case 'control':
+      if (arriving.control) return false;
       arriving.control = { descriptor, removesFile: message.removesFile };
       return true;
     case 'raw-control':
+      if (arriving.rawControl) return false;
       arriving.rawControl = { descriptor, removesFile: message.removesFile };
       return true;
     case 'worker':

@@ -12,6 +12,9 @@ interface Scene {
   setMood(mood: string): void;
   setRelease(release: string): void;
   restart(): Program;
+  takeover(): Program;
+  readonly service: Program;
+  readonly control: string;
   /** Processes of the workers, when all are ready. */
   workers(): Promise<number[]>;
   ask(): Promise<string>;
@@ -57,6 +60,9 @@ function withScene(
         writeFileSync(mood, text);
       },
       restart: () => start(...passfd('restart', '--control', control)),
+      takeover: () => start(...passfd('takeover', '--control', control)),
+      service,
+      control,
       workers: async () => {
         for (;;) {
           const { workers } = await statusOf(control);
@@ -148,5 +154,26 @@ describe('a rolling restart', () => {
       service.signal('SIGTERM');
       assert.equal(await service.exit, 0);
     }),
+  );
+
+  it(
+    'lets no takeover begin',
+    withScene(
+      async (scene) => {
+        scene.setMood('hang');
+        const restart = scene.restart();
+        await scene.service.errorLine(/"restarting"/);
+        const takeover = scene.takeover();
+        assert.equal(await takeover.exit, 1);
+        assert.match(await takeover.stderr, /A restart is running/);
+        const { generation, pid } = await statusOf(scene.control);
+        assert.deepEqual([generation, pid], [1, scene.service.pid]);
+        assert.match(await scene.ask(), /^\d+ one$/);
+        scene.stop();
+        assert.equal(await restart.exit, 1);
+        assert.match(await restart.stderr, /were stopped during the restart/);
+      },
+      { readyTimeoutMs: 600_000 },
+    ),
   );
 });

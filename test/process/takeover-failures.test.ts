@@ -1,5 +1,6 @@
 // Whatever goes wrong in a takeover, at any step: no client sees any of it, and nothing is left over.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { connect, type Socket } from 'node:net';
 import { once } from 'node:events';
 import { readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -8,16 +9,19 @@ import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
+import { backlogOf } from '../support/dispatcher-stage.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
-import { untilEnded } from '../support/processes.js';
+import { untilEnded, untilStopped } from '../support/processes.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 
 const preload = fileURLToPath(new URL('./fixtures/at-step.js', import.meta.url));
-const starving = fileURLToPath(new URL('./fixtures/starve-at-step.js', import.meta.url));
 
 /** Where nothing is to fail by the time that it takes. */
 const PATIENT = ['--ready-timeout', '600000'];
+
+/** Fewer than the app's backlog. */
+const CROWD = 200;
 
 const ask = (path: string, connection: string): string =>
   `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: ${connection}\r\n\r\n`;
@@ -34,7 +38,7 @@ class Scene {
   readonly #env: NodeJS.ProcessEnv;
   readonly control: string;
   service: Program;
-  #port = 0;
+  port = 0;
   #idle: Socket | undefined;
   #slow: Promise<string> | undefined;
 
@@ -54,17 +58,17 @@ class Scene {
   }
 
   startService(): Program {
-    this.service = this.#start(...passfd(...this.#words), { env: this.#env });
+    this.service = this.#start(...passfd(...this.#words), { env: this.#env, ownGroup: true });
     return this.service;
   }
 
   /** One client is idle on a connection of the worker's, and one waits for an answer that has begun. */
   async begin(): Promise<void> {
-    const [, port] = await this.service.line(/^listening (\d+)$/);
-    this.#port = Number(port);
-    this.#idle = await this.#client(ask('/', 'keep-alive'));
+    const [, port] = await this.service.line(/listening (\d+)$/);
+    this.port = Number(port);
+    this.#idle = await this.client(ask('/', 'keep-alive'));
     await once(this.#idle, 'data');
-    const slow = await this.#client(ask('/slow', 'close'));
+    const slow = await this.client(ask('/slow', 'close'));
     await once(slow, 'data');
     this.#slow = text(slow);
   }
@@ -72,7 +76,7 @@ class Scene {
   /** Both are served to the end by the worker that they had, and so are some that come now. */
   async end(): Promise<void> {
     const newcomers = await Promise.all(
-      Array.from({ length: 20 }, async () => text(await this.#client(ask('/now', 'close')))),
+      Array.from({ length: 20 }, async () => text(await this.client(ask('/now', 'close')))),
     );
     for (const answer of newcomers) assert.match(answer, /^HTTP\/1\.1 200 .*process \d+/s);
     assert.match((await this.#slow) ?? '', /slow/);
@@ -86,6 +90,10 @@ class Scene {
     return this.#start(...passfd('takeover', '--control', this.control));
   }
 
+  restart(): Program {
+    return this.#start(...passfd('restart', '--control', this.control));
+  }
+
   async worker(): Promise<number> {
     for (;;) {
       const status = await statusOf(this.control).catch(() => undefined);
@@ -94,8 +102,8 @@ class Scene {
     }
   }
 
-  async #client(request: string): Promise<Socket> {
-    const socket = connect(this.#port, '127.0.0.1');
+  async client(request: string): Promise<Socket> {
+    const socket = connect(this.port, '127.0.0.1');
     await once(socket, 'connect');
     socket.write(request);
     return socket;
@@ -130,6 +138,7 @@ describe('a takeover whose new process', () => {
     ['exit taken-over', /ended/],
     ['hang taken-over', /did not answer within/],
     ['kill ready-said', /ended/],
+    ['starve hello-said', /reached its limit/],
   ] as const;
   for (const [accident, reason] of accidents) {
     it(
@@ -207,27 +216,20 @@ describe('a takeover whose old process is killed', () => {
   }
 });
 
-describe('a takeover for which no descriptor is free', () => {
+describe('a takeover whose old process has no descriptor left', () => {
   it(
-    'fails, and the workers are looked after as before',
-    withPrograms(async (start) => {
-      await using directory = await temporaryDirectory();
-      const control = `${directory.path}/control`;
-      const words = ['run', '--workers', '1', '--prefix-output', '--control', control, app('slow.js')];
-      const env = { NODE_OPTIONS: `--import ${starving}`, PASSFD_TEST_STARVES_AT: 'successor-started' };
-      const [program, args] = passfd(...words);
-      // Not so many that it takes long to use them up.
-      const limited = ['-c', 'ulimit -n 256; exec "$0" "$@"', program, ...args];
-      const service = start('/bin/sh', limited, { env });
-      await service.line(/listening/);
-      const failing = start(...passfd('takeover', '--control', control));
+    'fails and says why, and the old process goes on when it has some again, and looks after its workers',
+    withScene({ accident: 'old starve successor-started', flags: ['--prefix-output'] }, async (scene) => {
+      const worker = await scene.worker();
+      const failing = scene.takeover();
       assert.equal(await failing.exit, 1);
-      assert.match(await failing.stderr, /descriptor/);
-      service.signal('SIGWINCH');
-      assert.equal(await start(...passfd('restart', '--control', control)).exit, 0);
-      assert.equal(await start(...passfd('takeover', '--control', control)).exit, 0);
-      service.signal('SIGTERM');
-      assert.equal(await service.exit, 0);
+      assert.match(await failing.stderr, /EMFILE; raise the limit/);
+      await untilEnded(await successorOf(failing));
+      execFileSync('prlimit', ['--pid', String(scene.service.pid), '--nofile=1024:']);
+      assert.equal(await scene.worker(), worker);
+      await scene.end();
+      assert.equal(await scene.restart().exit, 0);
+      assert.equal(await scene.takeover().exit, 0);
     }),
   );
 });
@@ -235,7 +237,7 @@ describe('a takeover for which no descriptor is free', () => {
 describe('a takeover from the second generation to the third', () => {
   it(
     'counts when the second is killed behind its last word, before the first process knows',
-    withScene({ accident: 'new freeze go-sent', flags: PATIENT }, async (scene) => {
+    withScene({ accident: 'new stop go-sent', flags: PATIENT }, async (scene) => {
       const worker = await scene.worker();
       assert.equal(await scene.takeover().exit, 0);
       const second = (await statusOf(scene.control)).pid;
@@ -298,7 +300,80 @@ describe('a takeover that fails again and again', () => {
   );
 });
 
+describe('clients who come in the middle of a takeover', () => {
+  it(
+    'wait in the kernel, and are answered, every one of them, though the takeover takes long',
+    withScene({ accident: 'old stop frozen' }, async (scene) => {
+      const command = scene.takeover();
+      await successorOf(command);
+      await untilStopped(scene.service.pid);
+      const clients = await Promise.all(Array.from({ length: CROWD }, () => scene.client(ask('/', 'close'))));
+      assert.equal(backlogOf({ host: '127.0.0.1', port: scene.port }), CROWD);
+      const answers = Promise.all(clients.map((client) => text(client)));
+      scene.service.signal('SIGCONT');
+      assert.equal(await command.exit, 0, await command.stderr);
+      const worker = await scene.worker();
+      assert.equal((await answers).filter((answer) => answer.endsWith(`process ${worker}`)).length, CROWD);
+      assert.equal((await statusOf(scene.control)).generation, 2);
+      await scene.end();
+    }),
+  );
+});
+
+describe('a service that has been taken over', () => {
+  it(
+    'ends as a whole by the Ctrl-C of a terminal, which reaches the first process alone',
+    withScene({}, async (scene) => {
+      const worker = await scene.worker();
+      const command = scene.takeover();
+      const successor = await successorOf(command);
+      assert.equal(await command.exit, 0);
+      await scene.end();
+      scene.service.signalGroup('SIGINT');
+      assert.equal(await scene.service.exit, 0);
+      await untilEnded(successor);
+      await untilEnded(worker);
+    }),
+  );
+
+  it(
+    'ends when its first process is killed, and goes on with the same workers at the next start',
+    withScene({}, async (scene) => {
+      const worker = await scene.worker();
+      const command = scene.takeover();
+      const successor = await successorOf(command);
+      assert.equal(await command.exit, 0);
+      assert.equal((await statusOf(scene.control)).pid, successor);
+      scene.service.signal('SIGKILL');
+      assert.equal(await scene.service.ended, 'SIGKILL');
+      await untilEnded(successor);
+      scene.startService();
+      assert.equal(await scene.worker(), worker);
+      assert.equal((await statusOf(scene.control)).pid, scene.service.pid);
+      await scene.end();
+    }),
+  );
+});
+
 describe('two that want to change a service at a time', () => {
+  it(
+    'of a takeover and a restart behind it the restart is refused, and then possible',
+    withScene({ accident: 'new stop loaded', flags: PATIENT }, async (scene) => {
+      const worker = await scene.worker();
+      const takeover = scene.takeover();
+      const successor = await successorOf(takeover);
+      await untilStopped(successor);
+      const restart = scene.restart();
+      assert.equal(await restart.exit, 1);
+      assert.match(await restart.stderr, /A takeover is running/);
+      assert.equal(await scene.worker(), worker);
+      process.kill(successor, 'SIGCONT');
+      assert.equal(await takeover.exit, 0);
+      await scene.end();
+      assert.equal(await scene.restart().exit, 0);
+    }),
+  );
+
   it(
     'of two takeovers one is refused',
     withScene({ accident: 'new hang loaded' }, async (scene) => {

@@ -24,6 +24,24 @@ export interface FakeWorkerOptions {
   readonly window?: number;
   readonly capacity?: number | null;
   readonly authkey?: AuthKey;
+  /** Whether it keeps listening sockets. */
+  readonly custody?: boolean;
+  /** What it brings from a dispatcher that died. */
+  readonly returns?: Returning;
+}
+
+export interface Returning {
+  readonly id: number;
+  /** Connections that it has open. */
+  readonly open?: number;
+  /** They are lent. */
+  readonly custody?: readonly Entrusted[];
+}
+
+/** A listening socket, and what a dispatcher knows it by. */
+export interface Entrusted {
+  readonly key: string;
+  readonly descriptor: Descriptor;
 }
 
 type Of<Type extends ToWorker['type']> = Extract<ToWorker, { type: Type }>;
@@ -70,15 +88,37 @@ export class FakeWorker implements Disposable {
     return worker;
   }
 
-  async sayHello({ window = 128, capacity = null }: FakeWorkerOptions = {}): Promise<Of<'welcome'>> {
-    await this.say(
-      encodeFrame(
-        encodeHello({ passfd: PROTOCOL_VERSION, role: 'worker', pid: process.pid, window, capacity }),
-      ),
-    );
+  async sayHello({
+    window = 128,
+    capacity = null,
+    custody = false,
+    returns,
+  }: FakeWorkerOptions = {}): Promise<Of<'welcome'>> {
+    const kept = returns?.custody ?? [];
+    const hello = {
+      passfd: PROTOCOL_VERSION,
+      role: 'worker',
+      pid: process.pid,
+      window,
+      capacity,
+      ...(custody && { custody }),
+      ...(returns && { returns: { id: returns.id, open: returns.open ?? 0, custody: kept.length } }),
+    } as const;
+    await this.say(encodeFrame(encodeHello(hello)));
     const welcome = await this.next('welcome');
     this.id = welcome.id;
+    for (const { key, descriptor } of kept) {
+      await this.socket.send(encodeJson({ type: 'custody', key }), [descriptor]);
+    }
     return welcome;
+  }
+
+  /** The next listening socket that it is to keep, with its number. */
+  async entrusted(): Promise<Entrusted & { readonly listener: number }> {
+    const { listener, key } = await this.next('custody');
+    const [descriptor] = this.#take(1);
+    assert.ok(descriptor);
+    return { listener, key, descriptor };
   }
 
   /** Takes connections of the dispatcher's own addresses from here on. */
@@ -139,9 +179,7 @@ export class FakeWorker implements Disposable {
   /** The next batch, which has to come before anything else. */
   async handoff(): Promise<Handoff> {
     const { listener, count } = await this.next('handoff');
-    const descriptors = this.#reader.takeGroup(count);
-    assert.ok(descriptors !== 'lost');
-    this.#owned.push(...descriptors);
+    const descriptors = this.#take(count);
     this.received += count;
     return { listener, descriptors };
   }
@@ -171,6 +209,13 @@ export class FakeWorker implements Disposable {
       this.#reader.pushBytes(message.bytes);
       if (message.descriptors.length > 0) this.#reader.pushGroup(message.takeDescriptors());
     }
+  }
+
+  #take(count: number): readonly Descriptor[] {
+    const descriptors = this.#reader.takeGroup(count);
+    assert.ok(descriptors !== 'lost');
+    this.#owned.push(...descriptors);
+    return descriptors;
   }
 
   /** Closes the connections that it has, and only then its channel, or its channel alone: the rest closes at the end. */

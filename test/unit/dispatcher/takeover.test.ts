@@ -1,76 +1,249 @@
-// A takeover between two dispatchers in one process: what the next one knows is what the last one knew.
+// Takeover between two dispatchers in one process: the next one goes on with everything, or the first one does.
 import assert from 'node:assert/strict';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import { existsSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { awaitGo, Dispatcher, handOver, takeOver } from '../../../src/dispatcher/index.js';
-import { listen, socketPair } from '../../../src/fd/index.js';
+import {
+  awaitGo,
+  Dispatcher,
+  handOver,
+  takeOver,
+  type Attachment,
+  type Status,
+} from '../../../src/dispatcher/index.js';
+import {
+  closeAll,
+  connect,
+  listen,
+  socketPair,
+  type Descriptor,
+  type StreamSocket,
+} from '../../../src/fd/index.js';
 import {
   encodeFrame,
   encodeHello,
   encodeJson,
   PROTOCOL_VERSION,
+  TAKEOVER_FORMAT,
   TakeoverChannel,
+  type Step,
+  type TakeoverMessage,
 } from '../../../src/handoff/index.js';
-import { onStage, type Stage } from '../../support/dispatcher-stage.js';
+import { dumps } from '../../../src/multiprocessing/index.js';
+import { backlogOf, onStage, type Stage } from '../../support/dispatcher-stage.js';
+import { failsWith } from '../../support/errors.js';
 import { FakeWorker } from '../../support/fake-worker.js';
-
-const anyPort = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
+import { openFile, takeTexts } from '../../support/files.js';
+import { turns } from '../../support/loop.js';
+import { received, receivedText } from '../../support/stream.js';
 
 const hello = encodeFrame(
   encodeHello({ passfd: PROTOCOL_VERSION, role: 'worker', pid: process.pid, window: 8, capacity: null }),
 );
 
-/** Has another dispatcher take over from that of the stage. The caller closes it. */
-async function takenOver({ dispatcher }: Stage): Promise<Dispatcher> {
+/** The channel between two generations, and what kills the next one. */
+function succession(stage: Stage): {
+  readonly successor: { readonly channel: TakeoverChannel; readonly kill: () => void };
+  readonly predecessor: TakeoverChannel;
+} {
   const [here, there] = socketPair();
-  using oldEnd = new TakeoverChannel(here);
-  using newEnd = new TakeoverChannel(there);
-  const next = new Dispatcher();
-  const over = handOver(dispatcher, { channel: oldEnd, kill: () => undefined }, []);
-  await takeOver(next, newEnd, {});
-  await awaitGo(newEnd);
-  await over;
-  await dispatcher.disown();
-  next.thaw();
-  return next;
+  return {
+    successor: {
+      channel: stage.own(new TakeoverChannel(here)),
+      kill: () => {
+        there.destroy();
+      },
+    },
+    predecessor: stage.own(new TakeoverChannel(there)),
+  };
 }
 
-describe('the dispatcher that takes over', () => {
+/** The stage's dispatcher hands over to the next one, and is gone. @returns what came with it */
+async function succeed(
+  stage: Stage,
+  next: Dispatcher,
+  attachments: readonly Attachment[] = [],
+): Promise<Attachment[]> {
+  const { successor, predecessor } = succession(stage);
+  const handingOver = handOver(stage.dispatcher, successor, attachments);
+  const taken = await takeOver(next, predecessor, {});
+  await Promise.all([handingOver, awaitGo(predecessor)]);
+  next.thaw();
+  await stage.dispatcher.disown();
+  return taken;
+}
+
+/** Without what differs between any two moments. */
+function lasting(status: Status): Status {
+  return { ...status, uptimeMs: 0 };
+}
+
+async function frame(peer: StreamSocket): Promise<Record<string, unknown> | null> {
+  using header = await peer.receiveExactly(4);
+  if (!header) return null;
+  using payload = await received(peer.receiveExactly(header.bytes.readUInt32BE(0)));
+  return JSON.parse(payload.bytes.toString()) as Record<string, unknown>;
+}
+
+/** Says a command on the control socket, and leaves the answer to be read. */
+async function ask(stage: Stage, command: object): Promise<StreamSocket> {
+  const peer = stage.own(await connect(stage.control));
+  await peer.send(
+    Buffer.concat([
+      encodeFrame(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' })),
+      encodeFrame(Buffer.from(JSON.stringify(command))),
+    ]),
+  );
+  return peer;
+}
+
+/** Runs `act` once, in the step. */
+function atStep(wanted: Step, act: () => void): void {
+  const onStep = (step: unknown): void => {
+    if (step !== wanted) return;
+    unsubscribe('passfd:step', onStep);
+    act();
+  };
+  subscribe('passfd:step', onStep);
+}
+
+/** Connections that came back from a worker, and wait for another one. */
+async function waitingClients(stage: Stage, count: number): Promise<StreamSocket[]> {
+  const worker = await stage.joinServing();
+  const clients = await stage.clients(count);
+  await worker.handoffs(count);
+  const left = stage.next('left');
+  worker.die();
+  await left;
+  assert.equal(stage.dispatcher.status().connections.waiting, count);
+  return clients;
+}
+
+describe('the next generation', () => {
   it(
-    'has the sockets that workers may still ask for, and knows whose they are',
+    'has the same workers, listeners and counts, in the same states, and tells only itself as another one',
     onStage({}, async (stage) => {
-      const worker = await stage.join();
-      await using unit = await listen({ host: '127.0.0.1', port: 0 });
-      const descriptor = unit.duplicate();
-      await stage.dispatcher.offer([{ descriptor, isInherited: true }]);
-      await using next = await takenOver(stage);
-      assert.ok('port' in unit.address);
-      const { address } = await worker.listenAt({ ...anyPort, port: unit.address.port });
-      await worker.ready();
-      await stage.client(address);
-      await worker.handoffs(1);
-      // It is not ended for whoever keeps it.
-      await next.stopAccepting();
-      await stage.client(address);
-      (await unit.accept()).close();
+      const { dispatcher } = stage;
+      dispatcher.reserveIds(2);
+      const path = `${stage.directory}/socket`;
+      await dispatcher.listen(path);
+      await dispatcher.openRawControl(`${stage.directory}/raw`);
+      const busy = await stage.joinServing({ window: 5, capacity: 9 });
+      await stage.clients(4);
+      await busy.handoffs(4);
+      await busy.adopt(3);
+      await busy.sayClosed(1);
+      const leaving = await stage.join();
+      await leaving.say(encodeJson({ type: 'draining' }));
+      await stage.join();
+      const python = stage.own(await connect(stage.control));
+      await python.send(encodeFrame(dumps(process.pid)));
+      stage.own(await connect(`${stage.directory}/raw`));
+      await stage.own(await connect(stage.control)).send(encodeFrame(Buffer.from('hello')));
+      await stage.until(() => {
+        const { workers, connections } = dispatcher.status();
+        return workers.length === 5 && connections.adopted === 3 && stage.refusedPeers.length === 1;
+      });
+      await stage.until(() => dispatcher.workers.some(({ state }) => state === 'draining'));
+      await stage.until(() => dispatcher.workers[0]?.active === 2);
+      const before = dispatcher.status();
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      assert.deepEqual(lasting(next.status()), lasting({ ...before, generation: 2 }));
     }),
   );
 
   it(
-    'has a child that says hello while the workers are being frozen',
+    'settles what was in flight: it is adopted, or refused and goes to another worker, each once',
     onStage({}, async (stage) => {
-      for (const id of [1, 2, 3]) stage.own(await FakeWorker.child(stage.dispatcher, id));
-      const [here, there] = socketPair();
-      using child = new FakeWorker(there);
-      stage.dispatcher.addChild(here, { id: 4, pid: process.pid });
-      const taking = takenOver(stage);
-      await child.say(hello);
-      await using next = await taking;
-      assert.equal((await child.next('welcome')).id, 4);
+      const worker = await stage.joinServing();
+      const clients = await stage.clients(3);
+      await worker.handoffs(3);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      await worker.adopt(2);
+      await stage.until(() => next.status().connections.adopted === 2);
+      const heir = await stage.join();
+      await heir.serve();
+      await stage.until(() => next.workers.every(({ state }) => state === 'ready'));
+      await worker.refuse('draining', 3);
+      const [connection] = await heir.handoffs(1);
+      assert.deepEqual(connection?.remoteAddress, clients[2]?.localAddress);
+      worker.closeConnections();
+      for (const client of clients.slice(0, 2)) assert.equal(await receivedText(client), null);
       assert.deepEqual(
-        next.workers.map(({ id }) => id),
-        [1, 2, 3, 4],
+        next.workers.map(({ inFlight }) => inFlight),
+        [0, 1],
       );
+    }),
+  );
+
+  it(
+    'numbers connections on from where the last one was',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.clients(2);
+      await worker.handoffs(2);
+      await worker.adopt();
+      await stage.until(() => stage.dispatcher.status().connections.adopted === 2);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      await stage.client();
+      await worker.handoffs(1);
+      await worker.adopt(3);
+      await stage.until(() => next.status().connections.adopted === 3);
+    }),
+  );
+
+  it(
+    'places who waited, in their order, and who comes meanwhile, behind them',
+    onStage({}, async (stage) => {
+      const clients = await waitingClients(stage, 3);
+      const address = await stage.address();
+      const late: Promise<StreamSocket>[] = [];
+      atStep('frozen', () => {
+        for (let count = 0; count < 4; count++) late.push(stage.client(address));
+      });
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      clients.push(...(await Promise.all(late)));
+      assert.equal(clients.length, 7);
+      assert.equal(backlogOf(address), 4);
+      const worker = await stage.join();
+      await worker.serve();
+      const connections = await worker.handoffs(7);
+      assert.deepEqual(
+        connections.map(({ remoteAddress }) => remoteAddress),
+        clients.map(({ localAddress }) => localAddress),
+      );
+    }),
+  );
+
+  it(
+    'says what was still to be said to a worker that did not read, with the connections in it',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      // Answers of some 100 bytes each: more than its channel holds.
+      const REQUESTS = 1000;
+      const requests = Array.from({ length: REQUESTS }, (_, request) =>
+        encodeJson({ type: 'serve', request }),
+      );
+      await worker.say(...requests);
+      const clients = await stage.clients(2);
+      await stage.until(() => stage.dispatcher.workers[0]?.inFlight === 2);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      for (let request = 0; request < REQUESTS; request++) {
+        assert.equal((await worker.next('listening')).request, request);
+      }
+      const connections = await worker.handoffs(2);
+      assert.deepEqual(
+        connections.map(({ remoteAddress }) => remoteAddress),
+        clients.map(({ localAddress }) => localAddress),
+      );
+      await worker.adopt();
+      await stage.until(() => next.status().connections.adopted === 2);
     }),
   );
 
@@ -82,10 +255,488 @@ describe('the dispatcher that takes over', () => {
       const frame = encodeJson({ type: 'unlisten', request: 7, listeners });
       await worker.say(frame.subarray(0, -1));
       await stage.until(() => worker.socket.unreadBytes === 0);
-      await using next = await takenOver(stage);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
       await worker.say(frame.subarray(-1));
       assert.equal((await worker.next('unlistened')).request, 7);
       assert.equal(next.workers.length, 1);
+    }),
+  );
+
+  it(
+    'welcomes a child that had said nothing yet, under its number',
+    onStage({}, async (stage) => {
+      const [here, there] = socketPair();
+      stage.dispatcher.addChild(here, { id: 2, pid: process.pid });
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      const child = stage.own(new FakeWorker(there));
+      assert.equal((await child.sayHello()).id, 2);
+    }),
+  );
+
+  it(
+    'has a child that says hello while the workers are being frozen',
+    onStage({}, async (stage) => {
+      for (const id of [1, 2, 3]) stage.own(await FakeWorker.child(stage.dispatcher, id));
+      const [here, there] = socketPair();
+      const child = stage.own(new FakeWorker(there));
+      stage.dispatcher.addChild(here, { id: 4, pid: process.pid });
+      await using next = new Dispatcher();
+      const succeeding = succeed(stage, next);
+      await child.say(hello);
+      await succeeding;
+      assert.equal((await child.next('welcome')).id, 4);
+      assert.deepEqual(
+        next.workers.map(({ id }) => id),
+        [1, 2, 3, 4],
+      );
+    }),
+  );
+
+  it(
+    'gives a worker of the recipe the connection that it had not read yet once, and the next one',
+    onStage({}, async (stage) => {
+      await stage.address();
+      const ready = stage.next('ready');
+      const python = stage.own(await connect(stage.control));
+      await python.send(encodeFrame(dumps(process.pid)));
+      await ready;
+      const clients = [await stage.client()];
+      await stage.until(() => stage.dispatcher.workers[0]?.inFlight === 1);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      clients.push(await stage.client());
+      for (const client of clients) {
+        using message = await received(python.receive(1));
+        assert.deepEqual(
+          message.descriptors.map(({ remoteAddress }) => remoteAddress),
+          [client.localAddress],
+        );
+      }
+      await stage.until(() => next.status().connections.adopted === 2);
+      assert.equal(python.peek(), null);
+    }),
+  );
+
+  it(
+    'has the sockets that workers may still ask for, and knows whose they are',
+    onStage({}, async (stage) => {
+      const worker = await stage.join();
+      await using unit = await listen({ host: '127.0.0.1', port: 0 });
+      const descriptor = unit.duplicate();
+      await stage.dispatcher.offer([{ descriptor, isInherited: true }]);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      assert.ok('port' in unit.address);
+      const { port } = unit.address;
+      const { address } = await worker.listenAt({ host: '127.0.0.1', port, ipv6Only: false, index: 0 });
+      await worker.ready();
+      await stage.client(address);
+      await worker.handoffs(1);
+      await worker.adopt();
+      // It is not ended for whoever keeps it.
+      await next.stopAccepting();
+      await stage.client(address);
+      (await unit.accept()).close();
+    }),
+  );
+
+  it(
+    'keeps the socket file for as long as it listens, and takes it with it',
+    onStage({}, async (stage) => {
+      const path = `${stage.directory}/socket`;
+      await stage.dispatcher.listen(path);
+      const next = new Dispatcher();
+      await succeed(stage, next);
+      await turns();
+      assert.ok(existsSync(path) && existsSync(stage.control));
+      stage.own(await connect(path));
+      await next.close();
+      assert.ok(!existsSync(path) && !existsSync(stage.control));
+    }),
+  );
+
+  it(
+    'gets what travels with it, in its order, with its descriptors',
+    onStage({}, async (stage) => {
+      using file = openFile('file');
+      await using next = new Dispatcher();
+      const attachments = await succeed(stage, next, [
+        { data: { slot: 1 }, descriptors: [file] },
+        { data: ['anything'], descriptors: [] },
+      ]);
+      assert.deepEqual(
+        attachments.map(({ data, descriptors }) => [data, takeTexts(descriptors)]),
+        [
+          [{ slot: 1 }, ['file']],
+          [['anything'], []],
+        ],
+      );
+    }),
+  );
+
+  it(
+    'answers who connects to the control socket meanwhile, and who waits for an answer is told to ask again',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      const draining = stage.next('draining');
+      const waiting = await ask(stage, { type: 'drain', worker: worker.id });
+      await draining;
+      const meanwhile: Promise<StreamSocket>[] = [];
+      atStep('frozen', () => {
+        meanwhile.push(ask(stage, { type: 'status' }));
+      });
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      assert.deepEqual(await frame(waiting), { type: 'again' });
+      assert.equal(await frame(waiting), null);
+      const [peer] = await Promise.all(meanwhile);
+      assert.ok(peer);
+      assert.equal(((await frame(peer))?.['result'] as Status).generation, 2);
+    }),
+  );
+});
+
+/** Reads until a message of this type, and lets go of everything. */
+async function hears(channel: TakeoverChannel, type: TakeoverMessage['type']): Promise<TakeoverMessage> {
+  for (;;) {
+    const said = await channel.receive();
+    assert.ok(said, `the channel ended without: ${type}`);
+    closeAll(said.descriptors);
+    if (said.message.type === type) return said.message;
+  }
+}
+
+describe('a generation whose next one', () => {
+  const failures: readonly (readonly [
+    what: string,
+    act: (predecessor: TakeoverChannel) => Promise<void>,
+    reason: RegExp,
+  ])[] = [
+    [
+      'says that it cannot take over',
+      (predecessor) => predecessor.send({ type: 'failed', code: 'ERR_TAKEOVER', reason: 'out of luck' }),
+      /^out of luck$/,
+    ],
+    [
+      'ends before it is ready',
+      async (predecessor) => {
+        await hears(predecessor, 'all');
+        predecessor[Symbol.dispose]();
+      },
+      /other generation ended/,
+    ],
+    [
+      'ends when it is told to go, and has not started',
+      async (predecessor) => {
+        await predecessor.send({ type: 'ready' });
+        await hears(predecessor, 'go');
+        predecessor[Symbol.dispose]();
+      },
+      /other generation ended/,
+    ],
+    [
+      'says that it has started before it may',
+      (predecessor) => predecessor.send({ type: 'started' }),
+      /said started, and not ready/,
+    ],
+  ];
+  for (const [what, act, reason] of failures) {
+    it(
+      `${what} says why, and goes on as if nothing had happened`,
+      onStage({}, async (stage) => {
+        const { dispatcher } = stage;
+        const worker = await stage.joinServing();
+        const clients = await stage.clients(2);
+        await worker.handoffs(2);
+        const before = dispatcher.status();
+        const { successor, predecessor } = succession(stage);
+        const handingOver = handOver(dispatcher, successor, []);
+        await Promise.all([assert.rejects(handingOver, failsWith('ERR_TAKEOVER', reason)), act(predecessor)]);
+        assert.deepEqual(lasting(dispatcher.status()), lasting(before));
+        await worker.adopt();
+        clients.push(await stage.client());
+        const [connection] = await worker.handoffs(1);
+        assert.deepEqual(connection?.remoteAddress, clients[2]?.localAddress);
+        await stage.join();
+      }),
+    );
+  }
+
+  it(
+    'ends behind its word that it has started is over all the same: the workers may have heard of the next one',
+    onStage({}, async (stage) => {
+      const { successor, predecessor } = succession(stage);
+      const handingOver = handOver(stage.dispatcher, successor, []);
+      await hears(predecessor, 'all');
+      await predecessor.send({ type: 'ready' });
+      await predecessor.send({ type: 'started' });
+      // Not even the "go" can be said any more.
+      predecessor[Symbol.dispose]();
+      await handingOver;
+      await stage.dispatcher.disown();
+    }),
+  );
+
+  it(
+    'would get connections of an address that is closed hands nothing over, and goes on',
+    onStage({}, async (stage) => {
+      const worker = await stage.join();
+      await worker.ready();
+      const { id, address } = await worker.listenAt({
+        host: '127.0.0.1',
+        port: 0,
+        ipv6Only: false,
+        index: 0,
+      });
+      await stage.client(address);
+      await worker.handoffs(1);
+      const unlistened = stage.next('unlistened');
+      await worker.unlisten(id);
+      await unlistened;
+      const { successor } = succession(stage);
+      await assert.rejects(
+        handOver(stage.dispatcher, successor, []),
+        failsWith('ERR_DISPATCHER', /which is closed, are still on their way/),
+      );
+      await worker.adopt();
+      await stage.until(() => stage.dispatcher.status().connections.adopted === 1);
+    }),
+  );
+});
+
+describe('a dispatcher that is frozen', () => {
+  it(
+    'leaves clients, workers and commands in the kernel, until it thaws',
+    onStage({}, async (stage) => {
+      const { dispatcher } = stage;
+      const address = await stage.address();
+      const worker = await stage.joinServing();
+      const { release } = await dispatcher.freeze();
+      const clients = await stage.clients(5);
+      const joining = stage.join();
+      const asking = await ask(stage, { type: 'status' });
+      await worker.say(encodeJson({ type: 'window', window: 3 }));
+      await turns();
+      assert.equal(backlogOf(address), 5);
+      assert.equal(dispatcher.workers.length, 1);
+      assert.equal(asking.peek(), null);
+      release();
+      dispatcher.thaw();
+      await joining;
+      assert.equal((await frame(asking))?.['type'], 'done');
+      const connections = await worker.handoffs(3);
+      assert.deepEqual(
+        connections.map(({ remoteAddress }) => remoteAddress),
+        clients.slice(0, 3).map(({ localAddress }) => localAddress),
+      );
+    }),
+  );
+
+  it(
+    'has let in who was on the way, and cut off who says nothing for a second',
+    onStage({ control: { handshakeTimeoutMs: 60_000 } }, async (stage) => {
+      const slow = stage.own(await connect(stage.control));
+      const silent = stage.own(await connect(stage.control));
+      await slow.send(hello.subarray(0, 9));
+      await turns();
+      const freezing = stage.dispatcher.freeze();
+      await slow.send(hello.subarray(9));
+      const { snapshot, release } = await freezing;
+      release();
+      assert.equal(snapshot.workers.length, 1);
+      assert.equal(await receivedText(silent), null);
+    }),
+  );
+});
+
+/** Says everything in the place of a generation, and hears how the next one answers. */
+async function offers(
+  stage: Stage,
+  next: Dispatcher,
+  ...messages: readonly (readonly [message: TakeoverMessage, ...descriptors: Descriptor[]])[]
+): Promise<{ readonly channel: TakeoverChannel; readonly taking: Promise<Attachment[]> }> {
+  const { successor, predecessor } = succession(stage);
+  const taking = takeOver(next, predecessor, {});
+  for (const [message, ...descriptors] of messages) {
+    await successor.channel.send(message, descriptors);
+    closeAll(descriptors);
+  }
+  return { channel: successor.channel, taking };
+}
+
+const from: TakeoverMessage = {
+  type: 'from',
+  format: TAKEOVER_FORMAT,
+  version: '0.0.0',
+  generation: 1,
+  counts: { accepted: 0, adopted: 0, redelivered: 0, refused: 0, refusedPeers: 0 },
+};
+const listener: TakeoverMessage = {
+  type: 'listener',
+  id: 7,
+  key: 'own 127.0.0.1:0',
+  isOwn: true,
+  accepted: 0,
+  removesFile: false,
+};
+const worker: TakeoverMessage = {
+  type: 'worker',
+  worker: {
+    dialect: 'passfd',
+    id: 1,
+    pid: process.pid,
+    isTrusted: true,
+    isCustodian: true,
+    state: 'ready',
+    window: 8,
+    capacity: null,
+    carried: 0,
+    awaitedCustody: 0,
+    adopted: 0,
+    closed: 0,
+    settled: 0,
+    subscriptions: [],
+    partial: '',
+  },
+};
+const all: TakeoverMessage = { type: 'all' };
+
+describe('what a generation is offered', () => {
+  const file = (): Descriptor => openFile('file');
+  const stream = (): Descriptor => {
+    const [here, there] = socketPair();
+    there.destroy();
+    return here.release();
+  };
+  const listening = async (): Promise<Descriptor> => {
+    const acceptor = await listen({ host: '127.0.0.1', port: 0 });
+    return acceptor.release();
+  };
+
+  type Offer = readonly (readonly [message: TakeoverMessage, ...descriptors: Descriptor[]])[];
+  const wrong: readonly (readonly [what: string, offer: () => Offer | Promise<Offer>, reason: RegExp])[] = [
+    [
+      'in a format that it does not know',
+      () => [[{ ...from, format: TAKEOVER_FORMAT + 1 }]],
+      /format 2 .*passfd .* with format 1/,
+    ],
+    ['as a listener without a socket', () => [[from], [listener]], /listener .*0 descriptors/],
+    [
+      'as a listener with two',
+      async () => [[from], [listener, await listening(), file()]],
+      /listener .*2 descriptors/,
+    ],
+    [
+      'as a listener that is none',
+      () => [[from], [listener, file()], [all]],
+      /listening socket|ENOTSOCK|not a socket/,
+    ],
+    [
+      'as a connection in flight to nobody',
+      () => [[from], [{ type: 'in-flight', listener: 7 }, file()]],
+      /in-flight .*wrong place/,
+    ],
+    ['as bytes for nobody', () => [[from], [{ type: 'unsent', bytes: '' }, file()]], /unsent .*wrong place/],
+    [
+      'as a worker with a file for a channel',
+      () => [[from], [worker, file()], [all]],
+      /connected stream socket/,
+    ],
+    [
+      'as a connection that waits from a listener that there is not',
+      () => [[from], [{ type: 'waiting', listener: 7 }, file()], [all]],
+      /listener 7, which is not there/,
+    ],
+    [
+      'as a connection in flight from a listener that there is not',
+      () => [[from], [worker, stream()], [{ type: 'in-flight', listener: 7 }, file()], [all]],
+      /listener 7, which is not there/,
+    ],
+    ['with an answer in the midst of it', () => [[from], [{ type: 'go' }, file()]], /go .*wrong place/],
+    ['behind a message that is not the first', () => [[listener, file()]], /other generation ended/],
+    [
+      'with two control sockets',
+      async () => [
+        [from],
+        [{ type: 'control', removesFile: false }, await listening()],
+        [{ type: 'control', removesFile: false }, await listening()],
+      ],
+      /control .*wrong place/,
+    ],
+  ];
+  for (const [what, offer, reason] of wrong) {
+    it(
+      `${what}, it refuses with a reason, and keeps none of it`,
+      onStage({}, async (stage) => {
+        await using next = new Dispatcher();
+        const { channel, taking } = await offers(stage, next, ...(await offer()));
+        await assert.rejects(taking, failsWith('ERR_TAKEOVER', reason));
+        const message = await hears(channel, 'failed');
+        assert.ok('reason' in message);
+        assert.match(message.reason, reason);
+        await next.disown();
+      }),
+    );
+  }
+
+  it(
+    'ends half way: it keeps none of it',
+    onStage({}, async (stage) => {
+      await using next = new Dispatcher();
+      const { successor, predecessor } = succession(stage);
+      const taking = takeOver(next, predecessor, {});
+      using waiting = file();
+      await successor.channel.send(from);
+      await successor.channel.send({ type: 'attachment', data: null }, [waiting]);
+      await successor.channel.send({ type: 'waiting', listener: 0 }, [waiting]);
+      successor.channel[Symbol.dispose]();
+      await assert.rejects(taking, failsWith('ERR_TAKEOVER', /other generation ended/));
+      await next.disown();
+    }),
+  );
+
+  it(
+    'with descriptors that belong to nothing: it keeps none of them',
+    onStage({}, async (stage) => {
+      await using next = new Dispatcher();
+      const { taking } = await offers(stage, next, [from, file()], [all, file()]);
+      assert.deepEqual(await taking, []);
+      await next.disown();
+    }),
+  );
+
+  it(
+    'is nothing that it touches before it may: when it disowns it, the first one goes on',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.clients(2);
+      await worker.handoffs(2);
+      const [here, there] = socketPair();
+      stage.dispatcher.addChild(here, { id: 2, pid: process.pid });
+      const child = stage.own(new FakeWorker(there));
+      const { successor, predecessor } = succession(stage);
+      const handingOver = handOver(stage.dispatcher, successor, []);
+      await using next = new Dispatcher();
+      await takeOver(next, predecessor, {});
+      assert.deepEqual(
+        next.workers.map(({ inFlight }) => inFlight),
+        [2],
+      );
+      const welcome = child.sayHello();
+      await worker.adopt();
+      await turns();
+      assert.equal(next.status().connections.adopted, 0);
+      assert.equal(next.workers.length, 1);
+      await next.disown();
+      predecessor[Symbol.dispose]();
+      await assert.rejects(handingOver, failsWith('ERR_TAKEOVER'));
+      await stage.until(() => stage.dispatcher.status().connections.adopted === 2);
+      await welcome;
+      assert.equal(stage.dispatcher.workers.length, 2);
     }),
   );
 });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import type { Descriptor, StreamSocket } from '../../../src/fd/index.js';
+import { StreamSocket, type Descriptor } from '../../../src/fd/index.js';
 import { Channel, encodeFrame } from '../../../src/handoff/index.js';
 import { failsWith } from '../../support/errors.js';
 import { openFile, takeTexts } from '../../support/files.js';
@@ -128,6 +128,62 @@ describe('a Channel', () => {
       await channel.read(() => assert.fail('nothing is left'));
       assert.deepEqual(told, ['first', '2', 'last']);
       channel.socket.destroy();
+    }),
+  );
+
+  it(
+    'that is frozen reads no further than the frames that have come, and tells what it has of the next',
+    onPair(async (left, right) => {
+      const told: string[] = [];
+      let finish: (() => void) | undefined;
+      const channel = new Channel(right);
+      const reading = channel.read((payload) => {
+        told.push(payload.toString());
+        return new Promise((resolve) => (finish = resolve));
+      });
+      await left.send(Buffer.concat([frame('one'), frame('two'), frame('three').subarray(0, 6)]));
+      await isPending(reading);
+      const freezing = channel.freeze();
+      await left.send(frame('three').subarray(6));
+      assert.equal(await isPending(freezing), true);
+      finish?.();
+      assert.equal(await isPending(freezing), true);
+      finish?.();
+      assert.deepEqual(await freezing, frame('three').subarray(0, 6));
+      assert.deepEqual(told, ['one', 'two']);
+
+      // Somebody else goes on with the socket, and with what was read.
+      const next = new Channel(new StreamSocket(right.duplicate()), { partial: await freezing });
+      left.destroy();
+      await next.read((payload) => {
+        told.push(payload.toString());
+        return undefined;
+      });
+      assert.deepEqual(told, ['one', 'two', 'three']);
+      next.socket.destroy();
+      right.destroy();
+      await assert.rejects(reading, failsWith('ERR_CLOSED'));
+    }),
+  );
+
+  it(
+    'that is frozen and thaws goes on where it was',
+    onPair(async (left, right) => {
+      const told: string[] = [];
+      const channel = new Channel(right);
+      const reading = channel.read((payload) => {
+        told.push(payload.toString());
+        return undefined;
+      });
+      await left.send(frame('one').subarray(0, 5));
+      await isPending(reading);
+      assert.deepEqual(await channel.freeze(), frame('one').subarray(0, 5));
+      await left.send(frame('one').subarray(5));
+      left.destroy();
+      assert.equal(await isPending(reading), true);
+      right.thaw();
+      await reading;
+      assert.deepEqual(told, ['one']);
     }),
   );
 

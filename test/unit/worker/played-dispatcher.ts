@@ -9,10 +9,13 @@ import {
   decodeFromWorker,
   decodeIntroduction,
   encodeHandoff,
+  encodeHandoffAgain,
   encodeJson,
   PROTOCOL_VERSION,
   type FromWorker,
+  type TakeGroup,
   type ToWorker,
+  type WorkerHello,
 } from '../../../src/handoff/index.js';
 import { Connection } from '../../../src/multiprocessing/index.js';
 import { join, type JoinOptions, type Worker } from '../../../src/worker/index.js';
@@ -33,22 +36,37 @@ export class PlayedDispatcher {
   #isOver = false;
   /** Listeners of which the worker wants nothing more. */
   readonly unlistened: number[] = [];
-  /** Settles when the worker has ended the channel. */
-  over: Promise<void> = Promise.resolve();
+  /** Listening sockets that the worker has brought, as their keys and what the kernel tells them by. */
+  readonly brought: (readonly [key: string, inode: string])[] = [];
+
+  /** Settles when the channel of a worker that was welcomed has ended. */
+  ended: Promise<void> = Promise.resolve();
 
   constructor(socket: StreamSocket) {
     this.socket = socket;
     this.#channel = new Channel(socket);
   }
 
-  /** Reads the hello, and welcomes. */
-  async welcome(): Promise<void> {
+  async hello(): Promise<WorkerHello> {
     const introduction = decodeIntroduction(await new Connection(this.socket).recvBytes());
-    assert.equal(introduction.dialect, 'passfd');
+    assert.ok(introduction.dialect === 'passfd' && introduction.hello.role === 'worker');
+    return introduction.hello;
+  }
+
+  /** Reads the hello, and welcomes. */
+  async welcome(): Promise<WorkerHello> {
+    const hello = await this.hello();
+    await this.welcomeNow();
+    return hello;
+  }
+
+  /** Welcomes whose hello was read. */
+  async welcomeNow(): Promise<void> {
     await this.say({ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true });
-    this.over = this.#channel
-      .read((payload) => {
+    this.ended = this.#channel
+      .read((payload, take) => {
         const message = decodeFromWorker(payload);
+        if (message.type === 'custody') this.#take(message.key, take);
         this.#heard.push(message);
         this.#wake?.();
         if (message.type !== 'unlisten') return undefined;
@@ -72,6 +90,16 @@ export class PlayedDispatcher {
     return this.#channel.post(encodeHandoff(listener, connections.length), connections);
   }
 
+  /** As whoever hands out what a dispatcher that died had accepted, and does not know whether this was sent. */
+  handOffAgain(position: number, connections: readonly Descriptor[], listener = LISTENER): Promise<void> {
+    return this.#channel.post(encodeHandoffAgain(position, listener, connections.length), connections);
+  }
+
+  /** Has the worker keep a listening socket. */
+  entrust(listener: number, key: string, descriptor: Descriptor): Promise<void> {
+    return this.#channel.post(encodeJson({ type: 'custody', listener, key }), [descriptor]);
+  }
+
   /** The next message of this type; those of other types before it are passed over. */
   async hears<T extends FromWorker['type']>(type: T): Promise<Said<T>> {
     for (;;) {
@@ -86,6 +114,14 @@ export class PlayedDispatcher {
   /** Everything heard and not asked for so far. */
   get heard(): readonly FromWorker[] {
     return this.#heard;
+  }
+
+  #take(key: string, take: TakeGroup): void {
+    const group = take(1);
+    const [descriptor] = group === 'lost' ? [] : group;
+    assert.ok(descriptor);
+    this.brought.push([key, descriptor.inode]);
+    descriptor.close();
   }
 
   /** Answers the next `serve`, with the address of an acceptor. */

@@ -1,0 +1,92 @@
+// StreamSocket that is frozen: nothing goes out or comes in until it thaws, and what waits can be told to somebody else.
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { describe, it } from 'node:test';
+
+import type { Unsent } from '../../../src/fd/index.js';
+import { failsWith } from '../../support/errors.js';
+import { openFile, textOf } from '../../support/files.js';
+import { isPending, turns } from '../../support/loop.js';
+import { onPair, received, receivedBytes, receivedText } from '../../support/stream.js';
+
+/** Each as its bytes, and the texts of its files. */
+function texts(unsent: readonly Unsent[]): string[][] {
+  return unsent.map(({ bytes, descriptors }) => [Buffer.from(bytes).toString(), ...descriptors.map(textOf)]);
+}
+
+describe('a frozen StreamSocket', () => {
+  it(
+    'takes nothing off the socket, whether the receive began before or behind it, until it thaws',
+    onPair(async (left, right) => {
+      const before = receivedText(right);
+      right.freeze();
+      await left.send(Buffer.from('hello'));
+      assert.equal(await isPending(before), true);
+      assert.equal(right.peek()?.toString(), 'hello');
+      right.thaw();
+      assert.equal(await before, 'hello');
+      right.freeze();
+      await left.send(Buffer.from('again'));
+      const behind = receivedText(right);
+      assert.equal(await isPending(behind), true);
+      right.thaw();
+      assert.equal(await behind, 'again');
+    }),
+  );
+
+  it(
+    'sends nothing until it thaws, and then everything in its order',
+    onPair(async (left, right) => {
+      left.freeze();
+      using file = openFile('file');
+      const sends = [left.send(Buffer.from('one ')), left.send(Buffer.from('two'), [file], { kept: true })];
+      await turns();
+      assert.equal(right.peek(), null);
+      left.thaw();
+      await Promise.all(sends);
+      assert.equal((await receivedBytes(right, 4)).toString(), 'one ');
+      using message = await received(right.receive());
+      assert.deepEqual([message.bytes.toString(), message.descriptors.map(textOf)], ['two', ['file']]);
+    }),
+  );
+
+  it(
+    'tells what is unsent: the rest of what was sent in part, and its descriptors with what was not',
+    onPair(async (left, right) => {
+      // More than the kernel takes.
+      const large = randomBytes(1_000_000);
+      using file = openFile('file');
+      const sends = [left.send(large), left.send(Buffer.from('last'), [file], { kept: true })];
+      left.freeze();
+      const [rest, ...others] = left.unsent();
+      assert.ok(rest);
+      assert.deepEqual(rest.descriptors, []);
+      assert.deepEqual(texts(others), [['last', 'file']]);
+      // What the kernel has and what it has not is all of it, and nothing twice.
+      const taken = large.length - rest.bytes.length;
+      assert.ok(taken > 0 && taken < large.length);
+      assert.ok(large.equals(Buffer.concat([await receivedBytes(right, taken), rest.bytes])));
+      assert.equal(right.peek(), null);
+      left.thaw();
+      await Promise.all([...sends, receivedBytes(right, rest.bytes.length + 'last'.length)]);
+      assert.deepEqual(left.unsent(), []);
+    }),
+  );
+
+  it(
+    'that is destroyed rejects what waits, and does not go on when it is thawed',
+    onPair(async (left, right) => {
+      left.freeze();
+      const sending = left.send(Buffer.from('never'));
+      const receiving = left.receive();
+      left.destroy();
+      await assert.rejects(sending, failsWith('ERR_CLOSED'));
+      await assert.rejects(receiving, failsWith('ERR_CLOSED'));
+      left.thaw();
+      assert.throws(() => {
+        left.freeze();
+      }, failsWith('ERR_CLOSED'));
+      assert.equal(await receivedText(right), null);
+    }),
+  );
+});

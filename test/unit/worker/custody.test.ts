@@ -1,0 +1,78 @@
+// Custody: which listening sockets a worker keeps, and for how long.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { listen, type Descriptor } from '../../../src/fd/index.js';
+import { Custody } from '../../../src/worker/custody.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+
+async function listening(): Promise<Descriptor> {
+  const acceptor = await listen({ host: '127.0.0.1', port: 0 });
+  return acceptor.release();
+}
+
+/** The body of a test that gets two listening sockets; custody is closed behind it. */
+function withCustody(
+  body: (custody: Custody, first: Descriptor, second: Descriptor) => void,
+): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    const custody = new Custody();
+    using first = await listening();
+    using second = await listening();
+    try {
+      body(custody, first, second);
+    } finally {
+      custody.close();
+    }
+  });
+}
+
+function keys({ kept }: Custody): string[] {
+  return kept.map(({ key }) => key);
+}
+
+describe('custody', () => {
+  it(
+    'keeps one of the same socket, and the one that is there already, which may be on its way',
+    withCustody((custody, first) => {
+      const there = first.duplicate();
+      custody.keep(1, { key: 'a', descriptor: there });
+      const again = first.duplicate();
+      custody.keep(5, { key: 'a', descriptor: again });
+      assert.deepEqual([there.closed, again.closed], [false, true]);
+      // Under its new number.
+      custody.release([1]);
+      assert.deepEqual(keys(custody), ['a']);
+      custody.release([5]);
+      assert.deepEqual([keys(custody), there.closed], [[], true]);
+    }),
+  );
+
+  it(
+    'takes another socket in the place of the one with the same key',
+    withCustody((custody, first, second) => {
+      const before = first.duplicate();
+      custody.keep(1, { key: 'a', descriptor: before });
+      custody.keep(1, { key: 'a', descriptor: second.duplicate() });
+      assert.equal(before.closed, true);
+      assert.deepEqual(
+        custody.kept.map(({ descriptor }) => descriptor.inode),
+        [second.inode],
+      );
+    }),
+  );
+
+  it(
+    'goes by the numbers of the present dispatcher, and lets go of what that one has not given when it says so',
+    withCustody((custody, first, second) => {
+      custody.keep(1, { key: 'a', descriptor: first.duplicate() });
+      custody.keep(2, { key: 'b', descriptor: second.duplicate() });
+      custody.expectAnew();
+      custody.release([1, 2]);
+      assert.deepEqual(keys(custody), ['a', 'b']);
+      custody.keep(1, { key: 'b', descriptor: second.duplicate() });
+      custody.releaseStale();
+      assert.deepEqual(keys(custody), ['b']);
+    }),
+  );
+});

@@ -1,0 +1,324 @@
+// A worker whose dispatcher has died: what still comes from it, and what the worker brings to the next one.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { join as joinPath } from 'node:path';
+import { describe, it } from 'node:test';
+
+import { listen, type Acceptor, type Descriptor } from '../../../src/fd/index.js';
+import { Listener } from '../../../src/multiprocessing/index.js';
+import { join, type JoinOptions, type Worker } from '../../../src/worker/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+import { temporaryDirectory } from '../../support/files.js';
+import { turns } from '../../support/loop.js';
+import { LISTENER, onStage, PlayedDispatcher, type Stage } from './played-dispatcher.js';
+
+/** A server that answers everyone with their own words. */
+function echo(): Server {
+  return createServer((socket) => socket.pipe(socket).on('error', () => undefined));
+}
+
+async function serving({ worker, dispatcher, acceptor }: Stage): Promise<void> {
+  await Promise.all([worker.serve(echo()), dispatcher.grant(acceptor)]);
+}
+
+async function hears(client: Socket, word: string): Promise<void> {
+  client.write(word);
+  const [answer] = (await once(client, 'data')) as [Buffer];
+  assert.equal(answer.toString(), word);
+}
+
+describe('behind the word that its dispatcher has died, a worker', () => {
+  it(
+    'takes a new connection without an answer, since nobody hears it',
+    onStage(async (stage) => {
+      const { dispatcher } = stage;
+      await serving(stage);
+      const { client, connection } = await stage.client();
+      await dispatcher.say({ type: 'orphaned' });
+      await dispatcher.handOff([connection]);
+      connection.close();
+      await hears(client, 'hello');
+      assert.deepEqual(
+        dispatcher.heard.filter(({ type }) => type === 'adopted'),
+        [],
+      );
+      assert.equal(stage.worker.active, 1);
+    }),
+  );
+
+  it(
+    'closes one for a listener that it does not serve: its client sees the end',
+    onStage(async (stage) => {
+      await serving(stage);
+      const { client, connection } = await stage.client();
+      await stage.dispatcher.say({ type: 'orphaned' });
+      await stage.dispatcher.handOff([connection], LISTENER + 1);
+      connection.close();
+      client.resume();
+      await once(client, 'end');
+    }),
+  );
+
+  it(
+    'closes what comes again and that it has received, and what it has goes on',
+    onStage(async (stage) => {
+      const { dispatcher, worker } = stage;
+      await serving(stage);
+      const [first, second] = [await stage.client(), await stage.client()];
+      const connections = [first.connection, second.connection];
+      await dispatcher.handOff(connections);
+      assert.equal((await dispatcher.hears('adopted')).position, 2);
+      await dispatcher.say({ type: 'orphaned' });
+      await dispatcher.handOffAgain(1, connections);
+      for (const connection of connections) connection.close();
+      const third = await stage.client();
+      // Behind the others: when it is served, those were dealt with.
+      await dispatcher.handOff([third.connection]);
+      await hears(third.client, 'third');
+      await hears(first.client, 'first');
+      assert.equal(worker.active, 3);
+      // With a duplicate left open here, the client would never see the end.
+      second.client.end();
+      second.client.resume();
+      await once(second.client, 'end');
+    }),
+  );
+
+  it(
+    'takes what comes again and that it has not received',
+    onStage(async (stage) => {
+      const { dispatcher } = stage;
+      await serving(stage);
+      const [first, second] = [await stage.client(), await stage.client()];
+      await dispatcher.handOff([first.connection]);
+      await dispatcher.hears('adopted');
+      await dispatcher.say({ type: 'orphaned' });
+      await dispatcher.handOffAgain(2, [second.connection]);
+      second.connection.close();
+      await hears(second.client, 'hello');
+    }),
+  );
+});
+
+interface Scene {
+  readonly worker: Worker;
+  readonly acceptor: Acceptor;
+  readonly listener: Listener;
+  readonly dispatcher: PlayedDispatcher;
+  /** The present dispatcher dies, and the worker is at the next one, which has not read anything. */
+  readonly next: () => Promise<PlayedDispatcher>;
+  /** A client whose connection the dispatcher hands over, and the worker has adopted. */
+  readonly client: () => Promise<Socket>;
+}
+
+/** The body of a test whose worker joins by a path where one dispatcher follows another. */
+function atPath(body: (scene: Scene) => Promise<void>, options: JoinOptions = {}): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    await using directory = await temporaryDirectory();
+    const control = joinPath(directory.path, 'control');
+    const listener = await Listener(control);
+    const acceptor = await listen({ host: '127.0.0.1', port: 0 });
+    assert.ok('port' in acceptor.address);
+    const { port } = acceptor.address;
+    const joining = join({ control, ...options });
+    const dispatchers = [new PlayedDispatcher((await listener.accept()).socket)];
+    const [dispatcher] = dispatchers;
+    assert.ok(dispatcher);
+    const [worker] = await Promise.all([joining, dispatcher.welcome()]);
+    const server = echo();
+    await Promise.all([worker.serve(server), dispatcher.grant(acceptor)]);
+    const clients: Socket[] = [];
+    try {
+      await body({
+        worker,
+        acceptor,
+        listener,
+        dispatcher,
+        next: async () => {
+          dispatchers.at(-1)?.socket.destroy();
+          const next = new PlayedDispatcher((await listener.accept()).socket);
+          dispatchers.push(next);
+          return next;
+        },
+        client: async () => {
+          const client = connect(port, '127.0.0.1');
+          clients.push(client);
+          using connection = await acceptor.accept();
+          await dispatcher.handOff([connection]);
+          await dispatcher.hears('adopted');
+          return client;
+        },
+      });
+    } finally {
+      for (const client of clients) client.destroy();
+      server.close();
+      await worker.close();
+      for (const { socket } of dispatchers) socket.destroy();
+      await acceptor.close();
+      await listener.close();
+    }
+  });
+}
+
+async function until(fact: () => boolean): Promise<void> {
+  while (!fact()) await turns(1);
+}
+
+/** A listening socket that nobody but the worker keeps. */
+async function entrust(dispatcher: PlayedDispatcher, listener: number, key: string): Promise<number> {
+  const acceptor = await listen({ host: '127.0.0.1', port: 0 });
+  const { address } = acceptor;
+  using descriptor: Descriptor = acceptor.release();
+  await dispatcher.entrust(listener, key, descriptor);
+  assert.ok('port' in address);
+  return address.port;
+}
+
+async function isOpen(port: number): Promise<void> {
+  const client = connect(port, '127.0.0.1');
+  await once(client, 'connect');
+  client.destroy();
+}
+
+async function isRefused(port: number): Promise<void> {
+  const client = connect(port, '127.0.0.1');
+  const [error] = (await once(client, 'error')) as [NodeJS.ErrnoException];
+  assert.equal(error.code, 'ECONNREFUSED');
+}
+
+describe('a worker that comes to the next dispatcher', () => {
+  it(
+    'says who it was, how many connections it has open, and brings the sockets that it was to keep',
+    atPath(async ({ dispatcher, acceptor, next, client }) => {
+      await client();
+      using descriptor = acceptor.duplicate();
+      await dispatcher.entrust(1, 'a', descriptor);
+      await entrust(dispatcher, 2, 'b');
+      await dispatcher.say({ type: 'release', listeners: [2] });
+      // When it has adopted this one, it has heard all of that.
+      await client();
+      const second = await next();
+      const { returns } = await second.welcome();
+      assert.deepEqual(returns, { id: 3, open: 2, custody: 1 });
+      await second.grant(acceptor);
+      await second.hears('ready');
+      assert.deepEqual(second.brought, [['a', descriptor.inode]]);
+    }),
+  );
+
+  it(
+    'counts as closed those that it had told as open, and those that were closed while it said hello',
+    atPath(async ({ worker, acceptor, next, client }) => {
+      const [early, between, late] = [await client(), await client(), await client()];
+      early.end();
+      await until(() => worker.active === 2);
+      const second = await next();
+      assert.equal((await second.hello()).returns?.open, 2);
+      between.end();
+      await until(() => worker.active === 1);
+      await second.welcomeNow();
+      await second.grant(acceptor);
+      assert.equal((await second.hears('closed')).total, 1);
+      late.end();
+      assert.equal((await second.hears('closed')).total, 2);
+    }),
+  );
+
+  it(
+    'lets go of what that one has not given, when it is told that this is stale',
+    atPath(async ({ dispatcher, acceptor, next, client }) => {
+      const ports = [await entrust(dispatcher, 1, 'a'), await entrust(dispatcher, 2, 'b')] as const;
+      await client();
+      const second = await next();
+      await second.welcome();
+      await second.grant(acceptor);
+      await second.hears('ready');
+      assert.equal(second.brought.length, 2);
+      // Those are numbers of the last one, and mean nothing here.
+      await second.say({ type: 'release', listeners: [1, 2] });
+      using first = await connected(acceptor);
+      await second.handOff([first]);
+      await second.hears('adopted');
+      for (const port of ports) await isOpen(port);
+      using kept = acceptor.duplicate();
+      await second.entrust(1, 'b', kept);
+      await second.say({ type: 'release', listeners: [], stale: true });
+      using last = await connected(acceptor);
+      await second.handOff([last]);
+      await second.hears('adopted');
+      for (const port of ports) await isRefused(port);
+    }),
+  );
+
+  it(
+    'does not come when the last one has cut it off, and keeps nothing',
+    atPath(async ({ dispatcher, worker }) => {
+      const port = await entrust(dispatcher, 1, 'a');
+      const abandoned = once(worker, 'abandoned');
+      await dispatcher.say({ type: 'farewell', code: 'ERR_PROTOCOL', reason: 'for the test' });
+      dispatcher.socket.destroy();
+      await abandoned;
+      await isRefused(port);
+    }),
+  );
+
+  it(
+    'does not come behind the time that it was given, and keeps nothing',
+    atPath(
+      async ({ dispatcher, worker }) => {
+        const port = await entrust(dispatcher, 1, 'a');
+        const abandoned = once(worker, 'abandoned');
+        dispatcher.socket.destroy();
+        await abandoned;
+        await isRefused(port);
+      },
+      { orphanTimeoutMs: 0 },
+    ),
+  );
+});
+
+/** Nobody comes to the path, however long one waits. */
+async function staysAway(listener: Listener): Promise<void> {
+  const calm = new AbortController();
+  const stays = assert.rejects(listener.accept({ signal: calm.signal }), { name: 'AbortError' });
+  await turns(100);
+  calm.abort();
+  await stays;
+}
+
+describe('a worker that is closed while it comes to the next dispatcher', () => {
+  it(
+    'which welcomes it too late, leaves it, and comes to no other',
+    atPath(async ({ worker, listener, next }) => {
+      const second = await next();
+      await second.hello();
+      await worker.close();
+      await second.welcomeNow();
+      await second.ended;
+      assert.deepEqual(second.heard, []);
+      await staysAway(listener);
+    }),
+  );
+
+  it(
+    'which has not answered yet for what it serves, leaves it, and comes to no other',
+    atPath(async ({ worker, listener, next }) => {
+      const second = await next();
+      await second.welcome();
+      await second.hears('serve');
+      await worker.close();
+      await second.ended;
+      await staysAway(listener);
+    }),
+  );
+});
+
+/** A connection as the dispatcher has accepted it, whose client has hung up. */
+async function connected(acceptor: Acceptor): Promise<Descriptor> {
+  assert.ok('port' in acceptor.address);
+  const client = connect(acceptor.address.port, '127.0.0.1');
+  const connection = await acceptor.accept();
+  client.destroy();
+  return connection;
+}
