@@ -40,6 +40,9 @@ static char *stack;
 /* The memory while the will is open, else NULL: then nothing costs anything. */
 static struct will_state *_Atomic will;
 
+/* Whether this thread has opened it. */
+static _Thread_local int is_opener;
+
 static struct {
 	pthread_t thread;
 	sem_t is_made;
@@ -58,6 +61,12 @@ static int is_known(const struct will_state *state, int fd)
 	return fd >= 0 && fd < state->capacity;
 }
 
+/* Why a descriptor cannot be registered. */
+static int unknown(int fd)
+{
+	return fd < 0 ? -EBADF : -ENOSPC;
+}
+
 static unsigned char mark_of(struct will_state *state, int fd)
 {
 	return atomic_load_explicit(&state->marks[fd], memory_order_relaxed);
@@ -69,6 +78,14 @@ static void set_mark(struct will_state *state, int fd, unsigned char mark, int o
 		atomic_fetch_or_explicit(&state->marks[fd], mark, memory_order_relaxed);
 	else
 		atomic_fetch_and_explicit(&state->marks[fd], (unsigned char)~mark, memory_order_relaxed);
+}
+
+static int are_known(const struct will_state *state, const int *fds, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!is_known(state, fds[i]))
+			return 0;
+	return 1;
 }
 
 static void mark_all(struct will_state *state, const int *fds, size_t count, int on)
@@ -239,6 +256,7 @@ int will_open(void)
 		close_watches(memory);
 		return result;
 	}
+	is_opener = 1;
 	atomic_store_explicit(&will, memory, memory_order_release);
 	return 0;
 }
@@ -262,6 +280,7 @@ void will_cancel(void)
 		return;
 	atomic_store_explicit(&state->is_cancelled, 1, memory_order_release);
 	atomic_store_explicit(&will, NULL, memory_order_release);
+	is_opener = 0;
 	pthread_mutex_lock(&executor.lock);
 	if (!executor.is_over)
 		result = kill(executor.pid, SIGKILL);
@@ -319,7 +338,7 @@ int will_close_first(int fd)
 	if (!state)
 		return -ENOENT;
 	if (!is_known(state, fd))
-		return -EBADF;
+		return unknown(fd);
 	if (mark_of(state, fd) & WILL_CLOSE_FIRST)
 		return 0;
 	for (int i = 0; i < WILL_MAX_CLOSE_FIRST; i++) {
@@ -354,7 +373,7 @@ static struct will_channel *find_channel(struct will_state *state, int socket)
 	return NULL;
 }
 
-int will_set_channel(int socket, int is_ready, const int *listeners, size_t count)
+int will_set_channel(int socket, int flags, const int *listeners, size_t count)
 {
 	static unsigned char wanted[(WILL_MAX_LISTENER_ID + 1) / 8];
 	struct will_state *state = opened();
@@ -362,7 +381,7 @@ int will_set_channel(int socket, int is_ready, const int *listeners, size_t coun
 	if (!state)
 		return -ENOENT;
 	if (!is_known(state, socket))
-		return -EBADF;
+		return unknown(socket);
 	for (size_t i = 0; i < count; i++)
 		if (listeners[i] < 0 || listeners[i] > WILL_MAX_LISTENER_ID)
 			return -EINVAL;
@@ -377,25 +396,19 @@ int will_set_channel(int socket, int is_ready, const int *listeners, size_t coun
 	for (size_t i = 0; i < sizeof wanted; i++)
 		atomic_store_explicit(&channel->listeners[i], wanted[i], memory_order_relaxed);
 	channel->socket = socket;
-	atomic_store_explicit(&channel->is_ready, is_ready, memory_order_relaxed);
+	atomic_store_explicit(&channel->is_plain, flags & WILL_IS_PLAIN, memory_order_relaxed);
+	atomic_store_explicit(&channel->is_ready, flags & WILL_IS_READY, memory_order_relaxed);
 	set_mark(state, socket, WILL_CHANNEL, 1);
 	atomic_store_explicit(&channel->is_set, 1, memory_order_release);
 	return 0;
 }
 
-int will_remove_channel(int socket)
+static void remove_channel(struct will_state *state, int socket)
 {
-	struct will_state *state = opened();
-
-	if (!state)
-		return -ENOENT;
-	if (!is_known(state, socket) || !(mark_of(state, socket) & WILL_CHANNEL))
-		return 0;
 	struct will_channel *channel = find_channel(state, socket);
 	if (channel)
 		atomic_store_explicit(&channel->is_set, 0, memory_order_release);
 	set_mark(state, socket, WILL_CHANNEL | WILL_MID_FRAME, 0);
-	return 0;
 }
 
 /* Sends, and keeps a mark at the channel while a part of the message may have been sent. */
@@ -436,22 +449,17 @@ ssize_t will_send(int socket, const void *bytes, size_t length, const int *fds, 
 {
 	struct will_state *state = opened();
 
-	if (!state || !is_known(state, socket) || count > PASSFD_MAX_DESCRIPTORS)
+	if (!state || count > PASSFD_MAX_DESCRIPTORS)
 		return passfd_send(socket, bytes, length, fds, count);
-	if (mark_of(state, socket) & WILL_CHANNEL) {
-		int is_all_known = 1;
-		for (size_t i = 0; i < count; i++)
-			is_all_known &= is_known(state, fds[i]);
-		if (handoff && count > 0 && is_all_known)
-			return send_with_intent(state, socket, bytes, length, fds, count, handoff);
-		return send_marked(state, socket, bytes, length, fds, count);
-	}
-	if (!handoff)
-		return passfd_send(socket, bytes, length, fds, count);
+	int is_channel = is_known(state, socket) && mark_of(state, socket) & WILL_CHANNEL;
+	if (handoff && is_channel && count > 0 && are_known(state, fds, count))
+		return send_with_intent(state, socket, bytes, length, fds, count, handoff);
 	/* Nothing can be repeated here. Lost, if this process dies in the call, is better than served twice. */
-	mark_all(state, fds, count, 1);
-	ssize_t sent = passfd_send(socket, bytes, length, fds, count);
-	if (sent < 0)
+	if (handoff)
+		mark_all(state, fds, count, 1);
+	ssize_t sent = is_channel ? send_marked(state, socket, bytes, length, fds, count)
+	                          : passfd_send(socket, bytes, length, fds, count);
+	if (handoff && sent < 0)
 		mark_all(state, fds, count, 0);
 	return sent;
 }
@@ -484,7 +492,7 @@ void will_before_close(int fd)
 	if (!state || !is_known(state, fd))
 		return;
 	if (mark_of(state, fd) & WILL_CHANNEL)
-		will_remove_channel(fd);
+		remove_channel(state, fd);
 	if (mark_of(state, fd) & WILL_CLOSE_FIRST)
 		forget_close_first(state, fd);
 }
@@ -494,7 +502,7 @@ void will_forget(int fd)
 {
 	struct will_state *state = opened();
 
-	if (state && is_known(state, fd) && mark_of(state, fd) != 0)
+	if (is_opener && state && is_known(state, fd) && mark_of(state, fd) != 0)
 		set_mark(state, fd, WILL_HANDED, 0);
 }
 
@@ -533,18 +541,12 @@ int will_close_first(int fd)
 	return -ENOENT;
 }
 
-int will_set_channel(int socket, int is_ready, const int *listeners, size_t count)
+int will_set_channel(int socket, int flags, const int *listeners, size_t count)
 {
 	(void)socket;
-	(void)is_ready;
+	(void)flags;
 	(void)listeners;
 	(void)count;
-	return -ENOENT;
-}
-
-int will_remove_channel(int socket)
-{
-	(void)socket;
 	return -ENOENT;
 }
 

@@ -7,8 +7,8 @@
  * this one dumps core.) will_state.h says what the two share, will_execute.c what happens then.
  *
  * Linux on x86-64 and ARM64; elsewhere will_open fails with -ENOSYS. Without an open will the others do nothing, and
- * return -ENOENT. There is one will in a process, and one thread that calls its functions. A child made by fork must not call any of them before it executes another program: it shares the state,
- * and would change its parent's will. */
+ * return -ENOENT. There is one will in a process, and one thread that calls its functions. A child made by fork must not
+ * call any of them before it executes another program: it shares the state, and would change its parent's will. */
 #ifndef PASSFD_WILL_H
 #define PASSFD_WILL_H
 
@@ -43,10 +43,14 @@ int will_remove_listener(int id);
  * it here takes it off the list. */
 int will_close_first(int fd);
 
-/* A channel that speaks the hand-off protocol, and which listeners its worker serves; a second call updates it. It gets
- * something only while it is ready. Closing it here takes it off the list. */
-int will_set_channel(int socket, int is_ready, const int *listeners, size_t count);
-int will_remove_channel(int socket);
+/* Of a channel: it gets something, which it does only while it is ready; its worker knows neither `orphaned` nor AGAIN, so
+ * it gets HANDOFF alone, and a message that was about to be sent is left to it without being repeated. */
+#define WILL_IS_READY 1
+#define WILL_IS_PLAIN 2
+
+/* A channel that speaks the hand-off protocol, and which listeners its worker serves; a second call updates it. Closing it
+ * here takes it off the list. */
+int will_set_channel(int socket, int flags, const int *listeners, size_t count);
 
 /* Where a message is that hands out connections: the position of the first of them on its channel. */
 struct will_handoff {
@@ -56,7 +60,8 @@ struct will_handoff {
 
 /* As passfd_send. With a hand-off, the descriptors count as handed out once they are sent, until they are closed or taken
  * back. When this process dies inside the call, the message is repeated on the channel as one that the worker can
- * recognise. That needs a channel that is registered; on another one what may have been sent is left to its receiver. */
+ * recognise. That needs a channel that is registered, and descriptors whose numbers are not too high; else what may have
+ * been sent is left to its receiver. */
 ssize_t will_send(int socket, const void *bytes, size_t length, const int *fds, size_t count,
                   const struct will_handoff *handoff);
 
@@ -69,7 +74,8 @@ int will_take_back(const int *fds, size_t count);
 /* A descriptor is about to be closed. This and will_forget may be called on any thread. */
 void will_before_close(int fd);
 
-/* The number is nobody's any more, or a new descriptor's. */
+/* The number is nobody's any more, or a new descriptor's. On another thread than that of will_open it does nothing: the
+ * number may be that of a connection already which has been handed out. */
 void will_forget(int fd);
 
 #endif

@@ -97,27 +97,20 @@ static napi_value close_first(napi_env env, napi_callback_info info)
 	return get_one(env, info, "fd", INT_MAX, &fd) ? integer(env, will_close_first(fd)) : NULL;
 }
 
-/* willSetChannel(fd, isReady, listeners, count) */
+/* willSetChannel(fd, flags, listeners, count) */
 static napi_value set_channel(napi_env env, napi_callback_info info)
 {
 	size_t count = 4;
 	napi_value arguments[4];
-	int fd, is_ready, *listeners, listener_count;
+	int fd, flags, *listeners, listener_count;
 
 	CHECK(env, napi_get_cb_info(env, info, &count, arguments, NULL, NULL));
 	if (!addon_integer(env, arguments[0], "fd", 0, INT_MAX, &fd) ||
-	    !addon_integer(env, arguments[1], "isReady", 0, 1, &is_ready) ||
+	    !addon_integer(env, arguments[1], "flags", 0, WILL_IS_READY | WILL_IS_PLAIN, &flags) ||
 	    !addon_integer(env, arguments[3], "count", 0, INT_MAX, &listener_count) ||
 	    !addon_integers(env, arguments[2], "listeners", (size_t)listener_count, &listeners))
 		return NULL;
-	return integer(env, will_set_channel(fd, is_ready, listeners, (size_t)listener_count));
-}
-
-/* willRemoveChannel(fd) */
-static napi_value remove_channel(napi_env env, napi_callback_info info)
-{
-	int fd;
-	return get_one(env, info, "fd", INT_MAX, &fd) ? integer(env, will_remove_channel(fd)) : NULL;
+	return integer(env, will_set_channel(fd, flags, listeners, (size_t)listener_count));
 }
 
 /* willTakeBack(fds, count) */
@@ -158,7 +151,6 @@ napi_status addon_define_will(napi_env env, napi_value exports)
 		{"willRemoveListener", NULL, remove_listener, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"willCloseFirst", NULL, close_first, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"willSetChannel", NULL, set_channel, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willRemoveChannel", NULL, remove_channel, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"willHandOut", NULL, hand_out, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"willTakeBack", NULL, take_back, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 	};

@@ -221,6 +221,23 @@ static void release_repeated(struct run *run, int socket)
 	set_handed(run, intent->fds, intent->count, 0);
 }
 
+static int is_plain(const struct run *run, int index)
+{
+	return atomic_load_explicit(&run->state->channels[index].is_plain, memory_order_acquire) != 0;
+}
+
+/* Repeats the interrupted message. A worker that could not recognise it may have got it already: so that nothing is served
+ * twice, the connections are its own while it lives, and lost if they were not sent. */
+static enum outcome repeat(struct run *run, int index)
+{
+	struct pollfd polled = {.fd = run->state->channels[index].socket};
+
+	if (!is_plain(run, index))
+		return send_handoff_again(polled.fd, &run->state->intent);
+	poll_for(&polled, 1, 0);
+	return polled.revents & (POLLHUP | POLLERR) ? GONE : SENT;
+}
+
 /* What has to be said on a channel before it gets anything new. */
 static enum outcome prepare(struct run *run, int index)
 {
@@ -232,11 +249,11 @@ static enum outcome prepare(struct run *run, int index)
 	if (mark_of(run, channel->socket) & WILL_MID_FRAME)
 		outcome = GONE;
 	if (outcome == SENT && !run->work->is_greeted[index]) {
-		outcome = send_orphaned(channel->socket);
+		outcome = is_plain(run, index) ? SENT : send_orphaned(channel->socket);
 		run->work->is_greeted[index] = outcome == SENT;
 	}
 	if (outcome == SENT && index == run->repeated) {
-		outcome = send_handoff_again(channel->socket, &run->state->intent);
+		outcome = repeat(run, index);
 		if (outcome == SENT)
 			run->repeated = NOBODY;
 	}

@@ -38,6 +38,7 @@ struct will_listener {
 struct will_channel {
 	atomic_int is_set;
 	atomic_int is_ready;
+	atomic_int is_plain;
 	int socket;
 	atomic_uchar listeners[(WILL_MAX_LISTENER_ID + 1) / 8]; /* a bit for each id */
 };

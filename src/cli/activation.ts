@@ -1,13 +1,16 @@
 // Activation: finds for each `--listen` the socket that the service manager has passed or kept, where there is one.
-import type { Address, Descriptor } from '../fd/index.js';
-import { listenersNamed, matchListeners, type InheritedDescriptor } from '../systemd/index.js';
+import type { OfferedSocket } from '../dispatcher/index.js';
+import type { Address } from '../fd/index.js';
+import { listenersNamed, matchListeners, storedName, type InheritedDescriptor } from '../systemd/index.js';
 import type { ListenAddress, WrittenAddress } from './address.js';
 
 export interface Resolved {
   /** In the order in which they were written. */
   readonly addresses: readonly ListenAddress[];
   /** Listening sockets that no `--listen` asks for: a worker may. */
-  readonly rest: readonly InheritedDescriptor[];
+  readonly offered: readonly OfferedSocket[];
+  /** What nobody can use. */
+  readonly useless: readonly InheritedDescriptor[];
 }
 
 /** @throws {PassfdError} `ERR_ACTIVATION` for a name that there is not */
@@ -20,7 +23,7 @@ export async function resolveListen(
   );
   const plain = written.filter(isPlain);
   const others = inherited.filter((one) => !named.has(one));
-  const { found, rest } = await matchListeners(others, plain);
+  const { found, rest, useless } = await matchListeners(others, plain);
   const addresses = written.flatMap((one): ListenAddress | ListenAddress[] => {
     if ('fdName' in one) {
       return listenersNamed(inherited, one.fdName).map(({ descriptor }) => ({ fd: descriptor.fd }));
@@ -29,18 +32,14 @@ export async function resolveListen(
     const match = found[plain.indexOf(one)];
     return match ? { fd: match.descriptor.fd } : one;
   });
-  return { addresses, rest };
+  return { addresses, offered: rest.map(toOffered), useless };
 }
 
 function isPlain(address: WrittenAddress): address is Address {
   return 'host' in address || 'path' in address;
 }
 
-/** Of those that are listening sockets; the others are closed. */
-export function listenersIn(rest: readonly InheritedDescriptor[]): Descriptor[] {
-  return rest.flatMap(({ descriptor }) => {
-    if (descriptor.describe().kind === 'listener') return descriptor;
-    descriptor.close();
-    return [];
-  });
+/** What a process of this service had stored has the name that it gave it; the rest is that of .socket units. */
+function toOffered({ name, descriptor }: InheritedDescriptor): OfferedSocket {
+  return { descriptor, isInherited: name !== storedName(descriptor.localAddress) };
 }

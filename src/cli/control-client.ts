@@ -61,9 +61,25 @@ export class ControlClient implements Disposable {
     }
   }
 
-  /** Resolves when the dispatcher has closed the connection: it has ended, or is about to. */
-  async untilClosed(): Promise<void> {
-    await this.#connection.poll(null);
+  /**
+   * Has the dispatcher stop, and resolves when it has ended, or is about to: it has closed the connection. Where another
+   * generation takes over meanwhile, that has to end.
+   */
+  async stop(): Promise<void> {
+    await this.ask({ type: 'stop' });
+    try {
+      while (await this.#isReplaced()) await this.ask({ type: 'stop' });
+    } catch (error) {
+      if (!isOver(error)) throw error;
+    }
+  }
+
+  async #isReplaced(): Promise<boolean> {
+    const answer = answerIn(await this.#connection.recvBytes());
+    if (answer.type !== 'again') return false;
+    this.#connection.close();
+    this.#connection = await this.#connect();
+    return true;
   }
 
   [Symbol.dispose](): void {
@@ -126,6 +142,14 @@ function objectIn(frame: Buffer): Readonly<Record<string, unknown>> {
   }
   if (typeof answer === 'object' && answer !== null) return answer as Record<string, unknown>;
   throw new PassfdError('ERR_PROTOCOL', 'The answer of the dispatcher is not an object');
+}
+
+/** Behind a stop: the dispatcher has hung up, or the next generation had done so already. */
+function isOver(error: unknown): boolean {
+  return (
+    error instanceof PassfdError &&
+    ['ERR_EOF', 'ERR_PEER_GONE', 'ERR_CONNECTION_REFUSED'].includes(error.code)
+  );
 }
 
 function isNobodyThere(error: unknown): boolean {

@@ -66,9 +66,6 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('restarted', ({ of }) => {
     log.info({ workers: of }, 'restarted');
   });
-  supervisor.on('restartFailed', (error) => {
-    log.error(ofError(error), 'restart failed; what is not replaced goes on');
-  });
   supervisor.on('crashLooped', (child, { exit }) => {
     log.error(ofChild(child), `process ends again and again before it works; last it ${describeExit(exit)}`);
   });

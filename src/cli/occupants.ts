@@ -6,12 +6,19 @@ import { closeAll, PassfdError, type Descriptor } from '../fd/index.js';
 import type { Living, Occupant, OutputEnd } from '../supervisor/index.js';
 
 const positive = z.int().check(z.minimum(1));
+const count = z.int().check(z.minimum(0));
 
 /** What was read and not yet written, in base64; its descriptor is the next one that came with it. */
 const output = z.optional(z.string());
 
 const occupant = z.union([
   z.object({ id: positive, state: z.literal('finished') }),
+  z.object({
+    id: positive,
+    state: z.literal('waiting'),
+    restartInMs: count,
+    history: z.object({ deaths: count, earlyDeaths: count }),
+  }),
   z.object({
     id: positive,
     pid: positive,
@@ -24,7 +31,7 @@ const occupant = z.union([
 
 /** Whoever owns the occupant's descriptors owns these, which are the same. */
 export function attachmentOf(occupant: Occupant): Attachment {
-  if (occupant.state === 'finished') return { data: occupant, descriptors: [] };
+  if (!('pid' in occupant)) return { data: occupant, descriptors: [] };
   const { stdout, stderr, ...rest } = occupant;
   const ends = [stdout, stderr];
   return {
@@ -40,7 +47,7 @@ export function occupantIn({ data, descriptors }: Attachment): Occupant {
     closeAll([...descriptors]);
     throw new PassfdError('ERR_TAKEOVER', `A slot is not understood: ${z.prettifyError(result.error)}`);
   }
-  if (result.data.state === 'finished') return result.data;
+  if (!('pid' in result.data)) return result.data;
   const { stdout, stderr, identity, ...rest } = result.data;
   const left = [...descriptors];
   const living: Living = {

@@ -1,4 +1,5 @@
 // Service: one generation of a dispatcher with the processes that it has started, from its start, or its takeover, to its end.
+import { resolve } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 
 import {
@@ -12,15 +13,14 @@ import {
 } from '../dispatcher/index.js';
 import { closeAll, OrphanReaper, PassfdError, type Address } from '../fd/index.js';
 import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
-import { Supervisor, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
+import { Supervisor, type ChildView, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
-import { listenersIn, resolveListen } from './activation.js';
-import { ANY_HOST, type ListenAddress } from './address.js';
+import { resolveListen } from './activation.js';
+import { ANY_HOST, type ListenAddress, type WrittenAddress } from './address.js';
 import { readAuthkey } from './authkey.js';
 import {
   Descendant,
   Origin,
-  sendSignal,
   takeDescent,
   type Descent,
   type Lineage,
@@ -30,7 +30,7 @@ import { createLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
-import { Signals } from './signals.js';
+import { Signals, type SignalHandlers } from './signals.js';
 import { Survivors, type Survivor } from './survivors.js';
 
 /** The processes to start. */
@@ -73,7 +73,15 @@ export async function runService(flags: ServiceFlags, children: Children | undef
     const authkey = await readAuthkey(flags, (message) => {
       log.warn(message);
     });
-    const service = new Service({ flags, children, log, notifier, inherited, authkey, descent });
+    const service = new Service({
+      flags: withAbsolutePaths(flags, descent?.control),
+      children,
+      log,
+      notifier,
+      inherited,
+      authkey,
+      descent,
+    });
     return await service.run();
   } catch (error) {
     log.fatal(ofError(error), 'failed');
@@ -95,9 +103,13 @@ class Service {
   readonly #ended: Promise<End>;
   #end: (end: End) => void = () => undefined;
   #isEnding = false;
+  #isStopping = false;
   /** Whether this generation is the one that workers are handed over by. */
   #isPresent = false;
   #takingOver: Promise<unknown> | undefined;
+  /** What of a takeover can be given up: a new process that has not said hello. */
+  #unready: NextGeneration | undefined;
+  readonly #signals = new Signals(this.#signalHandlers());
   /** The generation that has everything now. */
   #successor: NextGeneration | undefined;
   #isNotingSurvivors = false;
@@ -110,12 +122,16 @@ class Service {
     this.#ended = new Promise((resolve) => {
       this.#end = (end) => {
         this.#isEnding = true;
+        this.#isStopping ||= end.is === 'signal' || end.is === 'request';
+        this.#unready?.signal('SIGKILL');
         resolve(end);
       };
     });
-    this.#lineage = descent
-      ? this.#descendant(descent)
-      : new Origin({ ...notifier.environment() }, !notifier.isActive);
+    const isManaged = notifier.isActive;
+    this.#lineage =
+      descent && !isManaged
+        ? this.#descendant(descent)
+        : new Origin(flags.control, { ...notifier.environment() }, !isManaged);
     const { policy, overload, backlog } = flags;
     this.#dispatcher = new Dispatcher({
       policy,
@@ -125,7 +141,7 @@ class Service {
     });
     logDispatcher(log, this.#dispatcher);
     this.#keepStore();
-    for (const event of ['joined', 'left'] as const) {
+    for (const event of ['joined', 'draining', 'left'] as const) {
       this.#dispatcher.on(event, () => {
         this.#noteSurvivors();
       });
@@ -136,29 +152,28 @@ class Service {
     this.#supervisor.on('finished', () => {
       this.#end({ is: 'finished' });
     });
-    for (const event of ['started', 'takenOver'] as const) {
-      this.#supervisor.on(event, ({ id, pid }) => {
-        if (pid !== undefined) this.#children.set(pid, id);
-        this.#noteSurvivors();
+    this.#supervisor.on('started', ({ id, pid }) => {
+      if (pid !== undefined) this.#children.set(pid, id);
+      this.#noteSurvivors();
+    });
+    // The number may be another process's from now on.
+    const forget = ({ pid }: ChildView): void => {
+      if (pid !== undefined) this.#children.delete(pid);
+    };
+    this.#supervisor.on('died', forget);
+    this.#supervisor.on('exited', forget);
+    this.#supervisor.on('restartBegan', () => {
+      notifier.reloading();
+    });
+    for (const event of ['restarted', 'restartFailed'] as const) {
+      this.#supervisor.on(event, () => {
+        // Who stops has said so, for good.
+        if (!this.#isEnding) notifier.ready();
       });
     }
   }
 
   async run(): Promise<number> {
-    using signals = new Signals({
-      stop: (signal) => {
-        this.#log.info({ signal }, 'stopping; a second signal stops at once');
-        this.#end({ is: 'signal' });
-      },
-      SIGHUP: () => {
-        this.#restart().catch(() => undefined); // the log says it
-      },
-      SIGUSR2: () => {
-        this.#takeOver().catch((error: unknown) => {
-          this.#log.error(ofError(error), 'takeover failed');
-        });
-      },
-    });
     try {
       const { descent } = this.#parts;
       const occupants = await (descent ? this.#succeed(descent) : this.#open());
@@ -166,14 +181,36 @@ class Service {
       const end = await this.#ended;
       // A takeover that is under way is decided first: who ends then is the one that has everything.
       await this.#takingOver?.catch(() => undefined);
-      if (this.#successor) return await this.#handOn(this.#successor, end, signals);
+      if (this.#successor) return await this.#handOn(this.#successor);
       // No farewell, and nothing is closed in good order: whoever is started next goes on with it.
       if (end.is === 'orphaned') process.exit(1);
-      return await this.#stop(end, signals);
+      return await this.#stop(end);
     } finally {
       await this.#dispatcher.close();
       this.#lineage.close();
+      this.#signals[Symbol.dispose]();
     }
+  }
+
+  get #isStoppedAtOnce(): boolean {
+    return this.#signals.stops > 1;
+  }
+
+  #signalHandlers(): SignalHandlers {
+    return {
+      stop: (signal) => {
+        this.#log.info({ signal }, 'stopping; a second signal stops at once');
+        this.#end({ is: 'signal' });
+      },
+      SIGHUP: () => {
+        this.#restart().catch(() => undefined); // the log has it
+      },
+      SIGUSR2: () => {
+        this.#takeOver().catch((error: unknown) => {
+          this.#log.error(ofError(error), 'takeover failed');
+        });
+      },
+    };
   }
 
   #descendant({ origin }: Descent): Descendant {
@@ -196,12 +233,13 @@ class Service {
     const living = this.#survivors.read();
     // The path first, so that of two dispatchers the second one ends before it has touched anything else.
     let isTaken = false;
-    await this.#dispatcher
+    const opened = this.#dispatcher
       .openControl(control, {
         ...this.#controlOptions(),
         ...(authkey !== undefined && { authkey }),
-        awaited: living,
+        awaited: living.filter(({ isLeaving }) => !isLeaving),
         prepare: async () => {
+          if (this.#isStoppedAtOnce) throw new PassfdError('ERR_CLOSED', 'The service was stopped');
           isTaken = true;
           await this.#listen();
           if (rawControl !== undefined) {
@@ -209,9 +247,13 @@ class Service {
           }
         },
       })
-      .catch((error: unknown) => {
+      .catch(async (error: unknown) => {
+        // What the workers have brought back, files too, is for the next start.
+        if (isTaken && living.length > 0) await this.#dispatcher.disown();
         throw isTaken ? error : explainInUse(error);
       });
+    // A second signal does not wait for those who may come back.
+    await Promise.race([opened, this.#signals.second]);
     return this.#occupantsOf(living);
   }
 
@@ -244,8 +286,11 @@ class Service {
   #start(occupants: readonly Occupant[]): void {
     const { notifier, descent } = this.#parts;
     this.#isPresent = true;
+    for (const occupant of occupants) {
+      if ('pid' in occupant) this.#children.set(occupant.pid, occupant.id);
+    }
     this.#noteSurvivors();
-    if (descent) notifier.mainPid(process.pid);
+    if (descent) this.#sayStarted(descent).catch(() => undefined); // whom it is for may have ended
     notifier.startKeepAlive();
     const started = this.#supervisor?.start(occupants) ?? Promise.resolve();
     started
@@ -260,13 +305,26 @@ class Service {
       });
   }
 
+  /** To whoever has started this process; with a service manager, when that knows. */
+  async #sayStarted({ origin }: Descent): Promise<void> {
+    const { notifier } = this.#parts;
+    notifier.mainPid(process.pid);
+    await notifier.barrier();
+    await origin.send({ type: 'started' });
+    if (notifier.isActive) origin[Symbol.dispose]();
+  }
+
   async #listen(): Promise<void> {
-    const { inherited, flags } = this.#parts;
-    const { addresses, rest } = await resolveListen(flags.listen ?? [], inherited);
+    const { inherited, flags, notifier } = this.#parts;
+    const { addresses, offered, useless } = await resolveListen(flags.listen ?? [], inherited);
+    for (const { name, descriptor } of useless) {
+      notifier.removeStored(name);
+      descriptor.close();
+    }
+    await this.#dispatcher.offer(offered);
     for (const address of addresses) await listenAt(this.#dispatcher, address);
-    // What is listened at has a duplicate; the others are for workers that ask for their addresses.
-    this.#dispatcher.offer(listenersIn(rest));
-    closeAll(inherited.filter((one) => !rest.includes(one)).map(({ descriptor }) => descriptor));
+    // What is listened at has a duplicate.
+    closeAll(inherited.map(({ descriptor }) => descriptor).filter(({ closed }) => !closed));
   }
 
   #controlOptions(): ControlOptions {
@@ -290,26 +348,25 @@ class Service {
   async #restart(
     progress: (text: string) => void = () => undefined,
   ): Promise<{ readonly restarted: number }> {
-    const supervisor = this.#supervisor;
-    if (!supervisor) {
-      throw new PassfdError(
-        'ERR_DISPATCHER',
-        'This dispatcher has started no workers; restart them where they were started',
-      );
-    }
-    if (this.#takingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
-    const { notifier } = this.#parts;
-    const onReplaced = ({ id, pid }: { id: number; pid: number | undefined }): void => {
+    const onReplaced = ({ id, pid }: ChildView): void => {
       progress(`worker ${id} is process ${pid ?? 0} now`);
     };
-    supervisor.on('replaced', onReplaced);
-    notifier.reloading();
+    this.#supervisor?.on('replaced', onReplaced);
     try {
-      await supervisor.restart();
+      if (!this.#supervisor) {
+        throw new PassfdError(
+          'ERR_DISPATCHER',
+          'This dispatcher has started no workers; restart them where they were started',
+        );
+      }
+      if (this.#takingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
+      await this.#supervisor.restart();
       return { restarted: this.#parts.children?.count ?? 0 };
+    } catch (error) {
+      this.#log.error(ofError(error), 'restart failed; what is not replaced goes on');
+      throw error;
     } finally {
-      supervisor.off('replaced', onReplaced);
-      notifier.ready();
+      this.#supervisor?.off('replaced', onReplaced);
     }
   }
 
@@ -321,6 +378,9 @@ class Service {
     progress: (text: string) => void = () => undefined,
   ): Promise<{ readonly generation: number; readonly pid: number }> {
     if (this.#isEnding) throw new PassfdError('ERR_TAKEOVER', 'This generation is ending');
+    if (!this.#isPresent) {
+      throw new PassfdError('ERR_TAKEOVER', 'This generation is still starting, and does not listen yet');
+    }
     if (this.#takingOver) throw new PassfdError('ERR_TAKEOVER', 'Another takeover is running');
     const takingOver = this.#startNext(progress);
     this.#takingOver = takingOver;
@@ -336,12 +396,17 @@ class Service {
   }
 
   async #startNext(progress: (text: string) => void): Promise<NextGeneration> {
-    const next = await this.#lineage.next();
+    const next = await this.#lineage.next(this.#parts.flags.readyTimeout);
     progress(`the new generation is process ${next.pid}`);
     tellStep('successor-started');
     await this.#handOver(next);
     this.#isPresent = false;
     this.#successor = next;
+    // What was asked for before, and nobody has done, is for the next one too.
+    if (this.#isStopping) next.signal('SIGTERM');
+    // Not the same once more: of two that wait the kernel makes one.
+    if (this.#isStoppedAtOnce) next.signal('SIGINT');
+    this.#signals.passOnTo(next.signal);
     return next;
   }
 
@@ -349,53 +414,66 @@ class Service {
     try {
       await this.#awaitHello(next);
       await this.#supervisor?.pause();
-      const attachments = (this.#supervisor?.occupants() ?? []).map(attachmentOf);
       try {
-        await handOver(this.#dispatcher, next, attachments);
+        await this.#handOverTo(next);
       } catch (error) {
         this.#supervisor?.resume();
         throw error;
-      } finally {
-        closeAll(attachments.flatMap(({ descriptors }) => descriptors));
       }
     } catch (error) {
-      next.kill();
+      next.signal('SIGKILL');
       throw takeoverError(error);
     } finally {
       next.channel[Symbol.dispose]();
     }
   }
 
+  async #handOverTo({ channel, signal }: NextGeneration): Promise<void> {
+    const kill = (): void => {
+      signal('SIGKILL');
+    };
+    const attachments = (this.#supervisor?.occupants() ?? []).map(attachmentOf);
+    try {
+      await handOver(this.#dispatcher, { channel, kill }, attachments);
+    } finally {
+      closeAll(attachments.flatMap(({ descriptors }) => descriptors));
+    }
+  }
+
   /** The new generation has loaded its code, and checked what it is told to do. */
-  async #awaitHello({ channel, kill }: NextGeneration): Promise<void> {
+  async #awaitHello(next: NextGeneration): Promise<void> {
     const { readyTimeout } = this.#parts.flags;
     const late = new AbortController();
     const timer = setTimeout(() => {
       late.abort();
-      kill();
+      next.signal('SIGKILL');
     }, readyTimeout);
+    this.#unready = next;
+    if (this.#isEnding) next.signal('SIGKILL');
     try {
-      const received = await channel.receive();
+      const received = await next.channel.receive();
       if (received?.message.type === 'hello') return;
       throw new PassfdError(
         'ERR_TAKEOVER',
         late.signal.aborted
           ? `The new generation was not there within ${readyTimeout} ms (--ready-timeout), and was killed`
-          : 'The new generation ended before it was ready; what it printed says why',
+          : this.#isEnding
+            ? 'The service is being stopped, and the new generation, which was not ready, was killed'
+            : 'The new generation ended before it was ready; what it printed says why',
       );
     } finally {
+      this.#unready = undefined;
       clearTimeout(timer);
     }
   }
 
   /** Closes what the next generation has, and resolves when this process has nothing more to do. */
-  async #handOn(next: NextGeneration, end: End, signals: Signals): Promise<number> {
+  async #handOn(next: NextGeneration): Promise<number> {
     // Whoever asked for it gets the answer first.
     await setImmediate();
-    const over = this.#lineage.handOn(next);
-    // From here on the lineage has them, and what came in between is for the next generation.
-    signals[Symbol.dispose]();
-    if (end.is === 'signal' || end.is === 'request') sendSignal(next.pid, 'SIGTERM');
+    const over = this.#lineage.handOn(next, (receiver) => {
+      this.#signals.passOnTo(receiver);
+    });
     await this.#supervisor?.release();
     await this.#dispatcher.disown();
     await this.#parts.notifier.barrier();
@@ -403,9 +481,12 @@ class Service {
   }
 
   /** Finishes what is open, and ends. @returns the exit code */
-  async #stop(end: End, signals: Signals): Promise<number> {
+  async #stop(end: End): Promise<number> {
     this.#parts.notifier.stopping();
-    const isInTime = await Promise.race([this.#finish().then(() => true), signals.second.then(() => false)]);
+    const isInTime = await Promise.race([
+      this.#finish().then(() => true),
+      this.#signals.second.then(() => false),
+    ]);
     this.#isPresent = false;
     if (!isInTime) {
       this.#log.warn('stopped at once');
@@ -419,7 +500,8 @@ class Service {
 
   /** Takes in nothing more, and resolves when everything that was open has ended, or had its time. */
   async #finish(): Promise<void> {
-    await this.#dispatcher.stopAccepting();
+    // What the service manager keeps is there for the next start.
+    await this.#dispatcher.stopAccepting({ isKept: this.#parts.notifier.isActive });
     await Promise.all([this.#supervisor?.stop(), this.#drainOthers()]);
   }
 
@@ -441,7 +523,7 @@ class Service {
       if (!isInherited) notifier.store(storedName(address), [{ fd }]);
     });
     this.#dispatcher.on('unlistened', (address) => {
-      notifier.removeStored(storedName(address));
+      if (!this.#isEnding) notifier.removeStored(storedName(address));
     });
   }
 
@@ -455,10 +537,11 @@ class Service {
       const workers = this.#dispatcher.workers.filter(({ dialect }) => dialect === 'passfd');
       try {
         this.#survivors.write(
-          workers.map(({ id, pid }) => ({
+          workers.map(({ id, pid, state }) => ({
             id: this.#children.get(pid) ?? id,
             pid,
             isChild: this.#children.has(pid),
+            isLeaving: state === 'draining',
           })),
         );
       } catch (error) {
@@ -474,13 +557,29 @@ class Service {
     );
     return living
       .filter(({ isChild }) => isChild)
-      .map(({ id, pid, identity }) => ({
+      .map(({ id, pid, identity, isLeaving }) => ({
         id,
         pid,
         identity,
-        state: ready.has(pid) ? 'ready' : 'awaited',
+        state: isLeaving ? 'leaving' : ready.has(pid) ? 'ready' : 'awaited',
       }));
   }
+}
+
+/** Those of sockets: workers and later generations may be started in another directory, of the same name. */
+function withAbsolutePaths(flags: ServiceFlags, control = resolve(flags.control)): ServiceFlags {
+  const { rawControl, listen } = flags;
+  return {
+    ...flags,
+    control,
+    ...(rawControl !== undefined && { rawControl: resolve(rawControl) }),
+    ...(listen && { listen: listen.map(withAbsolutePath) }),
+  };
+}
+
+function withAbsolutePath(address: WrittenAddress): WrittenAddress {
+  const isFile = 'path' in address && !address.path.startsWith('\0');
+  return isFile ? { path: resolve(address.path) } : address;
 }
 
 function supervisorOptions({ flags, authkey }: Parts, { command, count }: Children): SupervisorOptions {

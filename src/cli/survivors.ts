@@ -13,6 +13,8 @@ export interface Survivor {
   readonly identity?: string | undefined;
   /** Whether the supervisor has started it, in the slot with this number. */
   readonly isChild: boolean;
+  /** Whether it takes nothing new, and ends when it has finished what it has open: it does not come back. */
+  readonly isLeaving: boolean;
 }
 
 const PRIVATE_MODE = 0o600;
@@ -27,6 +29,7 @@ const contents = z.object({
       pid: z.int().check(z.minimum(1)),
       identity: z.optional(z.string()),
       isChild: z.boolean(),
+      isLeaving: z.boolean(),
     }),
   ),
 });
@@ -56,7 +59,9 @@ export class Survivors {
     const known = workers.map((worker) => ({ ...worker, identity: processIdentity(worker.pid) }));
     // Whole or not at all: this process can be killed at any moment.
     const draft = `${this.#path}.new`;
-    writeFileSync(draft, JSON.stringify({ workers: known }), { mode: PRIVATE_MODE });
+    // One that was left over, or that somebody has put there: as a link it would lead elsewhere.
+    rmSync(draft, { force: true });
+    writeFileSync(draft, JSON.stringify({ workers: known }), { mode: PRIVATE_MODE, flag: 'wx' });
     renameSync(draft, this.#path);
   }
 

@@ -25,7 +25,7 @@ import {
   type ControlOptions,
   type Joined,
 } from './control.js';
-import { Listeners, type OwnAddress } from './listeners.js';
+import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
 import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
 import { createPolicy, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
@@ -89,12 +89,22 @@ export interface OpenControlOptions extends ControlOptions {
   readonly prepare?: () => Promise<void>;
 }
 
+export interface StopOptions {
+  /** 5 s unless it is given. */
+  readonly timeoutMs?: number;
+  /** Whether the listening sockets live on with somebody else, for the next dispatcher: then they are closed here only. */
+  readonly isKept?: boolean;
+}
+
 /** A process that was started by who has the dispatcher. */
 export interface ChildIdentity {
   /** Its slot. */
   readonly id: number;
   readonly pid: number;
 }
+
+/** Before another will is made in the place of one whose process was killed. */
+const WILL_PAUSE_MS = 1000;
 
 /** Time that workers of a dispatcher that died have to come back. */
 const RETURN_TIMEOUT_MS = 10_000;
@@ -138,7 +148,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       closing: (loop) => {
         this.#onClosing(loop);
       },
-      closed: ({ address }) => this.emit('unlistened', address),
+      closed: (address) => this.emit('unlistened', address),
       warned: (error) => this.emit('warned', error),
     });
   }
@@ -155,12 +165,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * Listening sockets that somebody else has kept for workers that ask for their addresses, until `closeOffered`. Takes
    * them over. @throws {PassfdError} `ERR_WRONG_KIND`
    */
-  offer(descriptors: readonly Descriptor[]): void {
-    this.#listeners.offer(descriptors);
+  async offer(sockets: readonly OfferedSocket[]): Promise<void> {
+    await this.#listeners.offer(sockets);
   }
 
+  /** Nobody asks for them any more: those that are not inherited are ended. */
   async closeOffered(): Promise<void> {
-    await this.#listeners.closeOffered();
+    await this.#listeners.endOffered();
   }
 
   /** Lets workers and commands connect at a path. @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there */
@@ -244,10 +255,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /** Takes what waits in the backlogs, closes the listening sockets, and resolves when all of it has found a worker. */
-  async stopAccepting(timeoutMs = STOP_TIMEOUT_MS): Promise<void> {
+  async stopAccepting({ timeoutMs = STOP_TIMEOUT_MS, isKept = false }: StopOptions = {}): Promise<void> {
     for (const loop of [...this.#listeners]) {
       this.#takeBacklog(loop);
-      await this.#listeners.end(loop);
+      await (isKept ? this.#listeners.close(loop) : this.#listeners.end(loop));
     }
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<void>((resolve) => {
@@ -312,12 +323,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       this.#generation = snapshot.generation + 1;
       this.#refusedPeers = refusedPeers;
       for (const listener of snapshot.listeners) await this.#listeners.restore(listener);
+      await this.#listeners.offer(snapshot.offered);
       const loops = new Map(Array.from(this.#listeners, (loop) => [loop.id, loop]));
       for (const worker of snapshot.workers) this.#restoreWorker(worker, loops);
       for (const { channel, ...child } of snapshot.silentChildren) {
-        const socket = new StreamSocket(channel);
-        socket.freeze();
-        this.addChild(socket, child);
+        this.addChild(new StreamSocket(channel), child);
       }
       this.#pool.restore(connectionsOf(snapshot.waiting, loops), counts);
       const { control, rawControl } = snapshot;
@@ -342,7 +352,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     for (const worker of this.#pool.workers) worker.disown();
     for (const socket of this.#silentChildren.keys()) socket.destroy();
     this.#pool.disown();
-    for (const { acceptor } of this.#listeners) acceptor.release().close();
+    for (const { acceptor } of [...this.#listeners, ...this.#listeners.offered]) acceptor.release().close();
     if (this.#rawControl?.closed === false) this.#rawControl.release().close();
     await this.#control?.abandon();
     this.#diagnostics?.close();
@@ -400,6 +410,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useControl(control: Control): void {
     this.#control = control;
+    this.#bequeathFirst(control.acceptor);
     control.on('worker', (joined, hello) => {
       this.#track(this.#admit(joined, hello));
     });
@@ -413,7 +424,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
     this.#rawControl = acceptor;
-    this.#will?.closeFirst(acceptor);
+    this.#bequeathFirst(acceptor);
     acceptor.feed({
       room: () => (this.#isFrozen ? 0 : RAW_WORKERS_AT_ONCE),
       take: (descriptors) => {
@@ -440,29 +451,76 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #openWill(): void {
     if (this.#options.lastWill !== true || this.#will) return;
     try {
-      this.#will = LastWill.open();
+      this.#will = LastWill.open(() => {
+        this.#onWillLost();
+      });
     } catch (error) {
       this.emit('warned', error);
     }
-    if (!this.#will) return;
-    if (this.#control) this.#will.closeFirst(this.#control.acceptor);
-    if (this.#rawControl) this.#will.closeFirst(this.#rawControl);
-    for (const { id, acceptor } of this.#listeners) this.#will.addListener(id, acceptor);
+    for (const acceptor of [this.#control?.acceptor, this.#rawControl]) {
+      if (acceptor) {
+        this.#bequeath((will) => {
+          will.closeFirst(acceptor);
+        });
+      }
+    }
+    for (const loop of this.#listeners) this.#bequeathLoop(loop);
     for (const worker of this.#pool.workers) {
-      this.#will.handOut(worker.handedOut);
+      this.#will?.handOut(worker.handedOut);
       this.#noteChannel(worker);
     }
   }
 
+  /** Whoever kills it, for one for want of memory, may do so again: not at once, and not without a word. */
+  #onWillLost(): void {
+    this.renounce();
+    this.emit(
+      'warned',
+      new PassfdError(
+        'ERR_DISPATCHER',
+        'The process passfd-will was killed. Another one is started; should this process die before, connections that ' +
+          'no worker has yet are lost',
+      ),
+    );
+    setTimeout(() => {
+      if (!this.#isFrozen && !this.#closing) this.#openWill();
+    }, WILL_PAUSE_MS).unref();
+  }
+
+  /** What the will has no room for is lost, should this process die; nothing else is wrong with it. */
+  #bequeath(tell: (will: LastWill) => void): void {
+    try {
+      if (this.#will) tell(this.#will);
+    } catch (error) {
+      this.emit('warned', error);
+    }
+  }
+
+  #bequeathFirst(acceptor: Acceptor): void {
+    this.#bequeath((will) => {
+      will.closeFirst(acceptor);
+    });
+  }
+
+  #bequeathLoop({ id, acceptor }: AcceptLoop): void {
+    this.#bequeath((will) => {
+      will.addListener(id, acceptor);
+    });
+  }
+
   /** What a worker gets, should this process die, is what it would get now. */
   #noteChannel(worker: WorkerHandle): void {
-    if (!(worker instanceof PassfdWorker) || !this.#will) return;
-    const listeners = worker.state === 'ready' ? worker.listeners : [];
-    this.#will.setChannel(worker.socket, { isReady: worker.state === 'ready', listeners });
+    if (!(worker instanceof PassfdWorker)) return;
+    const isReady = worker.state === 'ready';
+    const { knowsAgain } = worker;
+    this.#bequeath((will) => {
+      will.setChannel(worker.socket, { isReady, knowsAgain, listeners: isReady ? worker.listeners : [] });
+    });
   }
 
   #onOpened(loop: AcceptLoop): void {
-    this.#will?.addListener(loop.id, loop.acceptor);
+    if (this.#will) this.#bequeathLoop(loop);
+    else if (!this.#isFrozen && !this.#closing) this.#openWill();
     this.#pool.open(loop, (error) => this.emit('warned', error));
     for (const worker of this.#pool.workers) this.#entrust(worker, loop);
     const { address, isInherited, acceptor } = loop;
@@ -563,6 +621,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async #hearChild(socket: StreamSocket, child: ChildIdentity): Promise<void> {
     const connection = new Connection(socket);
     this.#silentChildren.set(socket, child);
+    if (this.#isFrozen) socket.freeze();
     try {
       const introduction = decodeIntroduction(await connection.recvBytes(MAX_HELLO_BYTES));
       if (introduction.dialect !== 'passfd' || introduction.hello.role !== 'worker') {
@@ -677,6 +736,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     );
     if (isServed) return;
     this.#pool.abandon(loop);
+    // Nothing of it waits any more, and whoever listens there again has another number.
+    this.#will?.removeListener(loop.id);
     await this.#listeners.end(loop);
   }
 
@@ -695,10 +756,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     });
     // Who is on the way in is let in first; from then on nobody new comes.
     await this.#control?.freeze();
+    await this.#prepared.catch(() => undefined);
     this.#rawControl?.resume();
     this.#pool.freeze();
-    const frozen: { readonly worker: WorkerHandle; readonly state: FrozenWorker }[] = [];
-    for (const worker of [...this.#pool.workers]) frozen.push({ worker, state: await worker.freeze() });
+    for (const socket of this.#silentChildren.keys()) socket.freeze();
+    const frozen = new Map<WorkerHandle, FrozenWorker>();
+    // One that was heard just before may become a worker meanwhile.
+    for (let worker = this.#notIn(frozen); worker; worker = this.#notIn(frozen)) {
+      frozen.set(worker, await worker.freeze());
+    }
     const connectionOf = ({ descriptor, loop }: AcceptedConnection): ConnectionSnapshot => {
       if (!this.#listeners.has(loop)) {
         throw new PassfdError(
@@ -709,7 +775,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       return { descriptor, listener: loop.id };
     };
     const workers: WorkerSnapshot[] = [];
-    for (const { worker, state } of frozen) {
+    for (const [worker, state] of frozen) {
       // One that has left meanwhile gave back what it had.
       if (!this.#pool.workers.includes(worker)) continue;
       workers.push({
@@ -719,7 +785,6 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         unsent: state.unsent(),
       });
     }
-    for (const socket of this.#silentChildren.keys()) socket.freeze();
     return {
       generation: this.#generation,
       counts: { ...this.#pool.counts, refusedPeers: this.#refusedPeers },
@@ -732,6 +797,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         accepted,
         ...socketOf(acceptor),
       })),
+      offered: this.#listeners.offered.map(({ acceptor, isInherited }) => ({
+        isInherited,
+        descriptor: own(acceptor.duplicate()),
+      })),
       workers,
       silentChildren: Array.from(this.#silentChildren, ([socket, child]) => ({
         ...child,
@@ -739,6 +808,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       })),
       waiting: this.#pool.waiting.map(connectionOf),
     };
+  }
+
+  #notIn(frozen: ReadonlyMap<WorkerHandle, FrozenWorker>): WorkerHandle | undefined {
+    return this.#pool.workers.find((worker) => !frozen.has(worker));
   }
 
   #restoreWorker(

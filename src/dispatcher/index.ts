@@ -6,19 +6,13 @@ export {
   type DispatcherEvents,
   type DispatcherOptions,
   type OpenControlOptions,
+  type StopOptions,
 } from './dispatcher.js';
+export type { OfferedSocket } from './listeners.js';
 export { policyNames, type Arrival, type Candidate, type Policy, type PolicyName } from './policy.js';
 export type { Overload } from './pool.js';
 export type { AwaitedWorker } from './returns.js';
 export type { Status } from './status.js';
-export {
-  awaitGo,
-  handOver,
-  refuseTakeover,
-  takeOver,
-  takeoverError,
-  type Attachment,
-  type Successor,
-} from './takeover.js';
+export { awaitGo, handOver, takeOver, takeoverError, type Attachment } from './takeover.js';
 export type { Dialect, WorkerView } from './worker-handle.js';
 export { version } from './version.js';

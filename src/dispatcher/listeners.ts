@@ -1,5 +1,13 @@
 // Listeners: the listening sockets of a dispatcher, each with a number for workers and a key for the next dispatcher.
-import { Acceptor, Descriptor, formatAddress, listen, PassfdError, type AddressLike } from '../fd/index.js';
+import {
+  Acceptor,
+  Descriptor,
+  formatAddress,
+  listen,
+  PassfdError,
+  type Address,
+  type AddressLike,
+} from '../fd/index.js';
 import type { WantedAddress } from '../handoff/index.js';
 import { AcceptLoop } from './accept-loop.js';
 import type { ListenerSnapshot } from './snapshot.js';
@@ -14,10 +22,23 @@ export interface ListenersEvents {
   opened(loop: AcceptLoop): void;
   /** Nothing comes from it any more. */
   closing(loop: AcceptLoop): void;
-  /** The address is free. */
-  closed(loop: AcceptLoop): void;
+  /** The address is free, or somebody else's. */
+  closed(address: Address): void;
   /** The socket is closed; its file could not be removed. */
   warned(error: unknown): void;
+}
+
+/** A listening socket that somebody else has kept for workers that ask for its address. */
+export interface OfferedSocket {
+  readonly descriptor: Descriptor;
+  /** Whether another process has made it, and keeps it; else an earlier process of this service has. */
+  readonly isInherited: boolean;
+}
+
+/** The same, while it is here. */
+export interface Offered {
+  readonly acceptor: Acceptor;
+  readonly isInherited: boolean;
 }
 
 /** A listening socket that was in custody, until somebody asks for it again. */
@@ -33,8 +54,8 @@ export class Listeners implements Iterable<AcceptLoop> {
   readonly #opening = new Map<string, Promise<AcceptLoop>>();
   /** By the identity of the socket, since every worker brings each. */
   readonly #returned = new Map<string, Returned>();
-  /** Listening sockets that somebody else has kept, for whoever asks for their address. */
-  #offered: Acceptor[] = [];
+  /** For whoever asks for their addresses. */
+  readonly #offered: Offered[] = [];
   #nextId = 0;
 
   constructor(events: ListenersEvents) {
@@ -54,15 +75,24 @@ export class Listeners implements Iterable<AcceptLoop> {
     return [...this].filter(({ isOwn }) => isOwn);
   }
 
+  /** Those that nobody has asked for yet. */
+  get offered(): readonly Offered[] {
+    return this.#offered;
+  }
+
   /** @throws {PassfdError} as `listen` of `passfd` */
   async openOwn(address: OwnAddress, backlog: number | undefined): Promise<AcceptLoop> {
     const key = this.#unusedKey(ownKey(address));
+    // Not by its key: the number may be another socket's than in the process that died.
+    if (typeof address === 'object' && 'fd' in address) {
+      return this.#open(inherited(address.fd), { key, isOwn: true });
+    }
     const returned = this.#takeReturned((candidate) => candidate.key === key);
-    if (returned) return this.#open(returned, { key, isOwn: true });
-    const acceptor =
-      typeof address === 'object' && 'fd' in address
-        ? inherited(address.fd)
-        : await listen(address, backlog === undefined ? {} : { backlog });
+    if (!returned) {
+      const wanted = typeof address === 'string' ? { path: address } : address;
+      await this.#endOfferedWhere((offered) => isInTheWay(offered, wanted));
+    }
+    const acceptor = returned ?? (await listen(address, backlog === undefined ? {} : { backlog }));
     return this.#open(acceptor, { key, isOwn: true });
   }
 
@@ -72,9 +102,16 @@ export class Listeners implements Iterable<AcceptLoop> {
     const existing = this.#find(key, address);
     if (existing) return existing;
     const offered = this.#takeOffered(address);
-    const opening = (offered ? Promise.resolve(offered) : openWanted(address, backlog)).then((acceptor) =>
-      this.#open(acceptor, { key, isOwn: false }),
-    );
+    const opening = offered
+      ? Promise.resolve(
+          this.#open(offered.acceptor, {
+            key: offered.isInherited ? inheritedKey(address) : key,
+            isOwn: false,
+          }),
+        )
+      : this.#endOfferedWhere((other) => isInTheWay(other, address))
+          .then(() => openWanted(address, backlog))
+          .then((acceptor) => this.#open(acceptor, { key, isOwn: false }));
     this.#opening.set(key, opening);
     try {
       return await opening;
@@ -94,15 +131,13 @@ export class Listeners implements Iterable<AcceptLoop> {
       return;
     }
     const identity = descriptor.inode;
-    const isKnown = (): boolean =>
-      this.#returned.has(identity) || [...this].some(({ acceptor }) => acceptor.inode === identity);
-    if (isKnown()) {
+    if (this.#isKnown(identity)) {
       descriptor.close();
       return;
     }
     const origin = originOf(key);
     const acceptor = await Acceptor.inherit(descriptor, { removesFile: !origin.endsWith('-fd') });
-    if (isKnown()) {
+    if (this.#isKnown(identity)) {
       acceptor.release().close();
     } else if (origin.startsWith('own')) {
       this.#returned.set(identity, { key, acceptor });
@@ -121,13 +156,26 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** Takes over listening sockets that workers may ask for. @throws {PassfdError} `ERR_WRONG_KIND` */
-  offer(descriptors: readonly Descriptor[]): void {
-    for (const descriptor of descriptors) this.#offered.push(new Acceptor(descriptor));
+  async offer(sockets: readonly OfferedSocket[]): Promise<void> {
+    for (const { descriptor, isInherited } of sockets) {
+      // A worker has brought it, and it may be open again.
+      if (this.#isKnown(descriptor.inode)) {
+        descriptor.close();
+        continue;
+      }
+      const acceptor = await Acceptor.inherit(descriptor, { removesFile: !isInherited });
+      this.#offered.push({ acceptor, isInherited });
+    }
   }
 
   /** Nobody asks for what was offered any more. */
+  endOffered(): Promise<void> {
+    return this.#endOfferedWhere(() => true);
+  }
+
+  /** Closes what was offered here, and it lives on with whoever keeps it. */
   async closeOffered(): Promise<void> {
-    await Promise.all(this.#offered.splice(0).map((acceptor) => this.#closeAcceptor(acceptor)));
+    await Promise.all(this.#offered.splice(0).map(({ acceptor }) => this.#closeAcceptor(acceptor)));
   }
 
   /** Nobody asks for what was returned any more. */
@@ -147,11 +195,21 @@ export class Listeners implements Iterable<AcceptLoop> {
     return this.#remove(loop, () => (loop.isInherited ? loop.acceptor.close() : loop.acceptor.shutdown()));
   }
 
+  /** Ends them for whoever keeps them; those that are somebody else's are closed here only. */
+  async #endOfferedWhere(isUnwanted: (offered: Offered) => boolean): Promise<void> {
+    for (const one of this.#offered.filter(isUnwanted)) {
+      this.#offered.splice(this.#offered.indexOf(one), 1);
+      const { acceptor, isInherited } = one;
+      await this.#warnIfFails(() => (isInherited ? acceptor.close() : acceptor.shutdown()));
+      if (!isInherited) this.#events.closed(acceptor.address);
+    }
+  }
+
   async #remove(loop: AcceptLoop, close: () => Promise<void>): Promise<void> {
     if (!this.#loops.delete(loop.id)) return;
     this.#events.closing(loop);
     await this.#warnIfFails(close);
-    this.#events.closed(loop);
+    this.#events.closed(loop.address);
   }
 
   #closeAcceptor(acceptor: Acceptor): Promise<void> {
@@ -167,7 +225,7 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   #open(acceptor: Acceptor, { key, isOwn }: Pick<AcceptLoop, 'key' | 'isOwn'>): AcceptLoop {
-    this.#dropReturned(acceptor);
+    this.#dropOthers(acceptor);
     const loop = new AcceptLoop({ id: this.#freeId(), key, isOwn }, acceptor);
     this.#loops.set(loop.id, loop);
     this.#events.opened(loop);
@@ -194,7 +252,8 @@ export class Listeners implements Iterable<AcceptLoop> {
 
   /** An address that is open already, whoever asked for it, and in whatever words. */
   #find(key: string, address: WantedAddress): Promise<AcceptLoop> | AcceptLoop | undefined {
-    const same = [...this].find((loop) => loop.key === key) ?? this.#opening.get(key);
+    const keys = [key, inheritedKey(address)];
+    const same = [...this].find((loop) => keys.includes(loop.key)) ?? this.#opening.get(key);
     if (same) return same;
     if ('fd' in address || ('port' in address && (address.port === 0 || address.host === null))) {
       return undefined;
@@ -205,7 +264,7 @@ export class Listeners implements Iterable<AcceptLoop> {
     return [...this].find((loop) => formatAddress(loop.address) === wanted);
   }
 
-  #takeOffered(address: WantedAddress): Acceptor | undefined {
+  #takeOffered(address: WantedAddress): Offered | undefined {
     if ('fd' in address || ('port' in address && address.port === 0)) return undefined;
     const wanted =
       'path' in address
@@ -213,14 +272,20 @@ export class Listeners implements Iterable<AcceptLoop> {
         : (address.host === null ? ['::', '0.0.0.0'] : [address.host]).map((host) =>
             formatAddress({ host, port: address.port }),
           );
-    const index = this.#offered.findIndex((acceptor) => wanted.includes(formatAddress(acceptor.address)));
+    const index = this.#offered.findIndex(({ acceptor }) => wanted.includes(formatAddress(acceptor.address)));
     return index < 0 ? undefined : this.#offered.splice(index, 1)[0];
   }
 
+  #isKnown(inode: string): boolean {
+    return this.#returned.has(inode) || [...this].some(({ acceptor }) => acceptor.inode === inode);
+  }
+
   /** The same socket came in another way too, as from the store of a service manager: its file stays. */
-  #dropReturned({ inode }: Acceptor): void {
+  #dropOthers({ inode }: Acceptor): void {
     this.#returned.get(inode)?.acceptor.release().close();
     this.#returned.delete(inode);
+    const index = this.#offered.findIndex(({ acceptor }) => acceptor.inode === inode);
+    if (index >= 0) this.#offered.splice(index, 1)[0]?.acceptor.release().close();
   }
 
   #takeReturned(isWanted: (returned: Returned) => boolean): Acceptor | undefined {
@@ -233,7 +298,19 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 }
 
-/** What a key begins with: who asked for the address, and whether a socket file there is somebody else's. */
+/** Whether nobody can listen where it is wanted before this one is ended, and it is ours to end. */
+function isInTheWay({ acceptor, isInherited }: Offered, wanted: WantedAddress | Address): boolean {
+  if (isInherited || 'fd' in wanted) return false;
+  const other = acceptor.address;
+  if ('path' in wanted || 'path' in other) {
+    return 'path' in wanted && 'path' in other && wanted.path === other.path;
+  }
+  const hosts = [wanted.host ?? '::', other.host];
+  const isShared = hosts.some((host) => host === '::' || host === '0.0.0.0') || hosts[0] === hosts[1];
+  return wanted.port === other.port && isShared;
+}
+
+/** What a key begins with: who asked for the address; and `-fd`, where the socket and its file are somebody else's. */
 type Origin = 'own' | 'own-fd' | 'wanted' | 'wanted-fd';
 
 /** As it was asked for: at port 0, the next dispatcher gets the port that the kernel had picked. */
@@ -244,6 +321,11 @@ function ownKey(address: OwnAddress): string {
 
 function wantedKey(address: WantedAddress): string {
   return keyOf('fd' in address ? 'wanted-fd' : 'wanted', JSON.stringify(address));
+}
+
+/** Of a socket that was offered, and that somebody else keeps. */
+function inheritedKey(address: WantedAddress): string {
+  return keyOf('wanted-fd', JSON.stringify(address));
 }
 
 function keyOf(origin: Origin, rest: string): string {

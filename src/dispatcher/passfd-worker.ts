@@ -1,7 +1,14 @@
 // PassfdWorker: the handle of a worker that speaks passfd: batches go out, and counts of adopted and closed come back.
 import { setTimeout as startTimer } from 'node:timers';
 
-import { closeAll, PassfdError, type Descriptor, type StreamSocket, type Unsent } from '../fd/index.js';
+import {
+  closeAll,
+  PassfdError,
+  type Descriptor,
+  type Handoff,
+  type StreamSocket,
+  type Unsent,
+} from '../fd/index.js';
 import {
   Channel,
   decodeFromWorker,
@@ -63,6 +70,8 @@ export interface PassfdWorkerSnapshot {
   readonly pid: number;
   readonly isTrusted: boolean;
   readonly isCustodian: boolean;
+  /** See `knowsAgain`. */
+  readonly knowsAgain?: boolean | undefined;
   readonly state: 'starting' | 'ready' | 'draining';
   readonly window: number;
   readonly capacity: number | null;
@@ -111,6 +120,8 @@ export class PassfdWorker implements WorkerHandle {
   readonly #isTrusted: boolean;
   /** Whether it gets the listening sockets. */
   readonly #isCustodian: boolean;
+  /** Whether it knows what only a last will says: `orphaned` and AGAIN. */
+  readonly knowsAgain: boolean;
   /** Connections that it had open when it came, from a dispatcher that had died. */
   readonly #carried: number;
   #adopted: number;
@@ -143,6 +154,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#events = events;
     this.#isTrusted = isTrusted;
     this.#isCustodian = snapshot.isCustodian;
+    this.knowsAgain = snapshot.knowsAgain ?? false;
     this.#state = { is: snapshot.state };
     this.#window = snapshot.window;
     this.#capacity = snapshot.capacity;
@@ -165,6 +177,7 @@ export class PassfdWorker implements WorkerHandle {
       {
         ...identity,
         isCustodian: identity.isTrusted && hello.custody === true,
+        knowsAgain: hello.again,
         state: 'starting',
         window,
         capacity,
@@ -210,7 +223,14 @@ export class PassfdWorker implements WorkerHandle {
       const loop = loops.get(listener);
       if (loop) worker.#subscriptions.set(listener, { loop, pause: undefined, servers });
     }
-    for (const { bytes, descriptors } of unsent) worker.#postOwned(Buffer.from(bytes), descriptors);
+    for (const { bytes, descriptors, handoff } of unsent) {
+      if (handoff) {
+        const first = handoff.position - snapshot.settled - 1;
+        worker.#postHandoff(Buffer.from(bytes), inFlight.slice(first, first + handoff.count), handoff);
+      } else {
+        worker.#postOwned(Buffer.from(bytes), descriptors);
+      }
+    }
     return worker;
   }
 
@@ -247,7 +267,11 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   get handedOut(): readonly Descriptor[] {
-    return this.#ledger.entries.map(({ descriptor }) => descriptor);
+    if (this.#channel.socket.closed) return [];
+    let queued = 0;
+    for (const { handoff } of this.#channel.socket.unsent()) queued += handoff?.count ?? 0;
+    const sent = this.#ledger.entries.slice(0, this.#ledger.size - queued);
+    return sent.map(({ descriptor }) => descriptor);
   }
 
   /** Ids of those whose connections it takes. */
@@ -297,15 +321,7 @@ export class PassfdWorker implements WorkerHandle {
       const position = this.#ledger.last + 1;
       for (const connection of batch) this.#ledger.add(connection);
       const listener = batch[0]?.loop.id ?? 0;
-      this.#channel
-        .post(
-          encodeHandoff(listener, batch.length),
-          batch.map(({ descriptor }) => descriptor),
-          { position, listener },
-        )
-        .catch((error: unknown) => {
-          this.#onUnsent(error);
-        });
+      this.#postHandoff(encodeHandoff(listener, batch.length), batch, { position, listener });
       start = end;
     }
     if (isBusy) this.#poll();
@@ -336,16 +352,18 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async freeze(): Promise<FrozenWorker> {
+    const partial = await this.#channel.freeze();
+    // It may be what came last that broke the protocol. The channel is shut then, and no other process would know.
     if (this.#state.is === 'broken') {
       throw new PassfdError('ERR_DISPATCHER', `Worker ${this.id} is being cut off at this moment`);
     }
-    const partial = await this.#channel.freeze();
     const snapshot: PassfdWorkerSnapshot = {
       dialect: 'passfd',
       id: this.id,
       pid: this.pid,
       isTrusted: this.#isTrusted,
       isCustodian: this.#isCustodian,
+      knowsAgain: this.knowsAgain,
       state: this.state,
       window: this.#window,
       capacity: this.#capacity,
@@ -410,6 +428,14 @@ export class PassfdWorker implements WorkerHandle {
   #post(frame: Buffer): void {
     // A send fails when the worker is gone; that the stream ends tells it too, behind everything that it still said.
     this.#channel.post(frame).catch(() => undefined);
+  }
+
+  /** They stay the ledger's. */
+  #postHandoff(frame: Buffer, batch: readonly AcceptedConnection[], handoff: Handoff): void {
+    const descriptors = batch.map(({ descriptor }) => descriptor);
+    this.#channel.post(frame, descriptors, handoff).catch((error: unknown) => {
+      this.#onUnsent(error);
+    });
   }
 
   #postOwned(frame: Buffer, descriptors: readonly Descriptor[]): void {
@@ -528,8 +554,10 @@ export class PassfdWorker implements WorkerHandle {
     const group = take(1);
     const [descriptor] = group === 'lost' ? [] : group;
     // One that this process had no descriptor left for comes back by another worker, or not at all.
-    if (descriptor) await this.#events.custody(this, key, descriptor);
-    this.#hasBrought = true;
+    if (descriptor) {
+      await this.#events.custody(this, key, descriptor);
+      this.#hasBrought = true;
+    }
     this.#awaitedCustody--;
     this.#noteReturned();
   }

@@ -1,6 +1,7 @@
 // Snapshot: everything that one generation of the dispatcher hands to the next, with the descriptors that belong to it.
 import type { Descriptor, Unsent } from '../fd/index.js';
 import type { AcceptLoopIdentity } from './accept-loop.js';
+import type { OfferedSocket } from './listeners.js';
 import type { PassfdWorkerSnapshot } from './passfd-worker.js';
 import type { PoolCounts } from './pool.js';
 import type { RecipeWorkerSnapshot } from './recipe-worker.js';
@@ -12,6 +13,7 @@ export interface Snapshot {
   readonly control: SocketSnapshot | undefined;
   readonly rawControl: SocketSnapshot | undefined;
   readonly listeners: readonly ListenerSnapshot[];
+  readonly offered: readonly OfferedSocket[];
   readonly workers: readonly WorkerSnapshot[];
   /** Processes that were started as workers, and have not said anything yet. */
   readonly silentChildren: readonly ChildSnapshot[];
@@ -50,7 +52,7 @@ export interface ConnectionSnapshot {
 }
 
 export function* descriptorsOf(snapshot: Snapshot): Generator<Descriptor> {
-  for (const socket of [snapshot.control, snapshot.rawControl, ...snapshot.listeners]) {
+  for (const socket of [snapshot.control, snapshot.rawControl, ...snapshot.listeners, ...snapshot.offered]) {
     if (socket) yield socket.descriptor;
   }
   for (const { channel, inFlight, unsent } of snapshot.workers) {

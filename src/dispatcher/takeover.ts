@@ -9,6 +9,7 @@ import {
 } from '../handoff/index.js';
 import type { ControlOptions } from './control.js';
 import type { Dispatcher } from './dispatcher.js';
+import type { OfferedSocket } from './listeners.js';
 import type { PassfdWorkerSnapshot } from './passfd-worker.js';
 import type { RecipeWorkerSnapshot } from './recipe-worker.js';
 import {
@@ -35,7 +36,7 @@ export interface Attachment {
   readonly descriptors: readonly Descriptor[];
 }
 
-export interface Successor {
+interface Successor {
   readonly channel: TakeoverChannel;
   /** Ends its process at once: it does not answer any more. Its end of the channel is closed by that. */
   readonly kill: () => void;
@@ -105,10 +106,7 @@ export async function takeOver(
 }
 
 /** Tells the other generation that this one cannot take over, and why. */
-export async function refuseTakeover(
-  channel: TakeoverChannel,
-  { code, message }: PassfdError,
-): Promise<void> {
+async function refuseTakeover(channel: TakeoverChannel, { code, message }: PassfdError): Promise<void> {
   await channel.send({ type: 'failed', code, reason: message }).catch(() => undefined);
 }
 
@@ -183,6 +181,9 @@ function* messagesOf(snapshot: Snapshot, attachments: readonly Attachment[]): Ge
   for (const { descriptor, ...listener } of snapshot.listeners) {
     yield { message: { type: 'listener', ...listener }, descriptors: [descriptor] };
   }
+  for (const { descriptor, isInherited } of snapshot.offered) {
+    yield { message: { type: 'offered', isInherited }, descriptors: [descriptor] };
+  }
   if (control) {
     const { removesFile, descriptor } = control;
     yield { message: { type: 'control', removesFile }, descriptors: [descriptor] };
@@ -218,10 +219,12 @@ function* workerMessages({ worker, channel, inFlight, unsent }: WorkerSnapshot):
     descriptors: [channel],
   };
   yield* connectionMessages('in-flight', inFlight);
-  for (const { bytes, descriptors } of unsent) {
+  for (const { bytes, descriptors, handoff } of unsent) {
     for (let start = 0; start < bytes.length; start += UNSENT_BYTES) {
       const part = Buffer.from(bytes.subarray(start, start + UNSENT_BYTES)).toString('base64');
-      yield { message: { type: 'unsent', bytes: part }, descriptors: start === 0 ? descriptors : [] };
+      yield start === 0
+        ? { message: { type: 'unsent', bytes: part, handoff }, descriptors }
+        : { message: { type: 'unsent', bytes: part }, descriptors: [] };
     }
   }
 }
@@ -247,6 +250,7 @@ interface Arriving {
   control: SocketSnapshot | undefined;
   rawControl: SocketSnapshot | undefined;
   readonly listeners: ListenerSnapshot[];
+  readonly offered: OfferedSocket[];
   readonly workers: (WorkerSnapshot & {
     readonly inFlight: ConnectionSnapshot[];
     readonly unsent: Unsent[];
@@ -266,6 +270,7 @@ async function receive(
     control: undefined,
     rawControl: undefined,
     listeners: [],
+    offered: [],
     workers: [],
     silentChildren: [],
     waiting: [],
@@ -309,7 +314,11 @@ function add(arriving: Arriving, message: TakeoverMessage, descriptors: Descript
       if (worker) return;
       break;
     case 'unsent':
-      worker?.unsent.push({ bytes: Buffer.from(message.bytes, 'base64'), descriptors });
+      worker?.unsent.push({
+        bytes: Buffer.from(message.bytes, 'base64'),
+        descriptors,
+        handoff: message.handoff,
+      });
       if (worker) return;
       break;
     default:
@@ -330,6 +339,9 @@ function addOne(arriving: Arriving, message: TakeoverMessage, descriptor: Descri
       arriving.listeners.push({ id, key, isOwn, accepted, removesFile, descriptor });
       return true;
     }
+    case 'offered':
+      arriving.offered.push({ isInherited: message.isInherited, descriptor });
+      return true;
     case 'control':
       arriving.control = { descriptor, removesFile: message.removesFile };
       return true;

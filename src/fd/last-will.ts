@@ -1,13 +1,19 @@
 // LastWill: what becomes of accepted connections when this process dies, however it does. See docs/architecture.md.
 import { constants } from 'node:os';
 
+import { PassfdError } from './errors.js';
 import { native } from './native.js';
+import { ProcessWatch } from './process-watch.js';
 import { systemError } from './system-error.js';
 
 const { errno } = constants;
 
 /** What a system says that has no wills, or forbids one (seccomp). */
 const unsupported: readonly number[] = [-errno.ENOSYS, -errno.EPERM, -errno.EACCES, -errno.EINVAL];
+
+/** Flags of a channel, as `will.h` has them. */
+const IS_READY = 1;
+const IS_PLAIN = 2;
 
 /** Anything with a descriptor: a `Descriptor`, an `Acceptor`, a `StreamSocket`. It is lent. */
 interface WithDescriptor {
@@ -17,6 +23,11 @@ interface WithDescriptor {
 /** What a worker's channel may get. */
 export interface WillChannel {
   readonly isReady: boolean;
+  /**
+   * Whether the worker knows `orphaned` and AGAIN (docs/protocol.md). One that does not loses, rather than serves twice,
+   * what was about to be sent to it in the moment of the death.
+   */
+  readonly knowsAgain: boolean;
   /** Ids of the listeners that the worker serves. */
   readonly listeners: Iterable<number>;
 }
@@ -32,21 +43,24 @@ export interface WillChannel {
  */
 export class LastWill implements Disposable {
   #isOpen = true;
+  readonly #watch: ProcessWatch | undefined;
 
-  private constructor() {
-    // `open` makes it.
+  private constructor(onLost: () => void) {
+    const { pid } = this;
+    if (pid !== undefined) this.#watch = ProcessWatch.start(pid, onLost);
   }
 
   /**
    * Starts the process that waits.
+   * @param onLost called when somebody has killed it: this one has no will any more, and is still to be cancelled
    * @returns nothing where that cannot be: not on Linux with x64 or arm64, or forbidden there
    * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`, `ERR_SYSTEM`, for one when the last one is not cancelled (`EALREADY`)
    */
-  static open(): LastWill | undefined {
+  static open(onLost: () => void = () => undefined): LastWill | undefined {
     const result = native.willOpen();
     if (unsupported.includes(result)) return undefined;
     if (result < 0) throw systemError(result, 'clone', { descriptor: 'the descriptors of this process' });
-    return new LastWill();
+    return new LastWill(onLost);
   }
 
   /** The process that waits; undefined when it is over, because of `cancel` or because somebody killed it. */
@@ -59,6 +73,7 @@ export class LastWill implements Disposable {
    * Connections that come, or came, to the address of a listening socket are of this id. That holds until the listener is
    * removed, though the socket be closed before: what was accepted there may still wait for a worker.
    * @param id 0 to 65535
+   * @throws {PassfdError} `ERR_SYSTEM` when there are so many (1024) that what comes to this one is lost
    */
   addListener(id: number, socket: WithDescriptor): void {
     this.#call('getsockname', () => native.willAddListener(id, socket.fd));
@@ -76,16 +91,12 @@ export class LastWill implements Disposable {
   /**
    * A channel that speaks the hand-off protocol; a second call says what has changed. When it is closed, it is removed.
    * One that has been sent a part of a message when this process dies gets nothing.
-   * @returns false when there are so many (1024) that this one gets nothing
+   * @throws {PassfdError} `ERR_SYSTEM` when there are so many (1024) that this one gets nothing
    */
-  setChannel(socket: WithDescriptor, { isReady, listeners }: WillChannel): boolean {
+  setChannel(socket: WithDescriptor, { isReady, knowsAgain, listeners }: WillChannel): void {
     const ids = Int32Array.from(listeners);
-    const result = this.#isOpen ? native.willSetChannel(socket.fd, isReady ? 1 : 0, ids, ids.length) : 0;
-    return result !== -errno.ENOSPC;
-  }
-
-  removeChannel(socket: WithDescriptor): void {
-    this.#call('', () => native.willRemoveChannel(socket.fd));
+    const flags = (isReady ? IS_READY : 0) | (knowsAgain ? 0 : IS_PLAIN);
+    this.#call('', () => native.willSetChannel(socket.fd, flags, ids, ids.length));
   }
 
   /** Workers have them, or are about to: another process had sent them, and this one has its own descriptors of them. */
@@ -104,6 +115,7 @@ export class LastWill implements Disposable {
   cancel(): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
+    this.#watch?.close();
     native.willCancel();
   }
 
@@ -114,6 +126,12 @@ export class LastWill implements Disposable {
   #call(syscall: string, call: () => number): void {
     if (!this.#isOpen) return;
     const result = call();
+    if (result === -errno.ENOSPC) {
+      throw new PassfdError(
+        'ERR_SYSTEM',
+        'The last will has no room for one more socket: what is left out is lost',
+      );
+    }
     if (result < 0) throw systemError(result, syscall, { descriptor: 'a descriptor of the last will' });
   }
 }

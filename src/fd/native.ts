@@ -77,8 +77,7 @@ export interface Native {
   willAddListener(id: number, fd: number): number;
   willRemoveListener(id: number): number;
   willCloseFirst(fd: number): number;
-  willSetChannel(fd: number, isReady: 0 | 1, listeners: Int32Array, count: number): number;
-  willRemoveChannel(fd: number): number;
+  willSetChannel(fd: number, flags: number, listeners: Int32Array, count: number): number;
   willHandOut(fds: Int32Array, count: number): number;
   willTakeBack(fds: Int32Array, count: number): number;
   readonly Poll: new (fd: number, onReady: (status: number, events: number) => void) => Poll;

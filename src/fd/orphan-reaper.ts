@@ -38,34 +38,44 @@ export class OrphanReaper implements Disposable {
 
   #look(): void {
     const before = this.#ended;
-    this.#ended = new Set();
-    for (const pid of childrenOf()) {
-      if (!hasEnded(pid)) continue;
-      const name = `${pid} ${processIdentity(pid) ?? ''}`;
-      if (before.has(name)) native.reap(pid);
-      else this.#ended.add(name);
+    const ended = new Set<string>();
+    try {
+      for (const pid of childrenOf()) {
+        if (!hasEnded(pid)) continue;
+        const name = `${pid} ${processIdentity(pid) ?? ''}`;
+        if (before.has(name)) native.reap(pid);
+        else ended.add(name);
+      }
+    } catch {
+      // For one, no descriptor is free to look with. Nothing tells when one is.
+      this.#onEnd();
+      return;
     }
-    if (this.#ended.size > 0) this.#onEnd();
+    this.#ended = ended;
+    if (ended.size > 0) this.#onEnd();
   }
 }
 
 /** Of all its threads (proc_pid_task(5)): the kernel notes which one has a child. */
 function childrenOf(): number[] {
   const tasks = '/proc/self/task';
-  return readdirSync(tasks).flatMap((task) => {
-    try {
-      return readFileSync(`${tasks}/${task}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
-    } catch {
-      return []; // the thread has ended
-    }
-  });
+  return readdirSync(tasks).flatMap((task) =>
+    (read(`${tasks}/${task}/children`) ?? '').split(' ').filter(Boolean).map(Number),
+  );
 }
 
 function hasEnded(pid: number): boolean {
+  const stat = read(`/proc/${pid}/stat`);
+  return stat?.slice(stat.lastIndexOf(')') + 2).startsWith('Z') ?? false;
+}
+
+/** @returns nothing for a thread or a process that is gone. @throws a system error otherwise */
+function read(path: string): string | undefined {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    return stat.slice(stat.lastIndexOf(')') + 2).startsWith('Z');
-  } catch {
-    return false;
+    return readFileSync(path, 'latin1');
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ESRCH') return undefined;
+    throw error;
   }
 }

@@ -24,6 +24,8 @@ const workerHello = z.object({
   capacity: z.nullable(count),
   /** Whether it keeps the dispatcher's listening sockets open, and brings them to the next one should this one die. */
   custody: z.optional(z.boolean()),
+  /** Whether it knows `orphaned` and AGAIN, which a worker of the first days of this version does not. */
+  again: z.optional(z.boolean()),
   /** Of a worker whose dispatcher has died. */
   returns: z.optional(
     z.object({

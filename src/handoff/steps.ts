@@ -21,7 +21,6 @@ export type Step =
   | 'frozen'
   | 'handed-over'
   | 'go-sent'
-  | 'released'
   // The generation that takes over.
   | 'hello-said'
   | 'taken-over'

@@ -11,7 +11,7 @@
 import * as z from 'zod/mini';
 
 import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
-import { encodeFrame, MAX_PAYLOAD_BYTES } from './messages.js';
+import { encodeFrame } from './messages.js';
 
 /** Of what the old generation says. */
 export const TAKEOVER_FORMAT = 1;
@@ -25,6 +25,8 @@ const passfdWorker = z.object({
   ...identity,
   isTrusted: z.boolean(),
   isCustodian: z.boolean(),
+  /** Earlier generations do not say it. */
+  knowsAgain: z.optional(z.boolean()),
   state: z.enum(['starting', 'ready', 'draining']),
   window: positive,
   capacity: z.nullable(count),
@@ -73,11 +75,17 @@ const message = z.discriminatedUnion('type', [
     accepted: count,
     removesFile: z.boolean(),
   }),
+  /** A listening socket that a worker may still ask for. */
+  z.object({ type: z.literal('offered'), isInherited: z.boolean() }),
   z.object({ type: z.literal('control'), removesFile: z.boolean() }),
   z.object({ type: z.literal('raw-control'), removesFile: z.boolean() }),
   z.object({ type: z.literal('worker'), worker: z.union([passfdWorker, recipeWorker]) }),
-  /** Of the last worker: what is to be sent to it, in base64. */
-  z.object({ type: z.literal('unsent'), bytes: z.string() }),
+  /** Of the last worker: what is to be sent to it, in base64; a hand-off with so many of the connections in flight. */
+  z.object({
+    type: z.literal('unsent'),
+    bytes: z.string(),
+    handoff: z.optional(z.object({ position: positive, listener: count, count: positive })),
+  }),
   /** Of the last worker: connections that came to a listener. */
   z.object({ type: z.literal('in-flight'), listener: count }),
   z.object({ type: z.literal('waiting'), listener: count }),
@@ -102,6 +110,12 @@ const message = z.discriminatedUnion('type', [
 export type TakeoverMessage = z.infer<typeof message>;
 
 const LENGTH_BYTES = 4;
+
+/**
+ * More than in the protocol: in one message may be all addresses of a worker, or a line of output that has not ended. It
+ * comes from a process of this service.
+ */
+const MAX_MESSAGE_BYTES = 16_777_216;
 
 /** One end of a socket pair between two generations. Messages are asked for one by one. */
 export class TakeoverChannel implements Disposable {
@@ -130,7 +144,7 @@ export class TakeoverChannel implements Disposable {
     const length = header.bytes.readUInt32BE(0);
     const descriptors = header.takeDescriptors();
     try {
-      if (length === 0 || length > MAX_PAYLOAD_BYTES) {
+      if (length === 0 || length > MAX_MESSAGE_BYTES) {
         throw new PassfdError('ERR_PROTOCOL', `A message of the takeover announces ${length} bytes`);
       }
       const payload = await this.#receive(length, signal);

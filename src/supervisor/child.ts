@@ -130,6 +130,7 @@ export class Child {
     });
     const worker = this.#workerInPool;
     if (worker && worker.state !== 'starting') this.#becomeReady(worker);
+    else if (state === 'leaving') this.#beginDraining();
     else if (state === 'awaited' || (!worker && state !== 'starting')) this.#awaitReturn();
   }
 

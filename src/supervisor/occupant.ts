@@ -1,5 +1,6 @@
 // Occupant: who is in a slot, as one supervisor tells the next one when that takes over.
 import type { OutputEnds } from './output.js';
+import type { History } from './restart.js';
 
 /** A process that lives. */
 export interface Living extends OutputEnds {
@@ -11,12 +12,19 @@ export interface Living extends OutputEnds {
   /**
    * `starting`: it has never been ready. `ready`: it is a worker in the pool, or was and will be again. `awaited`: it has
    * lost its dispatcher, and is going to join the pool again by the control socket. `leaving`: another process has its
-   * place, or its slot is gone; it is drained and ended.
+   * place, or its slot is gone; it is drained and ended. One that is no worker any more finishes what it has open by itself.
    */
   readonly state: 'starting' | 'ready' | 'awaited' | 'leaving';
 }
 
 export type Occupant =
   | Living
+  /** The slot has no process, and gets its next one then. */
+  | {
+      readonly id: number;
+      readonly state: 'waiting';
+      readonly restartInMs: number;
+      readonly history: History;
+    }
   /** The slot has no process and gets none: it had no more to do. */
   | { readonly id: number; readonly state: 'finished' };

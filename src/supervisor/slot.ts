@@ -9,11 +9,16 @@ import { afterDeath, noDeaths, type History } from './restart.js';
 
 type State =
   /** Without a process; the timer starts one. None before the first start. */
-  | { readonly is: 'waiting'; readonly timer: Timer | undefined }
+  | { readonly is: 'waiting'; readonly next: NextStart | undefined }
   | { readonly is: 'occupied'; readonly child: Child }
   /** The last process had no more to do. */
   | { readonly is: 'finished' }
   | { readonly is: 'stopped' };
+
+interface NextStart {
+  readonly timer: Timer;
+  readonly at: number;
+}
 
 /** A new process comes in place of the one that is there. */
 type Replacement =
@@ -71,7 +76,7 @@ export class Slot {
   readonly #owner: SlotOwner;
   readonly #pool: Pool;
   readonly #host: HeldHost;
-  #state: State = { is: 'waiting', timer: undefined };
+  #state: State = { is: 'waiting', next: undefined };
   #replacement: Replacement | undefined;
   /** Those that are to end: nothing follows when they do. */
   readonly #leaving = new Set<Child>();
@@ -97,6 +102,11 @@ export class Slot {
 
   get isEmpty(): boolean {
     return this.#state.is === 'waiting';
+  }
+
+  /** Whether nothing has happened here yet. */
+  get isUnused(): boolean {
+    return this.#state.is === 'waiting' && this.#state.next === undefined;
   }
 
   /** Whether it has no process, and gets none any more. */
@@ -127,6 +137,9 @@ export class Slot {
   takeOver(occupant: Occupant): void {
     if (occupant.state === 'finished') {
       if (this.isEmpty) this.#state = { is: 'finished' };
+    } else if (occupant.state === 'waiting') {
+      this.#history = occupant.history;
+      if (this.isEmpty) this.#startIn(occupant.restartInMs);
     } else if (occupant.state === 'leaving' || !this.isEmpty) {
       this.takeOverLeaving(occupant);
     } else {
@@ -156,6 +169,10 @@ export class Slot {
     const place: (Occupant | undefined)[] = [];
     const { id } = this;
     if (this.#state.is === 'finished') place.push({ id, state: 'finished' });
+    if (this.#state.is === 'waiting' && this.#state.next) {
+      const restartInMs = Math.max(0, Math.round(this.#state.next.at - this.#host.now()));
+      place.push({ id, state: 'waiting', restartInMs, history: this.#history });
+    }
     if (this.#state.is === 'occupied') place.push(this.#state.child.describe(false));
     for (const child of this.#leaving) place.push(child.describe(true));
     return place.filter((occupant) => occupant !== undefined);
@@ -177,7 +194,7 @@ export class Slot {
   replace(readyTimeoutMs: number, tell: (outcome: ReplacementOutcome) => void): void {
     const fresh = this.#newChild();
     if (this.#state.is === 'waiting') {
-      this.#state.timer?.clear();
+      this.#state.next?.timer.clear();
       this.#state = { is: 'occupied', child: fresh };
     }
     const timer = this.#host.setTimer(() => {
@@ -203,7 +220,7 @@ export class Slot {
     this.abandonReplacement();
     switch (state.is) {
       case 'waiting':
-        state.timer?.clear();
+        state.next?.timer.clear();
         this.#state = { is: 'stopped' };
         this.#owner.report(this, this.#lastPid, { is: 'exited', exit: undefined });
         break;
@@ -351,7 +368,7 @@ export class Slot {
     const { lastWords } = child;
     if (wasAwaited) {
       // It had worked, and died without a supervisor to start it again.
-      this.#state = { is: 'waiting', timer: undefined };
+      this.#state = { is: 'waiting', next: undefined };
       this.#report(child, { is: 'died', exit, restartInMs: 0, crashLoopBegan: false, lastWords });
       // Whoever is told may have stopped everything.
       if (this.isEmpty) this.start();
@@ -359,11 +376,15 @@ export class Slot {
     }
     const { history, restartInMs, crashLoopBegan } = afterDeath(this.#history, life);
     this.#history = history;
+    this.#startIn(restartInMs);
+    this.#report(child, { is: 'died', exit, restartInMs, crashLoopBegan, lastWords });
+  }
+
+  #startIn(delayMs: number): void {
     const timer = this.#host.setTimer(() => {
       this.start();
-    }, restartInMs);
-    this.#state = { is: 'waiting', timer };
-    this.#report(child, { is: 'died', exit, restartInMs, crashLoopBegan, lastWords });
+    }, delayMs);
+    this.#state = { is: 'waiting', next: { timer, at: this.#host.now() + delayMs } };
   }
 }
 

@@ -132,7 +132,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.#hasWorked = occupants.length > 0;
     this.#listen();
     for (const occupant of occupants) this.#takeOver(occupant);
-    for (const slot of this.#slots) if (slot.isEmpty) slot.start();
+    for (const slot of this.#slots) if (slot.isUnused) slot.start();
     this.#onChanged();
     return this.#starting.promise;
   }
@@ -256,7 +256,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   #takeOver(occupant: Occupant): void {
     const slot = this.#slots[occupant.id - 1];
     if (slot) slot.takeOver(occupant);
-    else if (occupant.state !== 'finished') this.#takeOverSurplus(occupant);
+    else if ('pid' in occupant) this.#takeOverSurplus(occupant);
   }
 
   #takeOverSurplus(occupant: Living): void {
@@ -383,7 +383,7 @@ function closedError(): PassfdError {
 
 function closeOutputs(occupants: readonly Occupant[]): void {
   for (const occupant of occupants) {
-    if (occupant.state === 'finished') continue;
+    if (!('pid' in occupant)) continue;
     occupant.stdout?.descriptor.close();
     occupant.stderr?.descriptor.close();
   }

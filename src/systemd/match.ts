@@ -10,8 +10,10 @@ import type { InheritedDescriptor } from './inherited.js';
 export interface Matches {
   /** As long as what was wanted, and in its order. */
   readonly found: readonly (InheritedDescriptor | undefined)[];
-  /** What nobody wanted, and what cannot be used. */
+  /** What nobody wanted. */
   readonly rest: readonly InheritedDescriptor[];
+  /** What is no listening socket, or one that no client can reach any more. */
+  readonly useless: readonly InheritedDescriptor[];
 }
 
 /** The world that matching looks at. */
@@ -34,8 +36,8 @@ const real: Surroundings = {
  * the sockets of the one before, and does not find their addresses in use. One socket is found once at most; of several
  * with the same address, the first. A wanted port 0 is any free one, so none is found for it.
  *
- * Before anything listens anew, the rest has to go where it may be in the way: from the manager's store (`removeStored`,
- * then `barrier`) and here (`close`), since a listening socket lives until its last holder has closed it.
+ * Before anything listens anew, the rest has to go where it may be in the way: a listening socket lives until its last
+ * holder has closed it, so from the manager's store too (`removeStored`, then `barrier`), unless it is shut down.
  *
  * Takes nothing over: all of it still belongs to the caller.
  */
@@ -45,9 +47,11 @@ export async function matchListeners(
   surroundings: Surroundings = real,
 ): Promise<Matches> {
   const left = new Map<InheritedDescriptor, string>();
+  const useless: InheritedDescriptor[] = [];
   for (const one of inherited) {
     const key = keyOfListener(one, surroundings);
-    if (key !== undefined) left.set(one, key);
+    if (key === undefined) useless.push(one);
+    else left.set(one, key);
   }
   const found: (InheritedDescriptor | undefined)[] = [];
   for (const address of wanted) {
@@ -56,7 +60,7 @@ export async function matchListeners(
     if (match) left.delete(match);
     found.push(match);
   }
-  return { found, rest: inherited.filter((one) => !found.includes(one)) };
+  return { found, rest: [...left.keys()], useless };
 }
 
 /** Undefined for what is no listening socket, or one that no client can reach any more. */

@@ -10,9 +10,6 @@ const MAX_WAITING = 256;
 const FIRST_RETRY_MS = 1;
 const LAST_RETRY_MS = 100;
 
-/** Of a status, in UTF-16 units; a whole message has at most 4096 bytes (`NOTIFY_BUFFER_MAX` of systemd). */
-const MAX_STATUS_LENGTH = 1000;
-
 /** The time that a barrier waits, unless it is given; the manager itself may be busy. */
 const BARRIER_TIMEOUT_MS = 5_000;
 
@@ -97,35 +94,25 @@ export class Notifier implements Disposable {
   }
 
   /** The service has started, or has loaded its configuration again. */
-  ready(status?: string): void {
-    this.#tell('READY=1', ...statusLines(status));
+  ready(): void {
+    this.#tell('READY=1');
   }
 
   /** It begins to load its configuration again; `ready` says when that is done. */
-  reloading(status?: string): void {
+  reloading(): void {
     // The manager compares this with its own clock, which is the same one (clock_gettime(2), CLOCK_MONOTONIC).
     const now = process.hrtime.bigint() / NANOSECONDS_PER_MICROSECOND;
-    this.#tell('RELOADING=1', `MONOTONIC_USEC=${now}`, ...statusLines(status));
+    this.#tell('RELOADING=1', `MONOTONIC_USEC=${now}`);
   }
 
   /** It begins to end. For good: systemd 259 does not let it come back from that. */
-  stopping(status?: string): void {
-    this.#tell('STOPPING=1', ...statusLines(status));
-  }
-
-  /** One line for people, as `systemctl status` shows it. */
-  status(text: string): void {
-    this.#tell(...statusLines(text));
+  stopping(): void {
+    this.#tell('STOPPING=1');
   }
 
   /** Another process is the service's main one from now on; the manager restarts the service when that ends. */
   mainPid(pid: number): void {
     this.#tell(`MAINPID=${pid}`);
-  }
-
-  /** Starting, reloading or stopping goes on, and at most this long until the next such message. */
-  extendTimeout(timeoutMs: number): void {
-    this.#tell(`EXTEND_TIMEOUT_USEC=${Math.ceil(timeoutMs * MICROSECONDS_PER_MS)}`);
   }
 
   /**
@@ -296,11 +283,6 @@ function keepAliveMs(timeoutUs: string | undefined): number | undefined {
 
 function encode(assignments: readonly string[]): Buffer {
   return Buffer.from(assignments.join('\n'));
-}
-
-/** A line break in it would begin another assignment. */
-function statusLines(text: string | undefined): string[] {
-  return text === undefined ? [] : [`STATUS=${text.replace(/\p{Cc}+/gu, ' ').slice(0, MAX_STATUS_LENGTH)}`];
 }
 
 function checkName(name: string): void {

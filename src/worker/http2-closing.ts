@@ -14,7 +14,9 @@ interface Session {
 
 interface Stream {
   readonly destroyed: boolean;
+  on(event: 'error', listener: () => void): unknown;
   once(event: 'close', listener: () => void): unknown;
+  off(event: 'error', listener: () => void): unknown;
 }
 
 /** Counts the streams that have come or ended. */
@@ -63,8 +65,12 @@ function closeWhenQuiet(session: Session, activity: Activity): void {
   session.emit = (event, ...args) => {
     if (event !== 'stream') return emit(event, ...args);
     activity.changes++;
+    const stream = args[0] as Stream;
+    stream.on('error', ignore);
     waiting.push(() => {
-      if (!(args[0] as Stream).destroyed) emit(event, ...args);
+      if (stream.destroyed) return;
+      stream.off('error', ignore);
+      emit(event, ...args);
     });
     return true;
   };
@@ -76,7 +82,8 @@ function closeWhenQuiet(session: Session, activity: Activity): void {
     if (original) Object.defineProperty(session, 'emit', original);
     else Reflect.deleteProperty(session, 'emit');
     if (!session.destroyed) session.close();
-    for (const serve of waiting) serve();
+    // Each on its own, so that an exception of the app's is an ordinary one, and concerns no other request.
+    for (const serve of waiting) process.nextTick(serve);
   };
   const deadline = setTimeout(end, QUIET_MS);
   const look = (): void => {
@@ -92,4 +99,9 @@ function closeWhenQuiet(session: Session, activity: Activity): void {
     });
   };
   look();
+}
+
+/** The app has no listener yet at a stream that is held back, and its client may reset it. */
+function ignore(): void {
+  // There is nobody who would want to know.
 }

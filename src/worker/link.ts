@@ -151,6 +151,7 @@ export class Link {
         window,
         capacity,
         custody: true,
+        again: true,
         ...(returns && { returns: { ...returns, custody: returns.custody.length } }),
       } as const;
       link.#post(encodeFrame(encodeHello(hello)));

@@ -1,5 +1,6 @@
 // For `node --import passfd/register app.js`: an unmodified app becomes a worker of the dispatcher that started it.
 import process from 'node:process';
+import { inspect } from 'node:util';
 import { isMainThread } from 'node:worker_threads';
 
 import { interceptListen } from './intercept.js';
@@ -8,6 +9,11 @@ import type { Worker } from './worker.js';
 
 /** What the supervisor gives its children to finish what they have open. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
+/** Time that it gives them between SIGTERM and SIGKILL. */
+const KILL_AFTER_MS = 2_000;
+/** The dispatcher may be busy, and learn late that a worker is drained. */
+const SIGNAL_TIMEOUT_MS = 5_000;
+
 const drainTimeoutMs = Number(process.env['PASSFD_DRAIN_TIMEOUT'] ?? DEFAULT_DRAIN_TIMEOUT_MS);
 delete process.env['PASSFD_DRAIN_TIMEOUT'];
 
@@ -20,6 +26,7 @@ if (
 }
 
 async function becomeWorker(): Promise<void> {
+  const isChild = process.env['PASSFD_CHANNEL_FD'] !== undefined;
   const isJoining = process.env['PASSFD_JOIN'] !== undefined;
   delete process.env['PASSFD_JOIN'];
   try {
@@ -30,9 +37,8 @@ async function becomeWorker(): Promise<void> {
     worker.once('abandoned', () => {
       endWhenDone(worker);
     });
-    process.on('uncaughtExceptionMonitor', (error) => {
-      worker.sayLastWords(error.stack ?? error.message);
-    });
+    if (isChild) worker.once('drained', awaitSignal);
+    tellLastWords(worker);
     interceptListen(worker);
   } catch (error) {
     process.stderr.write(`passfd: this process could not join its dispatcher: ${(error as Error).message}\n`);
@@ -44,13 +50,45 @@ async function becomeWorker(): Promise<void> {
 }
 
 /**
+ * The supervisor sends SIGTERM when it knows that its worker is drained. An app that handles it, and that nothing keeps
+ * alive any more, would have ended by then. Nothing comes behind a drain that somebody asked for by hand.
+ */
+function awaitSignal(): void {
+  if (process.listenerCount('SIGTERM') === 0) return;
+  const onSignal = (): void => {
+    clearTimeout(timer);
+  };
+  const timer = setTimeout(() => {
+    process.off('SIGTERM', onSignal);
+  }, SIGNAL_TIMEOUT_MS);
+  process.once('SIGTERM', onSignal);
+}
+
+/** What was thrown is why the process ends only if that happens in the same turn: the app may handle it and go on. */
+function tellLastWords(worker: Worker): void {
+  let words: string | undefined;
+  process.on('uncaughtExceptionMonitor', (thrown: unknown) => {
+    words = inspect(thrown, { customInspect: false });
+    setImmediate(() => {
+      words = undefined;
+    });
+  });
+  process.on('exit', () => {
+    if (words !== undefined) worker.sayLastWords(words);
+  });
+}
+
+/**
  * Whoever started this process is gone and does not come back, and nobody else will end it: not a server that it has by
- * itself, nor a timer. By the signal that its supervisor would have sent, so that the app can do what it does at its end.
+ * itself, nor a timer. By the signals that its supervisor would have sent, so that the app can do what it does at its end.
  */
 function endWhenDone(worker: Worker): void {
   const end = (): void => {
     clearTimeout(timer);
     process.kill(process.pid, 'SIGTERM');
+    setTimeout(() => {
+      process.kill(process.pid, 'SIGKILL');
+    }, KILL_AFTER_MS).unref();
   };
   const timer = setTimeout(end, drainTimeoutMs);
   worker.drain().then(end, end);

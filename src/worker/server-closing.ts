@@ -3,6 +3,7 @@ import { Server } from 'node:net';
 
 import { Http2Closing } from './http2-closing.js';
 import { HttpClosing } from './http-closing.js';
+import { privateServer } from './node-handles.js';
 
 interface Prepared {
   readonly http: HttpClosing;
@@ -47,15 +48,40 @@ export function closeGracefully(server: Server): void {
 /** The app has not closed it, so its own call is the first one, and succeeds: also when nothing is open any more. */
 function leaveCloseToApp(server: Closable & Server): void {
   const original = Object.getOwnPropertyDescriptor(server, 'close');
+  let isOver = false;
+  server.once('close', () => {
+    isOver = true;
+  });
   const close = (callback?: unknown): unknown => {
-    if (original) Object.defineProperty(server, 'close', original);
-    else Reflect.deleteProperty(server, 'close');
+    restore(server, 'close', original);
     if (typeof callback === 'function') {
-      server.once('close', () => {
+      const call = (): void => {
         Reflect.apply(callback, server, []);
-      });
+      };
+      if (isOver) process.nextTick(call);
+      else server.once('close', call);
     }
-    return server.close();
+    return withOneCloseEvent(server, () => server.close());
   };
   Object.defineProperty(server, 'close', { value: close, configurable: true, writable: true });
+}
+
+/** Node emits 'close' at each call that finds nothing open. Here it comes once, when the last connection is closed. */
+function withOneCloseEvent(server: Server, call: () => unknown): unknown {
+  const closing = privateServer(server);
+  const original = Object.getOwnPropertyDescriptor(server, '_emitCloseIfDrained');
+  const isOpen = closing._connections > 0;
+  closing._emitCloseIfDrained = () => undefined;
+  try {
+    return call();
+  } finally {
+    restore(server, '_emitCloseIfDrained', original);
+    // The call may have closed the last one.
+    if (isOpen) closing._emitCloseIfDrained();
+  }
+}
+
+function restore(server: Server, name: string, original: PropertyDescriptor | undefined): void {
+  if (original) Object.defineProperty(server, name, original);
+  else Reflect.deleteProperty(server, name);
 }

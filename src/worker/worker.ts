@@ -1,7 +1,6 @@
 // Worker: the code in a worker process that takes connections from a dispatcher and gives them to servers.
 import { EventEmitter, once } from 'node:events';
 import { Server, type Socket } from 'node:net';
-import { setTimeout } from 'node:timers/promises';
 
 import { PassfdError, type Address } from '../fd/index.js';
 import type { Listening, WantedAddress } from '../handoff/index.js';
@@ -78,6 +77,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #closed = 0;
   /** Who needs the process to stay. */
   #references = 0;
+  /** Settles when there is another dispatcher, or none any more. */
+  #reconnected: Promise<void> = Promise.resolve();
+  #pauseTimer: NodeJS.Timeout | undefined;
 
   constructor(
     openLink: OpenLink,
@@ -91,7 +93,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   /** Opens the first channel. @throws {PassfdError} as `join` */
   async connect(): Promise<void> {
-    await this.#link(undefined);
+    this.#watch(await this.#link(undefined));
   }
 
   /** Which worker this is: the `ID` of `passfd drain ID`. */
@@ -126,7 +128,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
    * Has a server take the connections of the dispatcher's own addresses: any `net.Server`, so also one of http, https,
    * http2 or tls. It behaves as if it listened there itself; resolves when it does.
    * @throws {PassfdError} `ERR_DISPATCHER` when the dispatcher has no address; `ERR_CLOSED` when the server is closed
-   * meanwhile; `ERR_PEER_GONE`
+   * meanwhile; `ERR_PEER_GONE` when no dispatcher comes any more: it waits for one as long as this worker does
    */
   async serve(server: Server): Promise<void> {
     if (server.listening) throw new TypeError('The server listens already: take one that does not');
@@ -239,7 +241,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     await this.close();
   }
 
-  async #link(returns: Returning | undefined): Promise<void> {
+  /** @throws {PassfdError} as `join`; `ERR_CLOSED` when this worker was closed meanwhile */
+  async #link(returns: Returning | undefined): Promise<Link> {
     const closedBefore = this.#closed;
     const { link, welcome } = await this.#openLink(
       {
@@ -264,12 +267,18 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       },
       returns,
     );
+    if (this.#closing.signal.aborted) {
+      link.close();
+      await link.ended;
+      throw new PassfdError('ERR_CLOSED', 'This worker was closed');
+    }
     this.#state = { is: 'linked', link };
     this.#welcome = welcome;
+    if (this.#isDraining) link.sayDraining();
     // What was closed since the hello had told how many are open.
     for (let count = this.#closed - closedBefore; count > 0 && returns; count--) link.noteClosed();
     link.setReferenced(this.#references > 0);
-    this.#watch(link);
+    return link;
   }
 
   #noteClosed(): void {
@@ -296,46 +305,69 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       this.#giveUp();
       return;
     }
-    await this.#reconnect(this.#reconnecting);
+    this.#reconnected = this.#reconnect(this.#reconnecting);
+    await this.#reconnected;
   }
 
   async #reconnect({ timeoutMs, untilChanged }: Reconnecting): Promise<void> {
     const giveUpAt = performance.now() + timeoutMs;
     let pauseMs = FIRST_RECONNECT_MS;
-    while (performance.now() < giveUpAt) {
+    while (this.#isLooking() && performance.now() < giveUpAt) {
       if (await this.#pause(Math.min(pauseMs, giveUpAt - performance.now()), untilChanged)) {
         pauseMs = FIRST_RECONNECT_MS;
       } else {
         pauseMs = Math.min(pauseMs * 2, LAST_RECONNECT_MS);
       }
-      if (this.#state.is !== 'reconnecting') return;
-      if (this.#isDraining) break;
-      try {
-        this.#custody.expectAnew();
-        await this.#link({ id: this.id, open: this.#open, custody: this.#custody.kept });
-        await this.#registerAgain();
-        this.emit('reconnected');
-        return;
-      } catch (error) {
-        // One that refuses this worker today, for one since its key is not set yet, may take it tomorrow.
-        if (!(error instanceof PassfdError)) throw error;
-        this.#unlink();
-      }
+      if (!this.#isLooking()) break;
+      const link = await this.#linkAgain();
+      if (!link) continue;
+      this.emit('reconnected');
+      this.#watch(link);
+      return;
     }
-    this.#giveUp();
+    if (this.#isReconnecting) this.#giveUp();
+  }
+
+  get #isReconnecting(): boolean {
+    return this.#state.is === 'reconnecting';
+  }
+
+  /** One that drains needs no other dispatcher. */
+  #isLooking(): boolean {
+    return this.#isReconnecting && !this.#isDraining;
+  }
+
+  /** @returns nothing when it did not work, and may work later */
+  async #linkAgain(): Promise<Link | undefined> {
+    try {
+      this.#custody.expectAnew();
+      const link = await this.#link({ id: this.id, open: this.#open, custody: this.#custody.kept });
+      await this.#registerAgain(link);
+      return link;
+    } catch (error) {
+      this.#unlink();
+      // One that refuses this worker today, for one since its key is not set yet, may take it tomorrow.
+      if (error instanceof PassfdError) return undefined;
+      if (this.#isReconnecting) this.#giveUp();
+      throw error;
+    }
   }
 
   /** @returns whether it was cut short by a change */
   async #pause(pauseMs: number, untilChanged: Reconnecting['untilChanged']): Promise<boolean> {
     const over = new AbortController();
     const signal = AbortSignal.any([this.#closing.signal, over.signal]);
-    const pause = setTimeout(pauseMs, false, { ref: this.#references > 0, signal });
-    const change = untilChanged(signal).then(() => true);
-    // It rejects when this worker is closed meanwhile, and the state says so.
-    const outcome = await Promise.race([pause, change]).catch(() => false);
-    pause.catch(() => undefined);
+    const pause = new Promise<boolean>((resolve) => {
+      this.#pauseTimer = setTimeout(resolve, pauseMs, false);
+      if (this.#references === 0) this.#pauseTimer.unref();
+      signal.addEventListener('abort', () => {
+        resolve(false);
+      });
+    });
+    const isChanged = await Promise.race([pause, untilChanged(signal).then(() => true)]);
+    clearTimeout(this.#pauseTimer);
     over.abort();
-    return outcome;
+    return isChanged;
   }
 
   #giveUp(): void {
@@ -347,22 +379,22 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   /** Of a dispatcher that went away again before everything was asked of it. */
   #unlink(): void {
-    const state = this.#state;
+    if (this.#state.is !== 'linked') return;
+    this.#state.link.close();
     this.#state = { is: 'reconnecting' };
-    if (state.is === 'linked') state.link.close();
   }
 
-  async #registerAgain(): Promise<void> {
-    if (this.#state.is !== 'linked') return;
-    const { link } = this.#state;
+  async #registerAgain(link: Link): Promise<void> {
     // The ids are the new dispatcher's, and mean other listeners there.
     for (const registration of this.#registrations) registration.listeners = [];
     for (const registration of this.#registrations) {
       await registration.ask(link, (listeners) => {
-        registration.listeners = listeners;
+        // Its server may be closed by now, and had nothing to give back then.
+        if (this.#registrations.has(registration)) registration.listeners = listeners;
+        else this.#unlisten(listeners).catch(() => undefined);
       });
     }
-    if (this.#isReady) link.sayReady();
+    if (this.#isReady && !this.#isDraining) link.sayReady();
   }
 
   #attach(
@@ -412,11 +444,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     backlog: number | undefined,
     granted: Granted,
   ): Promise<void> {
+    while (this.#isReconnecting) await this.#reconnected;
     if (this.#state.is !== 'linked') {
-      throw new PassfdError(
-        'ERR_PEER_GONE',
-        'This worker has no dispatcher at the moment; try again when it is back',
-      );
+      throw new PassfdError('ERR_PEER_GONE', 'This worker has no dispatcher any more');
     }
     const { link } = this.#state;
     await (wanted ? link.listen(wanted, backlog ?? 0, granted) : link.serve(granted));
@@ -444,7 +474,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   #reference(change: 1 | -1): void {
     this.#references += change;
-    if (this.#state.is === 'linked') this.#state.link.setReferenced(this.#references > 0);
+    const isNeeded = this.#references > 0;
+    if (this.#state.is === 'linked') this.#state.link.setReferenced(isNeeded);
+    if (isNeeded) this.#pauseTimer?.ref();
+    else this.#pauseTimer?.unref();
   }
 }
 

@@ -10,6 +10,15 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { Dispatcher } from '../../src/dispatcher/index.js';
+import { closeAll, listen, StreamSocket, type Descriptor } from '../../src/fd/index.js';
+import {
+  Channel,
+  decodeIntroduction,
+  encodeHandoff,
+  encodeHandoffAgain,
+  encodeJson,
+} from '../../src/handoff/index.js';
+import { Connection } from '../../src/multiprocessing/index.js';
 import { temporaryDirectory } from '../support/files.js';
 import { describeWithOnePython } from '../support/peers.js';
 import { withPrograms, type Program } from '../support/program.js';
@@ -102,6 +111,43 @@ describeWithOnePython('the worker in docs/protocol.md', (python) => {
       assert.deepEqual(await answers, greetings(worker, CLIENTS));
       assert.equal(await worker.stderr, '');
       assert.equal(await worker.exit, 0);
+    }),
+  );
+
+  it(
+    'answers each once that it gets from the last will of a dispatcher, also what had come before',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const joining = await listen(control);
+      const acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      assert.ok('port' in acceptor.address);
+      const worker = start(python.path, ['-B', extractWorker(directory.path), control]);
+      const socket = new StreamSocket(await joining.accept());
+      const introduction = decodeIntroduction(await new Connection(socket).recvBytes());
+      assert.ok(introduction.dialect === 'passfd' && introduction.hello.role === 'worker');
+      assert.equal(introduction.hello.again, true);
+      const channel = new Channel(socket);
+      const id = 7;
+      await channel.post(encodeJson({ type: 'welcome', passfd: 1, id: 1, pid: process.pid, serves: true }));
+      const listeners = [{ id, address: acceptor.address }];
+      await channel.post(encodeJson({ type: 'listening', request: 1, listeners }));
+
+      const { answers } = askAtOnce(acceptor.address.port, 6);
+      const connections: Descriptor[] = [];
+      while (connections.length < 6) connections.push(await acceptor.accept());
+      await channel.post(encodeHandoff(id, 2), connections.slice(0, 2));
+      await channel.post(encodeJson({ type: 'orphaned' }));
+      await channel.post(encodeHandoffAgain(1, id, 2), connections.slice(0, 2));
+      await channel.post(encodeHandoffAgain(3, id, 2), connections.slice(2, 4));
+      await channel.post(encodeHandoff(id, 2), connections.slice(4));
+      closeAll(connections);
+      socket.destroy();
+      assert.deepEqual(await answers, greetings(worker, 6));
+      assert.equal(await worker.stderr, '');
+      assert.equal(await worker.exit, 0);
+      await joining.close();
+      await acceptor.close();
     }),
   );
 

@@ -62,7 +62,6 @@ describe('the addon', () => {
       'willHandOut',
       'willOpen',
       'willPid',
-      'willRemoveChannel',
       'willRemoveListener',
       'willSetChannel',
       'willTakeBack',

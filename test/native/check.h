@@ -72,4 +72,7 @@ void die_in_send(enum death when);
 /* The next close(2) kills this process before it is made. */
 void die_in_close(void);
 
+/* Is called behind each close(2) of this thread: the number is free then, and nobody else knows. */
+void call_behind_close(void (*body)(void));
+
 #endif

@@ -58,12 +58,21 @@ void die_in_close(void)
 	dies_in_close = 1;
 }
 
+static _Thread_local void (*behind_close)(void);
+
+void call_behind_close(void (*body)(void))
+{
+	behind_close = body;
+}
+
 /* Linux frees the descriptor first, and may still report an error. */
 int __wrap_close(int fd)
 {
 	if (dies_in_close)
 		kill(getpid(), SIGKILL);
 	int result = __real_close(fd);
+	if (behind_close)
+		behind_close();
 	return is_due(&of_close) ? -1 : result;
 }
 

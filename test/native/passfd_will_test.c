@@ -7,11 +7,14 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -526,6 +529,138 @@ TEST("the will gives a new connection whose number was that of one that was hand
 		close(scene.clients[i]);
 }
 
+static sem_t number_is_free, number_is_taken;
+
+static void wait_behind_close(void)
+{
+	sem_post(&number_is_free);
+	sem_wait(&number_is_taken);
+}
+
+static void *close_number(void *fd)
+{
+	call_behind_close(wait_behind_close);
+	passfd_close(*(int *)fd);
+	return NULL;
+}
+
+/* Another thread closes a descriptor, and before it has come back, its number is that of a connection. */
+static void reuse_number_of_thread_and_die(void)
+{
+	struct passfd_address address;
+	pthread_t thread;
+	serve_all();
+	int number = scene.accepted[0];
+	EXPECT_EQUAL(hand_out(0, 1, CLIENTS - 1, 1), 8);
+	sem_init(&number_is_free, 0, 0);
+	sem_init(&number_is_taken, 0, 0);
+	EXPECT_EQUAL(passfd_address(scene.listener, 0, &address), 0);
+	int client = passfd_connect_tcp("127.0.0.1", address.port);
+	wait_for(scene.listener, POLLIN);
+	EXPECT_EQUAL(pthread_create(&thread, NULL, close_number, &number), 0);
+	sem_wait(&number_is_free);
+	EXPECT_EQUAL(passfd_accept(scene.listener, &scene.accepted[0], 1), 1);
+	EXPECT_EQUAL(scene.accepted[0], number);
+	EXPECT_EQUAL(hand_out(0, 0, 1, CLIENTS), 8);
+	sem_post(&number_is_taken);
+	pthread_join(thread, NULL);
+	close(client);
+	die();
+}
+
+TEST("the will leaves a connection that was handed out while another thread was closing the one with its number")
+{
+	static struct heard heard;
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(reuse_number_of_thread_and_die, SIGKILL);
+	for (int worker = 0; worker < CHANNELS; worker++) {
+		hear(worker, &heard);
+		EXPECT_EQUAL(heard.count, worker == 0 ? CLIENTS : 0);
+		for (int i = 0; i < heard.count; i++)
+			close(heard.fds[i]);
+	}
+	for (int i = 0; i < CLIENTS; i++)
+		close(scene.clients[i]);
+}
+
+/* More than a descriptor of the tests, and less than those below. */
+#define LOW_LIMIT 256
+#define HIGH 400
+
+static void open_with_low_limit(void)
+{
+	struct rlimit limit;
+	EXPECT_EQUAL(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	rlim_t before = limit.rlim_cur;
+	EXPECT(before > HIGH + CLIENTS);
+	limit.rlim_cur = LOW_LIMIT;
+	EXPECT_EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	will_cancel();
+	EXPECT_EQUAL(will_open(), 0);
+	limit.rlim_cur = before;
+	EXPECT_EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	EXPECT_EQUAL(will_add_listener(LISTENER, scene.listener), 0);
+}
+
+static int moved(int fd, int number)
+{
+	EXPECT(dup2(fd, number) == number);
+	close(fd);
+	return number;
+}
+
+static void hand_out_beyond_limit_and_die(void)
+{
+	open_with_low_limit();
+	serve_all();
+	for (int i = CLIENTS / 2; i < CLIENTS; i++)
+		scene.accepted[i] = moved(scene.accepted[i], HIGH + i);
+	EXPECT_EQUAL(hand_out(0, 0, CLIENTS, 1), 8);
+	die();
+}
+
+static void hand_out_on_channel_beyond_limit_and_die(void)
+{
+	open_with_low_limit();
+	serve_all();
+	int listener = LISTENER;
+	scene.channels[0] = moved(scene.channels[0], HIGH);
+	EXPECT_EQUAL(will_set_channel(scene.channels[0], 1, &listener, 1), -ENOSPC);
+	EXPECT_EQUAL(hand_out(0, 0, CLIENTS, 1), 8);
+	die();
+}
+
+static void expect_first_has_all(void)
+{
+	static struct heard heard;
+	int times[CLIENTS] = {0};
+	for (int worker = 0; worker < CHANNELS; worker++) {
+		hear(worker, &heard);
+		if (worker == 0)
+			expect_handoff(&heard, CLIENTS);
+		expect_no_more(&heard);
+		count_clients(&heard, times);
+	}
+	end_clients(times, 0, CLIENTS, 1);
+}
+
+TEST("the will leaves a batch that was handed out whole, though it does not know some of its numbers")
+{
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(hand_out_beyond_limit_and_die, SIGKILL);
+	expect_first_has_all();
+}
+
+TEST("the will leaves what was handed out on a channel whose number it does not know")
+{
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(hand_out_on_channel_beyond_limit_and_die, SIGKILL);
+	expect_first_has_all();
+}
+
 static void die_before_send(void)
 {
 	serve_all();
@@ -582,6 +717,90 @@ TEST("the will repeats a message that its process had just sent, with its positi
 	make_clients("127.0.0.1");
 	run_dispatcher(die_behind_send, SIGKILL);
 	expect_repeated(1);
+}
+
+static void be_plain(void)
+{
+	const int listeners[] = {LISTENER, OTHER_LISTENER};
+	for (int i = 0; i < CHANNELS; i++)
+		EXPECT_EQUAL(will_set_channel(scene.channels[i], WILL_IS_READY | WILL_IS_PLAIN, listeners, 2), 0);
+}
+
+static void die_before_plain_send(void)
+{
+	be_plain();
+	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
+	die_in_send(DEATH_BEFORE);
+	hand_out(1, 2, 2, 3);
+}
+
+static void die_behind_plain_send(void)
+{
+	be_plain();
+	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
+	die_in_send(DEATH_BEHIND);
+	hand_out(1, 2, 2, 3);
+}
+
+static void expect_not_repeated(int is_sent)
+{
+	static struct heard heard;
+	int times[CLIENTS] = {0};
+	for (int worker = 0; worker < CHANNELS; worker++) {
+		hear(worker, &heard);
+		if (worker == 1) {
+			expect_handoff(&heard, 2);
+			if (is_sent)
+				expect_handoff(&heard, 2);
+		}
+		if (worker < 2)
+			expect_handoff(&heard, 1);
+		expect_no_more(&heard);
+		count_clients(&heard, times);
+	}
+	EXPECT_EQUAL(times[2], is_sent);
+	EXPECT_EQUAL(times[3], is_sent);
+	times[2] = times[3] = 1;
+	end_clients(times, 0, CLIENTS, 1);
+}
+
+TEST("the will says nothing that a worker would not know, and repeats nothing for it that was not sent")
+{
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(die_before_plain_send, SIGKILL);
+	expect_not_repeated(0);
+}
+
+TEST("the will says nothing that a worker would not know, and repeats nothing for it that was sent")
+{
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(die_behind_plain_send, SIGKILL);
+	expect_not_repeated(1);
+}
+
+static void die_when_plain_is_gone(void)
+{
+	be_plain();
+	/* The end of the worker, whose other end this process does not have. */
+	EXPECT_EQUAL(passfd_shutdown(scene.channels[1]), 0);
+	die_in_send(DEATH_BEFORE);
+	hand_out(1, 2, 2, 1);
+}
+
+TEST("the will gives a message for a worker that is gone to others, though that would not have known it again")
+{
+	static struct heard heard;
+	int times[CLIENTS] = {0};
+	make_channels();
+	make_clients("127.0.0.1");
+	run_dispatcher(die_when_plain_is_gone, SIGKILL);
+	for (int worker = 0; worker < CHANNELS; worker++) {
+		hear(worker, &heard);
+		count_clients(&heard, times);
+	}
+	end_clients(times, 0, CLIENTS, 1);
 }
 
 static void send_to_gone_and_die(void)
@@ -658,11 +877,11 @@ static void close_channels_and_die(void)
 	int ends[2];
 	EXPECT_EQUAL(passfd_socketpair(ends), 0);
 	EXPECT_EQUAL(ends[0], scene.channels[0]);
-	will_remove_channel(scene.channels[1]);
+	EXPECT_EQUAL(passfd_close(scene.channels[1]), 0);
 	die();
 }
 
-TEST("the will gives nothing to a channel that was closed or removed")
+TEST("the will gives nothing to a channel that was closed, whoever has its number")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0};
@@ -1067,7 +1286,6 @@ TEST("a will that is not open keeps nothing from being sent or closed")
 	EXPECT_EQUAL(will_set_channel(ends[0], 1, NULL, 0), -ENOENT);
 	EXPECT_EQUAL(will_close_first(ends[0]), -ENOENT);
 	EXPECT_EQUAL(will_remove_listener(LISTENER), -ENOENT);
-	EXPECT_EQUAL(will_remove_channel(ends[0]), -ENOENT);
 	EXPECT_EQUAL(will_take_back(ends, 2), -ENOENT);
 	will_cancel();
 	EXPECT_EQUAL(will_send(ends[0], "x", 1, ends, 1, &handoff), 1);

@@ -1,23 +1,23 @@
 // What becomes of workers when the dispatcher that started them is killed.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
 
+import { Dispatcher } from '../../src/dispatcher/index.js';
+import { connect as connectSocket } from '../../src/fd/index.js';
+import { encodeJson } from '../../src/handoff/index.js';
+import { FakeWorker } from '../support/fake-worker.js';
 import { temporaryDirectory } from '../support/files.js';
 import { turns } from '../support/loop.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
+import { isAlive } from '../support/processes.js';
 import { withPrograms, type Program } from '../support/program.js';
+import { withoutWill } from '../support/will.js';
 
-function isAlive(pid: number): boolean {
-  try {
-    // One that has ended and that nobody has waited for is a zombie.
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
-  } catch {
-    return false;
-  }
-}
+const lateListen = fileURLToPath(new URL('fixtures/late-listen.js', import.meta.url));
 
 describe('a worker whose dispatcher is killed', () => {
   it(
@@ -70,6 +70,36 @@ describe('a worker whose dispatcher is killed', () => {
   );
 
   it(
+    'lives on while a server waits to be served, and is told when no dispatcher comes any more',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      await using dispatcher = new Dispatcher();
+      const control = `${directory.path}/control`;
+      await dispatcher.openControl(control);
+      const worker = start(process.execPath, [lateListen, control]);
+      await worker.line(/^joined$/);
+      await dispatcher.close();
+      await worker.line(/^failed ERR_PEER_GONE$/);
+      assert.equal(await worker.exit, 0);
+    }),
+  );
+
+  it(
+    'is killed when no dispatcher comes any more and it does not end by SIGTERM',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '1', '--control', control, app('stubborn.js')));
+      const [, worker = ''] = await program.line(/^process (\d+) listens$/);
+      program.kill();
+      await program.line(/^told to end$/);
+      // Its output is closed when the worker has ended, and the program's with it.
+      await program.exit;
+      assert.equal(isAlive(Number(worker)), false);
+    }),
+  );
+
+  it(
     'is ended when the next one wants fewer of them',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
@@ -92,6 +122,72 @@ describe('a worker whose dispatcher is killed', () => {
     }),
   );
 });
+
+describe('a connection that waits in a dispatcher that is killed', { skip: withoutWill() }, () => {
+  it(
+    'goes to a worker also where its address was closed and opened again before',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('serve', '--listen', '127.0.0.1:0', '--control', control));
+      await program.errorLine(/"listening"/);
+      using worker = await FakeWorker.join(control);
+      const first = await worker.listenAt({ host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 });
+      assert.ok('port' in first.address);
+      await worker.unlisten(first.id);
+      const { id, address } = await worker.listenAt({ ...first.address, ipv6Only: false, index: 0 });
+      await worker.ready();
+      using client = await connectSocket(address);
+      await worker.handoff();
+      worker.closeConnections();
+      // It comes back, and nobody has room for it.
+      await worker.say(encodeJson({ type: 'capacity', capacity: 0 }));
+      await worker.refuse('descriptors');
+      while ((await statusOf(control)).connections.waiting === 0);
+      program.kill();
+      await worker.next('orphaned');
+      const { listener, descriptors } = await worker.handoff();
+      assert.deepEqual([listener, descriptors[0]?.remoteAddress], [id, client.localAddress]);
+      await program.exit;
+    }),
+  );
+
+  it(
+    'does so also after somebody has killed the process that waits for that',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const service = start(...passfd('serve', '--listen', '127.0.0.1:0', '--control', control));
+      await service.errorLine(/"listening"/);
+      const [first] = willsOf(service.pid);
+      assert.ok(first);
+      process.kill(first, 'SIGKILL');
+      await service.errorLine(/passfd-will was killed/);
+      let next = willsOf(service.pid);
+      while (next.length === 0 || next.includes(first)) {
+        await turns();
+        next = willsOf(service.pid);
+      }
+      assert.equal(next.length, 1);
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
+    }),
+  );
+});
+
+/** Processes that wait for the death of this one. */
+function willsOf(pid: number): number[] {
+  const children = readdirSync(`/proc/${pid}/task`).flatMap((thread) =>
+    readFileSync(`/proc/${pid}/task/${thread}/children`, 'utf8').trim().split(' '),
+  );
+  return children.map(Number).filter((child) => {
+    try {
+      return readFileSync(`/proc/${child}/comm`, 'utf8').trim() === 'passfd-will';
+    } catch {
+      return false; // it has ended meanwhile
+    }
+  });
+}
 
 /** Processes of the workers, in the order of their slots, when they are so many and all are ready. */
 async function workersAt(control: string, count: number): Promise<number[]> {

@@ -17,6 +17,7 @@ import {
 import { Channel, encodeAdopted, type TakeGroup } from '../../src/handoff/index.js';
 import { temporaryDirectory } from '../support/files.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
+import { withoutWill } from '../support/will.js';
 import type { Scene } from './fixtures/will.js';
 
 const fixture = fileURLToPath(new URL('./fixtures/will.js', import.meta.url));
@@ -168,14 +169,7 @@ async function stage(start: Start, wanted: Wanted, body: (stage: Stage) => Promi
   }
 }
 
-const without = await findObstacle();
-
-/** Why there are no wills here. */
-async function findObstacle(): Promise<string | false> {
-  const { LastWill } = await import('../../src/fd/index.js');
-  using will = LastWill.open();
-  return will ? false : 'this system has no wills';
-}
+const without = withoutWill();
 
 async function ready(program: Program): Promise<number> {
   const [, pid] = await program.line(/^ready (\d+)$/);

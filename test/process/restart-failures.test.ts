@@ -135,4 +135,18 @@ describe('a rolling restart', () => {
       { readyTimeoutMs: 600_000 },
     ),
   );
+
+  it(
+    'that a signal asks for is refused in the log, where there are no workers to restart',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const flags = ['--listen', `unix:${directory.path}/web`, '--control', `${directory.path}/control`];
+      const service = start(...passfd('serve', ...flags));
+      await service.errorLine(/"listening"/);
+      service.signal('SIGHUP');
+      await service.errorLine(/has started no workers.*restart failed/);
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
+    }),
+  );
 });

@@ -35,4 +35,22 @@ describe('`passfd run` on SIGTERM', () => {
       assert.equal(await program.exit, 0);
     }),
   );
+
+  it(
+    'has an app do what it does at SIGTERM, though nothing keeps it alive behind its last client',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '1', '--control', control, app('flushes.js')));
+      const [, port] = await program.line(/^listening (\d+)$/);
+      using client = await TcpClient.connect(Number(port));
+      await client.echo('one');
+      program.signal('SIGTERM');
+      await program.errorLine(/worker draining/);
+      await client.hangUp();
+      await program.line(/^flushed$/);
+      await program.errorLine(/process ended with code 0/);
+      assert.equal(await program.exit, 0);
+    }),
+  );
 });

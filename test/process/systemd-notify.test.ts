@@ -38,7 +38,7 @@ describe('a notifier', { skip: withoutServiceManager }, () => {
   it(
     'tells when it begins to reload by the clock that the manager has too',
     notifying(async (notifier, manager) => {
-      notifier.status('before');
+      notifier.ready();
       const before = await manager.next();
       notifier.reloading();
       const { lines, usec, pid } = await manager.next();
@@ -77,14 +77,16 @@ describe('a notifier', { skip: withoutServiceManager }, () => {
       await manager.turnDeaf();
       const file = openFile('stored');
       const identity = identityOf(file);
-      const texts = Array.from({ length: 100 }, (_, index) => `STATUS=${index}`);
-      for (const text of texts) notifier.status(text.slice('STATUS='.length));
+      const names = Array.from({ length: 100 }, (_, index) => String(index));
+      for (const name of names) notifier.removeStored(name);
       notifier.store('last', [file]);
       file.close();
       const sent = notifier.barrier();
       assert.equal(await isPending(sent), true);
       manager.hear();
-      for (const text of texts) assert.deepEqual((await manager.next()).lines, [text]);
+      for (const name of names) {
+        assert.deepEqual((await manager.next()).lines, ['FDSTOREREMOVE=1', `FDNAME=${name}`]);
+      }
       assert.deepEqual((await manager.next()).fds, [identity]);
       assert.equal(await sent, true);
       assert.deepEqual(warnings, []);

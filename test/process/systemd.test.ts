@@ -1,13 +1,15 @@
 // passfd as a service: with the sockets of a unit, and with those that the manager keeps for it.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 
+import { listen, ProcessWatch, type TcpAddress } from '../../src/fd/index.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
+import { untilEnded } from '../support/processes.js';
 import { withPrograms } from '../support/program.js';
 import { ServiceManager, withoutServiceManager, type ServiceOptions } from '../support/service-manager.js';
 
@@ -63,6 +65,12 @@ async function askAt(path: string): Promise<string> {
 
 const unit = (path: string): Partial<ServiceOptions> => ({ listen: [['web', path]] });
 
+/** The app listens there on its own account. */
+const planned = (path: string): Partial<ServiceOptions> => ({
+  ...unit(path),
+  env: { PLAN: JSON.stringify({ all: [{ name: 'web', listen: { path } }] }) },
+});
+
 describe('passfd that a socket unit has started', { skip: withoutServiceManager }, () => {
   it(
     'run gives the sockets of a name to the app, and is ready when its workers are',
@@ -114,6 +122,51 @@ describe('passfd that a socket unit has started', { skip: withoutServiceManager 
         assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
       },
       unit,
+    ),
+  );
+
+  it(
+    'leaves the socket that the app asked for to the unit when it stops: who comes then waits for the next start',
+    managed(
+      ({ control }) => run(control, app('listener.js')),
+      async ({ manager, path }) => {
+        await manager.start();
+        await manager.notified('READY=1');
+        manager.signal('SIGTERM');
+        assert.equal(await manager.ended(), 0);
+        const client = connect(path);
+        await once(client, 'connect'); // not refused
+        const { names } = await manager.start();
+        assert.deepEqual(names, ['web'], 'none was stored');
+        const [greeting] = (await once(client, 'data')) as [Buffer];
+        assert.match(greeting.toString(), /^\d web$/m);
+        client.end();
+        await text(client);
+      },
+      planned,
+    ),
+  );
+
+  it(
+    'leaves it to the unit also when the app closes its server',
+    managed(
+      ({ control }) => ['run', '--workers', '1', '--control', control, app('listener.js')],
+      async ({ manager, path }) => {
+        await manager.start();
+        await manager.notified('READY=1');
+        const last = connect(path);
+        last.end('close');
+        await text(last);
+        // The app has nothing more to do then, nor has the service.
+        assert.equal(await manager.ended(), 0);
+        const client = connect(path);
+        await once(client, 'connect'); // not refused
+        await manager.start();
+        await once(client, 'data');
+        client.end();
+        await text(client);
+      },
+      planned,
     ),
   );
 
@@ -181,6 +234,98 @@ describe('passfd whose manager keeps its sockets', { skip: withoutServiceManager
   );
 });
 
+/** Starts services one after the other that differ in where they listen; the manager keeps their sockets. */
+function restarted(
+  body: (
+    scene: Pick<Scene, 'manager' | 'control'> & { readonly listenAt: (address: string) => void },
+  ) => Promise<void>,
+): () => Promise<void> {
+  return withPrograms(async (start) => {
+    await using directory = await temporaryDirectory();
+    const control = `${directory.path}/control`;
+    const script = `${directory.path}/command`;
+    const listenAt = (address: string): void => {
+      const [program, args] = passfd(...run(control, '--listen', address, app('http.js')));
+      writeFileSync(script, `exec ${[program, ...args].join(' ')}`);
+    };
+    const manager = new ServiceManager(start, {
+      command: ['/bin/sh', script],
+      notify: `${directory.path}/notify`,
+    });
+    await manager.addresses();
+    await body({ manager, control, listenAt });
+    manager.signal('SIGTERM');
+    await manager.ended();
+    await manager.end();
+  });
+}
+
+/** A port that was free a moment ago, and that nobody is given soon. */
+async function freePort(): Promise<number> {
+  await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+  return (acceptor.address as TcpAddress).port;
+}
+
+/** Kills the service, and waits for the end of its workers: they have its sockets too. */
+async function kill({ manager, control }: Pick<Scene, 'manager' | 'control'>): Promise<void> {
+  const { workers } = await statusOf(control);
+  manager.signal('SIGKILL');
+  assert.equal(await manager.ended(), -9);
+  for (const { pid } of workers) {
+    await new Promise<void>((resolve) => ProcessWatch.start(pid, resolve, { keepsAlive: true }));
+  }
+}
+
+describe('passfd that finds stored sockets', { skip: withoutServiceManager }, () => {
+  it(
+    'goes on with them after a stop, and no client that came meanwhile is refused',
+    restarted(async ({ manager, listenAt }) => {
+      const port = await freePort();
+      listenAt(`127.0.0.1:${port}`);
+      await manager.start();
+      await manager.notified('READY=1');
+      manager.signal('SIGTERM');
+      assert.equal(await manager.ended(), 0);
+      const client = connect(port, '127.0.0.1');
+      await once(client, 'connect'); // not refused
+      const { names } = await manager.start();
+      assert.deepEqual(names, [`listener-127.0.0.1%3A${port}`]);
+      assert.match(await answered(client), /^HTTP\/1\.1 200 /);
+    }),
+  );
+
+  it(
+    'gives up those that nobody asks for: their addresses are free, and they are stored no longer',
+    restarted(async ({ manager, control, listenAt }) => {
+      const [former, port] = [await freePort(), await freePort()];
+      listenAt(`127.0.0.1:${former}`);
+      await manager.start();
+      await manager.notified('READY=1');
+      await kill({ manager, control });
+      listenAt(`127.0.0.1:${port}`);
+      await manager.start();
+      const { lines } = await manager.notified('FDSTOREREMOVE=1');
+      assert.ok(lines.includes(`FDNAME=listener-127.0.0.1%3A${former}`));
+      await assert.rejects(once(connect(former, '127.0.0.1'), 'connect'), { code: 'ECONNREFUSED' });
+    }),
+  );
+
+  it(
+    'gives up one that is in the way of what it is to listen at',
+    restarted(async ({ manager, control, listenAt }) => {
+      const port = await freePort();
+      listenAt(`0.0.0.0:${port}`);
+      await manager.start();
+      await manager.notified('READY=1');
+      await kill({ manager, control });
+      listenAt(`127.0.0.1:${port}`);
+      await manager.start();
+      await manager.notified('READY=1');
+      assert.match(await answered(connect(port, '127.0.0.1')), /^HTTP\/1\.1 200 /);
+    }),
+  );
+});
+
 describe('passfd under a manager', { skip: withoutServiceManager }, () => {
   it(
     'says that it stops, and ends with code 0',
@@ -233,6 +378,34 @@ describe('passfd under a manager', { skip: withoutServiceManager }, () => {
   );
 
   it(
+    'says nothing of a restart that is refused, and nothing of one that ends with it when it stops',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const mood = `${directory.path}/mood`;
+      writeFileSync(mood, 'serve');
+      const flags = ['--ready-timeout', '600000', app('moody.js')];
+      const [program, args] = passfd(...run(`${directory.path}/control`, ...flags));
+      const manager = new ServiceManager(start, {
+        command: [program, ...args],
+        notify: `${directory.path}/notify`,
+        env: { MOOD_FILE: mood },
+      });
+      await manager.addresses();
+      await manager.start();
+      await manager.notified('READY=1');
+      writeFileSync(mood, 'hang');
+      manager.signal('SIGHUP');
+      await manager.notified('RELOADING=1');
+      manager.signal('SIGHUP');
+      await manager.printed(/running already.*restart failed/);
+      manager.signal('SIGTERM');
+      assert.deepEqual((await manager.next()).lines, ['STOPPING=1']);
+      assert.equal(await manager.ended(), 0);
+      await manager.end();
+    }),
+  );
+
+  it(
     'names the next generation as the main process before it ends, and that is notified by it',
     managed(
       ({ control, path }) => run(control, '--listen', `unix:${path}`, app('http.js')),
@@ -246,6 +419,35 @@ describe('passfd under a manager', { skip: withoutServiceManager }, () => {
         assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
       },
     ),
+  );
+
+  it(
+    'ends when the next generation is the main process, and that one serves on, hands on, and stops like the first',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const path = `${directory.path}/web`;
+      const [program, args] = passfd(...run(control, '--listen', `unix:${path}`, app('http.js')));
+      const manager = new ServiceManager(start, {
+        command: [program, ...args],
+        notify: `${directory.path}/notify`,
+      });
+      await manager.addresses();
+      let { pid } = await manager.start();
+      await manager.notified('READY=1');
+      for (let takeover = 0; takeover < 3; takeover++) {
+        assert.equal(await start(...passfd('takeover', '--control', control)).exit, 0);
+        await untilEnded(pid);
+        pid = (await statusOf(control)).pid;
+        await manager.notified(`MAINPID=${pid}`);
+        assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
+      }
+      manager.signal('SIGTERM');
+      await manager.notified('STOPPING=1');
+      await manager.ended();
+      await untilEnded(pid);
+      await manager.end();
+    }),
   );
 });
 

@@ -2,27 +2,25 @@
 import assert from 'node:assert/strict';
 import { connect, type Socket } from 'node:net';
 import { once } from 'node:events';
-import { writeFileSync, rmSync } from 'node:fs';
+import { readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
+import { untilEnded } from '../support/processes.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 
 const preload = fileURLToPath(new URL('./fixtures/at-step.js', import.meta.url));
+const starving = fileURLToPath(new URL('./fixtures/starve-at-step.js', import.meta.url));
+
+/** Where nothing is to fail by the time that it takes. */
+const PATIENT = ['--ready-timeout', '600000'];
 
 const ask = (path: string, connection: string): string =>
   `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: ${connection}\r\n\r\n`;
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch {
-    return false;
-  }
-}
 
 interface SceneOptions {
   /** Who meets with what at which step. */
@@ -124,10 +122,6 @@ async function successorOf(command: Program): Promise<number> {
   return Number(pid);
 }
 
-async function untilEnded(pid: number): Promise<void> {
-  while (isAlive(pid)) await new Promise((resolve) => setImmediate(resolve));
-}
-
 describe('a takeover whose new process', () => {
   const accidents = [
     ['exit loaded', /ended before it was ready/],
@@ -213,6 +207,97 @@ describe('a takeover whose old process is killed', () => {
   }
 });
 
+describe('a takeover for which no descriptor is free', () => {
+  it(
+    'fails, and the workers are looked after as before',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const words = ['run', '--workers', '1', '--prefix-output', '--control', control, app('slow.js')];
+      const env = { NODE_OPTIONS: `--import ${starving}`, PASSFD_TEST_STARVES_AT: 'successor-started' };
+      const [program, args] = passfd(...words);
+      // Not so many that it takes long to use them up.
+      const limited = ['-c', 'ulimit -n 256; exec "$0" "$@"', program, ...args];
+      const service = start('/bin/sh', limited, { env });
+      await service.line(/listening/);
+      const failing = start(...passfd('takeover', '--control', control));
+      assert.equal(await failing.exit, 1);
+      assert.match(await failing.stderr, /descriptor/);
+      service.signal('SIGWINCH');
+      assert.equal(await start(...passfd('restart', '--control', control)).exit, 0);
+      assert.equal(await start(...passfd('takeover', '--control', control)).exit, 0);
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
+    }),
+  );
+});
+
+describe('a takeover from the second generation to the third', () => {
+  it(
+    'counts when the second is killed behind its last word, before the first process knows',
+    withScene({ accident: 'new freeze go-sent', flags: PATIENT }, async (scene) => {
+      const worker = await scene.worker();
+      assert.equal(await scene.takeover().exit, 0);
+      const second = (await statusOf(scene.control)).pid;
+      const command = scene.takeover();
+      await scene.service.errorLine(/"generation":3.*took over/);
+      process.kill(second, 'SIGKILL');
+      assert.equal(await command.exit, 1);
+      assert.equal(await scene.worker(), worker);
+      assert.equal((await statusOf(scene.control)).generation, 3);
+      await scene.end();
+    }),
+  );
+
+  it(
+    'loses no signal: a stop right behind it ends the third',
+    withScene({ flags: PATIENT }, async (scene) => {
+      await scene.worker();
+      assert.equal(await scene.takeover().exit, 0);
+      await scene.end();
+      const third = await successorOf(scene.takeover());
+      await scene.service.errorLine(/"generation":3.*took over/);
+      scene.service.signal('SIGTERM');
+      assert.equal(await scene.service.exit, 0);
+      await untilEnded(third);
+    }),
+  );
+});
+
+describe('a takeover that fails again and again', () => {
+  it(
+    'leaves no descriptor open, in the first generation or behind it',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const key = `${directory.path}/key`;
+      const env = { PASSFD_AUTHKEY: 'secret' };
+      const control = `${directory.path}/control`;
+      const words = ['run', '--workers', '1', '--authkey-file', key, '--control', control, app('slow.js')];
+      writeFileSync(key, 'secret', { mode: 0o600 });
+      const service = start(...passfd(...words));
+      await service.line(/^listening/);
+      const takeover = async (): Promise<number | string> =>
+        start(...passfd('takeover', '--control', control), { env }).exit;
+      const open = (): number => readdirSync(`/proc/${service.pid}/fd`).length;
+      const failTwice = async (): Promise<void> => {
+        rmSync(key);
+        assert.equal(await takeover(), 1);
+        const before = open();
+        assert.equal(await takeover(), 1);
+        assert.equal(await takeover(), 1);
+        // The connection of a command that has ended may be closed a little later.
+        while (open() > before) await setImmediate();
+        writeFileSync(key, 'secret', { mode: 0o600 });
+      };
+      await failTwice();
+      assert.equal(await takeover(), 0);
+      await failTwice();
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
+    }),
+  );
+});
+
 describe('two that want to change a service at a time', () => {
   it(
     'of two takeovers one is refused',
@@ -224,6 +309,20 @@ describe('two that want to change a service at a time', () => {
       assert.match(await second.stderr, /Another takeover is running/);
       await first.exit;
       await scene.end();
+    }),
+  );
+
+  it(
+    'a stop does not wait for a new generation that is not ready',
+    withScene({ accident: 'new hang loaded', flags: PATIENT }, async (scene) => {
+      const command = scene.takeover();
+      const successor = await successorOf(command);
+      await scene.end();
+      scene.service.signal('SIGTERM');
+      assert.equal(await command.exit, 1);
+      assert.match(await command.stderr, /is being stopped/);
+      assert.equal(await scene.service.exit, 0);
+      await untilEnded(successor);
     }),
   );
 

@@ -73,7 +73,14 @@ export class FakeWorker implements Disposable {
   async sayHello({ window = 128, capacity = null }: FakeWorkerOptions = {}): Promise<Of<'welcome'>> {
     await this.say(
       encodeFrame(
-        encodeHello({ passfd: PROTOCOL_VERSION, role: 'worker', pid: process.pid, window, capacity }),
+        encodeHello({
+          passfd: PROTOCOL_VERSION,
+          role: 'worker',
+          pid: process.pid,
+          window,
+          capacity,
+          again: true,
+        }),
       ),
     );
     const welcome = await this.next('welcome');

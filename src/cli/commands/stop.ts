@@ -19,8 +19,7 @@ export function addStopCommand(program: Command): void {
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ControlFlags) => {
       using client = await connectAs(flags);
-      await client.ask({ type: 'stop' });
-      await client.untilClosed();
+      await client.stop();
       answer('stopped');
     });
 }

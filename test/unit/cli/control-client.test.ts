@@ -47,7 +47,7 @@ describe('the answer of a dispatcher', () => {
 
 describe('a control client', () => {
   it(
-    'says who it is, asks, and waits until the dispatcher hangs up',
+    'says who it is, and asks',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/control`;
@@ -60,10 +60,30 @@ describe('a control client', () => {
       assert.deepEqual(JSON.parse((await there.recvBytes()).toString()), { type: 'drain', worker: 3 });
       await there.sendBytes(answer({ type: 'done', result: null }));
       assert.equal(await asking, null);
-      const closed = here.untilClosed();
-      assert.equal(await isPending(closed), true);
-      there.close();
-      await closed;
+    }),
+  );
+
+  it(
+    'that stops a dispatcher waits until it hangs up, and stops the next generation where one takes over meanwhile',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const path = `${directory.path}/control`;
+      await using listener = await Listener(path);
+      const [first, client] = await Promise.all([listener.accept(), ControlClient.connect(path, undefined)]);
+      using here = client;
+      using there = first;
+      const stopped = here.stop();
+      await there.recvBytes();
+      assert.deepEqual(JSON.parse((await there.recvBytes()).toString()), { type: 'stop' });
+      await there.sendBytes(answer({ type: 'done', result: null }));
+      await there.sendBytes(answer({ type: 'again' }));
+      using second = await listener.accept();
+      await second.recvBytes();
+      assert.deepEqual(JSON.parse((await second.recvBytes()).toString()), { type: 'stop' });
+      await second.sendBytes(answer({ type: 'done', result: null }));
+      assert.equal(await isPending(stopped), true);
+      second.close();
+      await stopped;
     }),
   );
 

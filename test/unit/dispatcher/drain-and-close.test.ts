@@ -155,7 +155,7 @@ describe('stopAccepting', () => {
     onStage({}, async (stage) => {
       await stage.address();
       const client = await stage.client();
-      await stage.dispatcher.stopAccepting(1);
+      await stage.dispatcher.stopAccepting({ timeoutMs: 1 });
       assert.equal(stage.dispatcher.status().connections.waiting, 1);
       const refused = stage.next('refused');
       await stage.dispatcher.close();

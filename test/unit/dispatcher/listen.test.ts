@@ -3,13 +3,19 @@ import assert from 'node:assert/strict';
 import { existsSync, statSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { connect, Descriptor, listen, type Address } from '../../../src/fd/index.js';
+import { Dispatcher } from '../../../src/dispatcher/index.js';
+import { connect, Descriptor, LastWill, listen, type Address } from '../../../src/fd/index.js';
 import { encodeJson, encodeRefused } from '../../../src/handoff/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
 import { backlogOf, onStage } from '../../support/dispatcher-stage.js';
 import { NOBODYS_NUMBER } from '../../support/files.js';
 import { withoutIpv6 } from '../../support/listeners.js';
 import { isPending, turns } from '../../support/loop.js';
 import { receivedText } from '../../support/stream.js';
+import { withoutWill } from '../../support/will.js';
+
+/** `WILL_MAX_LISTENERS` */
+const WILL_LISTENERS = 1024;
 
 const anyPort = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
 
@@ -141,6 +147,43 @@ describe('an address that a worker asks for', () => {
       await stage.next('unlistened');
       await stage.client(address);
       (await inherited.accept()).close();
+    }),
+  );
+});
+
+describe('addresses under a last will, which has room for 1024 of them', { skip: withoutWill() }, () => {
+  it(
+    'may be opened and closed more often than that',
+    onStage({ lastWill: true }, async (stage) => {
+      const worker = await stage.join();
+      for (let count = 0; count <= WILL_LISTENERS; count++) {
+        const { id } = await worker.listenAt(anyPort);
+        await worker.unlisten(id);
+      }
+    }),
+  );
+
+  it(
+    'are opened beyond that too, with a warning',
+    onStage({ lastWill: true }, async (stage) => {
+      const worker = await stage.join();
+      for (let index = 0; index <= WILL_LISTENERS; index++) await worker.listenAt({ ...anyPort, index });
+      assert.equal(stage.dispatcher.status().listeners.length, WILL_LISTENERS + 1);
+      const [warning, ...others] = stage.warnings.splice(0);
+      assert.match(String(warning), /no room for one more/);
+      assert.deepEqual(others, []);
+    }),
+  );
+});
+
+describe('a dispatcher without a control socket', { skip: withoutWill() }, () => {
+  it(
+    'has its last will from the first address on',
+    keepsDescriptors(async () => {
+      await using dispatcher = new Dispatcher({ lastWill: true });
+      await dispatcher.listen({ host: '127.0.0.1', port: 0 });
+      // There is one in a process.
+      assert.throws(() => LastWill.open(), { code: 'ERR_SYSTEM' });
     }),
   );
 });

@@ -18,7 +18,7 @@ async function startReady(stage: Stage, count: number): Promise<void> {
 /** As `1: ready 101`. Their descriptors are closed. */
 function texts(occupants: readonly Occupant[]): string[] {
   return occupants.map((occupant) => {
-    if (occupant.state === 'finished') return `${occupant.id}: finished`;
+    if (!('pid' in occupant)) return `${occupant.id}: ${occupant.state}`;
     assert.equal(occupant.identity, `born ${occupant.pid}`);
     occupant.stdout?.descriptor.close();
     return `${occupant.id}: ${occupant.state} ${occupant.pid}`;
@@ -41,6 +41,7 @@ describe('the occupants', () => {
         '1: ready 101',
         '2: starting 102',
         '3: finished',
+        '4: waiting',
         '5: ready 105',
       ]);
       supervisor.resume();
@@ -67,6 +68,38 @@ describe('the occupants', () => {
         '4: leaving 54',
       ]);
       supervisor.resume();
+    }),
+  );
+
+  it(
+    'are slots too that wait for their next process: it comes when it would have come, and what follows does',
+    onStage({}, async (stage) => {
+      await startReady(stage, 1);
+      stage.host.pass(1_000);
+      for (let death = 0; death < 3; death++) stage.dieAndRestart(failure);
+      stage.last.exit(failure);
+      assert.equal(stage.events.at(-1), 'died 1: code 1, again in 800 ms');
+      stage.host.pass(300);
+      await stage.supervisor.pause();
+      const occupants = stage.supervisor.occupants();
+      assert.deepEqual(occupants, [
+        { id: 1, state: 'waiting', restartInMs: 500, history: { deaths: 4, earlyDeaths: 4 } },
+      ]);
+      stage.supervisor.resume();
+      await onStage({}, (next) => {
+        next.supervisor.start(occupants).catch(() => undefined);
+        next.host.pass(499);
+        assert.deepEqual(next.events, []);
+        next.host.pass(1);
+        // It had worked before, so a crash loop is no reason to end.
+        next.dieAndRestart(failure);
+        assert.deepEqual(next.events, [
+          'started 1 as 101',
+          'died 1: code 1, again in 1600 ms',
+          'crashLooped 1',
+          'started 1 as 102',
+        ]);
+      })();
     }),
   );
 

@@ -351,4 +351,20 @@ describe('a slot that has finished', () => {
       assert.deepEqual(events, ['finished']);
     }),
   );
+
+  it(
+    'that leaves, and has lost its dispatcher, has the whole time for draining to end by itself',
+    onStage({ drainTimeoutMs: 30_000 }, async (stage) => {
+      const { host, pool, supervisor } = stage;
+      pool.ready(1, 52);
+      await supervisor.start([host.earlier(1, 51, 'leaving'), host.earlier(1, 52)]);
+      host.pass(29_999);
+      assert.deepEqual([stage.signals(51), stage.signals(52)], [[], []]);
+      host.pass(1);
+      assert.deepEqual(stage.signals(51), ['SIGTERM']);
+      host.pass(2_000);
+      assert.deepEqual(stage.signals(51), ['SIGTERM', 'SIGKILL']);
+      assert.equal(host.processes.length, 0);
+    }),
+  );
 });

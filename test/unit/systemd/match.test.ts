@@ -41,14 +41,14 @@ async function withInherited(
 
 const anyPort = { host: '127.0.0.1', port: 0 };
 
-/** The names of what was found, and of the rest. */
+/** The names of what was found, and of all else. */
 async function namesOf(
   inherited: readonly InheritedDescriptor[],
   wanted: readonly Address[],
   around: Partial<Surroundings> = {},
 ): Promise<[found: (string | undefined)[], rest: string[]]> {
-  const { found, rest } = await matchListeners(inherited, wanted, { ...surroundings, ...around });
-  return [found.map((one) => one?.name), rest.map(({ name }) => name)];
+  const { found, rest, useless } = await matchListeners(inherited, wanted, { ...surroundings, ...around });
+  return [found.map((one) => one?.name), [...rest, ...useless].map(({ name }) => name)];
 }
 
 describe('an inherited listening socket', () => {

@@ -122,31 +122,10 @@ describe('a message of a notifier', () => {
     using stage = new Stage();
     const { notifier } = stage;
     notifier.ready();
-    notifier.ready('all well');
-    notifier.stopping('draining');
+    notifier.stopping();
     notifier.mainPid(123);
-    notifier.status('half way');
-    notifier.extendTimeout(1500.5);
     notifier.removeStored('name');
-    assert.deepEqual(stage.sent, [
-      'READY=1',
-      'READY=1\nSTATUS=all well',
-      'STOPPING=1\nSTATUS=draining',
-      'MAINPID=123',
-      'STATUS=half way',
-      'EXTEND_TIMEOUT_USEC=1500500',
-      'FDSTOREREMOVE=1\nFDNAME=name',
-    ]);
-  });
-
-  it('has one line of status, which cannot hold another assignment, and no more than the manager takes', () => {
-    using stage = new Stage();
-    stage.notifier.status('two\r\nMAINPID=1\0\u0085lines');
-    stage.notifier.status('€'.repeat(5000));
-    const [first, second = ''] = stage.sent;
-    assert.equal(first, 'STATUS=two MAINPID=1 lines');
-    assert.match(second, /^STATUS=€+$/);
-    assert.ok(Buffer.byteLength(second) < 4096);
+    assert.deepEqual(stage.sent, ['READY=1', 'STOPPING=1', 'MAINPID=123', 'FDSTOREREMOVE=1\nFDNAME=name']);
   });
 
   it('has no name that the store would not take', () => {
@@ -215,21 +194,16 @@ describe('a notifier whose manager cannot be reached', () => {
   it('warns once until the manager is there again, and goes on', () => {
     using stage = new Stage();
     stage.outcomes.push(gone, gone);
-    stage.notifier.ready('up');
-    stage.notifier.status('x');
+    stage.notifier.ready();
+    stage.notifier.mainPid(1);
     assert.deepEqual(
       stage.warnings.map(({ code, message }) => [code, message]),
-      [
-        [
-          'ERR_CONNECTION_REFUSED',
-          'The service manager could not be notified (READY=1 STATUS=up): nobody there',
-        ],
-      ],
+      [['ERR_CONNECTION_REFUSED', 'The service manager could not be notified (READY=1): nobody there']],
     );
-    stage.notifier.status('there');
+    stage.notifier.mainPid(2);
     stage.outcomes.push(gone);
-    stage.notifier.status('gone');
-    assert.deepEqual([stage.sent, stage.warnings.length], [['STATUS=there'], 2]);
+    stage.notifier.mainPid(3);
+    assert.deepEqual([stage.sent, stage.warnings.length], [['MAINPID=2'], 2]);
   });
 
   it(

@@ -8,15 +8,18 @@ import {
   createServer,
   type ClientHttp2Session,
   type Http2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Session,
   type ServerHttp2Stream,
 } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import { closeGracefully, prepareClosing } from '../../../src/worker/server-closing.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { HttpClient } from '../../support/http-client.js';
+import { turns } from '../../support/loop.js';
 import { app } from '../../support/passfd.js';
 
 const key = readFileSync(app('key.pem'));
@@ -183,6 +186,95 @@ for (const protocol of ['http', 'https'] as const) {
   });
 }
 
+/** RFC 9113, 6: length, type, flags and stream before the payload. */
+function frame(type: number, flags: number, stream: number, payload = Buffer.alloc(0)): Buffer {
+  const head = Buffer.alloc(9);
+  head.writeUIntBE(payload.length, 0, 3);
+  head[3] = type;
+  head[4] = flags;
+  head.writeUInt32BE(stream, 5);
+  return Buffer.concat([head, payload]);
+}
+
+const PREFACE = Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(4, 0, 0)]);
+
+/** HEADERS of a GET, by indexes of the static table (RFC 7541, A), a whole request. */
+function asking(stream: number, path: string): Buffer {
+  const literal = (index: number, text: string): Buffer =>
+    Buffer.concat([Buffer.from([index, text.length]), Buffer.from(text)]);
+  const headers = [Buffer.from([0x82, 0x86]), literal(4, path), literal(1, 'localhost')];
+  return frame(1, 5, stream, Buffer.concat(headers));
+}
+
+/** RST_STREAM with INTERNAL_ERROR. */
+function resetting(stream: number): Buffer {
+  return frame(3, 0, stream, Buffer.from([0, 0, 0, 2]));
+}
+
+interface Held {
+  readonly client: HttpClient;
+  readonly streams: readonly ServerHttp2Stream[];
+  /** Time is up for a client that does not answer to PING. */
+  readonly end: () => Promise<void>;
+  /** What the app has heard of. */
+  readonly served: readonly string[];
+  /** What came of it, as the app's own handler of exceptions sees it. */
+  readonly thrown: readonly unknown[];
+}
+
+/** A test of requests that a drain holds back. */
+function withHeld(
+  paths: readonly string[],
+  serve: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void,
+  body: (held: Held) => Promise<void>,
+): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    const served: string[] = [];
+    const thrown: unknown[] = [];
+    process.setUncaughtExceptionCaptureCallback((error) => thrown.push(error));
+    mock.timers.enable({ apis: ['setTimeout'] });
+    try {
+      await onStage(
+        'http',
+        () => undefined,
+        async ({ server, port, drain, closed }) => {
+          server.on('stream', (stream, headers) => {
+            served.push(headers[':path'] ?? '');
+            serve(stream, headers);
+          });
+          const come = once(server, 'session') as Promise<[ServerHttp2Session]>;
+          using client = await HttpClient.connect(port);
+          client.socket.write(PREFACE);
+          const [session] = await come;
+          drain();
+          const streams: ServerHttp2Stream[] = [];
+          const allCome = new Promise<void>((resolve) => {
+            const emit = session.emit.bind(session) as (...args: unknown[]) => boolean;
+            session.emit = (...args: unknown[]) => {
+              if (args[0] === 'stream') streams.push(args[1] as ServerHttp2Stream);
+              const result = emit(...args);
+              if (streams.length === paths.length) resolve();
+              return result;
+            };
+          });
+          client.socket.write(Buffer.concat(paths.map((path, index) => asking(2 * index + 1, path))));
+          await allCome;
+          const end = async (): Promise<void> => {
+            mock.timers.runAll();
+            await turns();
+          };
+          await body({ client, streams, end, served, thrown });
+          client.socket.destroy();
+          await closed;
+        },
+      );
+    } finally {
+      mock.timers.reset();
+      process.setUncaughtExceptionCaptureCallback(null);
+    }
+  });
+}
+
 describe('the drain of an HTTP/2 server', () => {
   it(
     'ends a session whose client does not answer to PING, and answers what it has asked',
@@ -190,8 +282,7 @@ describe('the drain of an HTTP/2 server', () => {
       await onStage('http', echo, async ({ server, port, drain, closed }) => {
         const come = once(server, 'session');
         using client = await HttpClient.connect(port);
-        client.send('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
-        client.send('\0\0\0\x04\0\0\0\0\0');
+        client.socket.write(PREFACE);
         await come;
         drain();
         client.socket.resume();
@@ -199,6 +290,37 @@ describe('the drain of an HTTP/2 server', () => {
         await closed;
       });
     }),
+  );
+
+  it(
+    'serves what it has held back, but for what its client has reset, which harms nobody',
+    withHeld(['/reset', '/second'], echo, async ({ client, streams: [first], end, served, thrown }) => {
+      assert.ok(first);
+      // Unlike `once`, this hears no error.
+      const closed = new Promise<void>((resolve) => first.once('close', resolve));
+      client.socket.write(resetting(1));
+      await closed;
+      assert.deepEqual(served, []);
+      await end();
+      assert.deepEqual(served, ['/second']);
+      assert.deepEqual(thrown, []);
+    }),
+  );
+
+  it(
+    'serves what it has held back behind a request whose handler throws',
+    withHeld(
+      ['/first', '/second'],
+      (stream, { ':path': path }) => {
+        echo(stream);
+        if (path === '/first') throw new Error('not this one');
+      },
+      async ({ end, served, thrown }) => {
+        await end();
+        assert.deepEqual(thrown.map(String), ['Error: not this one']);
+        assert.deepEqual(served, ['/first', '/second']);
+      },
+    ),
   );
 
   it(

@@ -1,17 +1,20 @@
 // Joining a dispatcher: the welcome, and the ways in which there is none; and finding it again.
 import { once } from 'node:events';
-import { connect, createServer } from 'node:net';
+import { connect, createServer, type Server } from 'node:net';
 import assert from 'node:assert/strict';
 import { join as joinPath } from 'node:path';
 import { describe, it } from 'node:test';
 
-import { listen, socketPair } from '../../../src/fd/index.js';
+import { listen, socketPair, type Acceptor } from '../../../src/fd/index.js';
 import { encodeJson } from '../../../src/handoff/index.js';
 import { Listener } from '../../../src/multiprocessing/index.js';
 import { join } from '../../../src/worker/index.js';
+import { Link } from '../../../src/worker/link.js';
+import { Worker } from '../../../src/worker/worker.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
 import { temporaryDirectory } from '../../support/files.js';
+import { isPending, turns } from '../../support/loop.js';
 import { LISTENER, onStage, PlayedDispatcher } from './played-dispatcher.js';
 
 describe('joining', () => {
@@ -63,6 +66,52 @@ describe('joining', () => {
   });
 });
 
+interface Orphaned {
+  readonly worker: Worker;
+  readonly server: Server;
+  readonly acceptor: Acceptor;
+  /** The next dispatcher, to which the worker has connected. */
+  readonly next: () => Promise<PlayedDispatcher>;
+}
+
+/** The body of a test of a worker that has served a server, and whose dispatcher has died. */
+function onOrphan(body: (orphaned: Orphaned) => Promise<void>): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    await using directory = await temporaryDirectory();
+    const control = joinPath(directory.path, 'control');
+    const listener = await Listener(control);
+    const acceptor = await listen({ host: '127.0.0.1', port: 0 });
+    const server = createServer((socket) => socket.end());
+    const joining = join({ control });
+    const first = new PlayedDispatcher((await listener.accept()).socket);
+    const [worker] = await Promise.all([joining, first.welcome()]);
+    await Promise.all([worker.serve(server), first.grant(acceptor)]);
+    await first.hears('ready');
+    const gone = once(worker, 'disconnected');
+    first.socket.destroy();
+    await gone;
+    const dispatchers: PlayedDispatcher[] = [];
+    try {
+      await body({
+        worker,
+        server,
+        acceptor,
+        next: async () => {
+          const dispatcher = new PlayedDispatcher((await listener.accept()).socket);
+          dispatchers.push(dispatcher);
+          return dispatcher;
+        },
+      });
+    } finally {
+      server.close();
+      await worker.close();
+      for (const { socket } of dispatchers) socket.destroy();
+      await acceptor.close();
+      await listener.close();
+    }
+  });
+}
+
 describe('a worker whose dispatcher died', () => {
   it(
     'joins the next one at the same path, and asks for its connections again from position 1',
@@ -101,4 +150,95 @@ describe('a worker whose dispatcher died', () => {
       await listener.close();
     }),
   );
+
+  it(
+    'stays closed when it was closed while the next one had not welcomed it yet',
+    onOrphan(async ({ worker, next }) => {
+      const dispatcher = await next();
+      await worker.close();
+      await dispatcher.welcome();
+      await dispatcher.over;
+      assert.deepEqual(dispatcher.heard, []);
+    }),
+  );
+
+  it(
+    'drains at the next one too when it was told so while that had not welcomed it yet',
+    onOrphan(async ({ worker, next }) => {
+      const dispatcher = await next();
+      const back = once(worker, 'reconnected');
+      await worker.drain();
+      await Promise.all([back, dispatcher.welcome()]);
+      await dispatcher.hears('draining');
+      await worker.close();
+      await dispatcher.over;
+      assert.deepEqual(dispatcher.heard, []);
+    }),
+  );
+
+  it(
+    'joins the next one once when one has died that had not answered all that it was asked',
+    onOrphan(async ({ acceptor, worker, next }) => {
+      const second = await next();
+      await second.welcome();
+      await second.hears('serve');
+      second.socket.destroy();
+      const third = await next();
+      const back = once(worker, 'reconnected');
+      await Promise.all([back, third.welcome(), third.grant(acceptor)]);
+      const fourth = next();
+      assert.ok(await isPending(fourth));
+      await worker.close();
+      await third.over;
+    }),
+  );
+
+  it(
+    'takes nothing for a server that was closed while it asked the next one',
+    onOrphan(async ({ acceptor, server, next }) => {
+      const dispatcher = await next();
+      await dispatcher.welcome();
+      const { request } = await dispatcher.hears('serve');
+      server.close();
+      const listeners = [{ id: LISTENER, address: acceptor.address }];
+      await dispatcher.say({ type: 'listening', request, listeners });
+      await dispatcher.hears('ready');
+      assert.ok(dispatcher.unlistened.includes(LISTENER));
+    }),
+  );
+
+  it(
+    'has a server that it is to serve in the meantime wait for the next one',
+    onOrphan(async ({ acceptor, server, worker, next }) => {
+      server.close();
+      const late = createServer();
+      const serving = worker.serve(late);
+      const dispatcher = await next();
+      await Promise.all([dispatcher.welcome(), dispatcher.grant(acceptor), serving]);
+      assert.ok(late.listening);
+      late.close();
+    }),
+  );
+
+  it('drains when it fails at the next one by a mistake', async () => {
+    const [here, there] = socketPair();
+    const dispatcher = new PlayedDispatcher(here);
+    const mistake = new TypeError('not expected');
+    let opened = 0;
+    const worker = new Worker(
+      (events) => {
+        if (opened++ > 0) return Promise.reject(mistake);
+        return Link.open(there, { window: 1, capacity: null, handshakeTimeoutMs: 10_000 }, events);
+      },
+      { reconnecting: { timeoutMs: 60_000, untilChanged: () => Promise.resolve() }, capacity: null },
+    );
+    await Promise.all([worker.connect(), dispatcher.welcome()]);
+    const abandoned = once(worker, 'abandoned');
+    const failed = new Promise((resolve) => worker.once('error', resolve));
+    here.destroy();
+    // Nothing else keeps this process alive.
+    await turns();
+    await abandoned;
+    assert.equal(await failed, mistake);
+  });
 });

@@ -31,6 +31,10 @@ export class PlayedDispatcher {
   readonly #heard: FromWorker[] = [];
   #wake: (() => void) | undefined;
   #isOver = false;
+  /** Listeners of which the worker wants nothing more. */
+  readonly unlistened: number[] = [];
+  /** Settles when the worker has ended the channel. */
+  over: Promise<void> = Promise.resolve();
 
   constructor(socket: StreamSocket) {
     this.socket = socket;
@@ -42,12 +46,14 @@ export class PlayedDispatcher {
     const introduction = decodeIntroduction(await new Connection(this.socket).recvBytes());
     assert.equal(introduction.dialect, 'passfd');
     await this.say({ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true });
-    this.#channel
+    this.over = this.#channel
       .read((payload) => {
         const message = decodeFromWorker(payload);
         this.#heard.push(message);
         this.#wake?.();
-        if (message.type !== 'unlisten' || message.request === undefined) return undefined;
+        if (message.type !== 'unlisten') return undefined;
+        this.unlistened.push(...message.listeners);
+        if (message.request === undefined) return undefined;
         return this.say({ type: 'unlistened', request: message.request });
       })
       .catch(() => undefined)

@@ -153,6 +153,39 @@ describe('an http server that drains', () => {
   );
 });
 
+describe('a server that the drain has closed', () => {
+  for (const [when, isOver] of [
+    ['is over', true],
+    ['still has a connection', false],
+  ] as const) {
+    it(
+      `is closed by the app when it ${when}, without an error, and emits close once`,
+      onStage(async (stage) => {
+        const server = createServer((socket) => socket.resume());
+        await serving(stage, server);
+        const { client, connection } = await stage.client();
+        await stage.dispatcher.handOff([connection]);
+        await stage.dispatcher.hears('adopted');
+        let closes = 0;
+        server.on('close', () => closes++);
+        await stage.dispatcher.say({ type: 'drain' });
+        await once(stage.worker, 'drain');
+        const closed = once(server, 'close');
+        if (isOver) {
+          client.end();
+          await closed;
+        }
+        const closedByApp = new Promise((resolve) => server.close(resolve));
+        assert.equal(await isPending(closedByApp), !isOver);
+        client.end();
+        assert.equal(await closedByApp, undefined);
+        await turns();
+        assert.equal(closes, 1);
+      }),
+    );
+  }
+});
+
 describe('drain', () => {
   it(
     'resolves when the last adopted connection is closed',

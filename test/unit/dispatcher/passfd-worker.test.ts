@@ -1,0 +1,55 @@
+// PassfdWorker: a worker that breaks the protocol while it is being frozen.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { PassfdWorker, type PassfdWorkerEvents } from '../../../src/dispatcher/passfd-worker.js';
+import { PassfdError, socketPair } from '../../../src/fd/index.js';
+import { encodeFrame, encodeJson, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+
+const hello = {
+  passfd: PROTOCOL_VERSION,
+  role: 'worker',
+  pid: process.pid,
+  window: 8,
+  capacity: null,
+} as const;
+
+describe('a worker that is being frozen', () => {
+  it(
+    'cannot be handed on when what came last breaks the protocol',
+    keepsDescriptors(async () => {
+      const [here, there] = socketPair();
+      using theirs = there;
+      let worker!: PassfdWorker;
+      let fail: (error: Error) => void = () => undefined;
+      const asked = new Promise<void>((resolve) => {
+        const events: Partial<PassfdWorkerEvents> = {
+          listen: () =>
+            new Promise((_, reject) => {
+              fail = reject;
+              resolve();
+            }),
+          broke: () => undefined,
+          left: () => undefined,
+        };
+        const identity = { id: 1, pid: process.pid, serves: false, isTrusted: true };
+        worker = PassfdWorker.welcome(here, hello, identity, events as PassfdWorkerEvents);
+      });
+      const ended = worker.run();
+      const address = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
+      await theirs.send(
+        Buffer.concat([
+          encodeJson({ type: 'listen', request: 1, address, backlog: 1 }),
+          encodeFrame(Buffer.of(99)),
+        ]),
+      );
+      await asked;
+      const freezing = worker.freeze();
+      fail(new PassfdError('ERR_ADDRESS', 'not there'));
+      await assert.rejects(freezing, { code: 'ERR_DISPATCHER' });
+      worker.thaw();
+      await ended;
+    }),
+  );
+});
