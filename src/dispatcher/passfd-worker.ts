@@ -34,9 +34,9 @@ const REFUSAL_PAUSE_MS = 100;
 
 /**
  * How long an answer may stay unread under load, when no further connections come. Until then the dispatcher holds the
- * connection too, so that a client may see its end later by that.
+ * connection too: a client sees the end of one that its worker closes without shutdown(2) later by that.
  */
-const POLLING_PAUSE_MS = 5;
+const POLLING_PAUSE_MS = 1;
 
 /** What a passfd worker can ask for beyond what every worker does. */
 export interface PassfdWorkerEvents extends WorkerEvents {
