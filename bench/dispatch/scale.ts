@@ -32,7 +32,7 @@ export const scales: Readonly<Record<Scale['name'], Scale>> = {
     name: 'dispatch',
     rounds: { main: 5, other: 3 },
     limitSeconds: 24 * 60,
-    warmUp: { seconds: 0.5 },
+    warmUp: { seconds: 1 },
     measured: { seconds: 1.5 },
     connections: 64,
     latencyCount: 1000,

@@ -103,6 +103,9 @@ export interface ChildIdentity {
   readonly pid: number;
 }
 
+/** Before another will is made in the place of one whose process was killed. */
+const WILL_PAUSE_MS = 1000;
+
 /** Time that workers of a dispatcher that died have to come back. */
 const RETURN_TIMEOUT_MS = 10_000;
 
@@ -448,7 +451,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #openWill(): void {
     if (this.#options.lastWill !== true || this.#will) return;
     try {
-      this.#will = LastWill.open();
+      this.#will = LastWill.open(() => {
+        this.#onWillLost();
+      });
     } catch (error) {
       this.emit('warned', error);
     }
@@ -464,6 +469,22 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       this.#will?.handOut(worker.handedOut);
       this.#noteChannel(worker);
     }
+  }
+
+  /** Whoever kills it, for one for want of memory, may do so again: not at once, and not without a word. */
+  #onWillLost(): void {
+    this.renounce();
+    this.emit(
+      'warned',
+      new PassfdError(
+        'ERR_DISPATCHER',
+        'The process passfd-will was killed. Another one is started; should this process die before, connections that ' +
+          'no worker has yet are lost',
+      ),
+    );
+    setTimeout(() => {
+      if (!this.#isFrozen && !this.#closing) this.#openWill();
+    }, WILL_PAUSE_MS).unref();
   }
 
   /** What the will has no room for is lost, should this process die; nothing else is wrong with it. */

@@ -1,7 +1,14 @@
 // PassfdWorker: the handle of a worker that speaks passfd: batches go out, and counts of adopted and closed come back.
 import { setTimeout as startTimer } from 'node:timers';
 
-import { closeAll, PassfdError, type Descriptor, type StreamSocket, type Unsent } from '../fd/index.js';
+import {
+  closeAll,
+  PassfdError,
+  type Descriptor,
+  type Handoff,
+  type StreamSocket,
+  type Unsent,
+} from '../fd/index.js';
 import {
   Channel,
   decodeFromWorker,
@@ -27,9 +34,9 @@ const REFUSAL_PAUSE_MS = 100;
 
 /**
  * How long an answer may stay unread under load, when no further connections come. Until then the dispatcher holds the
- * connection too, so that a client may see its end later by that.
+ * connection too: a client sees the end of one that its worker closes without shutdown(2) later by that.
  */
-const POLLING_PAUSE_MS = 5;
+const POLLING_PAUSE_MS = 1;
 
 /** What a passfd worker can ask for beyond what every worker does. */
 export interface PassfdWorkerEvents extends WorkerEvents {
@@ -216,7 +223,14 @@ export class PassfdWorker implements WorkerHandle {
       const loop = loops.get(listener);
       if (loop) worker.#subscriptions.set(listener, { loop, pause: undefined, servers });
     }
-    for (const { bytes, descriptors } of unsent) worker.#postOwned(Buffer.from(bytes), descriptors);
+    for (const { bytes, descriptors, handoff } of unsent) {
+      if (handoff) {
+        const first = handoff.position - snapshot.settled - 1;
+        worker.#postHandoff(Buffer.from(bytes), inFlight.slice(first, first + handoff.count), handoff);
+      } else {
+        worker.#postOwned(Buffer.from(bytes), descriptors);
+      }
+    }
     return worker;
   }
 
@@ -253,7 +267,11 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   get handedOut(): readonly Descriptor[] {
-    return this.#ledger.entries.map(({ descriptor }) => descriptor);
+    if (this.#channel.socket.closed) return [];
+    let queued = 0;
+    for (const { handoff } of this.#channel.socket.unsent()) queued += handoff?.count ?? 0;
+    const sent = this.#ledger.entries.slice(0, this.#ledger.size - queued);
+    return sent.map(({ descriptor }) => descriptor);
   }
 
   /** Ids of those whose connections it takes. */
@@ -303,15 +321,7 @@ export class PassfdWorker implements WorkerHandle {
       const position = this.#ledger.last + 1;
       for (const connection of batch) this.#ledger.add(connection);
       const listener = batch[0]?.loop.id ?? 0;
-      this.#channel
-        .post(
-          encodeHandoff(listener, batch.length),
-          batch.map(({ descriptor }) => descriptor),
-          { position, listener },
-        )
-        .catch((error: unknown) => {
-          this.#onUnsent(error);
-        });
+      this.#postHandoff(encodeHandoff(listener, batch.length), batch, { position, listener });
       start = end;
     }
     if (isBusy) this.#poll();
@@ -418,6 +428,14 @@ export class PassfdWorker implements WorkerHandle {
   #post(frame: Buffer): void {
     // A send fails when the worker is gone; that the stream ends tells it too, behind everything that it still said.
     this.#channel.post(frame).catch(() => undefined);
+  }
+
+  /** They stay the ledger's. */
+  #postHandoff(frame: Buffer, batch: readonly AcceptedConnection[], handoff: Handoff): void {
+    const descriptors = batch.map(({ descriptor }) => descriptor);
+    this.#channel.post(frame, descriptors, handoff).catch((error: unknown) => {
+      this.#onUnsent(error);
+    });
   }
 
   #postOwned(frame: Buffer, descriptors: readonly Descriptor[]): void {

@@ -219,10 +219,12 @@ function* workerMessages({ worker, channel, inFlight, unsent }: WorkerSnapshot):
     descriptors: [channel],
   };
   yield* connectionMessages('in-flight', inFlight);
-  for (const { bytes, descriptors } of unsent) {
+  for (const { bytes, descriptors, handoff } of unsent) {
     for (let start = 0; start < bytes.length; start += UNSENT_BYTES) {
       const part = Buffer.from(bytes.subarray(start, start + UNSENT_BYTES)).toString('base64');
-      yield { message: { type: 'unsent', bytes: part }, descriptors: start === 0 ? descriptors : [] };
+      yield start === 0
+        ? { message: { type: 'unsent', bytes: part, handoff }, descriptors }
+        : { message: { type: 'unsent', bytes: part }, descriptors: [] };
     }
   }
 }
@@ -317,7 +319,11 @@ function add(arriving: Arriving, message: TakeoverMessage, descriptors: Descript
       if (worker) return;
       break;
     case 'unsent':
-      worker?.unsent.push({ bytes: Buffer.from(message.bytes, 'base64'), descriptors });
+      worker?.unsent.push({
+        bytes: Buffer.from(message.bytes, 'base64'),
+        descriptors,
+        handoff: message.handoff,
+      });
       if (worker) return;
       break;
     default:

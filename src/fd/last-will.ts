@@ -3,6 +3,7 @@ import { constants } from 'node:os';
 
 import { PassfdError } from './errors.js';
 import { native } from './native.js';
+import { ProcessWatch } from './process-watch.js';
 import { systemError } from './system-error.js';
 
 const { errno } = constants;
@@ -42,21 +43,24 @@ export interface WillChannel {
  */
 export class LastWill implements Disposable {
   #isOpen = true;
+  readonly #watch: ProcessWatch | undefined;
 
-  private constructor() {
-    // `open` makes it.
+  private constructor(onLost: () => void) {
+    const { pid } = this;
+    if (pid !== undefined) this.#watch = ProcessWatch.start(pid, onLost);
   }
 
   /**
    * Starts the process that waits.
+   * @param onLost called when somebody has killed it: this one has no will any more, and is still to be cancelled
    * @returns nothing where that cannot be: not on Linux with x64 or arm64, or forbidden there
    * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`, `ERR_SYSTEM`, for one when the last one is not cancelled (`EALREADY`)
    */
-  static open(): LastWill | undefined {
+  static open(onLost: () => void = () => undefined): LastWill | undefined {
     const result = native.willOpen();
     if (unsupported.includes(result)) return undefined;
     if (result < 0) throw systemError(result, 'clone', { descriptor: 'the descriptors of this process' });
-    return new LastWill();
+    return new LastWill(onLost);
   }
 
   /** The process that waits; undefined when it is over, because of `cancel` or because somebody killed it. */
@@ -111,6 +115,7 @@ export class LastWill implements Disposable {
   cancel(): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
+    this.#watch?.close();
     native.willCancel();
   }
 

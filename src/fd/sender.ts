@@ -32,6 +32,8 @@ export interface Unsent {
   readonly bytes: Uint8Array;
   /** They belong to the first of the bytes. Of what is passed, these alone can be handed on. */
   readonly descriptors: readonly Descriptor[];
+  /** That so many connections belong there, which whoever sends hand-offs has. They are not among the descriptors. */
+  readonly handoff?: (Handoff & { readonly count: number }) | undefined;
 }
 
 // One call at a time uses it: no call into the addon returns before it is done with it.
@@ -121,10 +123,16 @@ export class Sender {
 
   /** What waits, in its order. */
   unsent(): Unsent[] {
-    return this.#waiting.map(({ bytes, offset, descriptors, kept }) => ({
-      bytes: bytes.subarray(offset),
-      descriptors: [...descriptors, ...kept].filter((one) => one instanceof Descriptor),
-    }));
+    return this.#waiting.map(({ bytes, offset, descriptors, kept, handoff }) => {
+      const rest = bytes.subarray(offset);
+      if (handoff && kept.length > 0) {
+        return { bytes: rest, descriptors: [], handoff: { ...handoff, count: kept.length } };
+      }
+      return {
+        bytes: rest,
+        descriptors: [...descriptors, ...kept].filter((one) => one instanceof Descriptor),
+      };
+    });
   }
 
   thaw(): void {

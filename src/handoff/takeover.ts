@@ -80,8 +80,12 @@ const message = z.discriminatedUnion('type', [
   z.object({ type: z.literal('control'), removesFile: z.boolean() }),
   z.object({ type: z.literal('raw-control'), removesFile: z.boolean() }),
   z.object({ type: z.literal('worker'), worker: z.union([passfdWorker, recipeWorker]) }),
-  /** Of the last worker: what is to be sent to it, in base64. */
-  z.object({ type: z.literal('unsent'), bytes: z.string() }),
+  /** Of the last worker: what is to be sent to it, in base64; a hand-off with so many of the connections in flight. */
+  z.object({
+    type: z.literal('unsent'),
+    bytes: z.string(),
+    handoff: z.optional(z.object({ position: positive, listener: count, count: positive })),
+  }),
   /** Of the last worker: connections that came to a listener. */
   z.object({ type: z.literal('in-flight'), listener: count }),
   z.object({ type: z.literal('waiting'), listener: count }),

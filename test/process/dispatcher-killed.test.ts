@@ -1,5 +1,6 @@
 // What becomes of workers when the dispatcher that started them is killed.
 import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
@@ -150,7 +151,43 @@ describe('a connection that waits in a dispatcher that is killed', { skip: witho
       await program.exit;
     }),
   );
+
+  it(
+    'does so also after somebody has killed the process that waits for that',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const service = start(...passfd('serve', '--listen', '127.0.0.1:0', '--control', control));
+      await service.errorLine(/"listening"/);
+      const [first] = willsOf(service.pid);
+      assert.ok(first);
+      process.kill(first, 'SIGKILL');
+      await service.errorLine(/passfd-will was killed/);
+      let next = willsOf(service.pid);
+      while (next.length === 0 || next.includes(first)) {
+        await turns();
+        next = willsOf(service.pid);
+      }
+      assert.equal(next.length, 1);
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
+    }),
+  );
 });
+
+/** Processes that wait for the death of this one. */
+function willsOf(pid: number): number[] {
+  const children = readdirSync(`/proc/${pid}/task`).flatMap((thread) =>
+    readFileSync(`/proc/${pid}/task/${thread}/children`, 'utf8').trim().split(' '),
+  );
+  return children.map(Number).filter((child) => {
+    try {
+      return readFileSync(`/proc/${child}/comm`, 'utf8').trim() === 'passfd-will';
+    } catch {
+      return false; // it has ended meanwhile
+    }
+  });
+}
 
 /** Processes of the workers, in the order of their slots, when they are so many and all are ready. */
 async function workersAt(control: string, count: number): Promise<number[]> {

@@ -101,6 +101,7 @@ export class FakeWorker implements Disposable {
       pid: process.pid,
       window,
       capacity,
+      again: true,
       ...(custody && { custody }),
       ...(returns && { returns: { id: returns.id, open: returns.open ?? 0, custody: kept.length } }),
     } as const;
