@@ -301,9 +301,13 @@ export class PassfdWorker implements WorkerHandle {
     if (this.#state.is !== 'ready') return 0;
     const subscription = this.#subscriptions.get(loop.id);
     if (!subscription || subscription.pause) return 0;
-    const inWindow = Math.min(this.#window, this.#starvedWindow) - this.inFlight;
+    const inWindow = this.#presentWindow - this.inFlight;
     const inCapacity = this.#capacity === null ? inWindow : this.#capacity - this.load;
     return Math.max(0, Math.min(inWindow, inCapacity));
+  }
+
+  get #presentWindow(): number {
+    return Math.min(this.#window, this.#starvedWindow);
   }
 
   give(connection: AcceptedConnection): void {
@@ -324,7 +328,7 @@ export class PassfdWorker implements WorkerHandle {
       this.#postHandoff(encodeHandoff(listener, batch.length), batch, { position, listener });
       start = end;
     }
-    if (isBusy) this.#poll();
+    if (isBusy || this.#polling) this.#poll();
   }
 
   serves(loop: AcceptLoop): boolean {
@@ -407,7 +411,7 @@ export class PassfdWorker implements WorkerHandle {
    */
   #poll(): void {
     const { socket } = this.#channel;
-    if (this.#capacity !== null || this.#state.is !== 'ready' || this.inFlight * 2 > this.#window) {
+    if (this.#capacity !== null || this.#state.is !== 'ready' || this.inFlight * 2 > this.#presentWindow) {
       this.#stopPolling();
       return;
     }
@@ -481,10 +485,12 @@ export class PassfdWorker implements WorkerHandle {
         return this.#onUnlisten(message);
       case 'window':
         this.#window = message.window;
+        this.#stopPolling();
         this.#events.changed(this);
         break;
       case 'capacity':
         this.#capacity = message.capacity;
+        this.#stopPolling();
         this.#events.changed(this);
         break;
       case 'draining':

@@ -178,6 +178,12 @@ export class Pool {
         continue;
       }
       const worker = this.#choose(candidates, connection);
+      // A policy of the user's may have drained it.
+      if (worker.roomFor(loop) === 0) {
+        loopRooms.update(worker);
+        left.push(connection);
+        continue;
+      }
       worker.give(connection);
       given.add(worker);
       for (const each of rooms.values()) each.update(worker);

@@ -100,13 +100,13 @@ export class RecipeWorker implements WorkerHandle {
   ): RecipeWorker {
     socket.freeze();
     const worker = new RecipeWorker(socket, snapshot, events, diagnostics);
-    worker.#stopAsking();
     worker.#state = snapshot.state;
     worker.#adopted = snapshot.adopted;
     worker.#concurrency = snapshot.concurrency;
     worker.#answer = snapshot.answer;
     for (const identity of snapshot.held) worker.#held.add(identity);
     if (inFlight && !snapshot.isSent) worker.give(inFlight);
+    worker.#stopAsking();
     worker.#inFlight = inFlight;
     worker.#isSent = snapshot.isSent;
     return worker;

@@ -235,7 +235,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     this.#updateInterest();
   }
 
-  /** What waits to be sent, in its order, while the socket is frozen. The descriptors are lent. */
+  /** What waits to be sent at this moment, in its order. The descriptors are lent. */
   unsent(): Unsent[] {
     this.#checkOpen();
     return this.#sender.unsent();

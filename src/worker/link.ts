@@ -47,8 +47,8 @@ export interface LinkEvents {
   isDraining(): boolean;
   /** The dispatcher sends nothing more, and asks to finish what is open. */
   drain(): void;
-  /** One more connection is adopted. */
-  opened(): void;
+  /** So many more connections are adopted, or about to be: of each its `closed` is told. */
+  opened(count: number): void;
   /** One more of them is closed: it is for the present channel to tell, whichever it came by. */
   closed(): void;
   /** A listening socket is to be kept. The receiver owns it. */
@@ -71,8 +71,8 @@ interface Answered {
 }
 
 /**
- * How long the dispatcher may count a closed connection as an open one, where nothing depends on it: to wake it up for
- * each would cost more than the connection itself.
+ * How long the dispatcher may count a closed connection as an open one, where neither room nor a drain depends on it: to
+ * wake it up for each would cost more than all else that is done for a connection.
  */
 const CLOSED_DELAY_MS = 10;
 
@@ -99,7 +99,8 @@ export class Link {
   #position = 0;
   #closed = 0;
   #toldClosed = 0;
-  #isTellingClosed = false;
+  /** Stops what will tell of closed connections; undefined when nothing will. */
+  #stopTelling: (() => void) | undefined;
   /** Whether room here, or the end of a drain, depends on what is closed. */
   #isClosedAwaited: boolean;
   /** Whether the dispatcher has died, and what it could not hand off any more comes from what it had left. */
@@ -221,14 +222,21 @@ export class Link {
   /** One more connection is closed. The dispatcher is told with the next answer, or on its own before long. */
   noteClosed(): void {
     this.#closed++;
-    if (this.#isTellingClosed) return;
-    this.#isTellingClosed = true;
+    if (this.#stopTelling) return;
     const tell = (): void => {
-      this.#isTellingClosed = false;
       this.#tellClosed();
     };
-    if (this.#isClosedAwaited) setImmediate(tell);
-    else setTimeout(tell, CLOSED_DELAY_MS).unref();
+    if (this.#isClosedAwaited) {
+      const immediate = setImmediate(tell);
+      this.#stopTelling = () => {
+        clearImmediate(immediate);
+      };
+    } else {
+      const timer = setTimeout(tell, CLOSED_DELAY_MS).unref();
+      this.#stopTelling = () => {
+        clearTimeout(timer);
+      };
+    }
   }
 
   /** Ends the channel. What was adopted stays. */
@@ -247,6 +255,8 @@ export class Link {
   }
 
   #tellClosed(): void {
+    this.#stopTelling?.();
+    this.#stopTelling = undefined;
     if (this.#closed === this.#toldClosed || this.#channel.socket.closed) return;
     this.#post(this.#takeClosed());
     tellStep('closed-sent');
@@ -393,12 +403,15 @@ export class Link {
       return;
     }
     target.expect(group.length);
+    this.#events.opened(group.length);
     for (const descriptor of group) this.#deliver(target, descriptor);
   }
 
   #adopt(target: Target, descriptors: Descriptor[]): void {
     this.#position += descriptors.length;
     target.expect(descriptors.length);
+    // From here on nobody may think that nothing is open here: a drain may be right behind.
+    this.#events.opened(descriptors.length);
     this.#adopting.push({ target, descriptors, isExpected: true });
     if (this.#adopting.length > 1) return;
     // Behind all that the channel has at this moment: it is read in microtasks.
@@ -447,16 +460,19 @@ export class Link {
       if (!target || this.#farewell) {
         if (isExpected) target?.expect(-descriptors.length);
         closeAll(descriptors);
+        for (let count = isExpected ? descriptors.length : 0; count > 0; count--) this.#events.closed();
         continue;
       }
-      if (!isExpected) target.expect(descriptors.length);
+      if (!isExpected) {
+        target.expect(descriptors.length);
+        this.#events.opened(descriptors.length);
+      }
       for (const descriptor of descriptors) this.#deliver(target, descriptor);
     }
   }
 
   /** Each on its own, so that an exception of the app's is an ordinary one, and concerns no other connection. */
   #deliver(target: Target, descriptor: Descriptor): void {
-    this.#events.opened();
     process.nextTick(() => {
       target.deliver(descriptor, () => {
         this.#events.closed();

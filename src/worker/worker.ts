@@ -251,8 +251,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         drain: () => {
           this.#beginDraining();
         },
-        opened: () => {
-          this.#open++;
+        opened: (count) => {
+          this.#open += count;
         },
         closed: () => {
           this.#noteClosed();

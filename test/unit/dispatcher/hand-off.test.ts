@@ -83,6 +83,51 @@ describe('a connection', () => {
   );
 });
 
+describe('a worker to which connections come faster than it answers', () => {
+  it(
+    'is heard though no more of them come',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      const clients = await stage.clients(3);
+      await worker.handoffs(3);
+      worker.closeConnections();
+      await worker.adopt();
+      for (const client of clients) assert.equal(await receivedText(client), null);
+      assert.equal(stage.dispatcher.status().connections.adopted, 3);
+    }),
+  );
+
+  it(
+    'is heard at once when its window is full',
+    onStage({ overload: 'refuse' }, async (stage) => {
+      const worker = await stage.joinServing({ window: 4 });
+      for (let round = 0; round < 20; round++) {
+        const clients = await stage.clients(4);
+        await worker.handoffs(4);
+        await worker.adopt();
+        await stage.until(() => stage.dispatcher.status().connections.inFlight === 0);
+        worker.closeConnections();
+        for (const client of clients) client.destroy();
+      }
+      assert.equal(stage.dispatcher.status().connections.refused, 0);
+    }),
+  );
+
+  it(
+    'goes on after a freeze',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.clients(3);
+      await worker.handoffs(3);
+      const { release } = await stage.dispatcher.freeze();
+      await worker.adopt();
+      release();
+      stage.dispatcher.thaw();
+      await stage.until(() => stage.dispatcher.status().connections.adopted === 3);
+    }),
+  );
+});
+
 describe('a worker that ends', () => {
   it(
     'loses what it had not adopted to another worker, and nothing else',

@@ -86,6 +86,31 @@ describe('a connection that is handed off', () => {
     }),
   );
   it(
+    'is open from the moment on when it has come: a drain right behind it waits for its end',
+    onStage(async (stage) => {
+      const order: string[] = [];
+      stage.worker.on('drained', () => order.push('drained'));
+      await serving(
+        stage,
+        createServer((socket) => {
+          order.push('served');
+          socket.on('close', () => order.push('closed'));
+          socket.resume().on('end', () => socket.end());
+        }),
+      );
+      const { client, connection } = await stage.client();
+      await Promise.all([stage.dispatcher.handOff([connection]), stage.dispatcher.say({ type: 'drain' })]);
+      await stage.dispatcher.hears('adopted');
+      await turns();
+      assert.deepEqual(order, ['served']);
+      const drained = once(stage.worker, 'drained');
+      client.end();
+      await drained;
+      await turns();
+      assert.deepEqual(order.toSorted(), ['closed', 'drained', 'served']);
+    }),
+  );
+  it(
     'is told as closed when it is, in a total',
     onStage(async (stage) => {
       await serving(stage, echo());
