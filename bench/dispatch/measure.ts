@@ -165,9 +165,10 @@ class Entrant {
     }
   }
 
+  /** @throws {Error} when an answer was wrong or missing: figures of such a trial are worth nothing */
   #judge({ completed, failed, reasons }: LoadResult): void {
     this.#answers += completed;
-    if (failed > 0) this.#problems.push(`${failed} of ${completed + failed} failed: ${reasons.join('; ')}`);
+    if (failed > 0) throw new Error(`${failed} of ${completed + failed} failed: ${reasons.join('; ')}`);
   }
 }
 

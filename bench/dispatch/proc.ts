@@ -62,6 +62,11 @@ export function memoryOf(pids: readonly number[]): number {
   return kibibytes * 1024;
 }
 
+/** How many these processes have open together. */
+export function descriptorsOf(pids: readonly number[]): number {
+  return pids.reduce((sum, pid) => sum + readdirSync(`/proc/${pid}/fd`).length, 0);
+}
+
 export function machineTime(): MachineTime {
   const [line = ''] = readFileSync('/proc/stat', 'utf8').split('\n');
   // user, nice, system, idle, iowait, irq, softirq, steal; what follows is in the first two already (proc_stat(5)).

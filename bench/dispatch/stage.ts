@@ -130,6 +130,10 @@ export class Stage implements AsyncDisposable {
   /** @throws {Error} when a process has ended that should be there */
   check(): void {
     if (this.#failure) throw this.#failure;
+    for (const [number, { pid, start }] of this.#workers) {
+      // One that was started in its place would be measured as nobody.
+      if (startOf(pid) !== start) throw new Error(`Worker ${number}, process ${pid}, has ended`);
+    }
   }
 
   /** Ends everything, and waits until it is gone. */

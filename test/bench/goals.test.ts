@@ -46,7 +46,7 @@ describe('a goal', () => {
 
   it('of no memory is met by what cannot be told from nothing', () => {
     const verdictOf = (dispatcherBytes: number): string | undefined =>
-      standingsOf([outcome('g', 'passfd-serve', [{ dispatcherBytes }])])[0]?.verdict;
+      standingsOf([outcome('g', 'passfd-serve', [{ dispatcherBytes, held: 10_000 }])])[0]?.verdict;
     assert.equal(verdictOf(-3), 'met');
     assert.equal(verdictOf(12), 'met');
     assert.equal(verdictOf(500), 'missed by 500 bytes');

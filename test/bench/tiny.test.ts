@@ -48,6 +48,17 @@ function failuresIn(outcomes: readonly Outcome[]): Outcome[] {
   return outcomes.filter(({ problems, answers }) => problems.length > 0 || answers === 0);
 }
 
+/** Figures of the work that are missing, or no numbers. Where there is no dispatcher, it has none. */
+function withoutFigures({ work, contestant, rounds, traced }: Outcome): string[] {
+  const figures: Partial<Record<string, number | null>> = { ...traced, ...rounds[0] };
+  const columns = works.find(({ id }) => id === work)?.columns ?? [];
+  const isDispatched = Object.keys(figures).some((name) => name.startsWith('dispatcher'));
+  return columns
+    .filter((name) => isDispatched || !name.startsWith('dispatcher'))
+    .filter((name) => !Number.isFinite(figures[name]))
+    .map((name) => `(${work}) ${contestant}: ${name}`);
+}
+
 describe('a tiny round of the benchmark', { skip: withoutPrograms }, () => {
   it(
     'gets every answer from every contestant in every work',
@@ -58,6 +69,7 @@ describe('a tiny round of the benchmark', { skip: withoutPrograms }, () => {
           const exit = await program.exit;
           const { outcomes, notes } = reportIn(place);
           assert.deepEqual(failuresIn(outcomes), []);
+          assert.deepEqual(outcomes.flatMap(withoutFigures), []);
           for (const { name, title, works: expected } of contestants) {
             const measured = outcomes.filter(({ contestant }) => contestant === name).map(({ work }) => work);
             if (notes.some((note) => note.startsWith(`Skipped: ${title}.`))) assert.deepEqual(measured, []);
