@@ -13,6 +13,7 @@ import { Dispatcher } from '../../src/dispatcher/index.js';
 import { closeAll, listen, StreamSocket, type Descriptor } from '../../src/fd/index.js';
 import {
   Channel,
+  decodeFromWorker,
   decodeIntroduction,
   encodeHandoff,
   encodeHandoffAgain,
@@ -132,6 +133,13 @@ describeWithOnePython('the worker in docs/protocol.md', (python) => {
       await channel.post(encodeJson({ type: 'welcome', passfd: 1, id: 1, pid: process.pid, serves: true }));
       const listeners = [{ id, address: acceptor.address }];
       await channel.post(encodeJson({ type: 'listening', request: 1, listeners }));
+      await new Promise<void>((resolve) => {
+        const isOver = channel.read((payload) => {
+          if (decodeFromWorker(payload).type === 'ready') resolve();
+          return undefined;
+        });
+        isOver.catch(() => undefined); // it is closed here
+      });
 
       const { answers } = askAtOnce(acceptor.address.port, 6);
       const connections: Descriptor[] = [];
