@@ -102,9 +102,9 @@ int passfd_duplicate(int fd);
 int passfd_close(int fd);
 int passfd_shutdown_write(int socket);
 
-/* Ends both directions, for every holder of the socket; a listening one listens no more. What had come before can still be received. The peer's sends
- * fail with EPIPE: over a Unix socket from this moment on, over TCP once the first of them has been answered by a reset,
- * which may end the receiving here too. A socket whose peer is gone is shut down already: 0. */
+/* Ends both directions, for every holder of the socket; a listening one listens no more. What had come before can still
+ * be received. The peer's sends fail with EPIPE: over a Unix socket from this moment on, over TCP once the first of them
+ * has been answered by a reset, which may end the receiving here too. A socket whose peer is gone is shut down already: 0. */
 int passfd_shutdown(int socket);
 
 /* For a descriptor that this process was started with: those that it makes are close-on-exec anyway. */

@@ -5,17 +5,18 @@ import {
   Acceptor,
   closeAll,
   formatAddress,
-  LastWill,
   listen,
   PassfdError,
   SocketDiagnostics,
   StreamSocket,
   type Address,
   type Descriptor,
+  type Unsent,
 } from '../fd/index.js';
 import { decodeIntroduction, MAX_HELLO_BYTES, type WorkerHello } from '../handoff/index.js';
 import { Connection } from '../multiprocessing/index.js';
 import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
+import { Bequest } from './bequest.js';
 import {
   checkPeer,
   Control,
@@ -103,9 +104,6 @@ export interface ChildIdentity {
   readonly pid: number;
 }
 
-/** Before another will is made in the place of one whose process was killed. */
-const WILL_PAUSE_MS = 1000;
-
 /** Time that workers of a dispatcher that died have to come back. */
 const RETURN_TIMEOUT_MS = 10_000;
 
@@ -121,7 +119,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Channels of children that have not said anything yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
   readonly #returns = new Returns();
-  #will: LastWill | undefined;
+  readonly #bequest: Bequest;
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
   #control: Control | undefined;
@@ -151,6 +149,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       closed: (address) => this.emit('unlistened', address),
       warned: (error) => this.emit('warned', error),
     });
+    this.#bequest = new Bequest(
+      () => ({
+        closedFirst: [this.#control?.acceptor, this.#rawControl].filter((acceptor) => acceptor !== undefined),
+        loops: this.#listeners,
+        workers: this.#pool.workers,
+      }),
+      (error) => this.emit('warned', error),
+    );
   }
 
   /**
@@ -294,8 +300,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * that back.
    */
   renounce(): void {
-    this.#will?.cancel();
-    this.#will = undefined;
+    this.#bequest.revoke();
   }
 
   /** Goes on after `freeze`, or begins after `restore`. */
@@ -410,7 +415,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useControl(control: Control): void {
     this.#control = control;
-    this.#bequeathFirst(control.acceptor);
+    this.#bequest.closeFirst(control.acceptor);
     control.on('worker', (joined, hello) => {
       this.#track(this.#admit(joined, hello));
     });
@@ -424,7 +429,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
     this.#rawControl = acceptor;
-    this.#bequeathFirst(acceptor);
+    this.#bequest.closeFirst(acceptor);
     acceptor.feed({
       room: () => (this.#isFrozen ? 0 : RAW_WORKERS_AT_ONCE),
       take: (descriptors) => {
@@ -449,78 +454,12 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /** With all that is there by now. */
   #openWill(): void {
-    if (this.#options.lastWill !== true || this.#will) return;
-    try {
-      this.#will = LastWill.open(() => {
-        this.#onWillLost();
-      });
-    } catch (error) {
-      this.emit('warned', error);
-    }
-    for (const acceptor of [this.#control?.acceptor, this.#rawControl]) {
-      if (acceptor) {
-        this.#bequeath((will) => {
-          will.closeFirst(acceptor);
-        });
-      }
-    }
-    for (const loop of this.#listeners) this.#bequeathLoop(loop);
-    for (const worker of this.#pool.workers) {
-      this.#will?.handOut(worker.handedOut);
-      this.#noteChannel(worker);
-    }
-  }
-
-  /** Whoever kills it, for one for want of memory, may do so again: not at once, and not without a word. */
-  #onWillLost(): void {
-    this.renounce();
-    this.emit(
-      'warned',
-      new PassfdError(
-        'ERR_DISPATCHER',
-        'The process passfd-will was killed. Another one is started; should this process die before, connections that ' +
-          'no worker has yet are lost',
-      ),
-    );
-    setTimeout(() => {
-      if (!this.#isFrozen && !this.#closing) this.#openWill();
-    }, WILL_PAUSE_MS).unref();
-  }
-
-  /** What the will has no room for is lost, should this process die; nothing else is wrong with it. */
-  #bequeath(tell: (will: LastWill) => void): void {
-    try {
-      if (this.#will) tell(this.#will);
-    } catch (error) {
-      this.emit('warned', error);
-    }
-  }
-
-  #bequeathFirst(acceptor: Acceptor): void {
-    this.#bequeath((will) => {
-      will.closeFirst(acceptor);
-    });
-  }
-
-  #bequeathLoop({ id, acceptor }: AcceptLoop): void {
-    this.#bequeath((will) => {
-      will.addListener(id, acceptor);
-    });
-  }
-
-  /** What a worker gets, should this process die, is what it would get now. */
-  #noteChannel(worker: WorkerHandle): void {
-    if (!(worker instanceof PassfdWorker)) return;
-    const isReady = worker.state === 'ready';
-    const { knowsAgain } = worker;
-    this.#bequeath((will) => {
-      will.setChannel(worker.socket, { isReady, knowsAgain, listeners: isReady ? worker.listeners : [] });
-    });
+    if (this.#options.lastWill === true) this.#bequest.open();
   }
 
   #onOpened(loop: AcceptLoop): void {
-    if (this.#will) this.#bequeathLoop(loop);
-    else if (!this.#isFrozen && !this.#closing) this.#openWill();
+    this.#bequest.addLoop(loop);
+    if (!this.#isFrozen && !this.#closing) this.#openWill();
     this.#pool.open(loop, (error) => this.emit('warned', error));
     for (const worker of this.#pool.workers) this.#entrust(worker, loop);
     const { address, isInherited, acceptor } = loop;
@@ -656,7 +595,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #eventsFor(isTrusted: boolean): PassfdWorkerEvents {
     return {
       ready: (worker) => {
-        this.#noteChannel(worker);
+        this.#bequest.setWorker(worker);
         this.emit('ready', worker);
         this.#pool.update();
       },
@@ -665,19 +604,19 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#pool.update();
       },
       subscribed: (worker) => {
-        this.#noteChannel(worker);
+        this.#bequest.setWorker(worker);
       },
       adopted: (count) => {
         this.#pool.counts.adopted += count;
       },
       refused: (worker, connections, reason) => {
-        this.#will?.takeBack(connections.map(({ descriptor }) => descriptor));
+        this.#bequest.takeBack(connections);
         if (reason === 'descriptors') this.emit('starved', worker);
         this.#pool.takeBack(connections);
         this.#noteDrained(worker);
       },
       draining: (worker) => {
-        this.#noteChannel(worker);
+        this.#bequest.setWorker(worker);
         this.emit('draining', worker);
         this.#noteDrained(worker);
       },
@@ -685,7 +624,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#refusePeer(error);
       },
       left: (worker, connections, reason) => {
-        this.#will?.takeBack(connections.map(({ descriptor }) => descriptor));
+        this.#bequest.takeBack(connections);
         this.#pool.takeBack(connections);
         this.#pool.remove(worker);
         this.#drains.get(worker)?.();
@@ -736,8 +675,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     );
     if (isServed) return;
     this.#pool.abandon(loop);
-    // Nothing of it waits any more, and whoever listens there again has another number.
-    this.#will?.removeListener(loop.id);
+    this.#bequest.removeLoop(loop);
     await this.#listeners.end(loop);
   }
 
@@ -819,6 +757,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     loops: ReadonlyMap<number, AcceptLoop>,
   ): void {
     const connections = connectionsOf(inFlight, loops);
+    checkUnsent(snapshot, inFlight.length, unsent);
     const socket = new StreamSocket(channel);
     const worker =
       snapshot.dialect === 'passfd'
@@ -846,4 +785,19 @@ function connectionsOf(
     }
     return new AcceptedConnection(descriptor, loop);
   });
+}
+
+/** @throws {PassfdError} `ERR_PROTOCOL` when a hand-off that waits is of connections that are not in flight */
+function checkUnsent(worker: WorkerSnapshot['worker'], inFlight: number, unsent: readonly Unsent[]): void {
+  if (worker.dialect !== 'passfd') return;
+  for (const { handoff } of unsent) {
+    if (!handoff) continue;
+    const first = handoff.position - worker.settled - 1;
+    if (first >= 0 && first + handoff.count <= inFlight) continue;
+    throw new PassfdError(
+      'ERR_PROTOCOL',
+      `A hand-off of ${handoff.count} connections from position ${handoff.position} on waits for worker ${worker.id}, ` +
+        `which has ${inFlight} in flight behind ${worker.settled}`,
+    );
+  }
 }

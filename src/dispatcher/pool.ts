@@ -177,10 +177,13 @@ export class Pool {
         left.push(connection);
         continue;
       }
-      const worker = this.#choose(candidates, connection);
-      // A policy of the user's may have drained it.
+      let worker: WorkerHandle | undefined = this.#choose(candidates, connection);
       if (worker.roomFor(loop) === 0) {
+        // A policy of the user's has drained it.
         loopRooms.update(worker);
+        [worker] = loopRooms.candidates;
+      }
+      if (!worker) {
         left.push(connection);
         continue;
       }

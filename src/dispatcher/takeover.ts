@@ -319,13 +319,14 @@ function add(arriving: Arriving, message: TakeoverMessage, descriptors: Descript
       if (worker) return;
       break;
     case 'unsent':
-      worker?.unsent.push({
+      // The connections of a hand-off are in flight already.
+      if (!worker || (message.handoff && descriptors.length > 0)) break;
+      worker.unsent.push({
         bytes: Buffer.from(message.bytes, 'base64'),
         descriptors,
         handoff: message.handoff,
       });
-      if (worker) return;
-      break;
+      return;
     default:
       if (descriptor && descriptors.length === 1 && addOne(arriving, message, descriptor)) return;
   }

@@ -34,6 +34,25 @@ describe('a custom policy', () => {
     }),
   );
 
+  let drain: (id: number) => void = () => undefined;
+  const draining: Policy = (workers, arrival) => {
+    const chosen = lastOne(workers, arrival);
+    drain(chosen.id);
+    return chosen;
+  };
+  it(
+    'may drain the worker that it chooses: the connection goes to another',
+    onStage({ policy: draining }, async (stage) => {
+      const [first, second] = [await stage.joinServing(), await stage.joinServing()];
+      drain = (id) => {
+        if (id === second.id) stage.dispatcher.drainWorker(id).catch(() => undefined);
+      };
+      await stage.client();
+      await first.handoffs(1);
+      await second.next('drain');
+    }),
+  );
+
   const throwing: Policy = () => {
     throw new RangeError('of the policy');
   };

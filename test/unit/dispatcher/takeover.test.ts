@@ -603,6 +603,11 @@ const worker: TakeoverMessage = {
     partial: '',
   },
 };
+const handoff: TakeoverMessage = {
+  type: 'unsent',
+  bytes: '',
+  handoff: { position: 1, listener: 7, count: 2 },
+};
 const all: TakeoverMessage = { type: 'all' };
 
 describe('what a generation is offered', () => {
@@ -655,6 +660,16 @@ describe('what a generation is offered', () => {
       'as a connection in flight from a listener that there is not',
       () => [[from], [worker, stream()], [{ type: 'in-flight', listener: 7 }, file()], [all]],
       /listener 7, which is not there/,
+    ],
+    [
+      'as a hand-off that waits, of what is not in flight',
+      () => [[from], [worker, stream()], [handoff], [all]],
+      /hand-off of 2 connections from position 1 .*0 in flight/,
+    ],
+    [
+      'as a hand-off that waits, with connections of its own',
+      () => [[from], [worker, stream()], [handoff, file()]],
+      /unsent .*wrong place/,
     ],
     ['with an answer in the midst of it', () => [[from], [{ type: 'go' }, file()]], /go .*wrong place/],
     ['behind a message that is not the first', () => [[listener, file()]], /other generation ended/],
