@@ -21,6 +21,7 @@ export interface Latency {
 
 export interface LoadResult {
   readonly type: 'result';
+  readonly work: string;
   /** From the first connect to the last answer. */
   readonly seconds: number;
   readonly completed: number;

@@ -30,8 +30,8 @@ import { createLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
+import { Roster } from './roster.js';
 import { Signals, type SignalHandlers } from './signals.js';
-import { Survivors, type Survivor } from './survivors.js';
 
 /** The processes to start. */
 export interface Children {
@@ -97,28 +97,22 @@ class Service {
   readonly #dispatcher: Dispatcher;
   readonly #supervisor: Supervisor | undefined;
   readonly #lineage: Lineage;
-  readonly #survivors: Survivors;
-  /** Processes that were started here or by the generation before, and their slots. */
-  readonly #children = new Map<number, number>();
+  readonly #roster: Roster;
   readonly #ended: Promise<End>;
   #end: (end: End) => void = () => undefined;
   #isEnding = false;
   #isStopping = false;
-  /** Whether this generation is the one that workers are handed over by. */
-  #isPresent = false;
   #takingOver: Promise<unknown> | undefined;
   /** What of a takeover can be given up: a new process that has not said hello. */
   #unready: NextGeneration | undefined;
   readonly #signals = new Signals(this.#signalHandlers());
   /** The generation that has everything now. */
   #successor: NextGeneration | undefined;
-  #isNotingSurvivors = false;
 
   constructor(parts: Parts) {
     const { flags, children, log, notifier, descent } = parts;
     this.#parts = parts;
     this.#log = log;
-    this.#survivors = new Survivors(flags.control);
     this.#ended = new Promise((resolve) => {
       this.#end = (end) => {
         this.#isEnding = true;
@@ -141,27 +135,16 @@ class Service {
     });
     logDispatcher(log, this.#dispatcher);
     this.#keepStore();
-    for (const event of ['joined', 'draining', 'left'] as const) {
-      this.#dispatcher.on(event, () => {
-        this.#noteSurvivors();
-      });
-    }
+    this.#roster = new Roster(flags.control, this.#dispatcher, (error) => {
+      log.warn(ofError(error), 'after a crash, workers will be started anew: they cannot be noted');
+    });
     if (!children) return;
     this.#supervisor = new Supervisor(this.#dispatcher, supervisorOptions(parts, children));
     logSupervisor(log, this.#supervisor);
     this.#supervisor.on('finished', () => {
       this.#end({ is: 'finished' });
     });
-    this.#supervisor.on('started', ({ id, pid }) => {
-      if (pid !== undefined) this.#children.set(pid, id);
-      this.#noteSurvivors();
-    });
-    // The number may be another process's from now on.
-    const forget = ({ pid }: ChildView): void => {
-      if (pid !== undefined) this.#children.delete(pid);
-    };
-    this.#supervisor.on('died', forget);
-    this.#supervisor.on('exited', forget);
+    this.#roster.follow(this.#supervisor);
     this.#supervisor.on('restartBegan', () => {
       notifier.reloading();
     });
@@ -230,7 +213,7 @@ class Service {
     const { flags, authkey } = this.#parts;
     const { control, rawControl } = flags;
     prepareControlDirectory(control);
-    const living = this.#survivors.read();
+    const living = this.#roster.survivors();
     // The path first, so that of two dispatchers the second one ends before it has touched anything else.
     let isTaken = false;
     const opened = this.#dispatcher
@@ -254,7 +237,7 @@ class Service {
       });
     // A second signal does not wait for those who may come back.
     await Promise.race([opened, this.#signals.second]);
-    return this.#occupantsOf(living);
+    return this.#roster.occupantsAmong(living);
   }
 
   /** Begins where another generation is, and goes on. */
@@ -285,11 +268,7 @@ class Service {
 
   #start(occupants: readonly Occupant[]): void {
     const { notifier, descent } = this.#parts;
-    this.#isPresent = true;
-    for (const occupant of occupants) {
-      if ('pid' in occupant) this.#children.set(occupant.pid, occupant.id);
-    }
-    this.#noteSurvivors();
+    this.#roster.open(occupants);
     if (descent) this.#sayStarted(descent).catch(() => undefined); // whom it is for may have ended
     notifier.startKeepAlive();
     const started = this.#supervisor?.start(occupants) ?? Promise.resolve();
@@ -378,7 +357,7 @@ class Service {
     progress: (text: string) => void = () => undefined,
   ): Promise<{ readonly generation: number; readonly pid: number }> {
     if (this.#isEnding) throw new PassfdError('ERR_TAKEOVER', 'This generation is ending');
-    if (!this.#isPresent) {
+    if (!this.#roster.isOpen) {
       throw new PassfdError('ERR_TAKEOVER', 'This generation is still starting, and does not listen yet');
     }
     if (this.#takingOver) throw new PassfdError('ERR_TAKEOVER', 'Another takeover is running');
@@ -400,7 +379,7 @@ class Service {
     progress(`the new generation is process ${next.pid}`);
     tellStep('successor-started');
     await this.#handOver(next);
-    this.#isPresent = false;
+    this.#roster.close();
     this.#successor = next;
     // What was asked for before, and nobody has done, is for the next one too.
     if (this.#isStopping) next.signal('SIGTERM');
@@ -487,12 +466,12 @@ class Service {
       this.#finish().then(() => true),
       this.#signals.second.then(() => false),
     ]);
-    this.#isPresent = false;
+    this.#roster.close();
     if (!isInTime) {
       this.#log.warn('stopped at once');
       await this.#supervisor?.kill();
     }
-    this.#survivors.remove();
+    this.#roster.remove();
     if (end.is === 'failed') throw end.error;
     if (isInTime) this.#log.info('stopped');
     return isInTime ? 0 : 1;
@@ -525,44 +504,6 @@ class Service {
     this.#dispatcher.on('unlistened', (address) => {
       if (!this.#isEnding) notifier.removeStored(storedName(address));
     });
-  }
-
-  /** Once for all that happens in a turn of the event loop. */
-  #noteSurvivors(): void {
-    if (this.#isNotingSurvivors) return;
-    this.#isNotingSurvivors = true;
-    queueMicrotask(() => {
-      this.#isNotingSurvivors = false;
-      if (!this.#isPresent) return;
-      const workers = this.#dispatcher.workers.filter(({ dialect }) => dialect === 'passfd');
-      try {
-        this.#survivors.write(
-          workers.map(({ id, pid, state }) => ({
-            id: this.#children.get(pid) ?? id,
-            pid,
-            isChild: this.#children.has(pid),
-            isLeaving: state === 'draining',
-          })),
-        );
-      } catch (error) {
-        this.#log.warn(ofError(error), 'after a crash, workers will be started anew: they cannot be noted');
-      }
-    });
-  }
-
-  /** Of those that were children of the dispatcher before: some are back already. */
-  #occupantsOf(living: readonly Survivor[]): Occupant[] {
-    const ready = new Set(
-      this.#dispatcher.workers.filter(({ state }) => state === 'ready').map(({ pid }) => pid),
-    );
-    return living
-      .filter(({ isChild }) => isChild)
-      .map(({ id, pid, identity, isLeaving }) => ({
-        id,
-        pid,
-        identity,
-        state: isLeaving ? 'leaving' : ready.has(pid) ? 'ready' : 'awaited',
-      }));
   }
 }
 

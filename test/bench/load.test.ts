@@ -4,9 +4,10 @@ import { once } from 'node:events';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
 
+import type { LoadResult } from '../../bench/dispatch/load.js';
 import { turns } from '../support/loop.js';
 import { withPrograms, type Start } from '../support/program.js';
-import { portOf, programs, resultOf, startLoad, withoutPrograms, type Result } from './programs.js';
+import { portOf, programs, resultOf, startLoad, withoutPrograms } from './programs.js';
 
 const LABEL = 'w000003';
 
@@ -58,7 +59,7 @@ async function startAnswer(start: Start, app: 'http' | 'raw', env: NodeJS.Proces
 }
 
 /** So many right answers, all of one worker. */
-function assertRight(result: Result, count: number): void {
+function assertRight(result: LoadResult, count: number): void {
   const { completed, failed, reasons, byWorker, latencyByWorkerUs } = result;
   assert.deepEqual(
     { completed, failed, reasons, byWorker },
@@ -71,7 +72,7 @@ function assertRight(result: Result, count: number): void {
 }
 
 /** All of them failed, for one reason. */
-function assertFailed(result: Result, count: number, reason: string): void {
+function assertFailed(result: LoadResult, count: number, reason: string): void {
   const { completed, failed, reasons, byWorker } = result;
   assert.deepEqual(
     { completed, failed, reasons, byWorker },

@@ -661,20 +661,24 @@ TEST("the will leaves what was handed out on a channel whose number it does not 
 	expect_first_has_all();
 }
 
+/* The first message is sent, and the second one interrupted. */
+static void hand_out_twice_and_die(int death)
+{
+	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
+	die_in_send(death);
+	hand_out(1, 2, 2, 3);
+}
+
 static void die_before_send(void)
 {
 	serve_all();
-	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
-	die_in_send(DEATH_BEFORE);
-	hand_out(1, 2, 2, 3);
+	hand_out_twice_and_die(DEATH_BEFORE);
 }
 
 static void die_behind_send(void)
 {
 	serve_all();
-	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
-	die_in_send(DEATH_BEHIND);
-	hand_out(1, 2, 2, 3);
+	hand_out_twice_and_die(DEATH_BEHIND);
 }
 
 static void expect_repeated(int is_sent)
@@ -729,17 +733,13 @@ static void be_plain(void)
 static void die_before_plain_send(void)
 {
 	be_plain();
-	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
-	die_in_send(DEATH_BEFORE);
-	hand_out(1, 2, 2, 3);
+	hand_out_twice_and_die(DEATH_BEFORE);
 }
 
 static void die_behind_plain_send(void)
 {
 	be_plain();
-	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
-	die_in_send(DEATH_BEHIND);
-	hand_out(1, 2, 2, 3);
+	hand_out_twice_and_die(DEATH_BEHIND);
 }
 
 static void expect_not_repeated(int is_sent)

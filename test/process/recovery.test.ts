@@ -45,14 +45,20 @@ function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
   });
 }
 
+/** The process of a worker whose dispatcher was killed. */
+async function workerOfKilled(scene: Scene): Promise<number> {
+  const killed = scene.start();
+  const worker = await scene.worker();
+  killed.kill();
+  await killed.ended;
+  return worker;
+}
+
 describe('a dispatcher that waits for the workers of a killed one', () => {
   it(
     'does not hand over before it listens, and serves when they are back',
     withScene(async (scene) => {
-      const killed = scene.start();
-      const worker = await scene.worker();
-      killed.kill();
-      await killed.ended;
+      const worker = await workerOfKilled(scene);
       process.kill(worker, 'SIGSTOP');
       const next = scene.start();
       const command = await refusedTakeover(scene);
@@ -70,10 +76,7 @@ describe('a dispatcher that waits for the workers of a killed one', () => {
   it(
     'ends at once, with them, at a second signal',
     withScene(async (scene) => {
-      const killed = scene.start();
-      const worker = await scene.worker();
-      killed.kill();
-      await killed.ended;
+      const worker = await workerOfKilled(scene);
       process.kill(worker, 'SIGSTOP');
       const next = scene.start();
       await refusedTakeover(scene); // so it waits
@@ -89,10 +92,7 @@ describe('a dispatcher that waits for the workers of a killed one', () => {
   it(
     'and fails to start, leaves the socket files of the killed one to the next start',
     withScene(async (scene) => {
-      const killed = scene.start();
-      const worker = await scene.worker();
-      killed.kill();
-      await killed.ended;
+      const worker = await workerOfKilled(scene);
       const other = createServer().listen(0, '127.0.0.1');
       await once(other, 'listening');
       const { port } = other.address() as AddressInfo;

@@ -2,11 +2,15 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { Returns } from '../../../src/dispatcher/returns.js';
+import { Returns, type AwaitedWorker } from '../../../src/dispatcher/returns.js';
 import { isPending } from '../../support/loop.js';
-import { withPrograms } from '../../support/program.js';
+import { withPrograms, type Program } from '../../support/program.js';
 
 const TIMEOUT_MS = 10_000;
+
+function awaited(...programs: readonly Program[]): AwaitedWorker[] {
+  return programs.map(({ pid }, index) => ({ id: index + 1, pid }));
+}
 
 describe('the return of workers', () => {
   it(
@@ -14,13 +18,7 @@ describe('the return of workers', () => {
     withPrograms(async (start) => {
       const [first, second] = [start('cat', []), start('cat', [])];
       const returns = new Returns();
-      const decided = returns.any(
-        [
-          { id: 1, pid: first.pid },
-          { id: 2, pid: second.pid },
-        ],
-        TIMEOUT_MS,
-      );
+      const decided = returns.any(awaited(first, second), TIMEOUT_MS);
       returns.note(first.pid, false);
       assert.equal(await isPending(decided), true);
       returns.note(second.pid, true);
@@ -36,13 +34,7 @@ describe('the return of workers', () => {
     withPrograms(async (start) => {
       const [first, second] = [start('cat', []), start('cat', [])];
       const returns = new Returns();
-      const decided = returns.any(
-        [
-          { id: 1, pid: first.pid },
-          { id: 2, pid: second.pid },
-        ],
-        TIMEOUT_MS,
-      );
+      const decided = returns.any(awaited(first, second), TIMEOUT_MS);
       returns.note(first.pid, false);
       assert.equal(await isPending(decided), true);
       second.endInput();
