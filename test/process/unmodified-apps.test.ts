@@ -66,14 +66,18 @@ const askWebSocket: Ask = (port) =>
     });
   });
 
-/** Starts `passfd run`, and waits until each of its workers listens. */
-async function portOf(program: Program): Promise<string> {
+/** Where every worker listens, when the dispatcher knows that all do: one that listens is ready a moment later. */
+async function portOf(program: Program, control: string): Promise<string> {
   const listening: string[] = [];
   while (listening.length < WORKERS.length) {
     const [, found = ''] = await program.line(/^listening (\d+)$/);
     listening.push(found);
   }
   assert.equal(new Set(listening).size, 1, 'every worker has the same port');
+  for (let ready = 0; ready < WORKERS.length;) {
+    const { workers } = await statusOf(control);
+    ready = workers.filter(({ state }) => state === 'ready').length;
+  }
   return listening[0] ?? '';
 }
 
@@ -94,7 +98,7 @@ describe('an app under `passfd run`', () => {
         await using directory = await temporaryDirectory();
         const control = `${directory.path}/control`;
         const program = start(...passfd('run', '--workers', '3', '--control', control, app(name)));
-        const port = await portOf(program);
+        const port = await portOf(program, control);
         const answers: string[] = [];
         for (let round = 0; round < 6; round++) answers.push(await ask(port));
         assert.deepEqual(answers.slice(0, 3).sort(), WORKERS);
@@ -112,10 +116,9 @@ describe('an app under `passfd run`', () => {
     { skip: stripsTypes ? false : `Node ${process.version} strips no types by itself` },
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
-      const program = start(
-        ...passfd('run', '--workers', '3', '--control', `${directory.path}/control`, app('typed.ts')),
-      );
-      const port = await portOf(program);
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '3', '--control', control, app('typed.ts')));
+      const port = await portOf(program, control);
       const answers = [await askHttp(port), await askHttp(port), await askHttp(port)];
       assert.deepEqual(answers.sort(), WORKERS);
     }),
@@ -125,24 +128,11 @@ describe('an app under `passfd run`', () => {
     'keeps a Socket.IO client with one worker by --policy client-ip, from long polling to WebSocket',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
-      const server = start(
-        ...passfd(
-          'run',
-          '--workers',
-          '3',
-          '--policy',
-          'client-ip',
-          '--control',
-          `${directory.path}/control`,
-          app('socket-io.js'),
-        ),
-      );
-      const port = await portOf(server);
+      const control = `${directory.path}/control`;
+      const flags = ['--workers', '3', '--policy', 'client-ip', '--control', control];
+      const server = start(...passfd('run', ...flags, app('socket-io.js')));
       // Whom a client belongs to is decided anew when a worker comes.
-      for (let ready = 0; ready < WORKERS.length;) {
-        const { workers } = await statusOf(`${directory.path}/control`);
-        ready = workers.filter(({ state }) => state === 'ready').length;
-      }
+      const port = await portOf(server, control);
       const workers = new Set<string>();
       for (let host = 1; host <= 30; host++) workers.add(await talkSocketIo(port, `127.0.0.${host}`));
       assert.deepEqual([...workers].sort(), WORKERS);
