@@ -89,6 +89,7 @@ describe('an app under `passfd run`', () => {
     ['http2.js', askHttp2],
     ['express.js', askHttp],
     ['fastify.js', askHttp],
+    ['hono.js', askHttp],
     ['ws.js', askWebSocket],
   ];
   for (const [name, ask] of apps) {
