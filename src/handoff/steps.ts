@@ -2,8 +2,8 @@
 import { channel } from 'node:diagnostics_channel';
 
 /**
- * Where a worker is in the protocol, or a generation of the dispatcher in a takeover. Subscribe with `diagnostics_channel.subscribe('passfd:step', ...)`; the message is
- * one of these. It costs nothing while nobody does.
+ * Where a worker is in the protocol, or a generation of the dispatcher in a takeover. Subscribe with
+ * `diagnostics_channel.subscribe('passfd:step', ...)`; the message is one of these. It costs nothing while nobody does.
  */
 export type Step =
   | 'hello-sent'
@@ -16,6 +16,9 @@ export type Step =
   | 'refused'
   | 'delivered'
   | 'closed-sent'
+  | 'unlisten-sent'
+  | 'unlistened'
+  | 'drain-received'
   // The generation that hands over.
   | 'successor-started'
   | 'frozen'

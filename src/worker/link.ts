@@ -196,6 +196,7 @@ export class Link {
       this.#requests.set(request, { resolve: settle, reject: settle });
     });
     this.#post(encodeJson({ type: 'unlisten', request, listeners: [...listeners] }));
+    tellStep('unlisten-sent');
     return answer;
   }
 
@@ -329,6 +330,7 @@ export class Link {
         this.#requests.delete(message.request);
         break;
       case 'unlistened':
+        tellStep('unlistened');
         this.#requests.get(message.request)?.resolve([]);
         this.#requests.delete(message.request);
         break;
@@ -339,6 +341,7 @@ export class Link {
         break;
       }
       case 'drain':
+        tellStep('drain-received');
         this.#awaitClosed();
         // The app's listeners run in it: what they throw is no business of the channel's.
         process.nextTick(() => {

@@ -31,7 +31,7 @@ async function shares(
   const program = start(...passfd('run', ...options, app(name), records));
   let port = '';
   for (let worker = 0; worker < WORKERS; worker++) [, port = ''] = await program.line(/^listening (\d+)$/);
-  const crowd = new Crowd({ port: Number(port), concurrency: CLIENTS, count });
+  using crowd = new Crowd({ port: Number(port), concurrency: CLIENTS, count });
   if (nearlyDone) {
     await crowd.untilMore(count - CLIENTS);
     nearlyDone(await statusOf(control));

@@ -49,7 +49,7 @@ describeWithOnePython('a pool of a passfd worker, a Python worker and a raw work
       };
       for (const begin of Object.values(join)) begin();
       await ready();
-      const crowd = new Crowd({ port: Number(port), concurrency: 50, count: COUNT });
+      using crowd = new Crowd({ port: Number(port), concurrency: 50, count: COUNT });
       for (const dialect of ['passfd', 'multiprocessing', 'raw'] as const) {
         await crowd.untilMore(COUNT / 5);
         const victim = byDialect(await ready()).get(dialect);

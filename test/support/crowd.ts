@@ -41,11 +41,16 @@ export class Crowd {
     return this.#answered;
   }
 
-  /** Resolves when so many more have been answered, or no client comes any more. */
+  /** Resolves when so many more have been answered, or no client comes any more; none does when one was refused. */
   async untilMore(count: number): Promise<void> {
     const target = this.#answered + count;
     const answered = new Promise<void>((resolve) => this.#whenAnswered.push({ count: target, resolve }));
     await Promise.race([answered, this.finished()]);
+  }
+
+  /** No client comes any more. */
+  [Symbol.dispose](): void {
+    this.#isStopping = true;
   }
 
   /** No client comes any more; resolves when the last has left. */
@@ -85,7 +90,10 @@ export class Crowd {
       let heard = '';
       const client = connect({ host: '127.0.0.1', port: this.#port, localAddress });
       client.setEncoding('latin1');
-      client.on('error', () => undefined);
+      client.on('error', ({ code }: NodeJS.ErrnoException) => {
+        // Nobody listens there any more: the others would hear it for ever.
+        if (code === 'ECONNREFUSED') this.#isStopping = true;
+      });
       client.on('data', (text: string) => {
         heard += text;
         // An echo server hangs up when its client does; one that ends first does not mind.

@@ -1,6 +1,10 @@
 // What the workers of `numbers.js` have written down: every number that one of them has adopted and read.
+import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+
+import type { Status } from '../../src/dispatcher/index.js';
+import type { Outcome } from './crowd.js';
 
 /** Numbers that more than one connection, or more than one worker, has served. */
 export function servedTwice(directory: string): string[] {
@@ -13,4 +17,17 @@ export function servedTwice(directory: string): string[] {
     }
   }
   return twice;
+}
+
+/** What the dispatcher counts, what the clients heard and what the workers wrote down tell the same story. */
+export function assertExactlyOnce(outcome: Outcome, status: Status, records: string): void {
+  assert.deepEqual(outcome.wrong, []);
+  assert.deepEqual(servedTwice(records), []);
+  const { adopted, refused, waiting, inFlight } = status.connections;
+  assert.deepEqual({ refused, waiting, inFlight }, { refused: 0, waiting: 0, inFlight: 0 });
+  assert.equal(
+    outcome.answered + outcome.lost.length,
+    adopted,
+    'a connection without an answer was adopted by a worker that was killed',
+  );
 }
