@@ -193,7 +193,8 @@ static napi_value create(napi_env env, napi_callback_info info)
 		poll->next->link = &poll->next;
 	environment->open = poll;
 
-	if (napi_async_init(env, self, name, &poll->context) != napi_ok ||
+	/* The resource is an object of its own: Node 26 would hold the Poll itself for as long as the context is. */
+	if (napi_async_init(env, NULL, name, &poll->context) != napi_ok ||
 	    napi_type_tag_object(env, self, &poll_tag) != napi_ok ||
 	    napi_wrap(env, self, poll, on_collected, NULL, &poll->object) != napi_ok) {
 		poll->is_collected = 1;
