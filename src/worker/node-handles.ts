@@ -100,15 +100,16 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
   const options = { fd: descriptor.duplicate().release(), manualStart: true, allowHalfOpen: true };
   const sample = new Socket(options);
   sample.on('error', () => undefined);
-  const found = (sample as unknown as { _handle?: { constructor?: unknown } })._handle?.constructor;
+  const handle = (sample as unknown as { _handle?: object | null })._handle;
+  const found: unknown = handle?.constructor;
   sample.destroy();
-  if (typeof found !== 'function') {
+  if (!handle || typeof found !== 'function') {
     throw new TypeError(
       `Node ${process.version} has no handle for a ${family} connection where passfd knows one`,
     );
   }
   const Base = found as StreamHandleClass;
-  return class extends Base {
+  class ReportingStreamHandle extends Base {
     onClosing: (() => void) | undefined = undefined;
 
     override close(callback?: () => void): void {
@@ -121,7 +122,22 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
       tellClosing(this);
       return status;
     }
-  };
+  }
+  // A socket that is transferred to another thread is closed in this one by Node itself, without a call of `close`; this
+  // is what it calls then, where `close` has not put the callback of its caller (HandleWrap::OnClose).
+  const onClosed = Object.getOwnPropertySymbols(handle).find(
+    ({ description }) => description === 'handle_onclose',
+  );
+  if (onClosed) {
+    Object.defineProperty(ReportingStreamHandle.prototype, onClosed, {
+      value(this: ReportingHandle): void {
+        tellClosing(this);
+      },
+      // Else `close` could not put its own in front of it.
+      writable: true,
+    });
+  }
+  return ReportingStreamHandle;
 }
 
 /** Not a private method, since each connection would pay for that. */

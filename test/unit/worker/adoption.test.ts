@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { createServer, type Server } from 'node:net';
+import { createServer, Socket, type Server } from 'node:net';
 import { describe, it } from 'node:test';
+import { MessageChannel, type MessagePort, type Transferable } from 'node:worker_threads';
 import { StreamSocket, type Descriptor } from '../../../src/fd/index.js';
 import type { Step } from '../../../src/handoff/index.js';
 import { turns } from '../../support/loop.js';
@@ -22,6 +23,24 @@ function isNonblocking(fd: number): boolean {
   const [, flags = ''] = /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8')) ?? [];
   return (Number.parseInt(flags, 8) & 0o4000) !== 0;
 }
+/** Moves a socket to whoever reads from the port; the types know of it only in later versions. */
+function transfer(socket: Socket, port: MessagePort): void {
+  port.postMessage(socket, [socket as unknown as Transferable]);
+}
+
+/** Node does it since 24.20 and 26.6, and says of this one, which is not connected, only that it cannot be moved as it is. */
+function transfersSockets(): boolean {
+  const { port1 } = new MessageChannel();
+  try {
+    transfer(new Socket(), port1);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ERR_WORKER_HANDLE_NOT_TRANSFERABLE';
+  } finally {
+    port1.close();
+  }
+}
+
 /** Runs `look` at each step of the worker, while it is in the step. */
 function atSteps(look: (step: Step) => void): Disposable {
   const listener = (step: unknown): void => {
@@ -137,6 +156,31 @@ describe('a connection that is handed off', () => {
       assert.deepEqual(await stage.dispatcher.hears('closed'), { type: 'closed', total: 1 });
       await turns();
       assert.deepEqual(stage.dispatcher.heard, []);
+    }),
+  );
+
+  it(
+    'is told as closed when the app transfers it to another thread, where it goes on',
+    { skip: transfersSockets() ? false : `Node ${process.version} cannot transfer a socket` },
+    onStage(async (stage) => {
+      const { port1, port2 } = new MessageChannel();
+      port2.on('message', (socket: Socket) => socket.pipe(socket));
+      await serving(
+        stage,
+        createServer((socket) => {
+          transfer(socket, port1);
+        }),
+      );
+      const { client, connection } = await stage.client();
+      await stage.dispatcher.handOff([connection]);
+      await stage.dispatcher.hears('adopted');
+      assert.deepEqual(await stage.dispatcher.hears('closed'), { type: 'closed', total: 1 });
+      client.write('hello');
+      const [answer] = (await once(client, 'data')) as [Buffer];
+      assert.equal(answer.toString(), 'hello');
+      client.end();
+      await once(client, 'close');
+      port1.close();
     }),
   );
 });
