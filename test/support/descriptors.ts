@@ -1,6 +1,6 @@
 // Descriptors: what this process has open, and a wrapper for tests that leave none behind.
 import assert from 'node:assert/strict';
-import { readdirSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
 /** libuv closes a handle within a turn or two of its loop; what is open after that many stays open. */
@@ -11,6 +11,10 @@ const MAX_TURNS = 1000;
  * once anything was ever watched (uv__inotify_fork).
  */
 const OF_THE_RUNTIME = /^(\/(proc|sys)\/|anon_inode:inotify$)/;
+
+/** Since Node 22.21 and 24.10 a thread of its own reads the certificates that NODE_EXTRA_CA_CERTS names. */
+const { NODE_EXTRA_CA_CERTS: named = '' } = process.env;
+const CERTIFICATES = existsSync(named) ? realpathSync(named) : undefined;
 
 /** Every open descriptor of this process as its number and what it is, `7 socket:[4711]`. */
 export function openDescriptors(): string[] {
@@ -37,7 +41,7 @@ export function keepsDescriptors(body: () => void | Promise<void>): () => Promis
 function describe(fd: number): string[] {
   try {
     const target = readlinkSync(`/proc/self/fd/${fd}`);
-    return OF_THE_RUNTIME.test(target) ? [] : [`${fd} ${target}`];
+    return OF_THE_RUNTIME.test(target) || target === CERTIFICATES ? [] : [`${fd} ${target}`];
   } catch {
     return []; // the one that listed the directory, which is closed by now
   }

@@ -33,7 +33,7 @@ class Stage {
   async said(): Promise<[stdout: string, stderr: string]> {
     await turns();
     const { stdout, stderr } = this.targets;
-    return [String(stdout.read() ?? ''), String(stderr.read() ?? '')];
+    return [take(stdout), take(stderr)];
   }
 
   /** The child ends. */
@@ -42,6 +42,13 @@ class Stage {
     this.stderr.destroy();
     await this.output.ended;
   }
+}
+
+/** All that is there: one `read` brings one chunk only, since Node 26. */
+function take(stream: PassThrough): string {
+  const chunks: unknown[] = [];
+  for (let chunk: unknown; (chunk = stream.read()) !== null;) chunks.push(chunk);
+  return chunks.join('');
 }
 
 function onStage(body: (stage: Stage) => Promise<void>): () => Promise<void> {
