@@ -4,7 +4,7 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-import { StreamSocket } from '../../src/fd/index.js';
+import { PassfdError, StreamSocket, type ErrorCode } from '../../src/fd/index.js';
 import { backlogOf } from '../support/dispatcher-stage.js';
 import { FakeWorker } from '../support/fake-worker.js';
 import { temporaryDirectory } from '../support/files.js';
@@ -13,6 +13,8 @@ import { withPrograms, type Program, type Start } from '../support/program.js';
 import { portOf, programs, resultOf, startLoad, withoutPrograms } from './programs.js';
 
 const workerFixture = fileURLToPath(new URL('./fixtures/worker.js', import.meta.url));
+
+const TOO_EARLY: readonly ErrorCode[] = ['ERR_ADDRESS_MISSING', 'ERR_CONNECTION_REFUSED'];
 
 interface Setting {
   readonly limit: Program;
@@ -35,10 +37,16 @@ async function startLimit(start: Start, directory: string, wanted: Wanted): Prom
   return { limit, workers, port: await portOf(limit) };
 }
 
-/** Joins when somebody listens at the control path. */
+/** Joins when somebody listens at the control path; its file is there a moment before that. */
 async function joining(control: string): Promise<FakeWorker> {
-  while (!existsSync(control)) await turns(1);
-  return FakeWorker.join(control);
+  for (;;) {
+    try {
+      return await FakeWorker.join(control);
+    } catch (error) {
+      if (!(error instanceof PassfdError) || !TOO_EARLY.includes(error.code)) throw error;
+    }
+    await turns(1);
+  }
 }
 
 /** The body of a test that has a directory and starts programs. */

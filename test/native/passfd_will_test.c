@@ -143,6 +143,9 @@ static int hear_one(int worker, struct heard *heard)
 	wait_for(scene.workers[worker], POLLIN);
 	ssize_t got = passfd_receive(scene.workers[worker], heard->bytes + heard->length,
 	                             sizeof heard->bytes - heard->length, &received);
+	/* The end of a channel that was closed with something unread in it. */
+	if (got == -ECONNRESET)
+		return 0;
 	EXPECT(got >= 0);
 	EXPECT_EQUAL(received.truncated, 0);
 	for (size_t i = 0; i < received.count; i++)

@@ -376,13 +376,15 @@ describe('two that want to change a service at a time', () => {
 
   it(
     'of two takeovers one is refused',
-    withScene({ accident: 'new hang loaded' }, async (scene) => {
+    withScene({ accident: 'new stop loaded', flags: PATIENT }, async (scene) => {
       const first = scene.takeover();
-      await successorOf(first);
+      const successor = await successorOf(first);
+      await untilStopped(successor);
       const second = scene.takeover();
       assert.equal(await second.exit, 1);
       assert.match(await second.stderr, /Another takeover is running/);
-      await first.exit;
+      process.kill(successor, 'SIGCONT');
+      assert.equal(await first.exit, 0);
       await scene.end();
     }),
   );

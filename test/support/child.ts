@@ -33,6 +33,8 @@ export class Child implements AsyncDisposable {
         : ['/bin/sh', '-c', 'ulimit -n "$0" && exec "$@"', limit, ...command];
     this.channel = here;
     this.#process = spawn(program, args, {
+      // A thread of Node's own would read these certificates, and have a descriptor open meanwhile.
+      env: { ...process.env, NODE_EXTRA_CA_CERTS: undefined },
       stdio: ['ignore', 'inherit', 'inherit', there.fd, 'ipc'],
     });
     there.destroy();
