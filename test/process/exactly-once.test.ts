@@ -13,8 +13,11 @@ import { assertExactlyOnce } from '../support/records.js';
 const STORM_MS = 60_000;
 const DEADLINE_MS = 180_000;
 
-/** More at a time than a window holds: a stopped worker keeps those that are in flight to it, and others must go on. */
-const CLIENTS = 200;
+/**
+ * Three windows of clients at a time: a stopped worker keeps what it had adopted last, a window at most, and one that is
+ * in flight to it, and others must go on.
+ */
+const CLIENTS = 3 * 128;
 
 describe('workers that are killed and stopped at random moments, under full load', () => {
   it(
