@@ -36,6 +36,7 @@ export class Pool {
   readonly #events: PoolEvents;
   /** In the order of their ids. */
   #workers: WorkerHandle[] = [];
+  /** Those from which the longest nothing was taken come first, so that they take turns when there is little room. */
   readonly #loops = new Set<AcceptLoop>();
   readonly #abandoned = new WeakSet<AcceptLoop>();
   /** Accepted, and without a worker: first those that came back. */
@@ -72,6 +73,7 @@ export class Pool {
     loop.acceptor.feed({
       room: () => this.#roomFor(loop),
       take: (descriptors) => {
+        if (this.#loops.size > 1 && this.#loops.delete(loop)) this.#loops.add(loop);
         this.take(loop, descriptors);
       },
       failed,
@@ -111,6 +113,7 @@ export class Pool {
   /** A worker may have room that it had not. */
   update(): void {
     if (this.#waiting.length > 0) this.#place();
+    // One that takes something is moved behind the others, and asked once more: by then it has nothing more to do.
     for (const { acceptor } of this.#loops) acceptor.resume();
     this.#noteEmpty();
   }

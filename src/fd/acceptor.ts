@@ -54,7 +54,15 @@ export interface Consumer {
   room(): number;
   /** Gets at least one, and owns them. Must not throw. */
   take(accepted: Descriptor[]): void;
-  /** Accepting failed for good, in a way that is not of one connection. */
+  /**
+   * Clients began to wait in the backlog for want of room; or the backlog was found empty again. A client that waits has
+   * come between the two.
+   */
+  crowded?(isCrowded: boolean): void;
+  /**
+   * Accepting failed, in a way that is not of one connection, and is tried again after a pause. That no descriptor is
+   * free (`ERR_DESCRIPTOR_LIMIT`) is told once until it is over.
+   */
   failed(error: PassfdError): void;
 }
 
@@ -66,8 +74,11 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   readonly #readiness: Readiness;
   readonly #waiting: Waiting[] = [];
   #consumer: Consumer | undefined;
+  /** Whether clients wait, as far as is known, for whom the consumer had no room. */
+  #isCrowded = false;
   #closing: Promise<void> | undefined;
   #pause: NodeJS.Timeout | undefined;
+  #isReferenced = true;
   /** Of the descriptor limit; once until it is over. */
   #hasWarned = false;
 
@@ -186,8 +197,12 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     this.#watch();
   }
 
-  /** The consumer may have room again, or has none any more. */
+  /**
+   * The consumer may have room again, or has none any more. Who waits is let in by this call: of several acceptors that
+   * share the room, the event loop would name the same one first again and again.
+   */
   resume(): void {
+    if (this.#consumer && this.#isCrowded && !this.#pause && !this.closed) this.#feed(this.#consumer);
     this.#watch();
   }
 
@@ -221,12 +236,14 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   /** Whether a waiting accept keeps the process alive; it does from the start. */
   ref(): this {
-    this.#readiness.setReferenced(true);
+    this.#isReferenced = true;
+    this.#watch();
     return this;
   }
 
   unref(): this {
-    this.#readiness.setReferenced(false);
+    this.#isReferenced = false;
+    this.#watch();
     return this;
   }
 
@@ -276,8 +293,11 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   #watch(): void {
     if (this.closed) return;
-    const isAwaited = this.#waiting.length > 0 || (this.#consumer?.room() ?? 0) > 0;
-    this.#readiness.want(isAwaited && !this.#pause ? READABLE : 0);
+    const hasRoom = this.#waiting.length > 0 || (this.#consumer?.room() ?? 0) > 0;
+    // Without room too, until somebody waits: that is to be known then.
+    const isWatched = hasRoom || (this.#consumer !== undefined && !this.#isCrowded);
+    this.#readiness.setReferenced(this.#isReferenced && hasRoom);
+    this.#readiness.want(isWatched && !this.#pause ? READABLE : 0);
   }
 
   #onReady(): void {
@@ -303,26 +323,42 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   #feed(consumer: Consumer): void {
     const room = Math.min(consumer.room(), MAX_ACCEPTED);
-    if (room < 1) return;
-    const result = native.accept(this.#descriptor.fd, accepted, room);
-    if (result === EAGAIN) return;
-    if (result === EMFILE || result === ENFILE) {
-      this.#pauseAccepting();
-      this.#warnOfLimit();
+    if (room < 1) {
+      this.#setCrowded(consumer, true);
       return;
     }
-    this.#hasWarned = false;
-    if (result < 0) {
+    const result = native.accept(this.#descriptor.fd, accepted, room);
+    if (result > 0) {
+      this.#hasWarned = false;
+      consumer.take(ownedDescriptors(result));
+      if (result < room) this.#setCrowded(consumer, false);
+    } else if (result === EAGAIN) {
+      this.#setCrowded(consumer, false);
+    } else {
       // It may stay so, and the socket readable: not to ask again and again at once.
       this.#pauseAccepting();
-      consumer.failed(this.#acceptError(result));
-    } else {
-      consumer.take(ownedDescriptors(result));
+      const isLimit = result === EMFILE || result === ENFILE;
+      if (!isLimit || !this.#hasWarned) consumer.failed(this.#acceptError(result));
+      this.#hasWarned = isLimit;
     }
   }
 
+  #setCrowded(consumer: Consumer, isCrowded: boolean): void {
+    if (this.#isCrowded === isCrowded) return;
+    this.#isCrowded = isCrowded;
+    consumer.crowded?.(isCrowded);
+  }
+
   #acceptError(result: number): PassfdError {
-    return systemError(result, 'accept', { descriptor: formatAddress(this.address) });
+    const isLimit = result === EMFILE || result === ENFILE;
+    return systemError(
+      result,
+      'accept',
+      { descriptor: formatAddress(this.address) },
+      isLimit
+        ? 'connections wait in the backlog until a descriptor is free; raise the limit (ulimit -n), or close what is not needed'
+        : undefined,
+    );
   }
 
   /** The listening socket stays readable while no descriptor is free, and to ask at once again would only burn the CPU. */
