@@ -56,6 +56,8 @@ interface ControlEvents {
   worker: [joined: Joined, hello: WorkerHello];
   multiprocessingWorker: [joined: Joined, pid: number];
   refused: [error: PassfdError];
+  /** Nobody could be let in just now; it is tried again. */
+  warned: [error: PassfdError];
 }
 
 export class Control extends EventEmitter<ControlEvents> {
@@ -74,6 +76,7 @@ export class Control extends EventEmitter<ControlEvents> {
     this.#commands = options.commands ?? {};
     this.#timeoutMs = options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS;
     listener.on('refused', (error) => this.emit('refused', error));
+    listener.on('warned', (error) => this.emit('warned', error));
   }
 
   /**

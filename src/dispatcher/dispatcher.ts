@@ -425,6 +425,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     control.on('refused', (error) => {
       this.#refusePeer(error);
     });
+    control.on('warned', (error) => this.emit('warned', error));
   }
 
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {

@@ -1,9 +1,12 @@
 // The control socket: who is let in, who is not, what each is told, and that a bad peer costs nobody else anything.
 import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
-import { describe, it } from 'node:test';
+import { constants } from 'node:os';
+import { describe, it, mock } from 'node:test';
 
-import { connect, socketPair, type PeerCredentials } from '../../../src/fd/index.js';
+import { connect, socketPair, type PassfdError, type PeerCredentials } from '../../../src/fd/index.js';
+import { native } from '../../../src/fd/native.js';
+import { EMFILE } from '../../../src/fd/system-error.js';
 import { checkPeer, isTrusted, modeFor } from '../../../src/dispatcher/control.js';
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { encodeFrame, encodeHello, MAX_WINDOW, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
@@ -315,6 +318,30 @@ describe('a control socket', () => {
       },
     ),
   );
+});
+
+describe('a control socket at which accepting fails', () => {
+  for (const [name, result, code] of [
+    ['for want of memory', -constants.errno.ENOMEM, 'ERR_SYSTEM'],
+    ['for want of a descriptor', EMFILE, 'ERR_DESCRIPTOR_LIMIT'],
+  ] as const) {
+    it(
+      `lets in who waits as soon as it works again, and the dispatcher goes on: ${name}`,
+      onStage({}, async (stage) => {
+        const warned: unknown[] = [];
+        const note = (warning: unknown): void => void warned.push(warning);
+        process.on('warning', note);
+        const failing = mock.method(native, 'accept', () => result, { times: 2 });
+        await stage.join();
+        failing.mock.restore();
+        await servesOn(stage);
+        process.off('warning', note);
+        assert.deepEqual(warned, []);
+        const warnings = stage.warnings.splice(0) as PassfdError[];
+        assert.deepEqual(new Set(warnings.map((warning) => warning.code)), new Set([code]));
+      }),
+    );
+  }
 });
 
 describe('who may do what', () => {
