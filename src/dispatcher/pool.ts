@@ -1,10 +1,14 @@
 // Pool: the workers and the connections that wait for them; decides which goes where, and never sends one to two.
 import type { Descriptor } from '../fd/index.js';
 import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
+import { Patience } from './patience.js';
 import type { Policy } from './policy.js';
 import type { WorkerHandle } from './worker-handle.js';
 
-/** What happens to a connection that comes when no worker has room. */
+/**
+ * What happens to a connection that comes when no worker has room: it waits in the kernel; or it is closed, at once when
+ * every worker has as many as it said that it takes, else when its patience is over.
+ */
 export type Overload = 'wait' | 'refuse';
 
 /** Accepted in one go at most: more room than that need not be counted. */
@@ -38,6 +42,8 @@ export class Pool {
   #workers: WorkerHandle[] = [];
   /** Those from which the longest nothing was taken come first, so that they take turns when there is little room. */
   readonly #loops = new Set<AcceptLoop>();
+  /** Of each address, where clients are refused in the end. */
+  readonly #patience = new Map<AcceptLoop, Patience>();
   readonly #abandoned = new WeakSet<AcceptLoop>();
   /** Accepted, and without a worker: first those that came back. */
   #waiting: AcceptedConnection[] = [];
@@ -70,11 +76,16 @@ export class Pool {
   /** Takes in what comes to an address from now on. */
   open(loop: AcceptLoop, failed: (error: unknown) => void): void {
     this.#loops.add(loop);
+    const patience = this.#overload === 'refuse' ? this.#patienceAt(loop) : undefined;
     loop.acceptor.feed({
       room: () => this.#roomFor(loop),
       take: (descriptors) => {
         if (this.#loops.size > 1 && this.#loops.delete(loop)) this.#loops.add(loop);
         this.take(loop, descriptors);
+      },
+      crowded: (isCrowded) => {
+        if (isCrowded) patience?.begin();
+        else patience?.end();
       },
       failed,
     });
@@ -83,6 +94,8 @@ export class Pool {
   /** Nothing comes to it any more; what waits from there is still placed. */
   close(loop: AcceptLoop): void {
     this.#loops.delete(loop);
+    this.#patience.get(loop)?.end();
+    this.#patience.delete(loop);
   }
 
   /** Places connections that were accepted, or lets them wait. */
@@ -92,7 +105,7 @@ export class Pool {
     const arrived = descriptors.map((descriptor) => new AcceptedConnection(descriptor, loop));
     this.#waiting.push(...arrived);
     this.#place();
-    if (this.#overload === 'refuse' && this.#waiting.length > 0) this.#refuse(new Set(arrived));
+    if (this.#waiting.length > 0 && this.#refuses(loop)) this.#refuse(new Set(arrived));
   }
 
   /** Places connections again that a worker did not adopt, before all others. */
@@ -137,6 +150,8 @@ export class Pool {
 
   /** Another process goes on with what waits: closes what this one has of it. */
   disown(): void {
+    for (const patience of this.#patience.values()) patience.end();
+    this.#patience.clear();
     for (const { descriptor } of this.#waiting.splice(0)) descriptor.close();
   }
 
@@ -156,14 +171,33 @@ export class Pool {
     if (this.#isFrozen) return 0;
     // Those from other addresses that wait still have no worker with room, so they compete with none of these.
     let room = this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.loop === loop).length;
-    let isServed = false;
     for (const worker of this.#workers) {
       room += worker.roomFor(loop);
       if (room >= ACCEPTED_AT_ONCE) return room;
-      isServed ||= worker.serves(loop);
     }
     if (room > 0) return room;
-    return this.#overload === 'refuse' && isServed ? REFUSED_AT_ONCE : 0;
+    return this.#refuses(loop) ? REFUSED_AT_ONCE : 0;
+  }
+
+  /** Whether who finds no room there is closed, and does not wait. */
+  #refuses(loop: AcceptLoop): boolean {
+    const patience = this.#patience.get(loop);
+    if (!patience) return false;
+    const workers = this.#workers.filter((worker) => worker.serves(loop));
+    if (workers.length === 0) {
+      patience.suspend();
+      return false;
+    }
+    patience.goOn();
+    return patience.isOver || workers.every(({ isFull }) => isFull);
+  }
+
+  #patienceAt(loop: AcceptLoop): Patience {
+    const patience = new Patience(() => {
+      loop.acceptor.resume();
+    });
+    this.#patience.set(loop, patience);
+    return patience;
   }
 
   #place(): void {

@@ -375,32 +375,3 @@ describe('what is in flight to a worker', () => {
     }),
   );
 });
-
-describe('overload: refuse', () => {
-  it(
-    'closes what no worker has room for, and counts it',
-    onStage({ overload: 'refuse' }, async (stage) => {
-      const worker = await stage.joinServing({ window: 1 });
-      const refused = stage.next('refused');
-      const [lucky, unlucky] = await stage.clients(2);
-      assert.ok(lucky && unlucky);
-      assert.equal(await receivedText(unlucky), null);
-      assert.deepEqual(await refused, [{ count: 1, reason: 'no worker has room' }]);
-      await worker.handoffs(1);
-      assert.equal(await isPending(lucky.receive()), true);
-      assert.equal(stage.dispatcher.status().connections.refused, 1);
-    }),
-  );
-
-  it(
-    'lets clients wait while there is no worker at all',
-    onStage({ overload: 'refuse' }, async (stage) => {
-      const address = await stage.address();
-      const client = await stage.client();
-      await turns();
-      assert.equal(backlogOf(address), 1);
-      const worker = await stage.joinServing();
-      assert.deepEqual(of(await worker.handoffs(1)), from([client]));
-    }),
-  );
-});
