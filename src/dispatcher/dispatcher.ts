@@ -28,7 +28,7 @@ import {
 } from './control.js';
 import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
 import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
-import { createPolicy, type Policy, type PolicyName } from './policy.js';
+import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './recipe-worker.js';
 import { Returns, type AwaitedWorker } from './returns.js';
@@ -135,7 +135,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     super();
     const { policy = 'round-robin', overload = 'wait' } = options;
     this.#options = options;
-    this.#pool = new Pool(typeof policy === 'string' ? createPolicy(policy) : policy, overload, {
+    const create = typeof policy === 'string' ? () => createPolicy(policy) : () => isolated(policy);
+    this.#pool = new Pool(create, overload, {
       refused: (count, reason) => this.emit('refused', { count, reason }),
       policyFailed: (error) => this.emit('warned', error),
     });

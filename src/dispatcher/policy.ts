@@ -41,6 +41,11 @@ export function createPolicy(name: PolicyName): Policy {
   }
 }
 
+/** A policy of the user's, which can do to the dispatcher's own list what it likes. */
+export function isolated(policy: Policy): Policy {
+  return (workers, arrival) => policy(Object.freeze([...workers]), arrival);
+}
+
 /** One after the other. */
 export function roundRobin(): Policy {
   let last = 0;

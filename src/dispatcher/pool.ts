@@ -17,6 +17,9 @@ const ACCEPTED_AT_ONCE = 256;
 /** Taken in one go where connections are refused, so that refusing never keeps the process from its work. */
 const REFUSED_AT_ONCE = 64;
 
+/** A policy that fails does so for every connection, and that is told once in this time. */
+const POLICY_FAILURE_PAUSE_MS = 1_000;
+
 const NOBODY_LISTENS = 'no worker listens at their address any more';
 
 export interface PoolCounts {
@@ -29,13 +32,18 @@ export interface PoolCounts {
 /** What the pool tells its owner. */
 export interface PoolEvents {
   refused(count: number, reason: string): void;
-  /** A custom policy threw, or chose a worker that was not among those with room; the first of these was taken. */
+  /**
+   * A custom policy threw, or chose a worker that was not among those with room; the first of these was taken. Told once
+   * a second at most.
+   */
   policyFailed(error: unknown): void;
 }
 
 export class Pool {
   readonly counts: PoolCounts = { accepted: 0, adopted: 0, redelivered: 0, refused: 0 };
-  readonly #policy: Policy;
+  readonly #createPolicy: () => Policy;
+  /** Each address has its own, so that whose turn it is does not depend on what comes to the others. */
+  readonly #policies = new WeakMap<AcceptLoop, Policy>();
   readonly #overload: Overload;
   readonly #events: PoolEvents;
   /** In the order of their ids. */
@@ -49,9 +57,15 @@ export class Pool {
   #waiting: AcceptedConnection[] = [];
   #whenEmpty: (() => void)[] = [];
   #isFrozen = false;
+  /** A custom policy that is asked may do anything to the dispatcher meanwhile. */
+  #isPlacing = false;
+  /** The last one, until it is told. */
+  #policyFailure: { readonly error: unknown } | undefined;
+  #policyFailureToldAt = Number.NEGATIVE_INFINITY;
 
-  constructor(policy: Policy, overload: Overload, events: PoolEvents) {
-    this.#policy = policy;
+  /** @param createPolicy makes the one for an address */
+  constructor(createPolicy: () => Policy, overload: Overload, events: PoolEvents) {
+    this.#createPolicy = createPolicy;
     this.#overload = overload;
     this.#events = events;
   }
@@ -112,7 +126,7 @@ export class Pool {
   takeBack(connections: readonly AcceptedConnection[]): void {
     const [abandoned, served] = partition(connections, ({ loop }) => this.#abandoned.has(loop));
     this.#closeRefused(abandoned, NOBODY_LISTENS);
-    this.counts.redelivered += served.length;
+    for (const connection of served) connection.return();
     this.#waiting = [...served, ...this.#waiting];
     this.update();
   }
@@ -125,7 +139,7 @@ export class Pool {
 
   /** A worker may have room that it had not. */
   update(): void {
-    if (this.#waiting.length > 0) this.#place();
+    this.#place();
     // One that takes something is moved behind the others, and asked once more: by then it has nothing more to do.
     for (const { acceptor } of this.#loops) acceptor.resume();
     this.#noteEmpty();
@@ -144,6 +158,7 @@ export class Pool {
 
   /** Goes on where another dispatcher was. */
   restore(waiting: readonly AcceptedConnection[], counts: PoolCounts): void {
+    for (const connection of waiting) connection.return();
     this.#waiting = [...waiting];
     Object.assign(this.counts, counts);
   }
@@ -201,36 +216,41 @@ export class Pool {
   }
 
   #place(): void {
-    if (this.#isFrozen) return;
+    if (this.#isFrozen || this.#isPlacing || this.#waiting.length === 0) return;
+    this.#isPlacing = true;
     const rooms = new Map<AcceptLoop, Rooms>();
     const left: AcceptedConnection[] = [];
     const given = new Set<WorkerHandle>();
+    // What comes while a policy is asked is added at the end, and so is placed too.
     for (const connection of this.#waiting) {
-      const { loop } = connection;
-      let loopRooms = rooms.get(loop);
-      if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop)));
-      const { candidates } = loopRooms;
-      if (candidates.length === 0) {
-        left.push(connection);
-        continue;
-      }
-      let worker: WorkerHandle | undefined = this.#choose(candidates, connection);
-      if (worker.roomFor(loop) === 0) {
-        // A policy of the user's has drained it.
-        loopRooms.update(worker);
-        [worker] = loopRooms.candidates;
-      }
+      const worker = this.#workerFor(connection, rooms);
       if (!worker) {
         left.push(connection);
         continue;
       }
+      if (connection.placeAgain()) this.counts.redelivered++;
       worker.give(connection);
       given.add(worker);
       for (const each of rooms.values()) each.update(worker);
     }
     this.#waiting = left;
+    this.#isPlacing = false;
     for (const worker of given) worker.flush();
+    this.#tellPolicyFailure();
     this.#noteEmpty();
+  }
+
+  #workerFor(connection: AcceptedConnection, rooms: Map<AcceptLoop, Rooms>): WorkerHandle | undefined {
+    const { loop } = connection;
+    let loopRooms = rooms.get(loop);
+    if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop)));
+    const { candidates } = loopRooms;
+    if (candidates.length === 0) return undefined;
+    const worker = this.#choose(candidates, connection);
+    if (worker.roomFor(loop) > 0) return worker;
+    // A policy of the user's has drained it.
+    loopRooms.update(worker);
+    return loopRooms.candidates[0];
   }
 
   #choose(candidates: readonly WorkerHandle[], connection: AcceptedConnection): WorkerHandle {
@@ -238,14 +258,31 @@ export class Pool {
     if (!first) throw new TypeError('No worker has room');
     let chosen: WorkerHandle | undefined;
     try {
-      chosen = this.#policy(candidates, connection);
+      chosen = this.#policyAt(connection.loop)(candidates, connection);
     } catch (error) {
-      this.#events.policyFailed(error);
+      this.#policyFailure = { error };
       return first;
     }
     if (candidates.includes(chosen)) return chosen;
-    this.#events.policyFailed(new TypeError('The policy chose a worker that was not offered'));
+    this.#policyFailure = { error: new TypeError('The policy chose a worker that was not offered') };
     return first;
+  }
+
+  #policyAt(loop: AcceptLoop): Policy {
+    let policy = this.#policies.get(loop);
+    if (!policy) this.#policies.set(loop, (policy = this.#createPolicy()));
+    return policy;
+  }
+
+  /** Only when all are placed: whoever hears of it may do anything to the dispatcher, too. */
+  #tellPolicyFailure(): void {
+    const failure = this.#policyFailure;
+    if (!failure) return;
+    this.#policyFailure = undefined;
+    const now = performance.now();
+    if (now - this.#policyFailureToldAt < POLICY_FAILURE_PAUSE_MS) return;
+    this.#policyFailureToldAt = now;
+    this.#events.policyFailed(failure.error);
   }
 
   /** Of those that have just come; one that came back from a worker was let in before, and waits. */
@@ -271,7 +308,9 @@ export class Pool {
   }
 
   get #isEmpty(): boolean {
-    return this.#waiting.length === 0 && this.#workers.every(({ inFlight }) => inFlight === 0);
+    return (
+      !this.#isPlacing && this.#waiting.length === 0 && this.#workers.every(({ inFlight }) => inFlight === 0)
+    );
   }
 
   #noteEmpty(): void {

@@ -258,6 +258,22 @@ describe('a refused connection', () => {
   );
 
   it(
+    'is counted as delivered anew once, when a worker gets it, however often it was refused before',
+    onStage({}, async (stage) => {
+      const refuser = await stage.joinServing();
+      await stage.client();
+      for (let times = 0; times < 3; times++) {
+        await refuser.handoffs(1);
+        await refuser.refuse('descriptors');
+        await stage.next('starved');
+        assert.equal(stage.dispatcher.status().connections.redelivered, times === 0 ? 0 : 1);
+      }
+      await refuser.handoffs(1);
+      assert.equal(stage.dispatcher.status().connections.redelivered, 1);
+    }),
+  );
+
+  it(
     'is refused for the whole batch by one message, and settled with what is behind it',
     onStage({}, async (stage) => {
       const refuser = await stage.joinServing();

@@ -44,3 +44,25 @@ describe('two addresses under load', () => {
     );
   }
 });
+
+describe('two addresses that clients use in turn', () => {
+  it(
+    'share out their clients evenly, each for itself',
+    onStage({}, async (stage) => {
+      const addresses = await twoAddresses(stage);
+      const workers = [await stage.joinServing(), await stage.joinServing()];
+      for (let round = 0; round < 4; round++) {
+        for (const address of addresses) await stage.client(address);
+      }
+      for (const worker of workers) {
+        const counts = [0, 0];
+        for (let count = 0; count < 4;) {
+          const { listener, descriptors } = await worker.handoff();
+          counts[listener] = (counts[listener] ?? 0) + descriptors.length;
+          count += descriptors.length;
+        }
+        assert.deepEqual(counts, [2, 2]);
+      }
+    }),
+  );
+});
