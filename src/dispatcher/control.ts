@@ -239,20 +239,27 @@ export class Control extends EventEmitter<ControlEvents> {
 
   #refuse(connection: Connection, error: unknown): void {
     this.#strangers.delete(connection);
-    if (isEnd(error)) {
-      connection.close();
-      return;
-    }
-    const reason = error instanceof PassfdError ? error : new PassfdError('ERR_HELLO', String(error));
-    sayFarewell(connection, reason);
-    this.emit('refused', reason);
+    const refusal = turnAway(connection, error);
+    if (refusal) this.emit('refused', refusal);
   }
 }
 
-/** Tells a peer why it is refused, if it can still hear it, and closes the connection. */
-export function sayFarewell({ socket }: Connection, { code, message }: PassfdError): void {
-  socket.send(encodeJson({ type: 'farewell', code, reason: message })).catch(() => undefined);
+/**
+ * Closes the connection of a peer, and tells it why, if it can still hear it.
+ * @returns what it was refused for; undefined when it has hung up itself
+ */
+export function turnAway(connection: Connection, error: unknown): PassfdError | undefined {
+  if (isEnd(error)) {
+    connection.close();
+    return undefined;
+  }
+  const refusal = error instanceof PassfdError ? error : new PassfdError('ERR_HELLO', String(error));
+  const { socket } = connection;
+  socket
+    .send(encodeJson({ type: 'farewell', code: refusal.code, reason: refusal.message }))
+    .catch(() => undefined);
   socket.destroy();
+  return refusal;
 }
 
 /** The control file's mode under these options: also for the raw control socket. */

@@ -22,7 +22,7 @@ import {
   Control,
   isTrusted,
   modeFor,
-  sayFarewell,
+  turnAway,
   type ControlOptions,
   type Joined,
 } from './control.js';
@@ -113,8 +113,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   readonly #listeners: Listeners;
   readonly #diagnostics = SocketDiagnostics.open();
   readonly #startedAt = performance.now();
-  /** What to call when a worker that drains has nothing open any more. */
-  readonly #drains = new Map<WorkerHandle, () => void>();
+  /** Whom to tell when a worker that drains has nothing open any more. */
+  readonly #drains = new Map<WorkerHandle, (() => void)[]>();
   readonly #runs = new Set<Promise<void>>();
   /** Channels of children that have not said anything yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
@@ -122,6 +122,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   readonly #bequest: Bequest;
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
+  /** What there is, or is just being opened. */
+  readonly #taken = new Set<'control socket' | 'raw control socket'>();
   #control: Control | undefined;
   #rawControl: Acceptor | undefined;
   /** Which incarnation of the dispatcher this is. */
@@ -162,18 +164,25 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /**
    * Accepts at an address of the dispatcher's own, for all workers that serve.
-   * @throws {PassfdError} as `listen` of `passfd`
+   * @throws {PassfdError} as `listen` of `passfd`; `ERR_CLOSED`, also when this is closed meanwhile
    */
   async listen(address: OwnAddress): Promise<Address> {
-    return (await this.#listeners.openOwn(address, this.#options.backlog)).address;
+    const loop = await this.#open(
+      () => this.#listeners.openOwn(address, this.#options.backlog),
+      (opened) => this.#listeners.close(opened),
+    );
+    return loop.address;
   }
 
   /**
    * Listening sockets that somebody else has kept for workers that ask for their addresses, until `closeOffered`. Takes
-   * them over. @throws {PassfdError} `ERR_WRONG_KIND`
+   * them over. @throws {PassfdError} `ERR_WRONG_KIND`, `ERR_CLOSED`
    */
   async offer(sockets: readonly OfferedSocket[]): Promise<void> {
-    await this.#listeners.offer(sockets);
+    await this.#open(
+      () => this.#listeners.offer(sockets),
+      () => this.#listeners.closeOffered(),
+    );
   }
 
   /** Nobody asks for them any more: those that are not inherited are ended. */
@@ -181,20 +190,37 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     await this.#listeners.endOffered();
   }
 
-  /** Lets workers and commands connect at a path. @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there */
+  /**
+   * Lets workers and commands connect at a path.
+   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there; `ERR_DISPATCHER` when there is one already, `ERR_CLOSED`
+   */
   async openControl(path: string, options: OpenControlOptions = {}): Promise<void> {
     const { awaited = [], prepare } = options;
-    const control = await Control.open(path, this.#withCommands(options));
-    this.#useControl(control);
+    const control = await this.#openOnly(
+      'control socket',
+      () => Control.open(path, this.#withCommands(options)),
+      (opened) => {
+        this.#useControl(opened);
+      },
+    );
     this.#openWill();
     if (awaited.length === 0) await prepare?.();
     else await (this.#prepared = this.#prepareFor(control, awaited, prepare));
     control.start();
   }
 
-  /** Lets raw workers connect at a path: each gets `x` with one descriptor, and answers `OK`. */
+  /**
+   * Lets raw workers connect at a path: each gets `x` with one descriptor, and answers `OK`.
+   * @throws {PassfdError} as `openControl`
+   */
   async openRawControl(path: string, options: ControlOptions = {}): Promise<void> {
-    this.#useRawControl(await listen(path, { mode: modeFor(options) }), options);
+    await this.#openOnly(
+      'raw control socket',
+      () => listen(path, { mode: modeFor(options) }),
+      (opened) => {
+        this.#useRawControl(opened, options);
+      },
+    );
   }
 
   /**
@@ -203,7 +229,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * @param child its slot and its process
    */
   addChild(socket: StreamSocket, child: ChildIdentity): void {
-    this.#track(this.#hearChild(socket, child));
+    if (this.#closing) socket.destroy();
+    else this.#track(this.#hearChild(socket, child));
   }
 
   /** Ids up to `count` belong to children; workers that join on their own get higher ones. */
@@ -252,11 +279,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (!worker) return Promise.resolve();
     worker.drain();
     return new Promise((resolve) => {
-      const before = this.#drains.get(worker);
-      this.#drains.set(worker, () => {
-        before?.();
-        resolve();
-      });
+      const waiting = this.#drains.get(worker);
+      if (waiting) waiting.push(resolve);
+      else this.#drains.set(worker, [resolve]);
       this.#noteDrained(worker);
     });
   }
@@ -395,6 +420,49 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     await this.#listeners.closeOffered();
   }
 
+  /**
+   * Opens something, unless this is closed before or meanwhile: then it is closed again, and `close` waits for that.
+   * @throws {PassfdError} `ERR_CLOSED`
+   */
+  #open<T>(
+    open: () => Promise<T>,
+    close: (opened: T) => Promise<void>,
+    keep?: (opened: T) => void,
+  ): Promise<T> {
+    const run = async (): Promise<T> => {
+      if (this.#closing) throw closedError();
+      const opened = await open();
+      if (this.#closing) {
+        await close(opened);
+        throw closedError();
+      }
+      keep?.(opened);
+      return opened;
+    };
+    const opening = run();
+    // How it ends is for the caller.
+    this.#track(opening.then(ignore, ignore));
+    return opening;
+  }
+
+  /** The same of what there is one of. @throws {PassfdError} `ERR_DISPATCHER` */
+  async #openOnly<T extends Control | Acceptor>(
+    what: 'control socket' | 'raw control socket',
+    open: () => Promise<T>,
+    keep: (opened: T) => void,
+  ): Promise<T> {
+    if (this.#taken.has(what)) {
+      throw new PassfdError('ERR_DISPATCHER', `This dispatcher has a ${what} already`);
+    }
+    this.#taken.add(what);
+    try {
+      return await this.#open(open, (opened) => opened.close(), keep);
+    } catch (error) {
+      this.#taken.delete(what);
+      throw error;
+    }
+  }
+
   #track(run: Promise<void>): void {
     this.#runs.add(run);
     run
@@ -415,6 +483,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #useControl(control: Control): void {
+    this.#taken.add('control socket');
     this.#control = control;
     this.#bequest.closeFirst(control.acceptor);
     control.on('worker', (joined, hello) => {
@@ -430,6 +499,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
+    this.#taken.add('raw control socket');
     this.#rawControl = acceptor;
     this.#bequest.closeFirst(acceptor);
     acceptor.feed({
@@ -498,7 +568,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /** One that is new waits until everything is there that it may ask for. */
   async #admit({ socket, peer }: Joined, hello: WorkerHello): Promise<void> {
-    if (!hello.returns) await this.#prepared.catch(() => undefined);
+    if (!hello.returns) await this.#prepared.catch(ignore);
+    if (this.#closing) {
+      socket.destroy();
+      return;
+    }
     const id = this.#returns.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
     this.#join(
       PassfdWorker.welcome(
@@ -578,11 +652,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         ),
       );
     } catch (error) {
-      if (error instanceof PassfdError && error.code === 'ERR_HELLO') {
-        sayFarewell(connection, error);
-        this.#refusePeer(error);
-      }
-      connection.close();
+      const refusal = turnAway(connection, error);
+      if (refusal) this.#refusePeer(refusal);
     } finally {
       this.#silentChildren.delete(socket);
     }
@@ -629,8 +700,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#bequest.takeBack(connections);
         this.#pool.takeBack(connections);
         this.#pool.remove(worker);
-        this.#drains.get(worker)?.();
-        this.#drains.delete(worker);
+        this.#endDrains(worker);
         this.emit('left', worker, { redelivered: connections.length, reason });
       },
       serve: async () => {
@@ -665,7 +735,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #noteDrained(worker: WorkerHandle): void {
     if (worker.state !== 'draining' || worker.inFlight > 0 || worker.active !== 0) return;
-    this.#drains.get(worker)?.();
+    this.#endDrains(worker);
+  }
+
+  #endDrains(worker: WorkerHandle): void {
+    for (const resolve of this.#drains.get(worker) ?? []) resolve();
     this.#drains.delete(worker);
   }
 
@@ -773,6 +847,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#pool.add(worker);
     this.#track(worker.run());
   }
+}
+
+function ignore(): void {
+  // Somebody else hears of it.
+}
+
+function closedError(): PassfdError {
+  return new PassfdError('ERR_CLOSED', 'The dispatcher is closed');
 }
 
 /** @throws {PassfdError} `ERR_PROTOCOL` when one came to a listener that is not there */

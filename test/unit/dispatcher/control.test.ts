@@ -1,6 +1,6 @@
 // The control socket: who is let in, who is not, what each is told, and that a bad peer costs nobody else anything.
 import assert from 'node:assert/strict';
-import { statSync } from 'node:fs';
+import { readdirSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { describe, it, mock } from 'node:test';
 
@@ -195,6 +195,32 @@ describe('a peer that says hello in another way', () => {
   );
 });
 
+describe('a child that says something else than hello', () => {
+  for (const [name, bytes, code] of [
+    ['HTTP', Buffer.from('GET / HTTP/1.1\r\n\r\n'), 'ERR_FRAME_TOO_LARGE'],
+    ['a frame of negative length', Buffer.from('fefefefe', 'hex'), 'ERR_FRAME'],
+    [
+      'a hello of somebody who gives commands',
+      encodeFrame(Buffer.from('{"passfd":1,"role":"control"}')),
+      'ERR_HELLO',
+    ],
+  ] as const) {
+    it(
+      `is cut off, counted and told of: ${name}`,
+      onStage({}, async (stage) => {
+        const [here, there] = socketPair();
+        const refused = stage.next('peerRefused');
+        stage.dispatcher.addChild(here, { id: 1, pid: process.pid });
+        const child = stage.own(new FakeWorker(there));
+        await child.say(bytes);
+        await refused;
+        assert.deepEqual(codes(stage), [code]);
+        assert.equal(stage.dispatcher.status().peers.refused, 1);
+      }),
+    );
+  }
+});
+
 describe('a peer that says nothing', () => {
   it(
     'is cut off when its time is over, and who has spoken is not',
@@ -267,6 +293,28 @@ describe('a control socket', () => {
       );
       await servesOn(stage);
       assert.deepEqual(codes(stage), []);
+    }),
+  );
+
+  it(
+    'is one for each dispatcher, and so is that of raw workers',
+    onStage({}, async (stage) => {
+      const { dispatcher, directory } = stage;
+      await assert.rejects(
+        dispatcher.openControl(`${directory}/second`),
+        failsWith('ERR_DISPATCHER', /a control socket already/),
+      );
+      // One that could not be opened is none.
+      await assert.rejects(dispatcher.openRawControl(`${directory}/nowhere/raw`), {
+        code: 'ERR_ADDRESS_MISSING',
+      });
+      const opening = dispatcher.openRawControl(`${directory}/raw`);
+      await assert.rejects(
+        dispatcher.openRawControl(`${directory}/other`),
+        failsWith('ERR_DISPATCHER', /a raw control socket already/),
+      );
+      await opening;
+      assert.deepEqual(readdirSync(directory).sort(), ['control', 'raw']);
     }),
   );
 
