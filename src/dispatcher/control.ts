@@ -10,6 +10,7 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import { Listener, loads, type AuthKey, type Connection } from '../multiprocessing/index.js';
+import { Quota } from './quota.js';
 
 export interface ControlOptions {
   /** The key that workers and commands have to know; without one, the peer's user decides alone. */
@@ -36,6 +37,9 @@ const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /** Peers that have not said yet who they are; when one more comes, the oldest gives way. */
 const MAX_STRANGERS = 64;
+
+/** Connections over which commands come. */
+const CONTROL_LIMITS = { of: 'control connections', total: 256, perUser: 64 };
 
 /** Time that peers have to finish their introduction when another process takes over; the others are cut off. */
 const SETTLE_TIMEOUT_MS = 1_000;
@@ -66,7 +70,7 @@ export class Control extends EventEmitter<ControlEvents> {
   readonly #timeoutMs: number;
   /** In the order in which they came. */
   readonly #strangers = new Set<Connection>();
-  readonly #controls = new Set<Connection>();
+  readonly #controls = new Quota<Connection>(CONTROL_LIMITS);
   #whenSettled: (() => void) | undefined;
   #loop: Promise<void> | undefined;
 
@@ -189,7 +193,9 @@ export class Control extends EventEmitter<ControlEvents> {
 
   /** One answer for each command, until the peer hangs up. */
   async #serveCommands(connection: Connection): Promise<void> {
-    this.#controls.add(connection);
+    const { peer } = connection.socket;
+    this.#controls.check(peer);
+    this.#controls.add(connection, peer);
     try {
       for (;;) {
         const frame = await connection.recvBytes(MAX_COMMAND_BYTES);
@@ -239,7 +245,7 @@ export class Control extends EventEmitter<ControlEvents> {
 
   #refuse(connection: Connection, error: unknown): void {
     this.#strangers.delete(connection);
-    const refusal = turnAway(connection, error);
+    const refusal = turnAway(connection.socket, error);
     if (refusal) this.emit('refused', refusal);
   }
 }
@@ -248,13 +254,12 @@ export class Control extends EventEmitter<ControlEvents> {
  * Closes the connection of a peer, and tells it why, if it can still hear it.
  * @returns what it was refused for; undefined when it has hung up itself
  */
-export function turnAway(connection: Connection, error: unknown): PassfdError | undefined {
+export function turnAway(socket: StreamSocket, error: unknown): PassfdError | undefined {
   if (isEnd(error)) {
-    connection.close();
+    socket.destroy();
     return undefined;
   }
   const refusal = error instanceof PassfdError ? error : new PassfdError('ERR_HELLO', String(error));
-  const { socket } = connection;
   socket
     .send(encodeJson({ type: 'farewell', code: refusal.code, reason: refusal.message }))
     .catch(() => undefined);

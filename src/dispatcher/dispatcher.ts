@@ -31,6 +31,7 @@ import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
 import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './recipe-worker.js';
+import { Quota } from './quota.js';
 import { Returns, type AwaitedWorker } from './returns.js';
 import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
@@ -104,6 +105,9 @@ export interface ChildIdentity {
   readonly pid: number;
 }
 
+/** Workers that join at a control socket. Children are as many as their supervisor starts. */
+const JOINED_LIMITS = { of: 'workers', total: 1024, perUser: 512 };
+
 /** Time that workers of a dispatcher that died have to come back. */
 const RETURN_TIMEOUT_MS = 10_000;
 
@@ -116,6 +120,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Whom to tell when a worker that drains has nothing open any more. */
   readonly #drains = new Map<WorkerHandle, (() => void)[]>();
   readonly #runs = new Set<Promise<void>>();
+  readonly #joined = new Quota<WorkerHandle>(JOINED_LIMITS);
   /** Channels of children that have not said anything yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
   readonly #returns = new Returns();
@@ -430,11 +435,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     keep?: (opened: T) => void,
   ): Promise<T> {
     const run = async (): Promise<T> => {
-      if (this.#closing) throw closedError();
+      this.#checkOpen();
       const opened = await open();
-      if (this.#closing) {
+      try {
+        this.#checkOpen();
+      } catch (error) {
         await close(opened);
-        throw closedError();
+        throw error;
       }
       keep?.(opened);
       return opened;
@@ -443,6 +450,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     // How it ends is for the caller.
     this.#track(opening.then(ignore, ignore));
     return opening;
+  }
+
+  #checkOpen(): void {
+    if (this.#closing) throw new PassfdError('ERR_CLOSED', 'The dispatcher is closed');
   }
 
   /** The same of what there is one of. @throws {PassfdError} `ERR_DISPATCHER` */
@@ -573,15 +584,33 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       socket.destroy();
       return;
     }
-    const id = this.#returns.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
-    this.#join(
-      PassfdWorker.welcome(
+    this.#letIn({ socket, peer }, () => {
+      const id = this.#returns.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
+      return PassfdWorker.welcome(
         socket,
         hello,
         { id, pid: peer.pid, serves: this.#servesOwn, isTrusted: isTrusted(peer) },
         this.#eventsFor(isTrusted(peer)),
-      ),
-    );
+      );
+    });
+  }
+
+  /** One that has come by a control socket, if there is a place for it. */
+  #letIn({ socket, peer }: Joined, create: () => PassfdWorker | RecipeWorker): void {
+    try {
+      this.#joined.check(peer);
+    } catch (error) {
+      this.#turnAway(socket, error);
+      return;
+    }
+    const worker = create();
+    this.#joined.add(worker, peer);
+    this.#join(worker);
+  }
+
+  #turnAway(socket: StreamSocket, error: unknown): void {
+    const refusal = turnAway(socket, error);
+    if (refusal) this.#refusePeer(refusal);
   }
 
   get #servesOwn(): boolean {
@@ -608,15 +637,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#track(worker.run());
   }
 
-  #joinRecipe({ socket }: Joined, pid: number, dialect: 'multiprocessing' | 'raw'): void {
-    this.#join(
-      new RecipeWorker(
-        socket,
-        { id: this.#freeId(), pid, dialect },
-        this.#eventsFor(false),
-        this.#diagnostics,
-      ),
-    );
+  #joinRecipe(joined: Joined, pid: number, dialect: 'multiprocessing' | 'raw'): void {
+    this.#letIn(joined, () => {
+      const identity = { id: this.#freeId(), pid, dialect };
+      return new RecipeWorker(joined.socket, identity, this.#eventsFor(false), this.#diagnostics);
+    });
   }
 
   #takeRaw(descriptor: Descriptor, options: ControlOptions): void {
@@ -652,8 +677,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         ),
       );
     } catch (error) {
-      const refusal = turnAway(connection, error);
-      if (refusal) this.#refusePeer(refusal);
+      this.#turnAway(socket, error);
     } finally {
       this.#silentChildren.delete(socket);
     }
@@ -700,6 +724,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#bequest.takeBack(connections);
         this.#pool.takeBack(connections);
         this.#pool.remove(worker);
+        this.#joined.delete(worker);
         this.#endDrains(worker);
         this.emit('left', worker, { redelivered: connections.length, reason });
       },
@@ -845,16 +870,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
           )
         : RecipeWorker.restore(socket, snapshot, connections[0], this.#eventsFor(false), this.#diagnostics);
     this.#pool.add(worker);
+    // The kernel names its process exactly when it has connected by itself, and was not given one end of a pair.
+    const { peer } = socket;
+    if (peer.pid === worker.pid) this.#joined.add(worker, peer);
     this.#track(worker.run());
   }
 }
 
 function ignore(): void {
   // Somebody else hears of it.
-}
-
-function closedError(): PassfdError {
-  return new PassfdError('ERR_CLOSED', 'The dispatcher is closed');
 }
 
 /** @throws {PassfdError} `ERR_PROTOCOL` when one came to a listener that is not there */
