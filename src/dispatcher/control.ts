@@ -79,6 +79,8 @@ export class Control extends EventEmitter<ControlEvents> {
     this.#listener = listener;
     this.#commands = options.commands ?? {};
     this.#timeoutMs = options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS;
+    // Whoever looks for what is wrong has to get an answer when no descriptor is free, too.
+    listener.acceptor.keepSpare();
     listener.on('refused', (error) => this.emit('refused', error));
     listener.on('warned', (error) => this.emit('warned', error));
   }
@@ -207,6 +209,7 @@ export class Control extends EventEmitter<ControlEvents> {
       if (!isEnd(error)) throw error;
     } finally {
       this.#controls.delete(connection);
+      this.#listener.acceptor.resume();
     }
   }
 

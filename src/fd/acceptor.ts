@@ -1,4 +1,6 @@
 // Acceptor: a listening socket, and the connections that come to it, as descriptors.
+import { openSync } from 'node:fs';
+
 import { formatAddress, resolveHost, toAddress, type Address, type AddressLike } from './address.js';
 import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
@@ -79,6 +81,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   #closing: Promise<void> | undefined;
   #pause: NodeJS.Timeout | undefined;
   #isReferenced = true;
+  /** Undefined while it is spent; null when none is kept. */
+  #spare: Descriptor | undefined | null = null;
   /** Of the descriptor limit; once until it is over. */
   #hasWarned = false;
 
@@ -198,10 +202,19 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   /**
+   * Keeps a descriptor in reserve from now on, so that one connection at a time can be taken though no other is free: for
+   * whoever has to be reachable just then. `resume` behind the end of that connection fills the reserve again.
+   */
+  keepSpare(): void {
+    this.#spare = openSpare();
+  }
+
+  /**
    * The consumer may have room again, or has none any more. Who waits is let in by this call: of several acceptors that
    * share the room, the event loop would name the same one first again and again.
    */
   resume(): void {
+    if (this.#spare === undefined && !this.closed) this.#spare = openSpare();
     if (this.#consumer && this.#isCrowded && !this.#pause && !this.closed) this.#feed(this.#consumer);
     this.#watch();
   }
@@ -250,6 +263,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   /** Stops accepting, and gives the listening socket away; its file stays. Accepts that wait are rejected. */
   release(): Descriptor {
     if (this.closed) throw closedError();
+    this.#spare?.close();
+    this.#spare = null;
     this.#file = undefined;
     this.#readiness.close();
     clearTimeout(this.#pause);
@@ -280,6 +295,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   async #close(): Promise<void> {
+    this.#spare?.close();
+    this.#spare = null;
     this.#readiness.close();
     clearTimeout(this.#pause);
     for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
@@ -327,7 +344,12 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       this.#setCrowded(consumer, true);
       return;
     }
-    const result = native.accept(this.#descriptor.fd, accepted, room);
+    let result = native.accept(this.#descriptor.fd, accepted, room);
+    if ((result === EMFILE || result === ENFILE) && this.#spare) {
+      this.#spare.close();
+      this.#spare = undefined;
+      result = native.accept(this.#descriptor.fd, accepted, 1);
+    }
     if (result > 0) {
       this.#hasWarned = false;
       consumer.take(ownedDescriptors(result));
@@ -393,6 +415,15 @@ function ownedDescriptors(count: number): Descriptor[] {
   const descriptors: Descriptor[] = [];
   for (let index = 0; index < count; index++) descriptors.push(new Descriptor(accepted[index] ?? -1));
   return descriptors;
+}
+
+/** @returns undefined when none is free */
+function openSpare(): Descriptor | undefined {
+  try {
+    return new Descriptor(openSync('/dev/null', 'r'));
+  } catch {
+    return undefined;
+  }
 }
 
 function closedError(): PassfdError {

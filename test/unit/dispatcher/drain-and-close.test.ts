@@ -265,14 +265,14 @@ describe('close', () => {
       await using next = new Dispatcher();
       const path = `${stage.directory}/next`;
       // This process is awaited, and does not come back.
-      const open = next.openControl(path, { awaited: [{ id: 1, pid: process.pid }] });
+      const open = next.openControl(path, { awaited: [{ id: 1, pid: process.pid }] }).catch(() => undefined);
       await stage.until(() => existsSync(path));
       const worker = stage.own(new FakeWorker(await connect(path)));
       const isTurnedAway = assert.rejects(worker.sayHello());
       await turns();
       await next.close();
       await isTurnedAway;
-      await open.catch(() => undefined);
+      await open;
       assert.deepEqual(next.workers, []);
     }),
   );
