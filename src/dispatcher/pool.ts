@@ -243,22 +243,26 @@ export class Pool {
   #workerFor(connection: AcceptedConnection, rooms: Map<AcceptLoop, Rooms>): WorkerHandle | undefined {
     const { loop } = connection;
     let loopRooms = rooms.get(loop);
-    if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop)));
-    const { candidates } = loopRooms;
+    if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop, this.#policyAt(loop))));
+    const { candidates, policy } = loopRooms;
     if (candidates.length === 0) return undefined;
-    const worker = this.#choose(candidates, connection);
+    const worker = this.#choose(policy, candidates, connection);
     if (worker.roomFor(loop) > 0) return worker;
     // A policy of the user's has drained it.
     loopRooms.update(worker);
     return loopRooms.candidates[0];
   }
 
-  #choose(candidates: readonly WorkerHandle[], connection: AcceptedConnection): WorkerHandle {
+  #choose(
+    policy: Policy,
+    candidates: readonly WorkerHandle[],
+    connection: AcceptedConnection,
+  ): WorkerHandle {
     const [first] = candidates;
     if (!first) throw new TypeError('No worker has room');
     let chosen: WorkerHandle | undefined;
     try {
-      chosen = this.#policyAt(connection.loop)(candidates, connection);
+      chosen = policy(candidates, connection);
     } catch (error) {
       this.#policyFailure = { error };
       return first;
@@ -325,12 +329,14 @@ function partition<T>(all: readonly T[], isFirst: (one: T) => boolean): [T[], T[
 
 /** The workers with room for one address, while a batch is placed. */
 class Rooms {
+  readonly policy: Policy;
   readonly #workers: readonly WorkerHandle[];
   readonly #loop: AcceptLoop;
   #free: WorkerHandle[] = [];
   #busy: WorkerHandle[] = [];
 
-  constructor(workers: readonly WorkerHandle[], loop: AcceptLoop) {
+  constructor(workers: readonly WorkerHandle[], loop: AcceptLoop, policy: Policy) {
+    this.policy = policy;
     this.#workers = workers;
     this.#loop = loop;
     this.#look();
