@@ -32,7 +32,7 @@ import { createPolicy, isolated, type Policy, type PolicyName } from './policy.j
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './recipe-worker.js';
 import { Quota } from './quota.js';
-import { Returns, type AwaitedWorker } from './returns.js';
+import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
 import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
 import { version } from './version.js';
@@ -123,7 +123,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   readonly #joined = new Quota<WorkerHandle>(JOINED_LIMITS);
   /** Channels of children that have not said anything yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
-  readonly #returns = new Returns();
+  readonly #awaited = new AwaitedWorkers();
   readonly #bequest: Bequest;
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
@@ -384,7 +384,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async disown(): Promise<void> {
     this.#closing = Promise.resolve();
     this.renounce();
-    this.#returns.close();
+    this.#awaited.close();
     for (const worker of this.#pool.workers) worker.disown();
     for (const socket of this.#silentChildren.keys()) socket.destroy();
     this.#pool.disown();
@@ -406,7 +406,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   async #close(): Promise<void> {
     this.renounce();
-    this.#returns.close();
+    this.#awaited.close();
     await this.#control?.close();
     await this.#rawControl?.close();
     await this.#closeListeners();
@@ -528,7 +528,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     awaited: readonly AwaitedWorker[],
     prepare: (() => Promise<void>) | undefined,
   ): Promise<void> {
-    const returned = this.#returns.any(awaited, RETURN_TIMEOUT_MS);
+    const returned = this.#awaited.any(awaited, RETURN_TIMEOUT_MS);
     control.start();
     await returned;
     await prepare?.();
@@ -585,7 +585,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       return;
     }
     this.#letIn({ socket, peer }, () => {
-      const id = this.#returns.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
+      const id = this.#awaited.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
       return PassfdWorker.welcome(
         socket,
         hello,
@@ -744,7 +744,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       unlisten: (_worker, loop) => this.#releaseLoop(loop),
       custody: (_worker, key, descriptor) => this.#listeners.takeReturned(key, descriptor),
       returned: (worker, hasCustody) => {
-        this.#returns.note(worker.pid, hasCustody);
+        this.#awaited.note(worker.pid, hasCustody);
         this.emit('returned', worker);
         this.#track(this.#relieve(worker));
       },
