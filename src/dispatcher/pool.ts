@@ -253,11 +253,7 @@ export class Pool {
     return loopRooms.candidates[0];
   }
 
-  #choose(
-    policy: Policy,
-    candidates: readonly WorkerHandle[],
-    connection: AcceptedConnection,
-  ): WorkerHandle {
+  #choose(policy: Policy, candidates: readonly WorkerHandle[], connection: AcceptedConnection): WorkerHandle {
     const [first] = candidates;
     if (!first) throw new TypeError('No worker has room');
     let chosen: WorkerHandle | undefined;

@@ -129,8 +129,8 @@ async function removeStale(path: string): Promise<void> {
   }
   if (probe === EAGAIN) {
     const pids = await holdersOf(path);
-    const who = pids.length === 0 ? 'a process' : `process ${pids.join(' and ')}`;
-    throw inUse(path, `${who} listens there, and its backlog is full; stop it, or take another path`);
+    const who = pids.length === 0 ? 'a process' : `process ${pids.join(' or ')}`;
+    throw inUse(path, `${who} listens there, and the backlog is full; stop it, or take another path`);
   }
   if (probe === EACCES) {
     throw inUse(path, 'a socket is there that only another user may connect to; take another path');

@@ -101,7 +101,7 @@ describe('listen at a path', () => {
       using client = await connect(path);
       await assert.rejects(listen(path), {
         code: 'ERR_ADDRESS_IN_USE',
-        message: new RegExp(`process ${process.pid} listens there, and its backlog is full`),
+        message: new RegExp(`process ${process.pid} listens there, and the backlog is full`),
       });
       assert.equal(first.closed || client.closed, false);
     }),
