@@ -10,7 +10,7 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import { Listener, loads, type AuthKey, type Connection } from '../multiprocessing/index.js';
-import { Quota } from './quota.js';
+import { CONTROL_LIMITS, Quota } from './quota.js';
 
 export interface ControlOptions {
   /** The key that workers and commands have to know; without one, the peer's user decides alone. */
@@ -37,9 +37,6 @@ const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /** Peers that have not said yet who they are; when one more comes, the oldest gives way. */
 const MAX_STRANGERS = 64;
-
-/** Connections over which commands come. */
-const CONTROL_LIMITS = { of: 'control connections', total: 256, perUser: 64 };
 
 /** Time that peers have to finish their introduction when another process takes over; the others are cut off. */
 const SETTLE_TIMEOUT_MS = 1_000;

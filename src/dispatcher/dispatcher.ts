@@ -31,7 +31,7 @@ import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
 import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './recipe-worker.js';
-import { Quota } from './quota.js';
+import { JOINED_LIMITS, Quota } from './quota.js';
 import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
 import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
@@ -104,9 +104,6 @@ export interface ChildIdentity {
   readonly id: number;
   readonly pid: number;
 }
-
-/** Workers that join at a control socket. Children are as many as their supervisor starts. */
-const JOINED_LIMITS = { of: 'workers', total: 1024, perUser: 512 };
 
 /** Time that workers of a dispatcher that died have to come back. */
 const RETURN_TIMEOUT_MS = 10_000;

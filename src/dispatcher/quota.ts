@@ -1,4 +1,6 @@
 // Quota: how many there may be of what peers make at a control socket, in all and of one user.
+import { readFileSync } from 'node:fs';
+
 import { PassfdError, type PeerCredentials } from '../fd/index.js';
 
 export interface QuotaLimits {
@@ -9,12 +11,26 @@ export interface QuotaLimits {
   readonly perUser: number;
 }
 
+/** Connections over which commands come. */
+export const CONTROL_LIMITS = { of: 'control connections', total: 256, perUser: 64 };
+
+/** Workers that join at a control socket. Children are as many as their supervisor starts. */
+export const JOINED_LIMITS = { of: 'workers', total: 1024, perUser: 512 };
+
+/** Each kind may take a quarter of all descriptors, so that half of them is left for clients. */
+const SHARE = 4;
+
 export class Quota<T> implements Iterable<T> {
-  readonly #limits: QuotaLimits;
+  readonly #of: string;
+  readonly #total: number;
+  readonly perUser: number;
   readonly #users = new Map<T, number>();
 
-  constructor(limits: QuotaLimits) {
-    this.#limits = limits;
+  /** @param descriptors how many this process may have */
+  constructor({ of, total, perUser }: QuotaLimits, descriptors = descriptorLimit()) {
+    this.#of = of;
+    this.#total = Math.min(total, Math.floor(descriptors / SHARE));
+    this.perUser = Math.min(perUser, Math.floor(this.#total / 2));
   }
 
   [Symbol.iterator](): IterableIterator<T> {
@@ -23,16 +39,18 @@ export class Quota<T> implements Iterable<T> {
 
   /** @throws {PassfdError} `ERR_DISPATCHER` when there is no place for one more of this user */
   check({ uid }: PeerCredentials): void {
-    const { of, total, perUser } = this.#limits;
-    if (this.#users.size >= total) {
-      throw new PassfdError('ERR_DISPATCHER', `There are ${total} ${of} here, and no more are let in`);
+    if (this.#users.size >= this.#total) {
+      throw new PassfdError(
+        'ERR_DISPATCHER',
+        `There are ${this.#total} ${this.#of} here, and no more are let in`,
+      );
     }
     let count = 0;
     for (const user of this.#users.values()) if (user === uid) count++;
-    if (count < perUser) return;
+    if (count < this.perUser) return;
     throw new PassfdError(
       'ERR_DISPATCHER',
-      `User ${uid} has ${count} ${of} here, and no more are let in of one user`,
+      `User ${uid} has ${count} ${this.#of} here, and no more are let in of one user`,
     );
   }
 
@@ -42,5 +60,15 @@ export class Quota<T> implements Iterable<T> {
 
   delete(one: T): void {
     this.#users.delete(one);
+  }
+}
+
+/** Node has no call for it; where the system does not tell it in a file, none is taken to be in force. */
+function descriptorLimit(): number {
+  try {
+    const [, soft] = /^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8')) ?? [];
+    return soft === undefined ? Number.POSITIVE_INFINITY : Number(soft);
+  } catch {
+    return Number.POSITIVE_INFINITY;
   }
 }
