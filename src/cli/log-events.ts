@@ -3,8 +3,16 @@ import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { formatAddress, PassfdError } from '../fd/index.js';
 import { describeExit, type ChildView, type Supervisor } from '../supervisor/index.js';
 import type { Log } from './log.js';
+import { Repeats } from './repeats.js';
 
 export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
+  const repeats = new Repeats();
+  /** A warning of what others can bring about as often as they like. */
+  const warn = (kind: string, fields: object, message: string): void => {
+    repeats.log(`${message} ${kind}`, (more) => {
+      log.warn(more === 0 ? fields : { ...fields, more }, message);
+    });
+  };
   dispatcher.on('listening', (address) => {
     log.info({ address: formatAddress(address) }, 'listening');
   });
@@ -27,16 +35,17 @@ export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
     log.info({ ...ofWorker(worker), redelivered, reason }, 'worker left');
   });
   dispatcher.on('starved', (worker) => {
-    log.warn(ofWorker(worker), 'worker has no free descriptor; raise its limit (ulimit -n)');
+    warn(String(worker.id), ofWorker(worker), 'worker has no free descriptor; raise its limit (ulimit -n)');
   });
   dispatcher.on('peerRefused', (error) => {
-    log.warn(ofError(error), 'peer refused');
+    warn(error.code, ofError(error), 'peer refused');
   });
   dispatcher.on('refused', ({ count, reason }) => {
-    log.warn({ count, reason }, 'connections refused');
+    warn(reason, { count, reason }, 'connections refused');
   });
   dispatcher.on('warned', (error) => {
-    log.warn(ofError(error), 'something failed, and the dispatcher goes on');
+    const fields = ofError(error);
+    warn(fields.reason, fields, 'something failed, and the dispatcher goes on');
   });
 }
 

@@ -39,6 +39,7 @@ export class AcceptLoop implements AcceptLoopIdentity {
 export class AcceptedConnection implements Arrival {
   readonly descriptor: Descriptor;
   readonly loop: AcceptLoop;
+  #redelivery: 'none' | 'due' | 'counted' = 'none';
 
   constructor(descriptor: Descriptor, loop: AcceptLoop) {
     this.descriptor = descriptor;
@@ -55,5 +56,17 @@ export class AcceptedConnection implements Arrival {
 
   get local(): Address {
     return this.loop.address;
+  }
+
+  /** A worker has it no more, and did not adopt it. */
+  return(): void {
+    if (this.#redelivery === 'none') this.#redelivery = 'due';
+  }
+
+  /** A worker gets it. @returns whether it had been at another one before, and this was not counted yet */
+  placeAgain(): boolean {
+    if (this.#redelivery !== 'due') return false;
+    this.#redelivery = 'counted';
+    return true;
   }
 }

@@ -10,6 +10,7 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import { Listener, loads, type AuthKey, type Connection } from '../multiprocessing/index.js';
+import { CONTROL_LIMITS, Quota } from './quota.js';
 
 export interface ControlOptions {
   /** The key that workers and commands have to know; without one, the peer's user decides alone. */
@@ -56,6 +57,8 @@ interface ControlEvents {
   worker: [joined: Joined, hello: WorkerHello];
   multiprocessingWorker: [joined: Joined, pid: number];
   refused: [error: PassfdError];
+  /** Nobody could be let in just now; it is tried again. */
+  warned: [error: PassfdError];
 }
 
 export class Control extends EventEmitter<ControlEvents> {
@@ -64,7 +67,7 @@ export class Control extends EventEmitter<ControlEvents> {
   readonly #timeoutMs: number;
   /** In the order in which they came. */
   readonly #strangers = new Set<Connection>();
-  readonly #controls = new Set<Connection>();
+  readonly #controls = new Quota<Connection>(CONTROL_LIMITS);
   #whenSettled: (() => void) | undefined;
   #loop: Promise<void> | undefined;
 
@@ -73,7 +76,10 @@ export class Control extends EventEmitter<ControlEvents> {
     this.#listener = listener;
     this.#commands = options.commands ?? {};
     this.#timeoutMs = options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS;
+    // Whoever looks for what is wrong has to get an answer when no descriptor is free, too.
+    listener.acceptor.keepSpare();
     listener.on('refused', (error) => this.emit('refused', error));
+    listener.on('warned', (error) => this.emit('warned', error));
   }
 
   /**
@@ -186,7 +192,9 @@ export class Control extends EventEmitter<ControlEvents> {
 
   /** One answer for each command, until the peer hangs up. */
   async #serveCommands(connection: Connection): Promise<void> {
-    this.#controls.add(connection);
+    const { peer } = connection.socket;
+    this.#controls.check(peer);
+    this.#controls.add(connection, peer);
     try {
       for (;;) {
         const frame = await connection.recvBytes(MAX_COMMAND_BYTES);
@@ -198,6 +206,7 @@ export class Control extends EventEmitter<ControlEvents> {
       if (!isEnd(error)) throw error;
     } finally {
       this.#controls.delete(connection);
+      this.#listener.acceptor.resume();
     }
   }
 
@@ -236,20 +245,26 @@ export class Control extends EventEmitter<ControlEvents> {
 
   #refuse(connection: Connection, error: unknown): void {
     this.#strangers.delete(connection);
-    if (isEnd(error)) {
-      connection.close();
-      return;
-    }
-    const reason = error instanceof PassfdError ? error : new PassfdError('ERR_HELLO', String(error));
-    sayFarewell(connection, reason);
-    this.emit('refused', reason);
+    const refusal = turnAway(connection.socket, error);
+    if (refusal) this.emit('refused', refusal);
   }
 }
 
-/** Tells a peer why it is refused, if it can still hear it, and closes the connection. */
-export function sayFarewell({ socket }: Connection, { code, message }: PassfdError): void {
-  socket.send(encodeJson({ type: 'farewell', code, reason: message })).catch(() => undefined);
+/**
+ * Closes the connection of a peer, and tells it why, if it can still hear it.
+ * @returns what it was refused for; undefined when it has hung up itself
+ */
+export function turnAway(socket: StreamSocket, error: unknown): PassfdError | undefined {
+  if (isEnd(error)) {
+    socket.destroy();
+    return undefined;
+  }
+  const refusal = error instanceof PassfdError ? error : new PassfdError('ERR_HELLO', String(error));
+  socket
+    .send(encodeJson({ type: 'farewell', code: refusal.code, reason: refusal.message }))
+    .catch(() => undefined);
   socket.destroy();
+  return refusal;
 }
 
 /** The control file's mode under these options: also for the raw control socket. */

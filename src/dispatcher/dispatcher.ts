@@ -22,16 +22,17 @@ import {
   Control,
   isTrusted,
   modeFor,
-  sayFarewell,
+  turnAway,
   type ControlOptions,
   type Joined,
 } from './control.js';
 import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
 import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
-import { createPolicy, type Policy, type PolicyName } from './policy.js';
+import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './recipe-worker.js';
-import { Returns, type AwaitedWorker } from './returns.js';
+import { JOINED_LIMITS, Quota } from './quota.js';
+import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
 import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
 import { version } from './version.js';
@@ -113,15 +114,18 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   readonly #listeners: Listeners;
   readonly #diagnostics = SocketDiagnostics.open();
   readonly #startedAt = performance.now();
-  /** What to call when a worker that drains has nothing open any more. */
-  readonly #drains = new Map<WorkerHandle, () => void>();
+  /** Whom to tell when a worker that drains has nothing open any more. */
+  readonly #drains = new Map<WorkerHandle, (() => void)[]>();
   readonly #runs = new Set<Promise<void>>();
+  readonly #joined = new Quota<WorkerHandle>(JOINED_LIMITS);
   /** Channels of children that have not said anything yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
-  readonly #returns = new Returns();
+  readonly #awaited = new AwaitedWorkers();
   readonly #bequest: Bequest;
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
+  /** What there is, or is just being opened. */
+  readonly #taken = new Set<'control socket' | 'raw control socket'>();
   #control: Control | undefined;
   #rawControl: Acceptor | undefined;
   /** Which incarnation of the dispatcher this is. */
@@ -135,7 +139,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     super();
     const { policy = 'round-robin', overload = 'wait' } = options;
     this.#options = options;
-    this.#pool = new Pool(typeof policy === 'string' ? createPolicy(policy) : policy, overload, {
+    const create = typeof policy === 'string' ? () => createPolicy(policy) : () => isolated(policy);
+    this.#pool = new Pool(create, overload, {
       refused: (count, reason) => this.emit('refused', { count, reason }),
       policyFailed: (error) => this.emit('warned', error),
     });
@@ -161,18 +166,25 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /**
    * Accepts at an address of the dispatcher's own, for all workers that serve.
-   * @throws {PassfdError} as `listen` of `passfd`
+   * @throws {PassfdError} as `listen` of `passfd`; `ERR_CLOSED`, also when this is closed meanwhile
    */
   async listen(address: OwnAddress): Promise<Address> {
-    return (await this.#listeners.openOwn(address, this.#options.backlog)).address;
+    const loop = await this.#open(
+      () => this.#listeners.openOwn(address, this.#options.backlog),
+      (opened) => this.#listeners.close(opened),
+    );
+    return loop.address;
   }
 
   /**
    * Listening sockets that somebody else has kept for workers that ask for their addresses, until `closeOffered`. Takes
-   * them over. @throws {PassfdError} `ERR_WRONG_KIND`
+   * them over. @throws {PassfdError} `ERR_WRONG_KIND`, `ERR_CLOSED`
    */
   async offer(sockets: readonly OfferedSocket[]): Promise<void> {
-    await this.#listeners.offer(sockets);
+    await this.#open(
+      () => this.#listeners.offer(sockets),
+      () => this.#listeners.closeOffered(),
+    );
   }
 
   /** Nobody asks for them any more: those that are not inherited are ended. */
@@ -180,20 +192,37 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     await this.#listeners.endOffered();
   }
 
-  /** Lets workers and commands connect at a path. @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there */
+  /**
+   * Lets workers and commands connect at a path.
+   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there; `ERR_DISPATCHER` when there is one already, `ERR_CLOSED`
+   */
   async openControl(path: string, options: OpenControlOptions = {}): Promise<void> {
     const { awaited = [], prepare } = options;
-    const control = await Control.open(path, this.#withCommands(options));
-    this.#useControl(control);
+    const control = await this.#openOnly(
+      'control socket',
+      () => Control.open(path, this.#withCommands(options)),
+      (opened) => {
+        this.#useControl(opened);
+      },
+    );
     this.#openWill();
     if (awaited.length === 0) await prepare?.();
     else await (this.#prepared = this.#prepareFor(control, awaited, prepare));
     control.start();
   }
 
-  /** Lets raw workers connect at a path: each gets `x` with one descriptor, and answers `OK`. */
+  /**
+   * Lets raw workers connect at a path: each gets `x` with one descriptor, and answers `OK`.
+   * @throws {PassfdError} as `openControl`
+   */
   async openRawControl(path: string, options: ControlOptions = {}): Promise<void> {
-    this.#useRawControl(await listen(path, { mode: modeFor(options) }), options);
+    await this.#openOnly(
+      'raw control socket',
+      () => listen(path, { mode: modeFor(options) }),
+      (opened) => {
+        this.#useRawControl(opened, options);
+      },
+    );
   }
 
   /**
@@ -202,7 +231,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * @param child its slot and its process
    */
   addChild(socket: StreamSocket, child: ChildIdentity): void {
-    this.#track(this.#hearChild(socket, child));
+    if (this.#closing) socket.destroy();
+    else this.#track(this.#hearChild(socket, child));
   }
 
   /** Ids up to `count` belong to children; workers that join on their own get higher ones. */
@@ -251,11 +281,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (!worker) return Promise.resolve();
     worker.drain();
     return new Promise((resolve) => {
-      const before = this.#drains.get(worker);
-      this.#drains.set(worker, () => {
-        before?.();
-        resolve();
-      });
+      const waiting = this.#drains.get(worker);
+      if (waiting) waiting.push(resolve);
+      else this.#drains.set(worker, [resolve]);
       this.#noteDrained(worker);
     });
   }
@@ -353,7 +381,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async disown(): Promise<void> {
     this.#closing = Promise.resolve();
     this.renounce();
-    this.#returns.close();
+    this.#awaited.close();
     for (const worker of this.#pool.workers) worker.disown();
     for (const socket of this.#silentChildren.keys()) socket.destroy();
     this.#pool.disown();
@@ -375,7 +403,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   async #close(): Promise<void> {
     this.renounce();
-    this.#returns.close();
+    this.#awaited.close();
     await this.#control?.close();
     await this.#rawControl?.close();
     await this.#closeListeners();
@@ -392,6 +420,55 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     for (const loop of [...this.#listeners]) await this.#listeners.close(loop);
     await this.#listeners.closeReturned();
     await this.#listeners.closeOffered();
+  }
+
+  /**
+   * Opens something, unless this is closed before or meanwhile: then it is closed again, and `close` waits for that.
+   * @throws {PassfdError} `ERR_CLOSED`
+   */
+  #open<T>(
+    open: () => Promise<T>,
+    close: (opened: T) => Promise<void>,
+    keep?: (opened: T) => void,
+  ): Promise<T> {
+    const run = async (): Promise<T> => {
+      this.#checkOpen();
+      const opened = await open();
+      try {
+        this.#checkOpen();
+      } catch (error) {
+        await close(opened);
+        throw error;
+      }
+      keep?.(opened);
+      return opened;
+    };
+    const opening = run();
+    // How it ends is for the caller.
+    this.#track(opening.then(ignore, ignore));
+    return opening;
+  }
+
+  #checkOpen(): void {
+    if (this.#closing) throw new PassfdError('ERR_CLOSED', 'The dispatcher is closed');
+  }
+
+  /** The same of what there is one of. @throws {PassfdError} `ERR_DISPATCHER` */
+  async #openOnly<T extends Control | Acceptor>(
+    what: 'control socket' | 'raw control socket',
+    open: () => Promise<T>,
+    keep: (opened: T) => void,
+  ): Promise<T> {
+    if (this.#taken.has(what)) {
+      throw new PassfdError('ERR_DISPATCHER', `This dispatcher has a ${what} already`);
+    }
+    this.#taken.add(what);
+    try {
+      return await this.#open(open, (opened) => opened.close(), keep);
+    } catch (error) {
+      this.#taken.delete(what);
+      throw error;
+    }
   }
 
   #track(run: Promise<void>): void {
@@ -414,6 +491,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #useControl(control: Control): void {
+    this.#taken.add('control socket');
     this.#control = control;
     this.#bequest.closeFirst(control.acceptor);
     control.on('worker', (joined, hello) => {
@@ -425,9 +503,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     control.on('refused', (error) => {
       this.#refusePeer(error);
     });
+    control.on('warned', (error) => this.emit('warned', error));
   }
 
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
+    this.#taken.add('raw control socket');
     this.#rawControl = acceptor;
     this.#bequest.closeFirst(acceptor);
     acceptor.feed({
@@ -445,7 +525,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     awaited: readonly AwaitedWorker[],
     prepare: (() => Promise<void>) | undefined,
   ): Promise<void> {
-    const returned = this.#returns.any(awaited, RETURN_TIMEOUT_MS);
+    const returned = this.#awaited.any(awaited, RETURN_TIMEOUT_MS);
     control.start();
     await returned;
     await prepare?.();
@@ -496,16 +576,38 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /** One that is new waits until everything is there that it may ask for. */
   async #admit({ socket, peer }: Joined, hello: WorkerHello): Promise<void> {
-    if (!hello.returns) await this.#prepared.catch(() => undefined);
-    const id = this.#returns.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
-    this.#join(
-      PassfdWorker.welcome(
+    if (!hello.returns) await this.#prepared.catch(ignore);
+    if (this.#closing) {
+      socket.destroy();
+      return;
+    }
+    this.#letIn({ socket, peer }, () => {
+      const id = this.#awaited.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
+      return PassfdWorker.welcome(
         socket,
         hello,
         { id, pid: peer.pid, serves: this.#servesOwn, isTrusted: isTrusted(peer) },
         this.#eventsFor(isTrusted(peer)),
-      ),
-    );
+      );
+    });
+  }
+
+  /** One that has come by a control socket, if there is a place for it. */
+  #letIn({ socket, peer }: Joined, create: () => PassfdWorker | RecipeWorker): void {
+    try {
+      this.#joined.check(peer);
+    } catch (error) {
+      this.#turnAway(socket, error);
+      return;
+    }
+    const worker = create();
+    this.#joined.add(worker, peer);
+    this.#join(worker);
+  }
+
+  #turnAway(socket: StreamSocket, error: unknown): void {
+    const refusal = turnAway(socket, error);
+    if (refusal) this.#refusePeer(refusal);
   }
 
   get #servesOwn(): boolean {
@@ -532,15 +634,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#track(worker.run());
   }
 
-  #joinRecipe({ socket }: Joined, pid: number, dialect: 'multiprocessing' | 'raw'): void {
-    this.#join(
-      new RecipeWorker(
-        socket,
-        { id: this.#freeId(), pid, dialect },
-        this.#eventsFor(false),
-        this.#diagnostics,
-      ),
-    );
+  #joinRecipe(joined: Joined, pid: number, dialect: 'multiprocessing' | 'raw'): void {
+    this.#letIn(joined, () => {
+      const identity = { id: this.#freeId(), pid, dialect };
+      return new RecipeWorker(joined.socket, identity, this.#eventsFor(false), this.#diagnostics);
+    });
   }
 
   #takeRaw(descriptor: Descriptor, options: ControlOptions): void {
@@ -576,11 +674,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         ),
       );
     } catch (error) {
-      if (error instanceof PassfdError && error.code === 'ERR_HELLO') {
-        sayFarewell(connection, error);
-        this.#refusePeer(error);
-      }
-      connection.close();
+      this.#turnAway(socket, error);
     } finally {
       this.#silentChildren.delete(socket);
     }
@@ -627,8 +721,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#bequest.takeBack(connections);
         this.#pool.takeBack(connections);
         this.#pool.remove(worker);
-        this.#drains.get(worker)?.();
-        this.#drains.delete(worker);
+        this.#joined.delete(worker);
+        this.#endDrains(worker);
         this.emit('left', worker, { redelivered: connections.length, reason });
       },
       serve: async () => {
@@ -647,7 +741,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       unlisten: (_worker, loop) => this.#releaseLoop(loop),
       custody: (_worker, key, descriptor) => this.#listeners.takeReturned(key, descriptor),
       returned: (worker, hasCustody) => {
-        this.#returns.note(worker.pid, hasCustody);
+        this.#awaited.note(worker.pid, hasCustody);
         this.emit('returned', worker);
         this.#track(this.#relieve(worker));
       },
@@ -663,7 +757,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #noteDrained(worker: WorkerHandle): void {
     if (worker.state !== 'draining' || worker.inFlight > 0 || worker.active !== 0) return;
-    this.#drains.get(worker)?.();
+    this.#endDrains(worker);
+  }
+
+  #endDrains(worker: WorkerHandle): void {
+    for (const resolve of this.#drains.get(worker) ?? []) resolve();
     this.#drains.delete(worker);
   }
 
@@ -769,8 +867,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
           )
         : RecipeWorker.restore(socket, snapshot, connections[0], this.#eventsFor(false), this.#diagnostics);
     this.#pool.add(worker);
+    // The kernel names its process exactly when it has connected by itself, and was not given one end of a pair.
+    const { peer } = socket;
+    if (peer.pid === worker.pid) this.#joined.add(worker, peer);
     this.#track(worker.run());
   }
+}
+
+function ignore(): void {
+  // Somebody else hears of it.
 }
 
 /** @throws {PassfdError} `ERR_PROTOCOL` when one came to a listener that is not there */

@@ -11,7 +11,7 @@ export {
 export type { OfferedSocket } from './listeners.js';
 export { policyNames, type Arrival, type Candidate, type Policy, type PolicyName } from './policy.js';
 export type { Overload } from './pool.js';
-export type { AwaitedWorker } from './returns.js';
+export type { AwaitedWorker } from './awaited-workers.js';
 export type { Status } from './status.js';
 export { awaitGo, handOver, takeOver, takeoverError, type Attachment } from './takeover.js';
 export type { Dialect, WorkerView } from './worker-handle.js';

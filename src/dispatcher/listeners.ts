@@ -123,6 +123,7 @@ export class Listeners implements Iterable<AcceptLoop> {
   /**
    * Takes in a listening socket that a worker had in custody. What workers had asked for is open again from here on;
    * an own address of the dispatcher's waits for `openOwn`.
+   * @throws when its file cannot be looked at; then it is closed
    */
   async takeReturned(key: string, descriptor: Descriptor): Promise<void> {
     // Its last server was closed, and the dispatcher died before all custodians knew.
@@ -136,7 +137,13 @@ export class Listeners implements Iterable<AcceptLoop> {
       return;
     }
     const origin = originOf(key);
-    const acceptor = await Acceptor.inherit(descriptor, { removesFile: !origin.endsWith('-fd') });
+    let acceptor: Acceptor;
+    try {
+      acceptor = await Acceptor.inherit(descriptor, { removesFile: !origin.endsWith('-fd') });
+    } catch (error) {
+      descriptor.close();
+      throw error;
+    }
     if (this.#isKnown(identity)) {
       acceptor.release().close();
     } else if (origin.startsWith('own')) {

@@ -306,6 +306,10 @@ export class PassfdWorker implements WorkerHandle {
     return Math.max(0, Math.min(inWindow, inCapacity));
   }
 
+  get isFull(): boolean {
+    return this.#capacity !== null && this.load >= this.#capacity;
+  }
+
   get #presentWindow(): number {
     return Math.min(this.#window, this.#starvedWindow);
   }

@@ -1,6 +1,4 @@
 // The rules that choose a worker for a connection: pure functions of what is known about the workers.
-import { createHash } from 'node:crypto';
-
 import type { Address } from '../fd/index.js';
 
 /** What a policy knows of a worker that has room. */
@@ -39,6 +37,11 @@ export function createPolicy(name: PolicyName): Policy {
     case 'client-ip':
       return clientAddress();
   }
+}
+
+/** A policy of the user's, which can do to the dispatcher's own list what it likes. */
+export function isolated(policy: Policy): Policy {
+  return (workers, arrival) => policy(Object.freeze([...workers]), arrival);
 }
 
 /** One after the other. */
@@ -87,11 +90,11 @@ export function clientAddress(): Policy {
   return (workers, arrival) => {
     const { client } = arrival;
     if (!client || !('host' in client)) return inTurn(workers, arrival);
-    const host = client.host.replace(/^::ffff:/, '');
+    const hash = hashOf(client.host.replace(/^::ffff:/, ''));
     let best = first(workers);
     let bestScore = -1;
     for (const worker of workers) {
-      const score = rendezvousScore(host, worker.id);
+      const score = rendezvousScore(hash, worker.id);
       if (score > bestScore) {
         best = worker;
         bestScore = score;
@@ -101,9 +104,21 @@ export function clientAddress(): Policy {
   };
 }
 
-/** Any hash whose bits mix well does; with a weak one, neighbouring ids would share out the clients unevenly. */
-function rendezvousScore(host: string, id: number): number {
-  return createHash('md5').update(`${host} ${id}`).digest().readUInt32BE(0);
+/** FNV-1a, 32 bits (Fowler, Noll and Vo). */
+function hashOf(text: string): number {
+  let hash = 0x811c9dc5;
+  for (let index = 0; index < text.length; index++) {
+    hash = Math.imul(hash ^ text.charCodeAt(index), 0x01000193);
+  }
+  return hash;
+}
+
+/** The last step of MurmurHash3: with bits that mix worse, neighbouring ids would share out the clients unevenly. */
+function rendezvousScore(client: number, id: number): number {
+  let score = client ^ Math.imul(id, 0x9e3779b1);
+  score = Math.imul(score ^ (score >>> 16), 0x85ebca6b);
+  score = Math.imul(score ^ (score >>> 13), 0xc2b2ae35);
+  return (score ^ (score >>> 16)) >>> 0;
 }
 
 function first<T>(workers: readonly T[]): T {

@@ -1,10 +1,14 @@
 // Pool: the workers and the connections that wait for them; decides which goes where, and never sends one to two.
 import type { Descriptor } from '../fd/index.js';
 import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
+import { Patience } from './patience.js';
 import type { Policy } from './policy.js';
 import type { WorkerHandle } from './worker-handle.js';
 
-/** What happens to a connection that comes when no worker has room. */
+/**
+ * What happens to a connection that comes when no worker has room: it waits in the kernel; or it is closed, at once when
+ * every worker has as many as it said that it takes, else when its patience is over.
+ */
 export type Overload = 'wait' | 'refuse';
 
 /** Accepted in one go at most: more room than that need not be counted. */
@@ -12,6 +16,9 @@ const ACCEPTED_AT_ONCE = 256;
 
 /** Taken in one go where connections are refused, so that refusing never keeps the process from its work. */
 const REFUSED_AT_ONCE = 64;
+
+/** A policy that fails does so for every connection, and that is told once in this time. */
+const POLICY_FAILURE_PAUSE_MS = 1_000;
 
 const NOBODY_LISTENS = 'no worker listens at their address any more';
 
@@ -25,26 +32,40 @@ export interface PoolCounts {
 /** What the pool tells its owner. */
 export interface PoolEvents {
   refused(count: number, reason: string): void;
-  /** A custom policy threw, or chose a worker that was not among those with room; the first of these was taken. */
+  /**
+   * A custom policy threw, or chose a worker that was not among those with room; the first of these was taken. Told once
+   * a second at most.
+   */
   policyFailed(error: unknown): void;
 }
 
 export class Pool {
   readonly counts: PoolCounts = { accepted: 0, adopted: 0, redelivered: 0, refused: 0 };
-  readonly #policy: Policy;
+  readonly #createPolicy: () => Policy;
+  /** Each address has its own, so that whose turn it is does not depend on what comes to the others. */
+  readonly #policies = new WeakMap<AcceptLoop, Policy>();
   readonly #overload: Overload;
   readonly #events: PoolEvents;
   /** In the order of their ids. */
   #workers: WorkerHandle[] = [];
+  /** Those from which the longest nothing was taken come first, so that they take turns when there is little room. */
   readonly #loops = new Set<AcceptLoop>();
+  /** Of each address, where clients are refused in the end. */
+  readonly #patience = new Map<AcceptLoop, Patience>();
   readonly #abandoned = new WeakSet<AcceptLoop>();
   /** Accepted, and without a worker: first those that came back. */
   #waiting: AcceptedConnection[] = [];
   #whenEmpty: (() => void)[] = [];
   #isFrozen = false;
+  /** A custom policy that is asked may do anything to the dispatcher meanwhile. */
+  #isPlacing = false;
+  /** The last one, until it is told. */
+  #policyFailure: { readonly error: unknown } | undefined;
+  #policyFailureToldAt = Number.NEGATIVE_INFINITY;
 
-  constructor(policy: Policy, overload: Overload, events: PoolEvents) {
-    this.#policy = policy;
+  /** @param createPolicy makes the one for an address */
+  constructor(createPolicy: () => Policy, overload: Overload, events: PoolEvents) {
+    this.#createPolicy = createPolicy;
     this.#overload = overload;
     this.#events = events;
   }
@@ -69,10 +90,16 @@ export class Pool {
   /** Takes in what comes to an address from now on. */
   open(loop: AcceptLoop, failed: (error: unknown) => void): void {
     this.#loops.add(loop);
+    const patience = this.#overload === 'refuse' ? this.#patienceAt(loop) : undefined;
     loop.acceptor.feed({
       room: () => this.#roomFor(loop),
       take: (descriptors) => {
+        if (this.#loops.size > 1 && this.#loops.delete(loop)) this.#loops.add(loop);
         this.take(loop, descriptors);
+      },
+      crowded: (isCrowded) => {
+        if (isCrowded) patience?.begin();
+        else patience?.end();
       },
       failed,
     });
@@ -81,6 +108,8 @@ export class Pool {
   /** Nothing comes to it any more; what waits from there is still placed. */
   close(loop: AcceptLoop): void {
     this.#loops.delete(loop);
+    this.#patience.get(loop)?.end();
+    this.#patience.delete(loop);
   }
 
   /** Places connections that were accepted, or lets them wait. */
@@ -90,14 +119,14 @@ export class Pool {
     const arrived = descriptors.map((descriptor) => new AcceptedConnection(descriptor, loop));
     this.#waiting.push(...arrived);
     this.#place();
-    if (this.#overload === 'refuse' && this.#waiting.length > 0) this.#refuse(new Set(arrived));
+    if (this.#waiting.length > 0 && this.#refuses(loop)) this.#refuse(new Set(arrived));
   }
 
   /** Places connections again that a worker did not adopt, before all others. */
   takeBack(connections: readonly AcceptedConnection[]): void {
     const [abandoned, served] = partition(connections, ({ loop }) => this.#abandoned.has(loop));
     this.#closeRefused(abandoned, NOBODY_LISTENS);
-    this.counts.redelivered += served.length;
+    for (const connection of served) connection.return();
     this.#waiting = [...served, ...this.#waiting];
     this.update();
   }
@@ -110,7 +139,8 @@ export class Pool {
 
   /** A worker may have room that it had not. */
   update(): void {
-    if (this.#waiting.length > 0) this.#place();
+    this.#place();
+    // One that takes something is moved behind the others, and asked once more: by then it has nothing more to do.
     for (const { acceptor } of this.#loops) acceptor.resume();
     this.#noteEmpty();
   }
@@ -128,12 +158,15 @@ export class Pool {
 
   /** Goes on where another dispatcher was. */
   restore(waiting: readonly AcceptedConnection[], counts: PoolCounts): void {
+    for (const connection of waiting) connection.return();
     this.#waiting = [...waiting];
     Object.assign(this.counts, counts);
   }
 
   /** Another process goes on with what waits: closes what this one has of it. */
   disown(): void {
+    for (const patience of this.#patience.values()) patience.end();
+    this.#patience.clear();
     for (const { descriptor } of this.#waiting.splice(0)) descriptor.close();
   }
 
@@ -153,62 +186,103 @@ export class Pool {
     if (this.#isFrozen) return 0;
     // Those from other addresses that wait still have no worker with room, so they compete with none of these.
     let room = this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.loop === loop).length;
-    let isServed = false;
     for (const worker of this.#workers) {
       room += worker.roomFor(loop);
       if (room >= ACCEPTED_AT_ONCE) return room;
-      isServed ||= worker.serves(loop);
     }
     if (room > 0) return room;
-    return this.#overload === 'refuse' && isServed ? REFUSED_AT_ONCE : 0;
+    return this.#refuses(loop) ? REFUSED_AT_ONCE : 0;
+  }
+
+  /** Whether who finds no room there is closed, and does not wait. */
+  #refuses(loop: AcceptLoop): boolean {
+    const patience = this.#patience.get(loop);
+    if (!patience) return false;
+    const workers = this.#workers.filter((worker) => worker.serves(loop));
+    if (workers.length === 0) {
+      patience.suspend();
+      return false;
+    }
+    patience.goOn();
+    return patience.isOver || workers.every(({ isFull }) => isFull);
+  }
+
+  #patienceAt(loop: AcceptLoop): Patience {
+    const patience = new Patience(() => {
+      loop.acceptor.resume();
+    });
+    this.#patience.set(loop, patience);
+    return patience;
   }
 
   #place(): void {
-    if (this.#isFrozen) return;
+    if (this.#isFrozen || this.#isPlacing || this.#waiting.length === 0) return;
+    this.#isPlacing = true;
     const rooms = new Map<AcceptLoop, Rooms>();
     const left: AcceptedConnection[] = [];
     const given = new Set<WorkerHandle>();
+    // What comes while a policy is asked is added at the end, and so is placed too.
     for (const connection of this.#waiting) {
-      const { loop } = connection;
-      let loopRooms = rooms.get(loop);
-      if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop)));
-      const { candidates } = loopRooms;
-      if (candidates.length === 0) {
-        left.push(connection);
-        continue;
-      }
-      let worker: WorkerHandle | undefined = this.#choose(candidates, connection);
-      if (worker.roomFor(loop) === 0) {
-        // A policy of the user's has drained it.
-        loopRooms.update(worker);
-        [worker] = loopRooms.candidates;
-      }
+      const worker = this.#workerFor(connection, rooms);
       if (!worker) {
         left.push(connection);
         continue;
       }
+      if (connection.placeAgain()) this.counts.redelivered++;
       worker.give(connection);
       given.add(worker);
       for (const each of rooms.values()) each.update(worker);
     }
     this.#waiting = left;
+    this.#isPlacing = false;
     for (const worker of given) worker.flush();
+    this.#tellPolicyFailure();
     this.#noteEmpty();
   }
 
-  #choose(candidates: readonly WorkerHandle[], connection: AcceptedConnection): WorkerHandle {
+  #workerFor(connection: AcceptedConnection, rooms: Map<AcceptLoop, Rooms>): WorkerHandle | undefined {
+    const { loop } = connection;
+    let loopRooms = rooms.get(loop);
+    if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop, this.#policyAt(loop))));
+    const { candidates, policy } = loopRooms;
+    if (candidates.length === 0) return undefined;
+    const worker = this.#choose(policy, candidates, connection);
+    if (worker.roomFor(loop) > 0) return worker;
+    // A policy of the user's has drained it.
+    loopRooms.update(worker);
+    return loopRooms.candidates[0];
+  }
+
+  #choose(policy: Policy, candidates: readonly WorkerHandle[], connection: AcceptedConnection): WorkerHandle {
     const [first] = candidates;
     if (!first) throw new TypeError('No worker has room');
     let chosen: WorkerHandle | undefined;
     try {
-      chosen = this.#policy(candidates, connection);
+      chosen = policy(candidates, connection);
     } catch (error) {
-      this.#events.policyFailed(error);
+      this.#policyFailure = { error };
       return first;
     }
     if (candidates.includes(chosen)) return chosen;
-    this.#events.policyFailed(new TypeError('The policy chose a worker that was not offered'));
+    this.#policyFailure = { error: new TypeError('The policy chose a worker that was not offered') };
     return first;
+  }
+
+  #policyAt(loop: AcceptLoop): Policy {
+    let policy = this.#policies.get(loop);
+    if (!policy) this.#policies.set(loop, (policy = this.#createPolicy()));
+    return policy;
+  }
+
+  /** Only when all are placed: whoever hears of it may do anything to the dispatcher, too. */
+  #tellPolicyFailure(): void {
+    const failure = this.#policyFailure;
+    if (!failure) return;
+    this.#policyFailure = undefined;
+    const now = performance.now();
+    if (now - this.#policyFailureToldAt < POLICY_FAILURE_PAUSE_MS) return;
+    this.#policyFailureToldAt = now;
+    this.#events.policyFailed(failure.error);
   }
 
   /** Of those that have just come; one that came back from a worker was let in before, and waits. */
@@ -234,7 +308,9 @@ export class Pool {
   }
 
   get #isEmpty(): boolean {
-    return this.#waiting.length === 0 && this.#workers.every(({ inFlight }) => inFlight === 0);
+    return (
+      !this.#isPlacing && this.#waiting.length === 0 && this.#workers.every(({ inFlight }) => inFlight === 0)
+    );
   }
 
   #noteEmpty(): void {
@@ -249,12 +325,14 @@ function partition<T>(all: readonly T[], isFirst: (one: T) => boolean): [T[], T[
 
 /** The workers with room for one address, while a batch is placed. */
 class Rooms {
+  readonly policy: Policy;
   readonly #workers: readonly WorkerHandle[];
   readonly #loop: AcceptLoop;
   #free: WorkerHandle[] = [];
   #busy: WorkerHandle[] = [];
 
-  constructor(workers: readonly WorkerHandle[], loop: AcceptLoop) {
+  constructor(workers: readonly WorkerHandle[], loop: AcceptLoop, policy: Policy) {
+    this.policy = policy;
     this.#workers = workers;
     this.#loop = loop;
     this.#look();

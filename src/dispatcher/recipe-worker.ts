@@ -55,6 +55,8 @@ export class RecipeWorker implements WorkerHandle {
   readonly id: number;
   readonly pid: number;
   readonly dialect: 'multiprocessing' | 'raw';
+  /** It has no word for it. */
+  readonly isFull = false;
   readonly #socket: StreamSocket;
   readonly #events: WorkerEvents;
   readonly #diagnostics: SocketDiagnostics | undefined;

@@ -14,7 +14,7 @@ export interface Status {
   readonly connections: {
     readonly accepted: number;
     readonly adopted: number;
-    /** Came back from a worker that died or refused them, and went to another. */
+    /** Came back from workers that died or refused them, and were placed again; each is counted once. */
     readonly redelivered: number;
     /** Closed unserved: no room where that is to be refused, or nobody serves their address any more. */
     readonly refused: number;

@@ -30,6 +30,8 @@ export interface WorkerHandle extends WorkerView, Candidate {
   serves(loop: AcceptLoop): boolean;
   /** How many connections of this address it may be given now. */
   roomFor(loop: AcceptLoop): number;
+  /** Whether it has as many connections as it said that it takes. That no more may be on the way to it is not that. */
+  readonly isFull: boolean;
   /**
    * Whether it can be expected to take the next connection at once. Others get one only when there is no such worker.
    */

@@ -1,4 +1,6 @@
 // Acceptor: a listening socket, and the connections that come to it, as descriptors.
+import { openSync } from 'node:fs';
+
 import { formatAddress, resolveHost, toAddress, type Address, type AddressLike } from './address.js';
 import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
@@ -54,7 +56,15 @@ export interface Consumer {
   room(): number;
   /** Gets at least one, and owns them. Must not throw. */
   take(accepted: Descriptor[]): void;
-  /** Accepting failed for good, in a way that is not of one connection. */
+  /**
+   * Clients began to wait in the backlog for want of room; or the backlog was found empty again. A client that waits has
+   * come between the two.
+   */
+  crowded?(isCrowded: boolean): void;
+  /**
+   * Accepting failed, in a way that is not of one connection, and is tried again after a pause. That no descriptor is
+   * free (`ERR_DESCRIPTOR_LIMIT`) is told once until it is over.
+   */
   failed(error: PassfdError): void;
 }
 
@@ -66,8 +76,13 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   readonly #readiness: Readiness;
   readonly #waiting: Waiting[] = [];
   #consumer: Consumer | undefined;
+  /** Whether clients wait, as far as is known, for whom the consumer had no room. */
+  #isCrowded = false;
   #closing: Promise<void> | undefined;
   #pause: NodeJS.Timeout | undefined;
+  #isReferenced = true;
+  /** Undefined while it is spent; null when none is kept. */
+  #spare: Descriptor | undefined | null = null;
   /** Of the descriptor limit; once until it is over. */
   #hasWarned = false;
 
@@ -186,8 +201,21 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     this.#watch();
   }
 
-  /** The consumer may have room again, or has none any more. */
+  /**
+   * Keeps a descriptor in reserve from now on, so that one connection at a time can be taken though no other is free: for
+   * whoever has to be reachable just then. `resume` behind the end of that connection fills the reserve again.
+   */
+  keepSpare(): void {
+    this.#spare = openSpare();
+  }
+
+  /**
+   * The consumer may have room again, or has none any more. Who waits is let in by this call: of several acceptors that
+   * share the room, the event loop would name the same one first again and again.
+   */
   resume(): void {
+    if (this.#spare === undefined && !this.closed) this.#spare = openSpare();
+    if (this.#consumer && this.#isCrowded && !this.#pause && !this.closed) this.#feed(this.#consumer);
     this.#watch();
   }
 
@@ -221,18 +249,22 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   /** Whether a waiting accept keeps the process alive; it does from the start. */
   ref(): this {
-    this.#readiness.setReferenced(true);
+    this.#isReferenced = true;
+    this.#watch();
     return this;
   }
 
   unref(): this {
-    this.#readiness.setReferenced(false);
+    this.#isReferenced = false;
+    this.#watch();
     return this;
   }
 
   /** Stops accepting, and gives the listening socket away; its file stays. Accepts that wait are rejected. */
   release(): Descriptor {
     if (this.closed) throw closedError();
+    this.#spare?.close();
+    this.#spare = null;
     this.#file = undefined;
     this.#readiness.close();
     clearTimeout(this.#pause);
@@ -263,6 +295,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   async #close(): Promise<void> {
+    this.#spare?.close();
+    this.#spare = null;
     this.#readiness.close();
     clearTimeout(this.#pause);
     for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
@@ -276,8 +310,11 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   #watch(): void {
     if (this.closed) return;
-    const isAwaited = this.#waiting.length > 0 || (this.#consumer?.room() ?? 0) > 0;
-    this.#readiness.want(isAwaited && !this.#pause ? READABLE : 0);
+    const hasRoom = this.#waiting.length > 0 || (this.#consumer?.room() ?? 0) > 0;
+    // Without room too, until somebody waits: that is to be known then.
+    const isWatched = hasRoom || (this.#consumer !== undefined && !this.#isCrowded);
+    this.#readiness.setReferenced(this.#isReferenced && hasRoom);
+    this.#readiness.want(isWatched && !this.#pause ? READABLE : 0);
   }
 
   #onReady(): void {
@@ -303,26 +340,47 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   #feed(consumer: Consumer): void {
     const room = Math.min(consumer.room(), MAX_ACCEPTED);
-    if (room < 1) return;
-    const result = native.accept(this.#descriptor.fd, accepted, room);
-    if (result === EAGAIN) return;
-    if (result === EMFILE || result === ENFILE) {
-      this.#pauseAccepting();
-      this.#warnOfLimit();
+    if (room < 1) {
+      this.#setCrowded(consumer, true);
       return;
     }
-    this.#hasWarned = false;
-    if (result < 0) {
+    let result = native.accept(this.#descriptor.fd, accepted, room);
+    if ((result === EMFILE || result === ENFILE) && this.#spare) {
+      this.#spare.close();
+      this.#spare = undefined;
+      result = native.accept(this.#descriptor.fd, accepted, 1);
+    }
+    if (result > 0) {
+      this.#hasWarned = false;
+      consumer.take(ownedDescriptors(result));
+      if (result < room) this.#setCrowded(consumer, false);
+    } else if (result === EAGAIN) {
+      this.#setCrowded(consumer, false);
+    } else {
       // It may stay so, and the socket readable: not to ask again and again at once.
       this.#pauseAccepting();
-      consumer.failed(this.#acceptError(result));
-    } else {
-      consumer.take(ownedDescriptors(result));
+      const isLimit = result === EMFILE || result === ENFILE;
+      if (!isLimit || !this.#hasWarned) consumer.failed(this.#acceptError(result));
+      this.#hasWarned = isLimit;
     }
   }
 
+  #setCrowded(consumer: Consumer, isCrowded: boolean): void {
+    if (this.#isCrowded === isCrowded) return;
+    this.#isCrowded = isCrowded;
+    consumer.crowded?.(isCrowded);
+  }
+
   #acceptError(result: number): PassfdError {
-    return systemError(result, 'accept', { descriptor: formatAddress(this.address) });
+    const isLimit = result === EMFILE || result === ENFILE;
+    return systemError(
+      result,
+      'accept',
+      { descriptor: formatAddress(this.address) },
+      isLimit
+        ? 'connections wait in the backlog until a descriptor is free; raise the limit (ulimit -n), or close what is not needed'
+        : undefined,
+    );
   }
 
   /** The listening socket stays readable while no descriptor is free, and to ask at once again would only burn the CPU. */
@@ -357,6 +415,15 @@ function ownedDescriptors(count: number): Descriptor[] {
   const descriptors: Descriptor[] = [];
   for (let index = 0; index < count; index++) descriptors.push(new Descriptor(accepted[index] ?? -1));
   return descriptors;
+}
+
+/** @returns undefined when none is free */
+function openSpare(): Descriptor | undefined {
+  try {
+    return new Descriptor(openSync('/dev/null', 'r'));
+  } catch {
+    return undefined;
+  }
 }
 
 function closedError(): PassfdError {

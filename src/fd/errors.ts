@@ -5,7 +5,7 @@
  * `docs/errors.md` has a row for each, saying what to do; a test compares the two.
  */
 export const errorMeanings = {
-  ERR_CLOSED: 'The socket, acceptor or connection was closed, or is used after its end.',
+  ERR_CLOSED: 'The socket, acceptor, connection or dispatcher was closed, or is used after its end.',
   ERR_DESCRIPTOR_CLOSED: 'The descriptor was used after it was closed or given away.',
   ERR_WRONG_KIND: 'The descriptor, or this end of a pipe, is not of the kind that was asked for.',
   ERR_NOT_PASSABLE: 'The object has no descriptor that another process could take over.',

@@ -19,6 +19,7 @@ import {
   EWOULDBLOCK,
   systemError,
 } from './system-error.js';
+import { holdersOf } from './unix-holders.js';
 
 /** Size of `sun_path` (unix(7)), less the NUL behind it. */
 const MAX_PATH_BYTES = process.platform === 'darwin' ? 103 : 107;
@@ -127,7 +128,9 @@ async function removeStale(path: string): Promise<void> {
     throw inUse(path, `process ${socket.peer.pid} listens there; stop it, or take another path`);
   }
   if (probe === EAGAIN) {
-    throw inUse(path, 'a process listens there, and its backlog is full; take another path');
+    const pids = await holdersOf(path);
+    const who = pids.length === 0 ? 'a process' : `process ${pids.join(' or ')}`;
+    throw inUse(path, `${who} listens there, and the backlog is full; stop it, or take another path`);
   }
   if (probe === EACCES) {
     throw inUse(path, 'a socket is there that only another user may connect to; take another path');

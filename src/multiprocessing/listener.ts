@@ -30,6 +30,11 @@ export interface ListenerOptions extends Pick<ConnectionOptions, 'maxFrameBytes'
 interface ListenerEvents {
   /** A client was not let in: wrong key, broken handshake, out of time. Nobody else is affected. */
   refused: [error: PassfdError];
+  /**
+   * Accepting failed, and is tried again after a pause. Where nobody listens to this event, an `accept` that waits is
+   * rejected; and while no descriptor is free it waits on, and a process warning says so.
+   */
+  warned: [error: PassfdError];
 }
 
 /**
@@ -80,9 +85,6 @@ class ConnectionListener
   /** Let in, and not yet taken by an `accept`: at most as many as there are handshakes at a time. */
   readonly #ready: Connection[] = [];
   readonly #waiting: Waiting[] = [];
-  #loop: Promise<void> | undefined;
-  /** Takes the loop out of the acceptor when nobody waits any more. */
-  #idle = new AbortController();
   #isPaused = false;
 
   constructor(
@@ -101,12 +103,22 @@ class ConnectionListener
     this.#directory = directory;
     // Every handshake listens to it.
     setMaxListeners(0, this.#closing.signal);
+    acceptor.feed({
+      // One at a time, while somebody waits for one: each may fail its handshake.
+      room: () => (this.#waiting.length > 0 && !this.#isPaused ? 1 : 0),
+      take: (descriptors) => {
+        for (const descriptor of descriptors) this.#startHandshake(descriptor);
+      },
+      failed: (error) => {
+        this.#onFailed(error);
+      },
+    });
   }
 
   /**
    * The next connection whose handshake succeeded. Unlike in Python, a client that fails it does not end the call: it
    * is told by the event `refused`.
-   * @throws {PassfdError} `ERR_CLOSED`, `ERR_DESCRIPTOR_LIMIT`, or the reason of the signal
+   * @throws {PassfdError} `ERR_CLOSED`, `ERR_SYSTEM` (see `warned`), or the reason of the signal
    */
   accept(options: { readonly signal?: AbortSignal } = {}): Promise<Connection> {
     const { signal } = options;
@@ -120,7 +132,7 @@ class ConnectionListener
       }
       const abort = (): void => {
         this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
-        if (this.#waiting.length === 0) this.#idle.abort();
+        this.#acceptor.resume();
         reject(signal?.reason);
       };
       const waiting: Waiting = {
@@ -135,7 +147,7 @@ class ConnectionListener
       };
       signal?.addEventListener('abort', abort, { once: true });
       this.#waiting.push(waiting);
-      if (!this.#isPaused) this.#loop ??= this.#acceptWhileAwaited();
+      this.#acceptor.resume();
     });
   }
 
@@ -162,7 +174,7 @@ class ConnectionListener
    */
   async pause(timeoutMs: number): Promise<void> {
     this.#isPaused = true;
-    this.#idle.abort();
+    this.#acceptor.resume();
     const timer = setTimeout(() => {
       for (const { connection } of this.#handshakes) connection.socket.destroy(pausedError());
     }, timeoutMs);
@@ -172,7 +184,7 @@ class ConnectionListener
 
   resume(): void {
     this.#isPaused = false;
-    if (this.#waiting.length > 0) this.#loop ??= this.#acceptWhileAwaited();
+    this.#acceptor.resume();
   }
 
   /** As `close`, where another process listens on with the same socket: its file stays. */
@@ -189,7 +201,6 @@ class ConnectionListener
     try {
       await this.#acceptor.close();
     } finally {
-      await this.#loop;
       await Promise.all(Array.from(this.#handshakes, ({ ended }) => ended));
       for (const connection of this.#ready.splice(0)) connection.close();
       if (this.#directory !== undefined) await rmdir(this.#directory);
@@ -198,22 +209,6 @@ class ConnectionListener
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
-  }
-
-  /**
-   * Takes connections out of the backlog while an `accept` waits for one, and starts their handshakes. Never rejects.
-   */
-  async #acceptWhileAwaited(): Promise<void> {
-    while (this.#waiting.length > 0 && !this.#isPaused) {
-      this.#idle = new AbortController();
-      const signal = AbortSignal.any([this.#closing.signal, this.#idle.signal]);
-      try {
-        this.#startHandshake(await this.#acceptor.accept({ signal }));
-      } catch (error) {
-        if (!this.#idle.signal.aborted) this.#rejectWaiting(error);
-      }
-    }
-    this.#loop = undefined;
   }
 
   #startHandshake(descriptor: Descriptor): void {
@@ -251,7 +246,7 @@ class ConnectionListener
     const waiting = this.#waiting.shift();
     if (waiting) waiting.resolve(connection);
     else this.#ready.push(connection);
-    if (this.#waiting.length === 0) this.#idle.abort();
+    this.#acceptor.resume();
   }
 
   /** @throws what the option says, and then it is closed */
@@ -271,6 +266,15 @@ class ConnectionListener
       code: error.code,
       detail: `The listener at ${String(this.address)} refused a client; listen to its "refused" event to handle this.`,
     });
+  }
+
+  #onFailed(error: PassfdError): void {
+    if (this.emit('warned', error)) return;
+    if (error.code === 'ERR_DESCRIPTOR_LIMIT') {
+      process.emitWarning(error.message, { type: 'PassfdWarning', code: error.code });
+    } else {
+      this.#rejectWaiting(error);
+    }
   }
 
   #rejectWaiting(error: unknown): void {

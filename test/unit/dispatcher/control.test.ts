@@ -1,9 +1,12 @@
 // The control socket: who is let in, who is not, what each is told, and that a bad peer costs nobody else anything.
 import assert from 'node:assert/strict';
-import { statSync } from 'node:fs';
-import { describe, it } from 'node:test';
+import { readdirSync, statSync } from 'node:fs';
+import { constants } from 'node:os';
+import { describe, it, mock } from 'node:test';
 
-import { connect, socketPair, type PeerCredentials } from '../../../src/fd/index.js';
+import { connect, socketPair, type PassfdError, type PeerCredentials } from '../../../src/fd/index.js';
+import { native } from '../../../src/fd/native.js';
+import { EMFILE } from '../../../src/fd/system-error.js';
 import { checkPeer, isTrusted, modeFor } from '../../../src/dispatcher/control.js';
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { encodeFrame, encodeHello, MAX_WINDOW, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
@@ -192,6 +195,32 @@ describe('a peer that says hello in another way', () => {
   );
 });
 
+describe('a child that says something else than hello', () => {
+  for (const [name, bytes, code] of [
+    ['HTTP', Buffer.from('GET / HTTP/1.1\r\n\r\n'), 'ERR_FRAME_TOO_LARGE'],
+    ['a frame of negative length', Buffer.from('fefefefe', 'hex'), 'ERR_FRAME'],
+    [
+      'a hello of somebody who gives commands',
+      encodeFrame(Buffer.from('{"passfd":1,"role":"control"}')),
+      'ERR_HELLO',
+    ],
+  ] as const) {
+    it(
+      `is cut off, counted and told of: ${name}`,
+      onStage({}, async (stage) => {
+        const [here, there] = socketPair();
+        const refused = stage.next('peerRefused');
+        stage.dispatcher.addChild(here, { id: 1, pid: process.pid });
+        const child = stage.own(new FakeWorker(there));
+        await child.say(bytes);
+        await refused;
+        assert.deepEqual(codes(stage), [code]);
+        assert.equal(stage.dispatcher.status().peers.refused, 1);
+      }),
+    );
+  }
+});
+
 describe('a peer that says nothing', () => {
   it(
     'is cut off when its time is over, and who has spoken is not',
@@ -268,6 +297,28 @@ describe('a control socket', () => {
   );
 
   it(
+    'is one for each dispatcher, and so is that of raw workers',
+    onStage({}, async (stage) => {
+      const { dispatcher, directory } = stage;
+      await assert.rejects(
+        dispatcher.openControl(`${directory}/second`),
+        failsWith('ERR_DISPATCHER', /a control socket already/),
+      );
+      // One that could not be opened is none.
+      await assert.rejects(dispatcher.openRawControl(`${directory}/nowhere/raw`), {
+        code: 'ERR_ADDRESS_MISSING',
+      });
+      const opening = dispatcher.openRawControl(`${directory}/raw`);
+      await assert.rejects(
+        dispatcher.openRawControl(`${directory}/other`),
+        failsWith('ERR_DISPATCHER', /a raw control socket already/),
+      );
+      await opening;
+      assert.deepEqual(readdirSync(directory).sort(), ['control', 'raw']);
+    }),
+  );
+
+  it(
     'may be used by its user alone, unless others are named',
     onStage({}, async (stage) => {
       assert.equal(statSync(stage.control).mode & 0o777, 0o600);
@@ -315,6 +366,30 @@ describe('a control socket', () => {
       },
     ),
   );
+});
+
+describe('a control socket at which accepting fails', () => {
+  for (const [name, result, code] of [
+    ['for want of memory', -constants.errno.ENOMEM, 'ERR_SYSTEM'],
+    ['for want of a descriptor', EMFILE, 'ERR_DESCRIPTOR_LIMIT'],
+  ] as const) {
+    it(
+      `lets in who waits as soon as it works again, and the dispatcher goes on: ${name}`,
+      onStage({}, async (stage) => {
+        const warned: unknown[] = [];
+        const note = (warning: unknown): void => void warned.push(warning);
+        process.on('warning', note);
+        const failing = mock.method(native, 'accept', () => result, { times: 2 });
+        await stage.join();
+        failing.mock.restore();
+        await servesOn(stage);
+        process.off('warning', note);
+        assert.deepEqual(warned, []);
+        const warnings = stage.warnings.splice(0) as PassfdError[];
+        assert.deepEqual(new Set(warnings.map((warning) => warning.code)), new Set([code]));
+      }),
+    );
+  }
 });
 
 describe('who may do what', () => {

@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 
 import type { Policy } from '../../../src/dispatcher/index.js';
 import type { Address } from '../../../src/fd/index.js';
-import { onStage } from '../../support/dispatcher-stage.js';
+import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 
 const lastOne: Policy = (workers) => workers[workers.length - 1] ?? assert.fail('Nobody was offered');
 
@@ -68,6 +68,82 @@ describe('a custom policy', () => {
         await stage.client();
         await worker.handoffs(1);
         assert.match(String(stage.warnings.pop()), warning);
+      }),
+    );
+  }
+
+  for (const [name, policy] of [
+    ['throws each time', throwing],
+    ['is no function that answers at once', (() => Promise.resolve()) as unknown as Policy],
+  ] as const) {
+    it(
+      `is not told of for every connection when it ${name}`,
+      onStage({ policy }, async (stage) => {
+        const worker = await stage.joinServing();
+        for (let count = 0; count < 20; count++) {
+          await stage.client();
+          await worker.handoffs(1);
+        }
+        assert.equal(stage.warnings.splice(0).length, 1);
+      }),
+    );
+  }
+
+  const emptying: Policy = (workers) => {
+    const chosen = lastOne(workers, { client: undefined, local: { path: '' } });
+    (workers as unknown[]).length = 0;
+    return chosen;
+  };
+  it(
+    'cannot change what the dispatcher knows of its workers',
+    onStage({ policy: emptying }, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.clients(3);
+      await worker.handoffs(3);
+      assert.match(String(stage.warnings.pop()), /TypeError/);
+    }),
+  );
+});
+
+/** The addresses of five clients that come at once to a worker with room for two of them, as the worker sees them. */
+async function servedByWindowOfTwo(stage: Stage): Promise<unknown[]> {
+  await stage.clients(5);
+  const worker = await stage.joinServing({ window: 2 });
+  const served: unknown[] = [];
+  while (served.length < 5) {
+    served.push(...(await worker.handoff()).descriptors.map(({ remoteAddress }) => remoteAddress));
+    await worker.adopt();
+  }
+  await stage.until(() => stage.dispatcher.status().connections.adopted >= 5);
+  return served;
+}
+
+describe('a dispatcher that is stopped while it places connections', () => {
+  let stop: () => void = () => undefined;
+  const stopping: Policy = ([first]) => {
+    stop();
+    return first ?? assert.fail();
+  };
+  const failing: Policy = () => {
+    throw new Error('of the policy');
+  };
+  for (const [name, policy] of [
+    ['by the policy', stopping],
+    ['by who hears that the policy failed', failing],
+  ] as const) {
+    it(
+      `gives each to one worker once: ${name}`,
+      onStage({ policy }, async (stage) => {
+        const { dispatcher } = stage;
+        let stopped: Promise<void> | undefined;
+        stop = () => void (stopped ??= dispatcher.stopAccepting());
+        dispatcher.on('warned', stop);
+        const served = await servedByWindowOfTwo(stage);
+        assert.equal(new Set(served.map((address) => JSON.stringify(address))).size, 5);
+        await stopped;
+        const { accepted, adopted, waiting, inFlight } = dispatcher.status().connections;
+        assert.deepEqual([accepted, adopted, waiting, inFlight], [5, 5, 0, 0]);
+        stage.warnings.splice(0);
       }),
     );
   }

@@ -1,14 +1,16 @@
 // How a dispatcher and its workers end: drained, without a connection lost; or closed, without a descriptor left.
 import assert from 'node:assert/strict';
+import { existsSync, readdirSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { connect, socketPair } from '../../../src/fd/index.js';
+import { connect, socketPair, type PassfdError } from '../../../src/fd/index.js';
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { encodeAdopted, encodeClosed, encodeJson } from '../../../src/handoff/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { backlogOf, onStage } from '../../support/dispatcher-stage.js';
 import { failsWith } from '../../support/errors.js';
 import { FakeWorker } from '../../support/fake-worker.js';
+import { temporaryDirectory } from '../../support/files.js';
 import { isPending, turns } from '../../support/loop.js';
 import { receivedText } from '../../support/stream.js';
 
@@ -51,6 +53,19 @@ describe('drainWorker', () => {
       assert.equal(await isPending(Promise.race(drained)), true);
       await busy.next('drain');
       busy.die();
+      await Promise.all(drained);
+    }),
+  );
+
+  it(
+    'resolves for everyone who asked, however many they are',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      const drained = Array.from({ length: 20_000 }, () => stage.dispatcher.drainWorker(worker.id));
+      await worker.adopt();
+      await worker.sayClosed(1);
       await Promise.all(drained);
     }),
   );
@@ -214,6 +229,53 @@ describe('close', () => {
       }),
     );
   }
+
+  it(
+    'ends for good: nothing is opened behind it, or while it goes on',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const anywhere = { host: 'localhost', port: 0 };
+      const calls = (dispatcher: Dispatcher): Promise<unknown>[] => [
+        dispatcher.listen(anywhere),
+        dispatcher.listen(`${directory.path}/listener`),
+        dispatcher.openControl(`${directory.path}/control`),
+        dispatcher.openRawControl(`${directory.path}/raw`),
+      ];
+      for (const isBehind of [false, true]) {
+        const dispatcher = new Dispatcher();
+        if (isBehind) await dispatcher.close();
+        const opening = Promise.allSettled(calls(dispatcher));
+        await dispatcher.close();
+        for (const outcome of await opening) {
+          assert.equal(outcome.status === 'rejected' && (outcome.reason as PassfdError).code, 'ERR_CLOSED');
+        }
+        assert.deepEqual(readdirSync(directory.path), []);
+        assert.deepEqual(dispatcher.status().listeners, []);
+        const [here, there] = socketPair();
+        dispatcher.addChild(here, { id: 1, pid: process.pid });
+        assert.equal(await receivedText(there), null);
+        there.destroy();
+      }
+    }),
+  );
+
+  it(
+    'lets nobody in who was waiting to be',
+    onStage({}, async (stage) => {
+      await using next = new Dispatcher();
+      const path = `${stage.directory}/next`;
+      // This process is awaited, and does not come back.
+      const open = next.openControl(path, { awaited: [{ id: 1, pid: process.pid }] }).catch(() => undefined);
+      await stage.until(() => existsSync(path));
+      const worker = stage.own(new FakeWorker(await connect(path)));
+      const isTurnedAway = assert.rejects(worker.sayHello());
+      await turns();
+      await next.close();
+      await isTurnedAway;
+      await open;
+      assert.deepEqual(next.workers, []);
+    }),
+  );
 
   it(
     'is all that an unused dispatcher needs',

@@ -258,6 +258,22 @@ describe('a refused connection', () => {
   );
 
   it(
+    'is counted as delivered anew once, when a worker gets it, however often it was refused before',
+    onStage({}, async (stage) => {
+      const refuser = await stage.joinServing();
+      await stage.client();
+      for (let times = 0; times < 3; times++) {
+        await refuser.handoffs(1);
+        await refuser.refuse('descriptors');
+        await stage.next('starved');
+        assert.equal(stage.dispatcher.status().connections.redelivered, times === 0 ? 0 : 1);
+      }
+      await refuser.handoffs(1);
+      assert.equal(stage.dispatcher.status().connections.redelivered, 1);
+    }),
+  );
+
+  it(
     'is refused for the whole batch by one message, and settled with what is behind it',
     onStage({}, async (stage) => {
       const refuser = await stage.joinServing();
@@ -372,35 +388,6 @@ describe('what is in flight to a worker', () => {
       assert.equal(backlogOf(address), 1);
       await worker.say(encodeJson({ type: 'capacity', capacity: 1 }));
       await worker.handoffs(1);
-    }),
-  );
-});
-
-describe('overload: refuse', () => {
-  it(
-    'closes what no worker has room for, and counts it',
-    onStage({ overload: 'refuse' }, async (stage) => {
-      const worker = await stage.joinServing({ window: 1 });
-      const refused = stage.next('refused');
-      const [lucky, unlucky] = await stage.clients(2);
-      assert.ok(lucky && unlucky);
-      assert.equal(await receivedText(unlucky), null);
-      assert.deepEqual(await refused, [{ count: 1, reason: 'no worker has room' }]);
-      await worker.handoffs(1);
-      assert.equal(await isPending(lucky.receive()), true);
-      assert.equal(stage.dispatcher.status().connections.refused, 1);
-    }),
-  );
-
-  it(
-    'lets clients wait while there is no worker at all',
-    onStage({ overload: 'refuse' }, async (stage) => {
-      const address = await stage.address();
-      const client = await stage.client();
-      await turns();
-      assert.equal(backlogOf(address), 1);
-      const worker = await stage.joinServing();
-      assert.deepEqual(of(await worker.handoffs(1)), from([client]));
     }),
   );
 });

@@ -1,10 +1,12 @@
 // Listeners: which socket is opened again behind a crash, where several ways lead to the same one.
 import assert from 'node:assert/strict';
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import { Listeners } from '../../../src/dispatcher/listeners.js';
 import { listen } from '../../../src/fd/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
+import { temporaryDirectory } from '../../support/files.js';
 
 const anyPort = { host: '127.0.0.1', port: 0 };
 
@@ -33,6 +35,27 @@ describe('an inherited socket that a worker brings back', () => {
         assert.deepEqual((await all.openOwn({ fd }, undefined)).address, address);
       }
       await close(all);
+    }),
+  );
+});
+
+describe('a socket that a worker brings back and whose file cannot be looked at', () => {
+  it(
+    'is closed',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const path = `${directory.path}/sub`;
+      mkdirSync(path);
+      await using kept = await listen(`${path}/listener`);
+      renameSync(path, `${directory.path}/moved`);
+      writeFileSync(path, 'no directory');
+      const descriptor = kept.duplicate();
+      await assert.rejects(listeners().takeReturned(`wanted ${path}/listener`, descriptor), {
+        code: 'ENOTDIR',
+      });
+      assert.equal(descriptor.closed, true);
+      rmSync(path);
+      renameSync(`${directory.path}/moved`, path);
     }),
   );
 });

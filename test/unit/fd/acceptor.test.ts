@@ -1,7 +1,7 @@
 // Acceptor: takes connections out of the backlog exactly when asked.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import {
   Acceptor,
@@ -9,12 +9,14 @@ import {
   listen,
   StreamSocket,
   type Descriptor,
+  type PassfdError,
   type TcpAddress,
 } from '../../../src/fd/index.js';
 import { native } from '../../../src/fd/native.js';
+import { EMFILE } from '../../../src/fd/system-error.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { openFile } from '../../support/files.js';
-import { isPending } from '../../support/loop.js';
+import { isPending, turns } from '../../support/loop.js';
 import { received, receivedText } from '../../support/stream.js';
 
 const loopback = { host: '127.0.0.1', port: 0 };
@@ -221,6 +223,64 @@ describe('an Acceptor', () => {
       await using again = await listen(address);
       assert.deepEqual(again.address, address);
       await assert.rejects(acceptor.shutdown(), { code: 'ERR_CLOSED' });
+    }),
+  );
+});
+
+describe('a consumer', () => {
+  it(
+    'is told that clients began to wait for want of room, and when none does any more',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      const told: unknown[] = [];
+      let room = 0;
+      acceptor.feed({
+        room: () => room,
+        take: (accepted) => {
+          told.push(accepted.length);
+          closeAll(accepted);
+        },
+        crowded: (isCrowded) => told.push(isCrowded),
+        failed: assert.ifError,
+      });
+      await turns();
+      assert.deepEqual(told, []);
+      using waiting = await clients(acceptor, 3);
+      await turns();
+      assert.deepEqual(told.splice(0), [true]);
+      room = 2;
+      acceptor.resume();
+      // By the call itself, so that whoever is asked first is let in first.
+      assert.deepEqual(told, [2]);
+      await turns();
+      assert.deepEqual(told, [2, 1, false]);
+      assert.notEqual(waiting, undefined);
+    }),
+  );
+
+  it(
+    'is told once that no descriptor is free, and gets the connections when one is',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      const warnings: unknown[] = [];
+      const warn = (warning: unknown): void => void warnings.push(warning);
+      process.on('warning', warn);
+      const full = mock.method(native, 'accept', () => EMFILE, { times: 3 });
+      const failures: PassfdError[] = [];
+      const taken = new Promise<Descriptor[]>((resolve) => {
+        acceptor.feed({ room: () => 9, take: resolve, failed: (error) => failures.push(error) });
+      });
+      using waiting = await clients(acceptor, 1);
+      closeAll(await taken);
+      process.off('warning', warn);
+      full.mock.restore();
+      assert.deepEqual(
+        failures.map(({ code }) => code),
+        ['ERR_DESCRIPTOR_LIMIT'],
+      );
+      assert.match(failures[0]?.message ?? '', /wait in the backlog until a descriptor is free/);
+      assert.deepEqual(warnings, []);
+      assert.notEqual(waiting, undefined);
     }),
   );
 });

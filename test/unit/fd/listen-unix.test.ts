@@ -94,12 +94,15 @@ describe('listen at a path', () => {
   );
 
   it(
-    'refuses a path whose listener has a full backlog',
+    'refuses a path whose listener has a full backlog, and names the process all the same',
     inDirectory(async (directory) => {
       const path = `${directory}/s`;
       await using first = await listen(path, { backlog: 0 });
       using client = await connect(path);
-      await assert.rejects(listen(path), { code: 'ERR_ADDRESS_IN_USE', message: /backlog is full/ });
+      await assert.rejects(listen(path), {
+        code: 'ERR_ADDRESS_IN_USE',
+        message: new RegExp(`process ${process.pid} listens there, and the backlog is full`),
+      });
       assert.equal(first.closed || client.closed, false);
     }),
   );

@@ -1,4 +1,4 @@
-// Returns: the workers of a dispatcher that died, and whether one of them has come back with what it kept.
+// AwaitedWorkers: those of a dispatcher that died, and whether one of them has come back with what it kept.
 import { ProcessWatch } from '../fd/index.js';
 
 /** A worker process that lives, as the dispatcher before had known it. */
@@ -7,7 +7,7 @@ export interface AwaitedWorker {
   readonly pid: number;
 }
 
-export class Returns {
+export class AwaitedWorkers {
   /** Those that live. One that has come back may lose its channel and come once more. */
   readonly #living = new Map<number, { readonly id: number; readonly watch: ProcessWatch }>();
   /** Of those, who has not come back yet. */
