@@ -55,6 +55,7 @@ export class RecipeWorker implements WorkerHandle {
   readonly id: number;
   readonly pid: number;
   readonly dialect: 'multiprocessing' | 'raw';
+  readonly isStalled = false;
   readonly #socket: StreamSocket;
   readonly #events: WorkerEvents;
   readonly #diagnostics: SocketDiagnostics | undefined;
