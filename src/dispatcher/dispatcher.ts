@@ -634,6 +634,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       broke: (error) => {
         this.#refusePeer(error);
       },
+      failed: (error) => {
+        this.emit('warned', error);
+      },
       left: (worker, connections, reason) => {
         this.#bequest.takeBack(connections);
         this.#pool.takeBack(connections);

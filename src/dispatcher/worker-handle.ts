@@ -82,6 +82,8 @@ export interface WorkerEvents {
   resumed(worker: WorkerHandle): void;
   /** It broke the protocol; `left` follows. */
   broke(error: PassfdError): void;
+  /** Something failed that is no fault of its own, and it is parted with: `left` follows. */
+  failed(error: unknown): void;
   /** Its channel has ended. What it had not adopted comes back; the receiver owns it. */
   left(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
 }
