@@ -24,6 +24,7 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
 /**
@@ -108,7 +109,6 @@ export class PassfdWorker implements WorkerHandle {
   readonly dialect = 'passfd';
   /** Its window bounds what could wait. */
   readonly isFree = true;
-  readonly isStalled = false;
   readonly #channel: Channel;
   readonly #events: PassfdWorkerEvents;
   readonly #ledger: Ledger<AcceptedConnection>;
@@ -139,6 +139,10 @@ export class PassfdWorker implements WorkerHandle {
   /** Settles when the worker is told that the dispatcher does without it, and can say nothing more. */
   #parted: Promise<void> | undefined;
   #whyParted: string | undefined;
+
+  readonly #stallWatch = new StallWatch(this, () => {
+    this.#events.stalled(this);
+  });
 
   /** While answers are read by and by: ends that, when the last time is long enough ago. */
   #polling: NodeJS.Timeout | undefined;
@@ -270,6 +274,15 @@ export class PassfdWorker implements WorkerHandle {
     return this.#ledger.size + this.#outgoing.length;
   }
 
+  /** Positions that it has adopted or refused. */
+  get settled(): number {
+    return this.#ledger.settled;
+  }
+
+  get isStalled(): boolean {
+    return this.#stallWatch.isStalled;
+  }
+
   get handedOut(): readonly Descriptor[] {
     if (this.#channel.socket.closed) return [];
     const sent = this.#ledger.entries.slice(0, this.#lastSent - this.#ledger.settled);
@@ -306,7 +319,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   roomFor(loop: AcceptLoop): number {
-    if (this.#state.is !== 'ready') return 0;
+    if (this.#state.is !== 'ready' || this.isStalled) return 0;
     const subscription = this.#subscriptions.get(loop.id);
     if (!subscription || subscription.pause) return 0;
     const inWindow = this.#presentWindow - this.inFlight;
@@ -336,6 +349,7 @@ export class PassfdWorker implements WorkerHandle {
       this.#postHandoff(encodeHandoff(listener, batch.length), batch, { position, listener });
       start = end;
     }
+    this.#stallWatch.start();
     if (isBusy || this.#polling) this.#poll();
   }
 
@@ -364,6 +378,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async freeze(): Promise<FrozenWorker> {
+    this.#stallWatch.stop();
     const partial = await this.#channel.freeze();
     // It may be what came last that broke the protocol. No other process would know.
     if (this.#state.is === 'parting') {
@@ -392,12 +407,14 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   thaw(): void {
+    if (this.inFlight > 0) this.#stallWatch.start();
     this.#channel.socket.thaw();
   }
 
   disown(): void {
     this.#state = { is: 'gone' };
     clearTimeout(this.#polling);
+    this.#stallWatch.stop();
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     for (const { descriptor } of this.#ledger.takeAll()) descriptor.close();
@@ -513,7 +530,9 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   #settleUpTo(position: number): AcceptedConnection[] {
-    return this.#ledger.settleUpTo(position, this.#lastSent);
+    const settled = this.#ledger.settleUpTo(position, this.#lastSent);
+    if (this.#stallWatch.resume()) this.#events.resumed(this);
+    return settled;
   }
 
   #onReady(): void {
@@ -656,7 +675,7 @@ export class PassfdWorker implements WorkerHandle {
     if (isBroken) this.#events.broke(error);
     else this.#events.failed(error);
     if (socket.closed) return;
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = error instanceof PassfdError ? error.message : String(error);
     this.#whyParted = reason;
     this.#stopPolling();
     const farewell = encodeJson({
@@ -692,6 +711,7 @@ export class PassfdWorker implements WorkerHandle {
     if (this.#state.is === 'gone') return;
     this.#state = { is: 'gone' };
     clearTimeout(this.#polling);
+    this.#stallWatch.stop();
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     const outgoing = this.#outgoing.splice(0);
