@@ -47,7 +47,7 @@ const MAX_UNREAD_BYTES = 262_144;
  * What a worker may say in a second beside what it has adopted, refused and closed. A message has this many bytes more than
  * its own: a short one costs hardly less than a long one.
  */
-const MAX_SAID_BYTES = 1_048_576;
+const MAX_SAID_BYTES = 2_097_152;
 const MESSAGE_BYTES = 64;
 const SECOND_MS = 1000;
 

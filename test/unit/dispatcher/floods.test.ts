@@ -49,7 +49,7 @@ describe('a worker that floods its dispatcher', () => {
         await other.handoffs(1);
         const [worker, { reason }] = await left;
         assert.equal(worker.id, culprit.id);
-        assert.match(reason, /says more than 1048576 bytes in a second/);
+        assert.match(reason, /says more than 2097152 bytes in a second/);
         await flooding;
         const farewell = await culprit.next('farewell');
         assert.deepEqual([farewell.code, farewell.reason], ['ERR_PROTOCOL', reason]);
