@@ -17,6 +17,7 @@ import {
   Ledger,
   MAX_BATCH,
   PROTOCOL_VERSION,
+  shortened,
   type FromWorker,
   type Listening,
   type TakeGroup,
@@ -24,6 +25,7 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
 /**
@@ -37,6 +39,17 @@ const REFUSAL_PAUSE_MS = 100;
  * connection too: a client sees the end of one that its worker closes without shutdown(2) later by that.
  */
 const POLLING_PAUSE_MS = 1;
+
+/** Answers that may wait for a worker to read them. */
+const MAX_UNREAD_BYTES = 262_144;
+
+/**
+ * What a worker may say in a second beside what it has adopted, refused and closed. A message has this many bytes more than
+ * its own: a short one costs hardly less than a long one.
+ */
+const MAX_SAID_BYTES = 2_097_152;
+const MESSAGE_BYTES = 64;
+const SECOND_MS = 1000;
 
 /** What a passfd worker can ask for beyond what every worker does. */
 export interface PassfdWorkerEvents extends WorkerEvents {
@@ -91,8 +104,8 @@ type State =
   | { readonly is: 'starting' }
   | { readonly is: 'ready' }
   | { readonly is: 'draining' }
-  /** It broke the protocol. It was told, and may not have read it yet; until then nothing that it says counts. */
-  | { readonly is: 'broken' }
+  /** The dispatcher does without it, and has told it so: it may not have read that yet. */
+  | { readonly is: 'parting' }
   | { readonly is: 'gone' };
 
 interface Subscription {
@@ -134,6 +147,22 @@ export class PassfdWorker implements WorkerHandle {
   #lastWords: string | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
+
+  /** Settles when the worker is told that the dispatcher does without it, and can say nothing more. */
+  #parted: Promise<void> | undefined;
+  #whyParted: string | undefined;
+
+  readonly #stallWatch = new StallWatch(this, () => {
+    this.#events.stalled(this);
+  });
+
+  /** Listening sockets that are on their way to it: what tells that nobody needs one any more. */
+  readonly #entrusting = new Map<number, AbortController>();
+  /** Of answers that wait for it. */
+  #unreadBytes = 0;
+  /** In the second that began then. */
+  #saidBytes = 0;
+  #saidSince = 0;
 
   /** While answers are read by and by: ends that, when the last time is long enough ago. */
   #polling: NodeJS.Timeout | undefined;
@@ -234,19 +263,22 @@ export class PassfdWorker implements WorkerHandle {
     return worker;
   }
 
-  /** Reads what the worker says until its channel ends. @throws what a listener of the dispatcher's events throws */
+  /** Reads what the worker says until its channel ends. */
   async run(): Promise<void> {
     let reason = 'its channel ended';
     try {
       this.#noteReturned();
-      await this.#channel.read((payload, take) => this.#on(decodeFromWorker(payload), take));
+      await this.#channel.read((payload, take) => {
+        const message = decodeFromWorker(payload);
+        if (!this.#isProgress(message)) this.#noteSaid(payload.length);
+        return this.#on(message, take);
+      });
     } catch (error) {
       reason = (error as Error).message;
-      await this.#sayFarewell(error);
+      await this.#part(error);
       await this.#readLastWords();
-      if (!(error instanceof PassfdError)) throw error;
     } finally {
-      this.#leave(reason);
+      this.#leave(this.#whyParted ?? reason);
     }
   }
 
@@ -266,12 +298,25 @@ export class PassfdWorker implements WorkerHandle {
     return this.#ledger.size + this.#outgoing.length;
   }
 
+  /** Positions that it has adopted or refused. */
+  get settled(): number {
+    return this.#ledger.settled;
+  }
+
+  get isStalled(): boolean {
+    return this.#stallWatch.isStalled;
+  }
+
   get handedOut(): readonly Descriptor[] {
     if (this.#channel.socket.closed) return [];
-    let queued = 0;
-    for (const { handoff } of this.#channel.socket.unsent()) queued += handoff?.count ?? 0;
-    const sent = this.#ledger.entries.slice(0, this.#ledger.size - queued);
+    const sent = this.#ledger.entries.slice(0, this.#lastSent - this.#ledger.settled);
     return sent.map(({ descriptor }) => descriptor);
+  }
+
+  /** What follows waits for the channel, or could not be sent. */
+  get #lastSent(): number {
+    const unsent = this.#channel.socket.unsentPosition;
+    return unsent === undefined ? this.#ledger.last : unsent - 1;
   }
 
   /** Ids of those whose connections it takes. */
@@ -298,7 +343,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   roomFor(loop: AcceptLoop): number {
-    if (this.#state.is !== 'ready') return 0;
+    if (this.#state.is !== 'ready' || this.isStalled) return 0;
     const subscription = this.#subscriptions.get(loop.id);
     if (!subscription || subscription.pause) return 0;
     const inWindow = this.#presentWindow - this.inFlight;
@@ -332,6 +377,7 @@ export class PassfdWorker implements WorkerHandle {
       this.#postHandoff(encodeHandoff(listener, batch.length), batch, { position, listener });
       start = end;
     }
+    this.#stallWatch.start();
     if (isBusy || this.#polling) this.#poll();
   }
 
@@ -345,13 +391,34 @@ export class PassfdWorker implements WorkerHandle {
 
   /** Gives it a listening socket to keep: should this process die, the socket lives on there. */
   entrust({ id, key, acceptor }: AcceptLoop): void {
-    if (!this.#isCustodian) return;
-    this.#postOwned(encodeJson({ type: 'custody', listener: id, key }), [acceptor.duplicate()]);
+    if (!this.#isCustodian || this.#state.is === 'parting') return;
+    const duplicate = acceptor.duplicate();
+    const frame = encodeJson({ type: 'custody', listener: id, key });
+    const unneeded = new AbortController();
+    this.#entrusting.set(id, unneeded);
+    this.#channel
+      .post(frame, [duplicate], { signal: unneeded.signal })
+      .then(() => {
+        if (unneeded.signal.aborted) this.#release(id);
+      })
+      .catch(() => undefined)
+      .finally(() => {
+        duplicate.close();
+        if (this.#entrusting.get(id) === unneeded) this.#entrusting.delete(id);
+      })
+      .catch(() => undefined);
   }
 
-  /** It need not keep that one any more. */
+  /** It need not keep that one any more. One that waits for the channel it never gets. */
   relieve({ id }: AcceptLoop): void {
-    if (this.#isCustodian) this.#post(encodeJson({ type: 'release', listeners: [id] }));
+    if (!this.#isCustodian) return;
+    const unneeded = this.#entrusting.get(id);
+    if (unneeded) unneeded.abort();
+    else this.#release(id);
+  }
+
+  #release(id: number): void {
+    this.#post(encodeJson({ type: 'release', listeners: [id] }));
   }
 
   /** What it had brought, and was not given back, nobody needs. */
@@ -360,9 +427,10 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async freeze(): Promise<FrozenWorker> {
+    this.#stallWatch.stop();
     const partial = await this.#channel.freeze();
-    // It may be what came last that broke the protocol. The channel is shut then, and no other process would know.
-    if (this.#state.is === 'broken') {
+    // It may be what came last that broke the protocol. No other process would know.
+    if (this.#state.is === 'parting') {
       throw new PassfdError('ERR_DISPATCHER', `Worker ${this.id} is being cut off at this moment`);
     }
     const snapshot: PassfdWorkerSnapshot = {
@@ -388,12 +456,14 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   thaw(): void {
+    if (this.inFlight > 0) this.#stallWatch.start();
     this.#channel.socket.thaw();
   }
 
   disown(): void {
     this.#state = { is: 'gone' };
     clearTimeout(this.#polling);
+    this.#stallWatch.stop();
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     for (const { descriptor } of this.#ledger.takeAll()) descriptor.close();
@@ -434,14 +504,32 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   #post(frame: Buffer): void {
+    // Nothing follows a farewell.
+    if (this.#state.is === 'parting') return;
     // A send fails when the worker is gone; that the stream ends tells it too, behind everything that it still said.
     this.#channel.post(frame).catch(() => undefined);
+  }
+
+  /** @throws {PassfdError} `ERR_PROTOCOL` when it does not read what it has asked for */
+  #answer(frame: Buffer): void {
+    if (this.#state.is === 'parting') return;
+    this.#unreadBytes += frame.length;
+    if (this.#unreadBytes > MAX_UNREAD_BYTES) {
+      throw new PassfdError(
+        'ERR_PROTOCOL',
+        `The peer leaves more than ${MAX_UNREAD_BYTES} bytes of answers unread`,
+      );
+    }
+    const taken = (): void => {
+      this.#unreadBytes -= frame.length;
+    };
+    this.#channel.post(frame).then(taken, taken);
   }
 
   /** They stay the ledger's. */
   #postHandoff(frame: Buffer, batch: readonly AcceptedConnection[], handoff: Handoff): void {
     const descriptors = batch.map(({ descriptor }) => descriptor);
-    this.#channel.post(frame, descriptors, handoff).catch((error: unknown) => {
+    this.#channel.post(frame, descriptors, { handoff }).catch((error: unknown) => {
       this.#onUnsent(error);
     });
   }
@@ -456,10 +544,34 @@ export class PassfdWorker implements WorkerHandle {
       .catch(() => undefined);
   }
 
-  /** Behind a batch that was not sent, no position means what the worker takes it for: nothing more may pass. */
+  /** No other batch can follow, and the worker is well: what it says until it can know is heard as ever. */
   #onUnsent(error: unknown): void {
     const isGone = error instanceof PassfdError && ['ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
-    if (!isGone && !this.#channel.socket.closed) this.#channel.socket.shutdown();
+    if (isGone) return;
+    this.#part(error).catch((thrown: unknown) => {
+      this.#events.failed(thrown);
+    });
+  }
+
+  /** Whether so many such messages can be said only as there were connections. */
+  #isProgress(message: FromWorker): boolean {
+    if (message.type === 'closed') return message.total > this.#closed;
+    return message.type === 'adopted' || message.type === 'refused' || message.type === 'custody';
+  }
+
+  /** @throws {PassfdError} `ERR_PROTOCOL` when that is too much */
+  #noteSaid(bytes: number): void {
+    const now = performance.now();
+    if (now - this.#saidSince >= SECOND_MS) {
+      this.#saidSince = now;
+      this.#saidBytes = 0;
+    }
+    this.#saidBytes += bytes + MESSAGE_BYTES;
+    if (this.#saidBytes <= MAX_SAID_BYTES) return;
+    throw new PassfdError(
+      'ERR_PROTOCOL',
+      `The peer says more than ${MAX_SAID_BYTES} bytes in a second beside what it adopts, refuses and closes`,
+    );
   }
 
   #on(message: FromWorker, take: TakeGroup): Promise<void> | undefined {
@@ -472,10 +584,10 @@ export class PassfdWorker implements WorkerHandle {
       case 'listen':
         return this.#onListen(message);
       case 'adopted':
-        this.#onAdopted(this.#ledger.settleUpTo(message.position));
+        this.#onAdopted(this.#settleUpTo(message.position));
         break;
       case 'refused':
-        this.#onRefused(this.#ledger.settleUpTo(message.position), message.reason);
+        this.#onRefused(this.#settleUpTo(message.position), message.reason);
         break;
       case 'closed':
         this.#onClosed(message.total);
@@ -501,6 +613,12 @@ export class PassfdWorker implements WorkerHandle {
         this.#beginDraining();
     }
     return undefined;
+  }
+
+  #settleUpTo(position: number): AcceptedConnection[] {
+    const settled = this.#ledger.settleUpTo(position, this.#lastSent);
+    if (this.#stallWatch.resume()) this.#events.resumed(this);
+    return settled;
   }
 
   #onReady(): void {
@@ -537,27 +655,25 @@ export class PassfdWorker implements WorkerHandle {
         `The peer closed ${total} connections in all, after ${this.#closed}, and adopted ${this.#carried + this.#adopted}`,
       );
     }
+    if (total === this.#closed) return;
     this.#closed = total;
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#events.changed(this);
   }
 
   async #onListen(message: Extract<FromWorker, { type: 'listen' }>): Promise<void> {
+    const { request, address, backlog } = message;
+    let loop: AcceptLoop;
     try {
-      const loop = await this.#events.listen(this, message.address, message.backlog);
-      if (this.#state.is === 'gone') return;
-      this.#subscribe(loop);
-      this.#answerListening(message.request, [loop]);
+      loop = await this.#events.listen(this, address, backlog);
     } catch (error) {
-      this.#post(
-        encodeJson({
-          type: 'listen-failed',
-          request: message.request,
-          code: systemCode(error),
-          reason: (error as Error).message,
-        }),
-      );
+      const reason = shortened((error as Error).message);
+      this.#answer(encodeJson({ type: 'listen-failed', request, code: systemCode(error), reason }));
+      return;
     }
+    if (this.#state.is === 'gone') return;
+    this.#subscribe(loop);
+    this.#answerListening(request, [loop]);
   }
 
   async #onCustody(key: string, take: TakeGroup): Promise<void> {
@@ -580,7 +696,7 @@ export class PassfdWorker implements WorkerHandle {
 
   #answerListening(request: number, loops: readonly AcceptLoop[]): void {
     const listeners: Listening[] = loops.map(({ id, address }) => ({ id, address }));
-    this.#post(encodeJson({ type: 'listening', request, listeners }));
+    this.#answer(encodeJson({ type: 'listening', request, listeners }));
     this.#events.changed(this);
   }
 
@@ -592,9 +708,11 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async #onUnlisten(message: Extract<FromWorker, { type: 'unlisten' }>): Promise<void> {
-    await Promise.all(message.listeners.map((id) => this.#unsubscribe(id)));
+    // There may be thousands that it never had.
+    const known = message.listeners.filter((id) => this.#subscriptions.has(id));
+    await Promise.all(known.map((id) => this.#unsubscribe(id)));
     if (message.request !== undefined) {
-      this.#post(encodeJson({ type: 'unlistened', request: message.request }));
+      this.#answer(encodeJson({ type: 'unlistened', request: message.request }));
     }
   }
 
@@ -625,27 +743,49 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   /**
-   * What is in flight to a worker that lives may be adopted at any moment, so it may not go to another before the
-   * worker is cut off. And it must know that the dispatcher lives on, or it would keep what it has received: so first
-   * it is told, then the channel is shut in both directions, and only then is anything given to others.
+   * Ends what is between this dispatcher and a worker that lives. What was sent to it may be adopted at any moment, so it
+   * may not go to another before the worker is cut off. And the worker must know that the dispatcher lives on, or it would
+   * keep what it has received: so first it is told, then the channel is shut in both directions, and only then is that
+   * given to others. What was not sent goes to them at once.
    */
+  #part(error: unknown): Promise<void> {
+    this.#parted ??= this.#sayFarewell(error);
+    return this.#parted;
+  }
+
   async #sayFarewell(error: unknown): Promise<void> {
-    const { code, message } =
-      error instanceof PassfdError ? error : new PassfdError('ERR_DISPATCHER', String(error));
-    if (code !== 'ERR_PROTOCOL' && code !== 'ERR_DISPATCHER') return;
-    this.#state = { is: 'broken' };
-    if (error instanceof PassfdError) this.#events.broke(error);
-    await this.#channel.post(encodeJson({ type: 'farewell', code, reason: message })).catch(() => undefined);
+    const { socket } = this.#channel;
+    const isBroken = error instanceof PassfdError && error.code === 'ERR_PROTOCOL';
+    // By this process: then all workers see their channels end, and nothing is given to others.
+    if (socket.closed && error instanceof PassfdError) return;
+    if (isBroken) this.#events.broke(error);
+    else this.#events.failed(error);
+    if (socket.closed) return;
+    const reason = shortened(error instanceof PassfdError ? error.message : String(error));
+    this.#whyParted = reason;
+    this.#stopPolling();
+    const farewell = encodeJson({
+      type: 'farewell',
+      code: isBroken ? 'ERR_PROTOCOL' : 'ERR_DISPATCHER',
+      reason,
+    });
+    this.#state = { is: 'parting' };
+    socket.endHandoffs(error);
+    const told = this.#channel.post(farewell).catch(() => undefined);
+    const unsent = [...this.#ledger.takeFrom(this.#lastSent + 1), ...this.#outgoing.splice(0)];
+    if (unsent.length > 0) this.#events.refused(this, unsent, reason);
+    // It may not read, and then nothing tells when it can know. Where it has nothing, it need not.
+    if (this.#ledger.size > 0) await told;
+    if (!this.#channel.socket.closed) socket.shutdown();
   }
 
   /** What it had adopted before it was cut off is its own, whatever else it said. */
   async #readLastWords(): Promise<void> {
     if (this.#channel.socket.closed) return;
-    this.#channel.socket.shutdown();
     try {
       await this.#channel.read((payload) => {
         const message = decodeFromWorker(payload);
-        if (message.type === 'adopted') this.#onAdopted(this.#ledger.settleUpTo(message.position));
+        if (message.type === 'adopted') this.#onAdopted(this.#settleUpTo(message.position));
         return undefined;
       });
     } catch {
@@ -657,6 +797,7 @@ export class PassfdWorker implements WorkerHandle {
     if (this.#state.is === 'gone') return;
     this.#state = { is: 'gone' };
     clearTimeout(this.#polling);
+    this.#stallWatch.stop();
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     const outgoing = this.#outgoing.splice(0);

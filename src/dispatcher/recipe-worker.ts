@@ -57,6 +57,7 @@ export class RecipeWorker implements WorkerHandle {
   readonly dialect: 'multiprocessing' | 'raw';
   /** It has no word for it. */
   readonly isFull = false;
+  readonly isStalled = false;
   readonly #socket: StreamSocket;
   readonly #events: WorkerEvents;
   readonly #diagnostics: SocketDiagnostics | undefined;
