@@ -620,6 +620,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.emit('draining', worker);
         this.#noteDrained(worker);
       },
+      warned: (error) => {
+        this.emit('warned', error);
+      },
       broke: (error) => {
         this.#refusePeer(error);
       },

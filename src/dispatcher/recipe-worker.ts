@@ -31,6 +31,9 @@ const OK = 'OK';
 const FIRST_POLL_MS = 1;
 const LAST_POLL_MS = 50;
 
+/** How long a worker that cannot be sent to gets nothing: the kernel does not tell when it could be. */
+const UNSENT_PAUSE_MS = 100;
+
 /** A worker that has had so many at a time serves them side by side, and is not watched any more. */
 const PROVEN_CONCURRENT = 16;
 
@@ -62,6 +65,10 @@ export class RecipeWorker implements WorkerHandle {
   #inFlight: AcceptedConnection | undefined;
   /** Whether the kernel has it; else nothing is unread since nothing was sent. */
   #isSent = false;
+  /** Nothing is given to it until then. */
+  #pause: NodeJS.Timeout | undefined;
+  /** Whether it was told that it cannot be sent to, since it last could. */
+  #isUnsendable = false;
   /** Of received "OK"s: the O of one may come alone. */
   #answer = '';
   #adopted = 0;
@@ -180,7 +187,7 @@ export class RecipeWorker implements WorkerHandle {
   roomFor(loop: AcceptLoop): number {
     if (!this.serves(loop)) return 0;
     if (!this.#receipts) this.#lookWhetherReceived();
-    return this.#inFlight ? 0 : 1;
+    return this.#inFlight || this.#pause ? 0 : 1;
   }
 
   give(connection: AcceptedConnection): void {
@@ -197,6 +204,7 @@ export class RecipeWorker implements WorkerHandle {
       })
       .then(() => {
         this.#isSent = true;
+        this.#isUnsendable = false;
       })
       .catch((error: unknown) => {
         this.#onUnsent(connection, error);
@@ -208,11 +216,20 @@ export class RecipeWorker implements WorkerHandle {
     this.#pollLater();
   }
 
-  /** It goes to another. That a worker is gone is told by the end of its channel. */
+  /**
+   * It goes to another, or waits: without a pause it would come back at once, again and again. That a worker is gone is
+   * told by the end of its channel.
+   */
   #onUnsent(connection: AcceptedConnection, error: unknown): void {
     const isGone = error instanceof PassfdError && ['ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
     if (isGone || this.#inFlight !== connection) return;
     this.#inFlight = undefined;
+    this.#pause = startTimer(() => {
+      this.#pause = undefined;
+      this.#events.changed(this);
+    }, UNSENT_PAUSE_MS);
+    if (!this.#isUnsendable) this.#events.warned(error);
+    this.#isUnsendable = true;
     this.#events.refused(this, [connection], (error as Error).message);
   }
 
@@ -363,6 +380,8 @@ export class RecipeWorker implements WorkerHandle {
     this.#receipts = undefined;
     clearTimeout(this.#poll);
     this.#poll = undefined;
+    clearTimeout(this.#pause);
+    this.#pause = undefined;
   }
 
   /** While something is in flight, or a busy worker may become free. */

@@ -74,6 +74,8 @@ export interface WorkerEvents {
   /** It could not take them, and says why. The receiver owns them. */
   refused(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
   draining(worker: WorkerHandle): void;
+  /** Something failed that its owner should know, and that ends nothing. */
+  warned(error: unknown): void;
   /** It broke the protocol; `left` follows. */
   broke(error: PassfdError): void;
   /** Its channel has ended. What it had not adopted comes back; the receiver owns it. */

@@ -1,6 +1,6 @@
 // Workers of the Python recipe: one byte with one connection at a time, and what the kernel tells where they do not.
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import { connect, listen, socketPair, type Descriptor, type StreamSocket } from '../../../src/fd/index.js';
 import { AcceptedConnection, AcceptLoop } from '../../../src/dispatcher/accept-loop.js';
@@ -41,6 +41,37 @@ async function take(stage: Stage, worker: StreamSocket): Promise<{ byte: string;
   return { byte: message.bytes.toString('latin1'), connection: stage.own(message.takeDescriptor()) };
 }
 
+/** So many sends are tried before a loop without a pause is let out of it. */
+const ENDLESS = 10_000;
+
+const EACCES = 13;
+
+interface Refusing extends Disposable {
+  readonly tries: number;
+  /** Ends it. */
+  allow(): void;
+}
+
+/** Has the kernel refuse every hand-off to a worker of the recipe. */
+function refuseHandoffs(): Refusing {
+  let tries = 0;
+  const sendHandoff = native.sendHandoff.bind(native);
+  const { mock: sends } = mock.method(native, 'sendHandoff', (...args: Parameters<typeof sendHandoff>) => {
+    const [, { length }] = args;
+    return length === 1 && ++tries < ENDLESS ? -EACCES : sendHandoff(...args);
+  });
+  const allow = (): void => {
+    sends.restore();
+  };
+  return {
+    get tries() {
+      return tries;
+    },
+    allow,
+    [Symbol.dispose]: allow,
+  };
+}
+
 function inFlight(stage: Stage): (number | undefined)[] {
   return stage.dispatcher.workers.map((worker) => worker.inFlight);
 }
@@ -76,6 +107,26 @@ describe('a worker of the recipe', () => {
       const worker = await joinPython(stage);
       await refuser.refuse('draining');
       assert.equal(native.isNonblocking((await take(stage, worker)).connection.fd), 0);
+    }),
+  );
+
+  it(
+    'that cannot be sent to leaves its connection to another, and gets the next when it can',
+    onStage({}, async (stage) => {
+      const worker = await joinPython(stage);
+      using refusing = refuseHandoffs();
+      await stage.client();
+      await stage.until(() => refusing.tries > 2);
+      const heir = await stage.joinServing();
+      await heir.handoffs(1);
+      refusing.allow();
+      heir.die();
+      await take(stage, worker);
+      assert.deepEqual(
+        stage.warnings.splice(0).map((error) => (error as Error).message.includes('EACCES')),
+        [true],
+        'it is told once',
+      );
     }),
   );
 
