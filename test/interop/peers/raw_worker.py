@@ -4,6 +4,7 @@ import socket
 import sys
 
 from echo import serve
+from records import records_in
 
 
 def receive():
@@ -22,4 +23,4 @@ def receive():
 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
     server.connect(sys.argv[1])
     print("JOINED", flush=True)
-    serve(receive, at_once="at-once" in sys.argv)
+    serve(receive, at_once="at-once" in sys.argv, records=records_in(sys.argv))
