@@ -54,7 +54,7 @@ static ssize_t send_message(int socket, struct sockaddr_un *address, socklen_t s
 		sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (sent < 0 && errno == EINTR);
 	if (sent < 0)
-		return errno == ETOOMANYREFS ? -ENOBUFS : -errno;
+		return errno == ETOOMANYREFS || errno == ENOMEM ? -ENOBUFS : -errno;
 	return sent;
 }
 

@@ -58,7 +58,8 @@ struct passfd_description {
 /* Sends bytes[0..length), length >= 1, with fds[0..count) attached to the first of them. The descriptors are lent: they
  * are in flight, as references of their own, once the result is positive. A result below length means that the rest
  * still has to be sent, without the descriptors. -EAGAIN: it can be sent when the socket is writable. -ENOBUFS: the kernel
- * takes no more for now, and will not tell when (also for ETOOMANYREFS: too many descriptors of this user in flight). */
+ * takes no more for now, and will not tell when (also for ETOOMANYREFS: too many descriptors of this user in flight; and
+ * for ENOMEM). */
 ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count);
 
 /* Sends one datagram, of at least one byte and with descriptors as above, to the Unix socket at a path or an abstract name;

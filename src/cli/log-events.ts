@@ -23,6 +23,15 @@ export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
   dispatcher.on('draining', (worker) => {
     log.info(ofWorker(worker), 'worker draining');
   });
+  dispatcher.on('stalled', (worker) => {
+    log.warn(
+      { ...ofWorker(worker), inFlight: worker.inFlight },
+      'worker does not answer, and gets nothing new',
+    );
+  });
+  dispatcher.on('resumed', (worker) => {
+    log.info(ofWorker(worker), 'worker answers again');
+  });
   dispatcher.on('left', (worker, { redelivered, reason }) => {
     log.info({ ...ofWorker(worker), redelivered, reason }, 'worker left');
   });

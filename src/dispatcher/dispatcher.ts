@@ -57,6 +57,10 @@ export interface DispatcherEvents {
   /** It has come back from a dispatcher that died, with what it had kept. */
   returned: [worker: WorkerView];
   draining: [worker: WorkerView];
+  /** Something is in flight to it, and it does not answer: it gets nothing new until it does. */
+  stalled: [worker: WorkerView];
+  /** It answers again. */
+  resumed: [worker: WorkerView];
   left: [worker: WorkerView, how: { readonly redelivered: number; readonly reason: string }];
   /** @param socket the listening socket, lent, and whether another process has made it */
   listening: [address: Address, socket: { readonly fd: number; readonly isInherited: boolean }];
@@ -620,11 +624,18 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.emit('draining', worker);
         this.#noteDrained(worker);
       },
-      warned: (error) => {
-        this.emit('warned', error);
+      stalled: (worker) => {
+        this.emit('stalled', worker);
+      },
+      resumed: (worker) => {
+        this.emit('resumed', worker);
+        this.#pool.update();
       },
       broke: (error) => {
         this.#refusePeer(error);
+      },
+      failed: (error) => {
+        this.emit('warned', error);
       },
       left: (worker, connections, reason) => {
         this.#bequest.takeBack(connections);

@@ -91,8 +91,8 @@ type State =
   | { readonly is: 'starting' }
   | { readonly is: 'ready' }
   | { readonly is: 'draining' }
-  /** It broke the protocol. It was told, and may not have read it yet; until then nothing that it says counts. */
-  | { readonly is: 'broken' }
+  /** The dispatcher does without it, and has told it so: it may not have read that yet. */
+  | { readonly is: 'parting' }
   | { readonly is: 'gone' };
 
 interface Subscription {
@@ -108,6 +108,7 @@ export class PassfdWorker implements WorkerHandle {
   readonly dialect = 'passfd';
   /** Its window bounds what could wait. */
   readonly isFree = true;
+  readonly isStalled = false;
   readonly #channel: Channel;
   readonly #events: PassfdWorkerEvents;
   readonly #ledger: Ledger<AcceptedConnection>;
@@ -134,6 +135,10 @@ export class PassfdWorker implements WorkerHandle {
   #lastWords: string | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
+
+  /** Settles when the worker is told that the dispatcher does without it, and can say nothing more. */
+  #parted: Promise<void> | undefined;
+  #whyParted: string | undefined;
 
   /** While answers are read by and by: ends that, when the last time is long enough ago. */
   #polling: NodeJS.Timeout | undefined;
@@ -234,7 +239,7 @@ export class PassfdWorker implements WorkerHandle {
     return worker;
   }
 
-  /** Reads what the worker says until its channel ends. @throws what a listener of the dispatcher's events throws */
+  /** Reads what the worker says until its channel ends. */
   async run(): Promise<void> {
     let reason = 'its channel ended';
     try {
@@ -242,11 +247,10 @@ export class PassfdWorker implements WorkerHandle {
       await this.#channel.read((payload, take) => this.#on(decodeFromWorker(payload), take));
     } catch (error) {
       reason = (error as Error).message;
-      await this.#sayFarewell(error);
+      await this.#part(error);
       await this.#readLastWords();
-      if (!(error instanceof PassfdError)) throw error;
     } finally {
-      this.#leave(reason);
+      this.#leave(this.#whyParted ?? reason);
     }
   }
 
@@ -268,10 +272,14 @@ export class PassfdWorker implements WorkerHandle {
 
   get handedOut(): readonly Descriptor[] {
     if (this.#channel.socket.closed) return [];
-    let queued = 0;
-    for (const { handoff } of this.#channel.socket.unsent()) queued += handoff?.count ?? 0;
-    const sent = this.#ledger.entries.slice(0, this.#ledger.size - queued);
+    const sent = this.#ledger.entries.slice(0, this.#lastSent - this.#ledger.settled);
     return sent.map(({ descriptor }) => descriptor);
+  }
+
+  /** What follows waits for the channel, or could not be sent. */
+  get #lastSent(): number {
+    const unsent = this.#channel.socket.unsentPosition;
+    return unsent === undefined ? this.#ledger.last : unsent - 1;
   }
 
   /** Ids of those whose connections it takes. */
@@ -357,8 +365,8 @@ export class PassfdWorker implements WorkerHandle {
 
   async freeze(): Promise<FrozenWorker> {
     const partial = await this.#channel.freeze();
-    // It may be what came last that broke the protocol. The channel is shut then, and no other process would know.
-    if (this.#state.is === 'broken') {
+    // It may be what came last that broke the protocol. No other process would know.
+    if (this.#state.is === 'parting') {
       throw new PassfdError('ERR_DISPATCHER', `Worker ${this.id} is being cut off at this moment`);
     }
     const snapshot: PassfdWorkerSnapshot = {
@@ -430,6 +438,8 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   #post(frame: Buffer): void {
+    // Nothing follows a farewell.
+    if (this.#state.is === 'parting') return;
     // A send fails when the worker is gone; that the stream ends tells it too, behind everything that it still said.
     this.#channel.post(frame).catch(() => undefined);
   }
@@ -452,10 +462,13 @@ export class PassfdWorker implements WorkerHandle {
       .catch(() => undefined);
   }
 
-  /** Behind a batch that was not sent, no position means what the worker takes it for: nothing more may pass. */
+  /** No other batch can follow, and the worker is well: what it says until it can know is heard as ever. */
   #onUnsent(error: unknown): void {
     const isGone = error instanceof PassfdError && ['ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
-    if (!isGone && !this.#channel.socket.closed) this.#channel.socket.shutdown();
+    if (isGone) return;
+    this.#part(error).catch((thrown: unknown) => {
+      this.#events.failed(thrown);
+    });
   }
 
   #on(message: FromWorker, take: TakeGroup): Promise<void> | undefined {
@@ -468,10 +481,10 @@ export class PassfdWorker implements WorkerHandle {
       case 'listen':
         return this.#onListen(message);
       case 'adopted':
-        this.#onAdopted(this.#ledger.settleUpTo(message.position));
+        this.#onAdopted(this.#settleUpTo(message.position));
         break;
       case 'refused':
-        this.#onRefused(this.#ledger.settleUpTo(message.position), message.reason);
+        this.#onRefused(this.#settleUpTo(message.position), message.reason);
         break;
       case 'closed':
         this.#onClosed(message.total);
@@ -497,6 +510,10 @@ export class PassfdWorker implements WorkerHandle {
         this.#beginDraining();
     }
     return undefined;
+  }
+
+  #settleUpTo(position: number): AcceptedConnection[] {
+    return this.#ledger.settleUpTo(position, this.#lastSent);
   }
 
   #onReady(): void {
@@ -621,27 +638,49 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   /**
-   * What is in flight to a worker that lives may be adopted at any moment, so it may not go to another before the
-   * worker is cut off. And it must know that the dispatcher lives on, or it would keep what it has received: so first
-   * it is told, then the channel is shut in both directions, and only then is anything given to others.
+   * Ends what is between this dispatcher and a worker that lives. What was sent to it may be adopted at any moment, so it
+   * may not go to another before the worker is cut off. And the worker must know that the dispatcher lives on, or it would
+   * keep what it has received: so first it is told, then the channel is shut in both directions, and only then is that
+   * given to others. What was not sent goes to them at once.
    */
+  #part(error: unknown): Promise<void> {
+    this.#parted ??= this.#sayFarewell(error);
+    return this.#parted;
+  }
+
   async #sayFarewell(error: unknown): Promise<void> {
-    const { code, message } =
-      error instanceof PassfdError ? error : new PassfdError('ERR_DISPATCHER', String(error));
-    if (code !== 'ERR_PROTOCOL' && code !== 'ERR_DISPATCHER') return;
-    this.#state = { is: 'broken' };
-    if (error instanceof PassfdError) this.#events.broke(error);
-    await this.#channel.post(encodeJson({ type: 'farewell', code, reason: message })).catch(() => undefined);
+    const { socket } = this.#channel;
+    const isBroken = error instanceof PassfdError && error.code === 'ERR_PROTOCOL';
+    // By this process: then all workers see their channels end, and nothing is given to others.
+    if (socket.closed && error instanceof PassfdError) return;
+    if (isBroken) this.#events.broke(error);
+    else this.#events.failed(error);
+    if (socket.closed) return;
+    const reason = error instanceof Error ? error.message : String(error);
+    this.#whyParted = reason;
+    this.#stopPolling();
+    const farewell = encodeJson({
+      type: 'farewell',
+      code: isBroken ? 'ERR_PROTOCOL' : 'ERR_DISPATCHER',
+      reason,
+    });
+    this.#state = { is: 'parting' };
+    socket.endHandoffs(error);
+    const told = this.#channel.post(farewell).catch(() => undefined);
+    const unsent = [...this.#ledger.takeFrom(this.#lastSent + 1), ...this.#outgoing.splice(0)];
+    if (unsent.length > 0) this.#events.refused(this, unsent, reason);
+    // It may not read, and then nothing tells when it can know. Where it has nothing, it need not.
+    if (this.#ledger.size > 0) await told;
+    if (!this.#channel.socket.closed) socket.shutdown();
   }
 
   /** What it had adopted before it was cut off is its own, whatever else it said. */
   async #readLastWords(): Promise<void> {
     if (this.#channel.socket.closed) return;
-    this.#channel.socket.shutdown();
     try {
       await this.#channel.read((payload) => {
         const message = decodeFromWorker(payload);
-        if (message.type === 'adopted') this.#onAdopted(this.#ledger.settleUpTo(message.position));
+        if (message.type === 'adopted') this.#onAdopted(this.#settleUpTo(message.position));
         return undefined;
       });
     } catch {

@@ -58,6 +58,7 @@ export class RecipeWorker implements WorkerHandle {
   readonly id: number;
   readonly pid: number;
   readonly dialect: 'multiprocessing' | 'raw';
+  readonly isStalled = false;
   readonly #socket: StreamSocket;
   readonly #events: WorkerEvents;
   readonly #diagnostics: SocketDiagnostics | undefined;
@@ -200,7 +201,7 @@ export class RecipeWorker implements WorkerHandle {
         blocking: true,
         kept: true,
         // It has no positions; should this process die, what was sent is left to this worker.
-        handoff: { position: 1, listener: connection.loop.id },
+        handoff: { position: 1, listener: connection.loop.id, isLone: true },
       })
       .then(() => {
         this.#isSent = true;
@@ -228,7 +229,7 @@ export class RecipeWorker implements WorkerHandle {
       this.#pause = undefined;
       this.#events.changed(this);
     }, UNSENT_PAUSE_MS);
-    if (!this.#isUnsendable) this.#events.warned(error);
+    if (!this.#isUnsendable) this.#events.failed(error);
     this.#isUnsendable = true;
     this.#events.refused(this, [connection], (error as Error).message);
   }

@@ -2,7 +2,7 @@
 import { formatAddress } from '../fd/index.js';
 import type { AcceptLoop } from './accept-loop.js';
 import type { Pool } from './pool.js';
-import type { Dialect } from './worker-handle.js';
+import type { Dialect, WorkerView } from './worker-handle.js';
 
 /** Counts are totals since the first generation began, unless named otherwise: a takeover hands them on. */
 export interface Status {
@@ -27,7 +27,8 @@ export interface Status {
     readonly id: number;
     readonly pid: number;
     readonly dialect: Dialect;
-    readonly state: string;
+    /** As `WorkerView.state`; `stalled` is one that is ready and does not answer. */
+    readonly state: WorkerView['state'] | 'stalled';
     readonly adopted: number;
     readonly active: number | null;
     readonly inFlight: number;
@@ -50,11 +51,11 @@ export function describeStatus(
       waiting: pool.waiting.length,
       inFlight: pool.workers.reduce((sum, { inFlight }) => sum + inFlight, 0),
     },
-    workers: pool.workers.map(({ id, pid, dialect, state, adopted, active, inFlight }) => ({
+    workers: pool.workers.map(({ id, pid, dialect, state, isStalled, adopted, active, inFlight }) => ({
       id,
       pid,
       dialect,
-      state,
+      state: isStalled && state === 'ready' ? 'stalled' : state,
       adopted,
       active,
       inFlight,

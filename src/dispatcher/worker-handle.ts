@@ -21,6 +21,8 @@ export interface WorkerView {
   readonly inFlight: number;
   /** Whether it takes connections of any address now. */
   readonly listens: boolean;
+  /** Whether something is in flight to it and it has not answered for a while; until it does, it gets nothing new. */
+  readonly isStalled: boolean;
   /** What it told of its end before that, if it did. */
   readonly lastWords?: string | undefined;
 }
@@ -74,10 +76,14 @@ export interface WorkerEvents {
   /** It could not take them, and says why. The receiver owns them. */
   refused(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
   draining(worker: WorkerHandle): void;
-  /** Something failed that its owner should know, and that ends nothing. */
-  warned(error: unknown): void;
+  /** It has become `isStalled`. What is in flight to it stays with it while it lives. */
+  stalled(worker: WorkerHandle): void;
+  /** It answers again. */
+  resumed(worker: WorkerHandle): void;
   /** It broke the protocol; `left` follows. */
   broke(error: PassfdError): void;
+  /** Something failed that is no fault of its own. Where it is parted with for that, `left` follows. */
+  failed(error: unknown): void;
   /** Its channel has ended. What it had not adopted comes back; the receiver owns it. */
   left(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
 }

@@ -51,6 +51,8 @@ export class Sender {
   #retryMs = FIRST_RETRY_MS;
   /** What ended the stream for good. */
   #failure: { readonly error: unknown } | undefined;
+  /** What ended hand-offs: positions count what was sent, so behind one that was not, none may be sent. */
+  #handoffsEnd: { readonly error: unknown; readonly unsentPosition: number | undefined } | undefined;
   #isReferenced = true;
   #isFrozen = false;
   readonly #whenFlushed: (() => void)[] = [];
@@ -71,7 +73,36 @@ export class Sender {
     return this.#waiting.length > 0;
   }
 
-  send(
+  /** Position of the first hand-off that is not sent; undefined when all are. */
+  get unsentPosition(): number | undefined {
+    return this.#handoffsEnd?.unsentPosition ?? this.#waiting.find(isUnsentHandoff)?.handoff?.position;
+  }
+
+  send(bytes: Uint8Array, passables: readonly Passable[], options: SendOptions): Promise<void> {
+    const { handoff } = options;
+    if (!handoff || handoff.isLone) return this.#send(bytes, passables, options);
+    if (this.#handoffsEnd) throw this.#handoffsEnd.error;
+    try {
+      return this.#send(bytes, passables, options);
+    } catch (error) {
+      this.endHandoffs(error, handoff.position);
+      throw error;
+    }
+  }
+
+  /**
+   * Sends no hand-off any more, and rejects those that wait. What is sent in part is finished, and everything else is sent.
+   * @param failed position of one that does not wait
+   */
+  endHandoffs(error: unknown, failed?: number): void {
+    if (this.#handoffsEnd) return;
+    this.#handoffsEnd = { error, unsentPosition: this.unsentPosition ?? failed };
+    for (const waiting of this.#waiting.filter(isUnsentHandoff)) this.#drop(waiting, error);
+    this.#noteFlushed();
+    this.#onWaiting();
+  }
+
+  #send(
     bytes: Uint8Array,
     passables: readonly Passable[],
     { blocking, handoff, kept = handoff !== undefined, signal }: SendOptions,
@@ -179,8 +210,7 @@ export class Sender {
     } catch (error) {
       // Its owner changed what was to be sent, the bytes or the connection. Only half a message concerns the others.
       if (offset > 0) return this.#fail(error);
-      this.#waiting.shift();
-      settle(waiting, { error });
+      this.#giveUp(waiting, error);
       return true;
     }
     if (sent === EAGAIN) return false;
@@ -188,7 +218,13 @@ export class Sender {
       this.#retryLater();
       return false;
     }
-    if (sent < 0) return this.#fail(this.#error(sent));
+    if (sent < 0) {
+      const error = this.#error(sent);
+      // Of a hand-off nothing is sent by then that its receiver could miss the rest of.
+      if (!waiting.handoff || waiting.kept.length === 0) return this.#fail(error);
+      this.#giveUp(waiting, error);
+      return true;
+    }
     this.#retryMs = FIRST_RETRY_MS;
     waiting.offset += sent;
     for (const loan of waiting.loans) loan.sent();
@@ -207,6 +243,17 @@ export class Sender {
     this.#failure = { error };
     this.close(error);
     return false;
+  }
+
+  /** Of one of which nothing is sent. */
+  #giveUp(waiting: Waiting, error: unknown): void {
+    if (isUnsentHandoff(waiting)) this.endHandoffs(error);
+    else this.#drop(waiting, error);
+  }
+
+  #drop(waiting: Waiting, error: unknown): void {
+    this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+    settle(waiting, { error });
   }
 
   /** With duplicates of the first `count` of `outgoing`. */
@@ -234,8 +281,7 @@ export class Sender {
       const detach = whenAborted(signal, (reason) => {
         // Half a message cannot be taken back.
         if (waiting.offset > 0) return;
-        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
-        settle(waiting, { error: reason });
+        this.#giveUp(waiting, reason);
         this.#noteFlushed();
         this.#onWaiting();
       });
@@ -276,6 +322,11 @@ export class Sender {
       result === EBADF && descriptors > 0 ? 'one of the descriptors in it is not open' : undefined,
     );
   }
+}
+
+/** Whether none may be sent behind it. Connections go with the first byte of their message. */
+function isUnsentHandoff({ handoff, kept }: Waiting): boolean {
+  return handoff !== undefined && handoff.isLone !== true && kept.length > 0;
 }
 
 function settle(waiting: Waiting, failure?: { error: unknown }): void {

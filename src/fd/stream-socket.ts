@@ -26,6 +26,8 @@ export interface Handoff {
   readonly position: number;
   /** The id that `LastWill.addListener` got. */
   readonly listener: number;
+  /** The channel counts no positions: one that cannot be sent leaves those that follow as they are. */
+  readonly isLone?: boolean | undefined;
 }
 
 export interface SendOptions {
@@ -41,7 +43,8 @@ export interface SendOptions {
   readonly kept?: boolean | undefined;
   /**
    * What is passed are connections that are handed out: once they are sent, the last will of this process leaves them to
-   * the receiver. Implies `kept`: a duplicate would be one more connection that nobody has.
+   * the receiver. Implies `kept`: a duplicate would be one more connection that nobody has. When one cannot be sent, none
+   * is from then on, since its position would be wrong; everything else is.
    */
   readonly handoff?: Handoff | undefined;
   /** Takes the message back while none of it is sent; after that it is finished, or the stream would be broken. */
@@ -239,6 +242,17 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   unsent(): Unsent[] {
     this.#checkOpen();
     return this.#sender.unsent();
+  }
+
+  /** Position of the first hand-off that is not sent; undefined when all are. */
+  get unsentPosition(): number | undefined {
+    return this.#sender.unsentPosition;
+  }
+
+  /** Takes back the hand-offs that wait: they are rejected, and so is each that comes. */
+  endHandoffs(reason: unknown): void {
+    this.#checkOpen();
+    this.#sender.endHandoffs(reason);
   }
 
   /** Goes on. */

@@ -41,15 +41,18 @@ export class Ledger<T> {
 
   /**
    * Takes out everything up to a position.
+   * @param lastSent position of the last entry that was sent
    * @throws {PassfdError} `ERR_PROTOCOL` when nothing of it is in flight, or not that much: the peer settles what it was
    * not given, or twice
    */
-  settleUpTo(position: number): T[] {
+  settleUpTo(position: number, lastSent = this.last): T[] {
     const count = position - this.#settled;
-    if (count < 1 || count > this.size) {
+    if (count < 1 || position > lastSent) {
+      const inFlight =
+        lastSent > this.#settled ? `positions ${this.#settled + 1} to ${lastSent} are` : 'nothing is';
       throw new PassfdError(
         'ERR_PROTOCOL',
-        `The peer settles position ${position}, and positions ${this.#settled + 1} to ${this.#settled + this.size} are in flight`,
+        `The peer settles position ${position}, and ${inFlight} in flight`,
       );
     }
     const taken = this.#entries.slice(this.#first, this.#first + count);
@@ -65,13 +68,13 @@ export class Ledger<T> {
     return taken;
   }
 
-  /** Takes out the first `count`: for a channel on which the kernel tells how many were received. */
-  settle(count: number): T[] {
-    return count === 0 ? [] : this.settleUpTo(this.#settled + count);
+  /** Takes out everything from a position on. It was not sent: the next entry gets that position. */
+  takeFrom(position: number): T[] {
+    return this.#entries.splice(this.#first + position - this.#settled - 1);
   }
 
   /** Takes out everything that is in flight. */
   takeAll(): T[] {
-    return this.settle(this.size);
+    return this.size === 0 ? [] : this.settleUpTo(this.last);
   }
 }

@@ -64,6 +64,7 @@ int is_held(int watch);
 void fail_accepts(int error, int times);
 void fail_listens(int error, int times);
 void fail_closes(int error, int times);
+void fail_sends(int error, int times);
 
 /* The next sendmsg(2) kills this process, before or behind the call. */
 enum death { DEATH_NEVER, DEATH_BEFORE, DEATH_BEHIND };

@@ -11,7 +11,7 @@ struct fault {
 	int error, times;
 };
 
-static struct fault of_accept, of_listen, of_close;
+static struct fault of_accept, of_listen, of_close, of_sendmsg;
 
 static int is_due(struct fault *fault)
 {
@@ -35,6 +35,11 @@ void fail_listens(int error, int times)
 void fail_closes(int error, int times)
 {
 	of_close = (struct fault){error, times};
+}
+
+void fail_sends(int error, int times)
+{
+	of_sendmsg = (struct fault){error, times};
 }
 
 int __real_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
@@ -89,7 +94,7 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
 {
 	if (death_in_send == DEATH_BEFORE)
 		kill(getpid(), SIGKILL);
-	ssize_t result = __real_sendmsg(fd, message, flags);
+	ssize_t result = is_due(&of_sendmsg) ? -1 : __real_sendmsg(fd, message, flags);
 	if (death_in_send == DEATH_BEHIND)
 		kill(getpid(), SIGKILL);
 	return result;

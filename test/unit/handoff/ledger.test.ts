@@ -22,11 +22,18 @@ describe('a Ledger', () => {
     assert.equal(ledger.size, 0);
   });
 
-  it('is settled by a count, and wholly', () => {
+  it('gives back what was not sent, and goes on with the same positions', () => {
     const ledger = ledgerOf(5);
-    assert.deepEqual(ledger.settle(0), []);
-    assert.deepEqual(ledger.settle(2), [1, 2]);
-    assert.deepEqual(ledger.settleUpTo(3), [3]);
+    assert.deepEqual(ledger.settleUpTo(1), [1]);
+    assert.deepEqual(ledger.takeFrom(4), [4, 5]);
+    assert.deepEqual([ledger.last, ledger.takeFrom(4)], [3, []]);
+    ledger.add(4);
+    assert.deepEqual(ledger.settleUpTo(4), [2, 3, 4]);
+  });
+
+  it('gives back all that is in flight', () => {
+    const ledger = ledgerOf(5);
+    assert.deepEqual(ledger.settleUpTo(3), [1, 2, 3]);
     assert.deepEqual(ledger.takeAll(), [4, 5]);
     assert.deepEqual(ledger.takeAll(), []);
     ledger.add(6);
@@ -42,9 +49,10 @@ describe('a Ledger', () => {
         failsWith('ERR_PROTOCOL', new RegExp(`position ${position}, and positions 2 to 3 are in flight`)),
       );
     }
-    assert.throws(() => ledger.settle(3), failsWith('ERR_PROTOCOL'));
+    assert.throws(() => ledger.settleUpTo(3, 2), failsWith('ERR_PROTOCOL', /positions 2 to 2 are in flight/));
+    assert.throws(() => ledger.settleUpTo(2, 1), failsWith('ERR_PROTOCOL', /nothing is in flight/));
     assert.deepEqual(ledger.settleUpTo(3), [2, 3]);
-    assert.throws(() => ledger.settleUpTo(3), failsWith('ERR_PROTOCOL'));
+    assert.throws(() => ledger.settleUpTo(3), failsWith('ERR_PROTOCOL', /nothing is in flight/));
   });
 
   it('settles each entry once and in order, in whatever steps, also in the long run', () => {
@@ -60,7 +68,7 @@ describe('a Ledger', () => {
       let next = 1;
       while (next <= 10_000) {
         for (let count = 0; count < added; count++) ledger.add(next++);
-        while (ledger.size >= settled) taken.push(...ledger.settle(settled));
+        while (ledger.size >= settled) taken.push(...ledger.settleUpTo(ledger.settled + settled));
         assert.equal(ledger.size, next - 1 - taken.length);
       }
       taken.push(...ledger.takeAll());
