@@ -9,6 +9,7 @@ import { setImmediate } from 'node:timers/promises';
 
 import {
   PassfdError,
+  ProcessWatch,
   ReceiptWatch,
   type Descriptor,
   type Message,
@@ -79,6 +80,7 @@ export class RecipeWorker implements WorkerHandle {
   #concurrency = 1;
   #hasAskedOfHeld = false;
   #receipts: ReceiptWatch | undefined;
+  #process: ProcessWatch | undefined;
   #poll: NodeJS.Timeout | undefined;
   #pollMs = FIRST_POLL_MS;
 
@@ -96,6 +98,7 @@ export class RecipeWorker implements WorkerHandle {
     this.#events = events;
     this.#diagnostics = diagnostics;
     this.#watchReceipts();
+    this.#watchProcess();
   }
 
   /** Goes on with a worker of another dispatcher. It is frozen until `thaw`. */
@@ -266,6 +269,7 @@ export class RecipeWorker implements WorkerHandle {
   thaw(): void {
     this.#socket.thaw();
     this.#watchReceipts();
+    this.#watchProcess();
     this.#pollLater();
   }
 
@@ -323,11 +327,15 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   #isOver(): boolean {
+    return this.#peek()?.length === 0;
+  }
+
+  /** @returns null when nothing has come; empty at the end of the channel */
+  #peek(): Buffer | null {
     try {
-      const bytes = this.#socket.peek(1);
-      return bytes !== null && bytes.length === 0;
+      return this.#socket.peek(1);
     } catch {
-      return true; // told once more to the receive that waits
+      return Buffer.alloc(0); // told once more to the receive that waits
     }
   }
 
@@ -376,7 +384,39 @@ export class RecipeWorker implements WorkerHandle {
     });
   }
 
+  /** A number of 0 is that of a process in another container. */
+  #watchProcess(): void {
+    if (this.#state !== 'ready' || this.#socket.closed) return;
+    const { pid } = this.#socket.peer;
+    if (pid === 0) return;
+    this.#process ??= ProcessWatch.start(pid, () => {
+      this.#onProcessEnded().catch((error: unknown) => {
+        this.#events.failed(error);
+      });
+    });
+  }
+
+  /**
+   * Most often its channel has ended with it. But a child that it has forked holds that too, and whether one that serves or
+   * one that knows nothing of it, nobody can tell: so what is in flight stays there, and nothing more follows.
+   */
+  async #onProcessEnded(): Promise<void> {
+    // What it said at last stands before the end.
+    while (this.#process && this.#peek()?.length === 1) await setImmediate();
+    if (!this.#process || this.#isOver()) return;
+    this.#events.failed(
+      new PassfdError(
+        'ERR_PEER_GONE',
+        `Process ${this.#socket.peer.pid} has ended, and another one still holds its channel, such as a child of it. ` +
+          `Worker ${this.id} gets no more connections; ${this.inFlight} in flight to it wait for the end of that process`,
+      ),
+    );
+    this.drain();
+  }
+
   #stopAsking(): void {
+    this.#process?.close();
+    this.#process = undefined;
     this.#receipts?.close();
     this.#receipts = undefined;
     clearTimeout(this.#poll);

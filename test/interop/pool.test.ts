@@ -19,6 +19,8 @@ const KEY: ControlOptions = { authkey: 'peekaboo' };
 const GOT = 'GOT FD blocking';
 
 interface Pool {
+  /** What the dispatcher has warned of; a test takes out what it expects. */
+  readonly warnings: unknown[];
   readonly dispatcher: Dispatcher;
   readonly port: number;
   /** Starts a worker, and waits until the dispatcher knows it. */
@@ -30,6 +32,8 @@ async function withPool(python: Python, start: Start, body: (pool: Pool) => Prom
   await using directory = await temporaryDirectory();
   const programs: Program[] = [];
   await using dispatcher = new Dispatcher();
+  const warnings: unknown[] = [];
+  dispatcher.on('warned', (error) => warnings.push(error));
   const address: Address = await dispatcher.listen({ host: '127.0.0.1', port: 0 });
   assert.ok('port' in address);
   const paths = {
@@ -39,10 +43,11 @@ async function withPool(python: Python, start: Start, body: (pool: Pool) => Prom
   await dispatcher.openControl(paths.listener_worker, KEY);
   await dispatcher.openRawControl(paths.raw_worker);
   await body({
+    warnings,
     dispatcher,
     port: address.port,
     start: async (name, ...args) => {
-      const program = start(...peer(python, name, paths[name], ...args));
+      const program = start(...peer(python, name, paths[name], ...args), { ownGroup: true });
       programs.push(program);
       const ended = program.exit.then(async (how) => {
         throw new Error(`The worker ended with ${how}: ${await program.stderr}`);
@@ -53,6 +58,7 @@ async function withPool(python: Python, start: Start, body: (pool: Pool) => Prom
     },
   });
   await dispatcher.close();
+  assert.deepEqual(warnings, []);
   for (const program of programs) {
     const exit = await program.exit;
     if (exit === 'SIGKILL') continue;
@@ -169,6 +175,35 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
           await assert.rejects(own.echo('is gone with its worker'));
           await heir.line(/^GOT FD blocking$/);
           await until(() => dispatcher.status().connections.adopted === 2);
+        }),
+      ),
+    );
+  }
+
+  for (const name of ['listener_worker', 'raw_worker'] as const) {
+    it(
+      `that is killed gets nothing more, while a child of it may still receive what is in flight: ${name}`,
+      withPrograms((start) =>
+        withPool(python, start, async ({ dispatcher, port, warnings, ...pool }) => {
+          const [victim, worker] = await pool.start(name, 'fork');
+          const [, child] = await victim.line(/^FORKED (\d+)$/);
+          await stop(victim);
+          using client = await TcpClient.connect(port);
+          await until(() => worker.inFlight === 1);
+          const heard = client.echo('served by the heir');
+          victim.signal('SIGKILL');
+          const draining = once(dispatcher, 'draining') as Promise<[WorkerView]>;
+          assert.equal((await draining)[0], worker);
+          const [warning] = warnings.splice(0) as [Error];
+          assert.match(warning.message, new RegExp(`[Pp]rocess ${victim.pid} has ended`));
+          await pool.start('listener_worker');
+          await talk(port, 'served by the heir, too');
+          assert.equal(worker.inFlight, 1);
+          const left = once(dispatcher, 'left') as Promise<[WorkerView, { redelivered: number }]>;
+          process.kill(Number(child), 'SIGKILL');
+          assert.equal((await left)[1].redelivered, 1);
+          await heard;
+          await client.hangUp();
         }),
       ),
     );
