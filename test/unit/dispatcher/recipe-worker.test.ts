@@ -207,25 +207,31 @@ describe('a worker of the recipe', () => {
     }),
   );
 
-  it(
-    'gets nothing while it is busy with one, as long as another is free',
-    onStage({}, async (stage) => {
-      const busy = await joinPython(stage);
-      const slow = await stage.client();
-      const { connection } = await take(stage, busy);
-      const other = await stage.joinServing();
-      await stage.clients(5);
-      await other.handoffs(5);
-      assert.equal(stage.dispatcher.workers[0]?.active, 1);
-      connection.close();
-      slow.destroy();
-      assert.equal(stage.dispatcher.workers[0].active, 0);
-      await stage.clients(2);
-      // Round robin goes on behind the other.
-      await take(stage, busy);
-      await other.handoffs(1);
-    }),
-  );
+  for (const family of ['TCP', 'Unix']) {
+    it(
+      `gets nothing while it is busy with one, as long as another is free: ${family}`,
+      onStage({}, async (stage) => {
+        const address =
+          family === 'TCP'
+            ? await stage.address()
+            : await stage.dispatcher.listen(`${stage.directory}/clients`);
+        const busy = await joinPython(stage);
+        const slow = await stage.client(address);
+        const { connection } = await take(stage, busy);
+        const other = await stage.joinServing();
+        await stage.clients(5, address);
+        await other.handoffs(5);
+        assert.equal(stage.dispatcher.workers[0]?.active, 1);
+        connection.close();
+        slow.destroy();
+        assert.equal(stage.dispatcher.workers[0].active, 0);
+        await stage.clients(2, address);
+        // Round robin goes on behind the other.
+        await take(stage, busy);
+        await other.handoffs(1);
+      }),
+    );
+  }
 
   it(
     'gets one more all the same when nobody is free, and is then known to take two at a time',
