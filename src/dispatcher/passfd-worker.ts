@@ -24,6 +24,7 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
 /**
@@ -37,6 +38,17 @@ const REFUSAL_PAUSE_MS = 100;
  * connection too: a client sees the end of one that its worker closes without shutdown(2) later by that.
  */
 const POLLING_PAUSE_MS = 1;
+
+/** Answers that may wait for a worker to read them. */
+const MAX_UNREAD_BYTES = 262_144;
+
+/**
+ * What a worker may say in a second beside what it has adopted, refused and closed. A message has this many bytes more than
+ * its own: a short one costs hardly less than a long one.
+ */
+const MAX_SAID_BYTES = 1_048_576;
+const MESSAGE_BYTES = 64;
+const SECOND_MS = 1000;
 
 /** What a passfd worker can ask for beyond what every worker does. */
 export interface PassfdWorkerEvents extends WorkerEvents {
@@ -108,7 +120,6 @@ export class PassfdWorker implements WorkerHandle {
   readonly dialect = 'passfd';
   /** Its window bounds what could wait. */
   readonly isFree = true;
-  readonly isStalled = false;
   readonly #channel: Channel;
   readonly #events: PassfdWorkerEvents;
   readonly #ledger: Ledger<AcceptedConnection>;
@@ -139,6 +150,16 @@ export class PassfdWorker implements WorkerHandle {
   /** Settles when the worker is told that the dispatcher does without it, and can say nothing more. */
   #parted: Promise<void> | undefined;
   #whyParted: string | undefined;
+
+  readonly #stallWatch = new StallWatch(this, () => {
+    this.#events.stalled(this);
+  });
+
+  /** Of answers that wait for it. */
+  #unreadBytes = 0;
+  /** In the second that began then. */
+  #saidBytes = 0;
+  #saidSince = 0;
 
   /** While answers are read by and by: ends that, when the last time is long enough ago. */
   #polling: NodeJS.Timeout | undefined;
@@ -244,7 +265,11 @@ export class PassfdWorker implements WorkerHandle {
     let reason = 'its channel ended';
     try {
       this.#noteReturned();
-      await this.#channel.read((payload, take) => this.#on(decodeFromWorker(payload), take));
+      await this.#channel.read((payload, take) => {
+        const message = decodeFromWorker(payload);
+        if (!this.#isProgress(message)) this.#noteSaid(payload.length);
+        return this.#on(message, take);
+      });
     } catch (error) {
       reason = (error as Error).message;
       await this.#part(error);
@@ -268,6 +293,15 @@ export class PassfdWorker implements WorkerHandle {
 
   get inFlight(): number {
     return this.#ledger.size + this.#outgoing.length;
+  }
+
+  /** Positions that it has adopted or refused. */
+  get settled(): number {
+    return this.#ledger.settled;
+  }
+
+  get isStalled(): boolean {
+    return this.#stallWatch.isStalled;
   }
 
   get handedOut(): readonly Descriptor[] {
@@ -306,7 +340,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   roomFor(loop: AcceptLoop): number {
-    if (this.#state.is !== 'ready') return 0;
+    if (this.#state.is !== 'ready' || this.isStalled) return 0;
     const subscription = this.#subscriptions.get(loop.id);
     if (!subscription || subscription.pause) return 0;
     const inWindow = this.#presentWindow - this.inFlight;
@@ -336,6 +370,7 @@ export class PassfdWorker implements WorkerHandle {
       this.#postHandoff(encodeHandoff(listener, batch.length), batch, { position, listener });
       start = end;
     }
+    this.#stallWatch.start();
     if (isBusy || this.#polling) this.#poll();
   }
 
@@ -364,6 +399,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async freeze(): Promise<FrozenWorker> {
+    this.#stallWatch.stop();
     const partial = await this.#channel.freeze();
     // It may be what came last that broke the protocol. No other process would know.
     if (this.#state.is === 'parting') {
@@ -392,12 +428,14 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   thaw(): void {
+    if (this.inFlight > 0) this.#stallWatch.start();
     this.#channel.socket.thaw();
   }
 
   disown(): void {
     this.#state = { is: 'gone' };
     clearTimeout(this.#polling);
+    this.#stallWatch.stop();
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     for (const { descriptor } of this.#ledger.takeAll()) descriptor.close();
@@ -444,6 +482,22 @@ export class PassfdWorker implements WorkerHandle {
     this.#channel.post(frame).catch(() => undefined);
   }
 
+  /** @throws {PassfdError} `ERR_PROTOCOL` when it does not read what it has asked for */
+  #answer(frame: Buffer): void {
+    if (this.#state.is === 'parting') return;
+    this.#unreadBytes += frame.length;
+    if (this.#unreadBytes > MAX_UNREAD_BYTES) {
+      throw new PassfdError(
+        'ERR_PROTOCOL',
+        `The peer leaves more than ${MAX_UNREAD_BYTES} bytes of answers unread`,
+      );
+    }
+    const taken = (): void => {
+      this.#unreadBytes -= frame.length;
+    };
+    this.#channel.post(frame).then(taken, taken);
+  }
+
   /** They stay the ledger's. */
   #postHandoff(frame: Buffer, batch: readonly AcceptedConnection[], handoff: Handoff): void {
     const descriptors = batch.map(({ descriptor }) => descriptor);
@@ -469,6 +523,27 @@ export class PassfdWorker implements WorkerHandle {
     this.#part(error).catch((thrown: unknown) => {
       this.#events.failed(thrown);
     });
+  }
+
+  /** Whether so many such messages can be said only as there were connections. */
+  #isProgress(message: FromWorker): boolean {
+    if (message.type === 'closed') return message.total > this.#closed;
+    return message.type === 'adopted' || message.type === 'refused' || message.type === 'custody';
+  }
+
+  /** @throws {PassfdError} `ERR_PROTOCOL` when that is too much */
+  #noteSaid(bytes: number): void {
+    const now = performance.now();
+    if (now - this.#saidSince >= SECOND_MS) {
+      this.#saidSince = now;
+      this.#saidBytes = 0;
+    }
+    this.#saidBytes += bytes + MESSAGE_BYTES;
+    if (this.#saidBytes <= MAX_SAID_BYTES) return;
+    throw new PassfdError(
+      'ERR_PROTOCOL',
+      `The peer says more than ${MAX_SAID_BYTES} bytes in a second beside what it adopts, refuses and closes`,
+    );
   }
 
   #on(message: FromWorker, take: TakeGroup): Promise<void> | undefined {
@@ -513,7 +588,9 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   #settleUpTo(position: number): AcceptedConnection[] {
-    return this.#ledger.settleUpTo(position, this.#lastSent);
+    const settled = this.#ledger.settleUpTo(position, this.#lastSent);
+    if (this.#stallWatch.resume()) this.#events.resumed(this);
+    return settled;
   }
 
   #onReady(): void {
@@ -556,21 +633,18 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async #onListen(message: Extract<FromWorker, { type: 'listen' }>): Promise<void> {
+    const { request, address, backlog } = message;
+    let loop: AcceptLoop;
     try {
-      const loop = await this.#events.listen(this, message.address, message.backlog);
-      if (this.#state.is === 'gone') return;
-      this.#subscribe(loop);
-      this.#answerListening(message.request, [loop]);
+      loop = await this.#events.listen(this, address, backlog);
     } catch (error) {
-      this.#post(
-        encodeJson({
-          type: 'listen-failed',
-          request: message.request,
-          code: systemCode(error),
-          reason: (error as Error).message,
-        }),
-      );
+      const reason = (error as Error).message;
+      this.#answer(encodeJson({ type: 'listen-failed', request, code: systemCode(error), reason }));
+      return;
     }
+    if (this.#state.is === 'gone') return;
+    this.#subscribe(loop);
+    this.#answerListening(request, [loop]);
   }
 
   async #onCustody(key: string, take: TakeGroup): Promise<void> {
@@ -593,7 +667,7 @@ export class PassfdWorker implements WorkerHandle {
 
   #answerListening(request: number, loops: readonly AcceptLoop[]): void {
     const listeners: Listening[] = loops.map(({ id, address }) => ({ id, address }));
-    this.#post(encodeJson({ type: 'listening', request, listeners }));
+    this.#answer(encodeJson({ type: 'listening', request, listeners }));
     this.#events.changed(this);
   }
 
@@ -605,9 +679,11 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async #onUnlisten(message: Extract<FromWorker, { type: 'unlisten' }>): Promise<void> {
-    await Promise.all(message.listeners.map((id) => this.#unsubscribe(id)));
+    // There may be thousands that it never had.
+    const known = message.listeners.filter((id) => this.#subscriptions.has(id));
+    await Promise.all(known.map((id) => this.#unsubscribe(id)));
     if (message.request !== undefined) {
-      this.#post(encodeJson({ type: 'unlistened', request: message.request }));
+      this.#answer(encodeJson({ type: 'unlistened', request: message.request }));
     }
   }
 
@@ -656,7 +732,7 @@ export class PassfdWorker implements WorkerHandle {
     if (isBroken) this.#events.broke(error);
     else this.#events.failed(error);
     if (socket.closed) return;
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = error instanceof PassfdError ? error.message : String(error);
     this.#whyParted = reason;
     this.#stopPolling();
     const farewell = encodeJson({
@@ -692,6 +768,7 @@ export class PassfdWorker implements WorkerHandle {
     if (this.#state.is === 'gone') return;
     this.#state = { is: 'gone' };
     clearTimeout(this.#polling);
+    this.#stallWatch.stop();
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     const outgoing = this.#outgoing.splice(0);

@@ -3,6 +3,11 @@ import { setImmediate } from 'node:timers/promises';
 
 import { PassfdError, type Descriptor, type Handoff, type Message, type StreamSocket } from '../fd/index.js';
 import { FrameReader, type DescriptorGroup } from './frame-reader.js';
+import { MAX_PAYLOAD_BYTES } from './messages.js';
+
+/** What one channel may have handled in a turn of the event loop, so that a peer that floods starves nobody. */
+const FRAMES_PER_TURN = 64;
+const BYTES_PER_TURN = MAX_PAYLOAD_BYTES;
 
 /** What a frame's receiver can ask for: the descriptors that the frame announced, which it owns from then on. */
 export type TakeGroup = (count: number) => DescriptorGroup;
@@ -44,12 +49,19 @@ export class Channel {
    */
   async read(onFrame: (payload: Buffer, take: TakeGroup) => Promise<void> | undefined): Promise<void> {
     const take: TakeGroup = (count) => this.#reader.takeGroup(count);
+    let framesLeft = FRAMES_PER_TURN;
+    let bytesLeft = BYTES_PER_TURN;
     this.#isIdle = false;
     try {
       do {
         for (let payload = this.#reader.next(); payload; payload = this.#reader.next()) {
           const done = onFrame(payload, take);
           if (done) await done;
+          bytesLeft -= payload.length;
+          if (--framesLeft > 0 && bytesLeft > 0) continue;
+          await setImmediate();
+          framesLeft = FRAMES_PER_TURN;
+          bytesLeft = BYTES_PER_TURN;
         }
         this.#noteIdle();
       } while (await this.#receiveInto(this.#reader));

@@ -13,6 +13,7 @@ import { connect, type Address, type PassfdError, type StreamSocket } from '../.
 import { keepsDescriptors } from './descriptors.js';
 import { FakeWorker, type FakeWorkerOptions } from './fake-worker.js';
 import { temporaryDirectory } from './files.js';
+import { HeldIntervals } from './held-intervals.js';
 import { turns } from './loop.js';
 
 /** A test that takes longer is stuck, and is told so. */
@@ -30,12 +31,15 @@ export class Stage {
   /** Of every peer that was refused. */
   readonly refusedPeers: PassfdError[] = [];
   readonly warnings: unknown[] = [];
+  /** Workers are looked at when a test says so: it may take long to have one answer. */
+  readonly looks: HeldIntervals;
   readonly #owned: Disposable[] = [];
   #address: Address | undefined;
   #isOver = false;
 
-  constructor(dispatcher: Dispatcher, directory: string) {
+  constructor(dispatcher: Dispatcher, directory: string, looks: HeldIntervals) {
     this.dispatcher = dispatcher;
+    this.looks = looks;
     this.directory = directory;
     this.control = `${directory}/control`;
     dispatcher.on('peerRefused', (error) => this.refusedPeers.push(error));
@@ -103,7 +107,8 @@ export function onStage(options: StageOptions, body: (stage: Stage) => Promise<v
   return keepsDescriptors(async () => {
     const { control, ...dispatcherOptions } = options;
     await using directory = await temporaryDirectory();
-    const stage = new Stage(new Dispatcher(dispatcherOptions), directory.path);
+    using looks = new HeldIntervals();
+    const stage = new Stage(new Dispatcher(dispatcherOptions), directory.path, looks);
     let timer: NodeJS.Timeout | undefined;
     const deadline = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {

@@ -295,7 +295,7 @@ describe('the events of a dispatcher', () => {
       await victim.ready();
       const farewell = await victim.next('farewell');
       assert.deepEqual([farewell.code, farewell.reason], ['ERR_DISPATCHER', 'RangeError: of the listener']);
-      assert.deepEqual((await left)[1], { redelivered: 0, reason: 'of the listener' });
+      assert.deepEqual((await left)[1], { redelivered: 0, reason: 'RangeError: of the listener' });
       await stage.until(() => stage.warnings.length > 0);
       assert.match(String(stage.warnings.pop()), /RangeError: of the listener/);
       const other = await stage.joinServing();

@@ -6,7 +6,7 @@ import { StreamSocket, type Descriptor } from '../../../src/fd/index.js';
 import { Channel, encodeFrame } from '../../../src/handoff/index.js';
 import { failsWith } from '../../support/errors.js';
 import { openFile, takeTexts } from '../../support/files.js';
-import { isPending } from '../../support/loop.js';
+import { isPending, turns } from '../../support/loop.js';
 import { onPair } from '../../support/stream.js';
 
 function frame(text: string): Buffer {
@@ -40,6 +40,33 @@ function withFiles(
   for (const file of files) file.close();
   return sent;
 }
+
+describe('a Channel that is sent more than it can handle', () => {
+  const cases = [
+    { what: '64 frames', share: 64, payload: 'x', count: 2000 },
+    { what: '64 KiB, and what comes in one frame', share: 2, payload: 'x'.repeat(60_000), count: 20 },
+  ];
+  for (const { what, share, payload, count } of cases) {
+    it(
+      `handles ${what} in a turn of the event loop`,
+      onPair(async (left, right) => {
+        const sent = left.send(Buffer.concat(Array<Buffer>(count).fill(frame(payload))));
+        let handled = 0;
+        const reading = new Channel(right).read(() => {
+          handled++;
+          return undefined;
+        });
+        for (let before = 0; handled < count; before = handled) {
+          await turns(1);
+          assert.ok(handled - before <= share, `${handled - before} were handled in a turn`);
+        }
+        await sent;
+        left.destroy();
+        await reading;
+      }),
+    );
+  }
+});
 
 describe('a Channel', () => {
   it(

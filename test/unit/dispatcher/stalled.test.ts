@@ -1,0 +1,132 @@
+// A worker that does not answer: it is named, gets nothing new, and keeps what it was sent.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import type { WorkerView } from '../../../src/dispatcher/index.js';
+import { onStage, type Stage } from '../../support/dispatcher-stage.js';
+import type { FakeWorker } from '../../support/fake-worker.js';
+import { turns } from '../../support/loop.js';
+
+/** What the dispatcher tells of these events, in their order. */
+function tellings(stage: Stage, ...names: readonly ('stalled' | 'resumed' | 'draining')[]): string[] {
+  const told: string[] = [];
+  for (const name of names) {
+    stage.dispatcher.on(name, ({ id }: WorkerView) => {
+      told.push(`${id} ${name}`);
+    });
+  }
+  return told;
+}
+
+/** Adopts everything, or everything up to a position, and waits until the dispatcher has heard that. */
+async function adopt(stage: Stage, worker: FakeWorker, position = worker.received): Promise<void> {
+  await worker.adopt(position);
+  await stage.until(() =>
+    stage.dispatcher.workers.some(({ id, adopted }) => id === worker.id && adopted === position),
+  );
+}
+
+describe('a worker that answers nothing from one look to the fourth behind it', () => {
+  it(
+    'is told to be stalled, and gets nothing new until it answers',
+    onStage({}, async (stage) => {
+      const told = tellings(stage, 'stalled', 'resumed');
+      const first = await stage.joinServing();
+      const second = await stage.joinServing();
+      await stage.clients(2);
+      await first.handoffs(1);
+      await second.handoffs(1);
+      await adopt(stage, second);
+      await stage.looks.pass(4);
+      assert.deepEqual(told, ['1 stalled']);
+      assert.deepEqual(
+        stage.dispatcher.status().workers.map(({ state, inFlight }) => [state, inFlight]),
+        [
+          ['stalled', 1],
+          ['ready', 0],
+        ],
+      );
+
+      await stage.clients(4);
+      await second.handoffs(4);
+      await adopt(stage, second);
+      await stage.looks.pass(20);
+      assert.deepEqual(told, ['1 stalled']);
+
+      await first.adopt();
+      await stage.next('resumed');
+      assert.equal(stage.dispatcher.status().workers[0]?.state, 'ready');
+      await stage.clients(2);
+      await first.handoffs(1);
+      await second.handoffs(1);
+      assert.equal(stage.dispatcher.status().connections.redelivered, 0);
+    }),
+  );
+
+  it(
+    'is waited for by those that no other worker has room for',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      await stage.looks.pass(4);
+      await stage.client();
+      await turns();
+      assert.equal(stage.dispatcher.status().connections.accepted, 1);
+      await worker.adopt();
+      await stage.next('resumed');
+      await worker.handoffs(1);
+    }),
+  );
+
+  it(
+    'is named while it drains, too',
+    onStage({}, async (stage) => {
+      const told = tellings(stage, 'stalled', 'draining');
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      const drained = stage.dispatcher.drainWorker(worker.id);
+      await stage.looks.pass(4);
+      assert.deepEqual(told, ['1 draining', '1 stalled']);
+      assert.equal(stage.dispatcher.status().workers[0]?.state, 'draining');
+      worker.die();
+      await drained;
+    }),
+  );
+});
+
+describe('a worker that answers', () => {
+  it(
+    'is not stalled, however much is in flight to it all the time',
+    onStage({}, async (stage) => {
+      const told = tellings(stage, 'stalled');
+      const worker = await stage.joinServing();
+      await stage.clients(10);
+      await worker.handoffs(10);
+      for (let position = 1; position < 10; position++) {
+        await adopt(stage, worker, position);
+        await stage.looks.pass(3);
+      }
+      assert.deepEqual(told, []);
+    }),
+  );
+
+  it(
+    'is not stalled when nothing is in flight',
+    onStage({}, async (stage) => {
+      const told = tellings(stage, 'stalled');
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      await adopt(stage, worker);
+      await stage.looks.pass(8);
+      await stage.client();
+      await worker.handoffs(1);
+      await stage.looks.pass(3);
+      assert.deepEqual(told, []);
+      await stage.looks.pass(1);
+      assert.deepEqual(told, ['1 stalled']);
+    }),
+  );
+});
