@@ -13,6 +13,9 @@ const ACCEPTED_AT_ONCE = 256;
 /** Taken in one go where connections are refused, so that refusing never keeps the process from its work. */
 const REFUSED_AT_ONCE = 64;
 
+/** Connections of a worker that has so much to do that the next one may be as well off with one that is perhaps not free. */
+const MUCH = 16;
+
 const NOBODY_LISTENS = 'no worker listens at their address any more';
 
 export interface PoolCounts {
@@ -271,10 +274,11 @@ class Rooms {
   }
 
   #look(): void {
-    this.#free = [];
-    this.#busy = [];
-    for (const worker of this.#workers) {
-      if (worker.roomFor(this.#loop) > 0) (worker.isFree ? this.#free : this.#busy).push(worker);
+    const withRoom = this.#workers.filter((worker) => worker.roomFor(this.#loop) > 0);
+    this.#busy = withRoom.filter(({ isFree }) => !isFree);
+    this.#free = withRoom.filter(({ isFree }) => isFree);
+    if (this.#busy.length > 0 && this.#free.every(({ load }) => load >= MUCH)) {
+      this.#free = withRoom.filter(({ mayBeFree }) => mayBeFree);
     }
   }
 }

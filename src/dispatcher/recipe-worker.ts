@@ -18,6 +18,7 @@ import {
   type StreamSocket,
 } from '../fd/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
 /** The byte that a descriptor travels with: send_handle's count of one (Lib/multiprocessing/reduction.py), and "x". */
@@ -35,8 +36,11 @@ const LAST_POLL_MS = 50;
 /** How long a worker that cannot be sent to gets nothing: the kernel does not tell when it could be. */
 const UNSENT_PAUSE_MS = 100;
 
-/** A worker that has had so many at a time serves them side by side, and is not watched any more. */
+/** A worker that has had so many at a time serves them side by side, and is expected to take one more at any time. */
 const PROVEN_CONCURRENT = 16;
+
+/** Of what it has open, so many are asked about in one turn of the event loop. */
+const ASKED_AT_ONCE = 64;
 
 type State = 'ready' | 'draining' | 'gone';
 
@@ -59,7 +63,6 @@ export class RecipeWorker implements WorkerHandle {
   readonly id: number;
   readonly pid: number;
   readonly dialect: 'multiprocessing' | 'raw';
-  readonly isStalled = false;
   readonly #socket: StreamSocket;
   readonly #events: WorkerEvents;
   readonly #diagnostics: SocketDiagnostics | undefined;
@@ -74,13 +77,18 @@ export class RecipeWorker implements WorkerHandle {
   /** Of received "OK"s: the O of one may come alone. */
   #answer = '';
   #adopted = 0;
-  /** Connections that it has received and that some process still holds. */
+  /** Connections that it has received and that some process still holds; first what was asked about longest ago. */
   readonly #held = new Set<SocketIdentity>();
-  /** As many as it had open when it received yet another. */
+  /** Whether it has received some that the kernel cannot be asked about. */
+  #hasOthers = false;
+  /** As many as it had open when it received yet another, and that one. */
   #concurrency = 1;
+  /** With so many open it has left another one unread for long. */
+  #limit = Number.POSITIVE_INFINITY;
   #hasAskedOfHeld = false;
   #receipts: ReceiptWatch | undefined;
   #process: ProcessWatch | undefined;
+  readonly #stallWatch: StallWatch;
   #poll: NodeJS.Timeout | undefined;
   #pollMs = FIRST_POLL_MS;
 
@@ -97,6 +105,9 @@ export class RecipeWorker implements WorkerHandle {
     this.#socket = socket;
     this.#events = events;
     this.#diagnostics = diagnostics;
+    this.#stallWatch = new StallWatch(this, () => {
+      this.#onUnanswered();
+    });
     this.#watchReceipts();
     this.#watchProcess();
   }
@@ -152,9 +163,18 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   get active(): number | null {
-    if (!this.#diagnostics || this.#isProvenConcurrent) return null;
-    this.#lookAfterHeld();
+    if (!this.#diagnostics || this.#hasOthers) return null;
+    this.#lookAfterHeld(this.#held.size);
     return this.#held.size;
+  }
+
+  /** How many connections it was ever known to have received. */
+  get settled(): number {
+    return this.#adopted;
+  }
+
+  get isStalled(): boolean {
+    return this.#stallWatch.isStalled;
   }
 
   get inFlight(): number {
@@ -166,6 +186,7 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   get load(): number {
+    this.#lookAfterSome();
     return this.#held.size + this.inFlight;
   }
 
@@ -179,8 +200,12 @@ export class RecipeWorker implements WorkerHandle {
    */
   get isFree(): boolean {
     if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return true;
-    this.#lookAfterHeldOnce();
+    this.#lookAfterSome();
     return this.#held.size < this.#concurrency;
+  }
+
+  get mayBeFree(): boolean {
+    return this.isFree || this.#held.size < this.#limit;
   }
 
   serves(loop: AcceptLoop): boolean {
@@ -213,11 +238,9 @@ export class RecipeWorker implements WorkerHandle {
       .catch((error: unknown) => {
         this.#onUnsent(connection, error);
       });
+    this.#stallWatch.start();
     // One that waits for a busy worker to become free would look for the receipt too late.
-    clearTimeout(this.#poll);
-    this.#poll = undefined;
-    this.#pollMs = FIRST_POLL_MS;
-    this.#pollLater();
+    this.#pollSoon();
   }
 
   /**
@@ -270,6 +293,7 @@ export class RecipeWorker implements WorkerHandle {
     this.#socket.thaw();
     this.#watchReceipts();
     this.#watchProcess();
+    if (this.#inFlight) this.#stallWatch.start();
     this.#pollLater();
   }
 
@@ -288,6 +312,7 @@ export class RecipeWorker implements WorkerHandle {
     this.#events.draining(this);
     // Its loop ends with EOFError when it has received what is in flight.
     this.#socket.end().catch(() => undefined);
+    this.#pollSoon();
   }
 
   end(): void {
@@ -343,17 +368,36 @@ export class RecipeWorker implements WorkerHandle {
     const connection = this.#inFlight;
     if (!connection) return;
     this.#inFlight = undefined;
-    if (this.#held.size >= this.#concurrency) {
-      this.#lookAfterHeld();
-      this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
-    }
-    const identity = this.#isProvenConcurrent
-      ? undefined
-      : this.#diagnostics?.identify(connection.descriptor);
+    this.#learnConcurrency();
+    const identity = this.#diagnostics?.identify(connection.descriptor);
     if (identity) this.#held.add(identity);
+    else this.#hasOthers = true;
+    this.#lookAfterSome();
     connection.descriptor.close();
     this.#adopted++;
     this.#events.adopted(1);
+    if (this.#stallWatch.resume()) this.#events.resumed(this);
+  }
+
+  /** It takes one more. */
+  #learnConcurrency(): void {
+    if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return;
+    this.#lookAfterHeld(this.#held.size);
+    this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
+    if (this.#concurrency > this.#limit) this.#limit = Number.POSITIVE_INFINITY;
+  }
+
+  /** One that it could have been expected to take is unread for long: it is stopped, or stuck. Else it is busy with others. */
+  #onUnanswered(): void {
+    this.#lookAfterHeld(this.#held.size);
+    if (this.isFree) {
+      this.#events.stalled(this);
+      return;
+    }
+    this.#limit = this.#held.size;
+    this.#stallWatch.resume();
+    this.#stallWatch.stop();
+    this.#stallWatch.start();
   }
 
   get #isProvenConcurrent(): boolean {
@@ -361,19 +405,23 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   /** Once in a turn of the event loop: each question is a message to the kernel. */
-  #lookAfterHeldOnce(): void {
+  #lookAfterSome(): void {
     if (this.#held.size === 0 || this.#hasAskedOfHeld) return;
     this.#hasAskedOfHeld = true;
     startImmediate(() => {
       this.#hasAskedOfHeld = false;
     });
-    this.#lookAfterHeld();
+    this.#lookAfterHeld(ASKED_AT_ONCE);
   }
 
-  #lookAfterHeld(): void {
-    if (this.#isProvenConcurrent) this.#held.clear();
+  /** Forgets, among as many of what it has open, what nobody holds any more. */
+  #lookAfterHeld(count: number): void {
+    let left = Math.min(count, this.#held.size);
     for (const identity of this.#held) {
-      if (this.#diagnostics?.isHeld(identity) !== true) this.#held.delete(identity);
+      if (left-- === 0) break;
+      this.#held.delete(identity);
+      // Where the kernel gives no answer, it is asked again another time.
+      if (this.#diagnostics?.isHeld(identity) !== false) this.#held.add(identity);
     }
   }
 
@@ -415,6 +463,7 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   #stopAsking(): void {
+    this.#stallWatch.stop();
     this.#process?.close();
     this.#process = undefined;
     this.#receipts?.close();
@@ -425,15 +474,23 @@ export class RecipeWorker implements WorkerHandle {
     this.#pause = undefined;
   }
 
-  /** While something is in flight, or a busy worker may become free. */
+  #pollSoon(): void {
+    clearTimeout(this.#poll);
+    this.#poll = undefined;
+    this.#pollMs = FIRST_POLL_MS;
+    this.#pollLater();
+  }
+
+  /** While something is in flight, a busy worker may become free, or one that drains may have closed its last connection. */
   #pollLater(): void {
     this.#poll ??= startTimer(() => {
       this.#poll = undefined;
       this.#pollMs = Math.min(this.#pollMs * 2, LAST_POLL_MS);
       this.#lookWhetherReceived();
-      const { isFree } = this;
-      if (this.#inFlight || !isFree) this.#pollLater();
-      if (!this.#inFlight) this.#events.changed(this);
+      this.#lookAfterSome();
+      const isExpected = this.#state === 'ready' ? !this.isFree : this.#held.size > 0;
+      if (this.#inFlight || isExpected) this.#pollLater();
+      if (!this.#inFlight && (this.#state === 'ready' || this.#held.size === 0)) this.#events.changed(this);
     }, this.#pollMs);
   }
 

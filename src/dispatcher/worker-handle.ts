@@ -36,6 +36,8 @@ export interface WorkerHandle extends WorkerView, Candidate {
    * Whether it can be expected to take the next connection at once. Others get one only when there is no such worker.
    */
   readonly isFree: boolean;
+  /** Whether it may be, as far as anybody has seen. Such a one is tried where all that are free have much to do. */
+  readonly mayBeFree: boolean;
   /** Puts a connection on its way. It owns it from here on, until it is adopted, or comes back by `WorkerEvents`. */
   give(connection: AcceptedConnection): void;
   /** Sends what was given. */

@@ -4,8 +4,14 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { it } from 'node:test';
 
-import { Dispatcher, type ControlOptions, type WorkerView } from '../../src/dispatcher/index.js';
+import {
+  Dispatcher,
+  type ControlOptions,
+  type DispatcherOptions,
+  type WorkerView,
+} from '../../src/dispatcher/index.js';
 import type { Address } from '../../src/fd/index.js';
+import { FakeWorker } from '../support/fake-worker.js';
 import { temporaryDirectory } from '../support/files.js';
 import { isPending, turns } from '../support/loop.js';
 import { describeWithFirstAndLastPython, peer } from '../support/peers.js';
@@ -23,15 +29,21 @@ interface Pool {
   readonly warnings: unknown[];
   readonly dispatcher: Dispatcher;
   readonly port: number;
+  readonly control: string;
   /** Starts a worker, and waits until the dispatcher knows it. */
   start(name: 'listener_worker' | 'raw_worker', ...args: string[]): Promise<[Program, WorkerView]>;
 }
 
 /** A dispatcher in this process that lets both kinds of Python workers join. */
-async function withPool(python: Python, start: Start, body: (pool: Pool) => Promise<void>): Promise<void> {
+async function withPool(
+  python: Python,
+  start: Start,
+  body: (pool: Pool) => Promise<void>,
+  options: DispatcherOptions = {},
+): Promise<void> {
   await using directory = await temporaryDirectory();
   const programs: Program[] = [];
-  await using dispatcher = new Dispatcher();
+  await using dispatcher = new Dispatcher(options);
   const warnings: unknown[] = [];
   dispatcher.on('warned', (error) => warnings.push(error));
   const address: Address = await dispatcher.listen({ host: '127.0.0.1', port: 0 });
@@ -46,6 +58,7 @@ async function withPool(python: Python, start: Start, body: (pool: Pool) => Prom
     warnings,
     dispatcher,
     port: address.port,
+    control: paths.listener_worker,
     start: async (name, ...args) => {
       const program = start(...peer(python, name, paths[name], ...args), { ownGroup: true });
       programs.push(program);
@@ -64,6 +77,17 @@ async function withPool(python: Python, start: Start, body: (pool: Pool) => Prom
     if (exit === 'SIGKILL') continue;
     assert.deepEqual([exit, await program.stderr], [0, '']);
   }
+}
+
+/** Has a worker adopt whatever it gets, until it is closed. */
+function adoptAll(worker: FakeWorker): void {
+  const isOver = (async (): Promise<void> => {
+    for (;;) {
+      await worker.handoff();
+      await worker.adopt();
+    }
+  })();
+  isOver.catch(() => undefined);
 }
 
 async function until(fact: () => boolean): Promise<void> {
@@ -138,16 +162,42 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
         const clients = await Promise.all(Array.from({ length: 20 }, () => TcpClient.connect(pool.port)));
         for (const client of clients) await client.echo('all of us at once');
         await until(() => worker.adopted === 20);
-        // How many it has open is not looked after any more, so it is drained when it has left.
-        assert.equal(worker.active, null);
+        assert.equal(worker.active, 20);
         await stop(program);
         const drained = pool.dispatcher.drainWorker(worker.id);
         assert.equal(await isPending(drained), true);
         program.signal('SIGCONT');
-        await drained;
         for (const client of clients) await client.hangUp();
+        await drained;
         assert.equal(await program.exit, 0);
       }),
+    ),
+  );
+
+  it(
+    'gets its share beside a worker of another dialect, when it serves them side by side',
+    withPrograms((start) =>
+      withPool(
+        python,
+        start,
+        async ({ dispatcher, port, control, ...pool }) => {
+          const [, worker] = await pool.start('listener_worker', 'at-once');
+          const ready = once(dispatcher, 'ready') as Promise<[WorkerView]>;
+          using other = await FakeWorker.join(control, KEY);
+          await other.serve();
+          const [view] = await ready;
+          adoptAll(other);
+          const clients: TcpClient[] = [];
+          while (clients.length < 60) {
+            clients.push(await TcpClient.connect(port));
+            await until(() => worker.adopted + view.adopted === clients.length);
+          }
+          assert.deepEqual([worker.active, view.active], [30, 30]);
+          for (const client of clients) client[Symbol.dispose]();
+          await until(() => worker.active === 0);
+        },
+        { policy: 'least-connections' },
+      ),
     ),
   );
 

