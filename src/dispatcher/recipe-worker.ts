@@ -53,6 +53,8 @@ export interface RecipeWorkerSnapshot {
   readonly adopted: number;
   readonly concurrency: number;
   readonly held: readonly SocketIdentity[];
+  /** See `#hasOthers`. */
+  readonly hasOthers?: boolean | undefined;
   /** Of an answer that has come in part. */
   readonly answer: string;
   /** Whether the one in flight was sent. */
@@ -126,6 +128,7 @@ export class RecipeWorker implements WorkerHandle {
     worker.#adopted = snapshot.adopted;
     worker.#concurrency = snapshot.concurrency;
     worker.#answer = snapshot.answer;
+    worker.#hasOthers = snapshot.hasOthers ?? false;
     for (const identity of snapshot.held) worker.#held.add(identity);
     if (inFlight && !snapshot.isSent) worker.give(inFlight);
     worker.#stopAsking();
@@ -277,6 +280,7 @@ export class RecipeWorker implements WorkerHandle {
       adopted: this.#adopted,
       concurrency: this.#concurrency,
       held: [...this.#held],
+      hasOthers: this.#hasOthers,
       answer: this.#answer,
       isSent: this.#isSent,
     };
