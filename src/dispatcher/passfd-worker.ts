@@ -17,6 +17,7 @@ import {
   Ledger,
   MAX_BATCH,
   PROTOCOL_VERSION,
+  shortened,
   type FromWorker,
   type Listening,
   type TakeGroup,
@@ -156,6 +157,8 @@ export class PassfdWorker implements WorkerHandle {
     this.#events.stalled(this);
   });
 
+  /** Listening sockets that are on their way to it: what tells that nobody needs one any more. */
+  readonly #entrusting = new Map<number, AbortController>();
   /** Of answers that wait for it. */
   #unreadBytes = 0;
   /** In the second that began then. */
@@ -385,13 +388,34 @@ export class PassfdWorker implements WorkerHandle {
 
   /** Gives it a listening socket to keep: should this process die, the socket lives on there. */
   entrust({ id, key, acceptor }: AcceptLoop): void {
-    if (!this.#isCustodian) return;
-    this.#postOwned(encodeJson({ type: 'custody', listener: id, key }), [acceptor.duplicate()]);
+    if (!this.#isCustodian || this.#state.is === 'parting') return;
+    const duplicate = acceptor.duplicate();
+    const frame = encodeJson({ type: 'custody', listener: id, key });
+    const unneeded = new AbortController();
+    this.#entrusting.set(id, unneeded);
+    this.#channel
+      .post(frame, [duplicate], { signal: unneeded.signal })
+      .then(() => {
+        if (unneeded.signal.aborted) this.#release(id);
+      })
+      .catch(() => undefined)
+      .finally(() => {
+        duplicate.close();
+        if (this.#entrusting.get(id) === unneeded) this.#entrusting.delete(id);
+      })
+      .catch(() => undefined);
   }
 
-  /** It need not keep that one any more. */
+  /** It need not keep that one any more. One that waits for the channel it never gets. */
   relieve({ id }: AcceptLoop): void {
-    if (this.#isCustodian) this.#post(encodeJson({ type: 'release', listeners: [id] }));
+    if (!this.#isCustodian) return;
+    const unneeded = this.#entrusting.get(id);
+    if (unneeded) unneeded.abort();
+    else this.#release(id);
+  }
+
+  #release(id: number): void {
+    this.#post(encodeJson({ type: 'release', listeners: [id] }));
   }
 
   /** What it had brought, and was not given back, nobody needs. */
@@ -502,7 +526,7 @@ export class PassfdWorker implements WorkerHandle {
   /** They stay the ledger's. */
   #postHandoff(frame: Buffer, batch: readonly AcceptedConnection[], handoff: Handoff): void {
     const descriptors = batch.map(({ descriptor }) => descriptor);
-    this.#channel.post(frame, descriptors, handoff).catch((error: unknown) => {
+    this.#channel.post(frame, descriptors, { handoff }).catch((error: unknown) => {
       this.#onUnsent(error);
     });
   }
@@ -628,6 +652,7 @@ export class PassfdWorker implements WorkerHandle {
         `The peer closed ${total} connections in all, after ${this.#closed}, and adopted ${this.#carried + this.#adopted}`,
       );
     }
+    if (total === this.#closed) return;
     this.#closed = total;
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#events.changed(this);
@@ -639,7 +664,7 @@ export class PassfdWorker implements WorkerHandle {
     try {
       loop = await this.#events.listen(this, address, backlog);
     } catch (error) {
-      const reason = (error as Error).message;
+      const reason = shortened((error as Error).message);
       this.#answer(encodeJson({ type: 'listen-failed', request, code: systemCode(error), reason }));
       return;
     }
@@ -733,7 +758,7 @@ export class PassfdWorker implements WorkerHandle {
     if (isBroken) this.#events.broke(error);
     else this.#events.failed(error);
     if (socket.closed) return;
-    const reason = error instanceof PassfdError ? error.message : String(error);
+    const reason = shortened(error instanceof PassfdError ? error.message : String(error));
     this.#whyParted = reason;
     this.#stopPolling();
     const farewell = encodeJson({

@@ -1,7 +1,13 @@
 // Channel: one end of a hand-off channel behind the hello; frames and descriptors go out, and what comes is read in order.
 import { setImmediate } from 'node:timers/promises';
 
-import { PassfdError, type Descriptor, type Handoff, type Message, type StreamSocket } from '../fd/index.js';
+import {
+  PassfdError,
+  type Descriptor,
+  type Message,
+  type SendOptions,
+  type StreamSocket,
+} from '../fd/index.js';
 import { FrameReader, type DescriptorGroup } from './frame-reader.js';
 import { MAX_PAYLOAD_BYTES } from './messages.js';
 
@@ -35,8 +41,12 @@ export class Channel {
   }
 
   /** Sends one frame, with descriptors that the caller keeps open until it is sent. Resolves when the kernel has it; see `StreamSocket.send`. */
-  post(frame: Buffer, descriptors: readonly Descriptor[] = [], handoff?: Handoff): Promise<void> {
-    return this.socket.send(frame, descriptors, { kept: true, handoff });
+  post(
+    frame: Buffer,
+    descriptors: readonly Descriptor[] = [],
+    { handoff, signal }: Pick<SendOptions, 'handoff' | 'signal'> = {},
+  ): Promise<void> {
+    return this.socket.send(frame, descriptors, { kept: true, handoff, signal });
   }
 
   /**

@@ -2,6 +2,7 @@
 import * as z from 'zod/mini';
 
 import { PassfdError } from '../fd/index.js';
+import { shortened } from './reason.js';
 
 /** The protocol of `docs/protocol.md`. A peer of another version is refused with a reason, never guessed at. */
 export const PROTOCOL_VERSION = 1;
@@ -76,12 +77,15 @@ export function decodeIntroduction(frame: Buffer): Introduction {
   if (found.success && spoken !== PROTOCOL_VERSION) {
     throw new PassfdError(
       'ERR_HELLO',
-      `This is protocol version ${PROTOCOL_VERSION}, and the peer speaks ${spoken === undefined ? 'none' : JSON.stringify(spoken)}; run the same release of passfd on both sides`,
+      `This is protocol version ${PROTOCOL_VERSION}, and the peer speaks ${spoken === undefined ? 'none' : shortened(JSON.stringify(spoken))}; run the same release of passfd on both sides`,
     );
   }
   const result = z.safeParse(hello, json);
   if (!result.success) {
-    throw new PassfdError('ERR_HELLO', `The hello is not understood: ${z.prettifyError(result.error)}`);
+    throw new PassfdError(
+      'ERR_HELLO',
+      shortened(`The hello is not understood: ${z.prettifyError(result.error)}`),
+    );
   }
   return { dialect: 'passfd', hello: result.data };
 }

@@ -31,5 +31,6 @@ export {
   type ToWorker,
   type WantedAddress,
 } from './messages.js';
+export { shortened } from './reason.js';
 export { tellStep, type Step } from './steps.js';
 export { TAKEOVER_FORMAT, TakeoverChannel, type TakeoverMessage } from './takeover.js';

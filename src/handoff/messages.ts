@@ -13,10 +13,13 @@
 //
 // A position counts the connections that were ever sent on the channel: the first one has position 1. Numbers are
 // big-endian. The reason for two kinds: the binary ones come thousands of times a second, the others a few times in all.
+import { isIP } from 'node:net';
+
 import * as z from 'zod/mini';
 
 import { PassfdError } from '../fd/index.js';
 import { MAX_WINDOW } from './hello.js';
+import { shortened } from './reason.js';
 
 const HANDOFF = 1;
 const ADOPTED = 2;
@@ -56,8 +59,8 @@ export type Listening = z.infer<typeof listening>;
 /** What a worker wants to listen at, as `server.listen` was asked. */
 const wantedAddress = z.union([
   z.object({
-    /** Numeric; null for every address of the machine, IPv6 where there is any. */
-    host: z.nullable(z.string()),
+    /** Null for every address of the machine, IPv6 where there is any. A name is nothing that the dispatcher waits for. */
+    host: z.nullable(z.string().check(z.refine((host) => isIP(host) !== 0, 'is not numeric'))),
     port: z.int().check(z.minimum(0), z.maximum(65_535)),
     ipv6Only: z.boolean(),
     /** Which one of the worker's own listens at port 0 it is: the n-th of every worker get the same port. */
@@ -233,7 +236,10 @@ function decodeJson<T>(payload: Buffer, schema: z.ZodMiniType<T>): T {
   }
   const result = z.safeParse(schema, json);
   if (result.success) return result.data;
-  throw new PassfdError('ERR_PROTOCOL', `A message is not understood: ${z.prettifyError(result.error)}`);
+  throw new PassfdError(
+    'ERR_PROTOCOL',
+    shortened(`A message is not understood: ${z.prettifyError(result.error)}`),
+  );
 }
 
 function framed(length: number): Buffer {

@@ -4,9 +4,11 @@ import { existsSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import { Dispatcher, type OpenControlOptions } from '../../../src/dispatcher/index.js';
+import type { PassfdWorker } from '../../../src/dispatcher/passfd-worker.js';
 import { connect, listen, type Address } from '../../../src/fd/index.js';
 import { encodeJson } from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
+import { openDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
 import { FakeWorker, type Entrusted, type Returning } from '../../support/fake-worker.js';
 import { openFile } from '../../support/files.js';
@@ -43,6 +45,38 @@ describe('a worker that keeps listening sockets', () => {
       await worker.next('listening');
       await worker.unlisten(listener);
       assert.deepEqual(await worker.message(), { type: 'release', listeners: [listener] });
+    }),
+  );
+
+  it(
+    'and reads nothing holds up none that are closed again meanwhile',
+    onStage({}, async (stage) => {
+      const stopped = await stage.join({ custody: true });
+      const other = await stage.join();
+      const handle = stage.dispatcher.workers.find(({ id }) => id === stopped.id) as PassfdWorker;
+      const listenAndUnlisten = async (): Promise<void> => {
+        const { id } = await other.listenAt(wantedPort);
+        await other.unlisten(id);
+      };
+      // Until its channel takes no more.
+      while (handle.socket.unsent().length === 0) await listenAndUnlisten();
+      const before = openDescriptors().length;
+      for (let count = 0; count < 50; count++) await listenAndUnlisten();
+      await stage.until(() => stage.dispatcher.status().listeners.length === 0);
+      assert.ok(handle.socket.unsent().length <= 2, `${handle.socket.unsent().length} messages wait`);
+      assert.ok(openDescriptors().length <= before);
+
+      // What it gets all the same, it is relieved of.
+      await other.listenAt({ ...wantedPort, index: 1 });
+      const kept = new Set<number>();
+      let custody;
+      do {
+        const message = await stopped.message();
+        if (message?.type === 'custody') custody = message.key;
+        if (message?.type === 'custody') kept.add(message.listener);
+        if (message?.type === 'release') for (const id of message.listeners) kept.delete(id);
+      } while (custody?.includes('"index":1') !== true);
+      assert.equal(kept.size, 1);
     }),
   );
 

@@ -247,6 +247,23 @@ describe('a refused connection', () => {
   );
 
   it(
+    'does not come back at once to a worker that says again how many it has closed',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      // All of it is handled before any timer runs.
+      const waiting = new Promise((resolve) => {
+        stage.dispatcher.once('draining', () => {
+          resolve(stage.dispatcher.status().connections.waiting);
+        });
+      });
+      await worker.say(encodeRefused(1, 'capacity'), encodeClosed(0), encodeJson({ type: 'draining' }));
+      assert.equal(await waiting, 1);
+    }),
+  );
+
+  it(
     'comes back to a worker that is alone after a pause, if it closes nothing',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();

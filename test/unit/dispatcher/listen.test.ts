@@ -213,6 +213,20 @@ describe('a listen that fails', () => {
   );
 
   it(
+    'is answered in few words, however long the path is',
+    onStage({}, async (stage) => {
+      const worker = await stage.join();
+      const answer = await worker.listen({
+        path: `${stage.directory}/${'long'.repeat(10_000)}`,
+        mode: 0o600,
+      });
+      assert.ok(answer.type === 'listen-failed');
+      assert.equal(answer.code, 'ENAMETOOLONG');
+      assert.ok(answer.reason.length < 1000);
+    }),
+  );
+
+  it(
     'may succeed the next time',
     onStage({}, async (stage) => {
       const taken = await listen({ host: '127.0.0.1', port: 0 });

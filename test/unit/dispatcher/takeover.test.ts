@@ -229,7 +229,8 @@ describe('the next generation', () => {
       const requests = Array.from({ length: REQUESTS }, (_, request) =>
         encodeJson({ type: 'serve', request }),
       );
-      await worker.say(...requests);
+      await worker.say(...requests, encodeJson({ type: 'last-words', text: 'asked' }));
+      await stage.until(() => stage.dispatcher.workers[0]?.lastWords === 'asked');
       const clients = await stage.clients(2);
       await stage.until(() => stage.dispatcher.workers[0]?.inFlight === 2);
       await using next = new Dispatcher();

@@ -163,9 +163,8 @@ describe('a worker that breaks the protocol', () => {
       await stage.clients(2);
       await culprit.handoffs(2);
       const other = await stage.joinServing();
-      // The farewell waits behind these answers, for which the channel has no room.
-      const path = `${stage.directory}/${'long'.repeat(10_000)}`;
-      for (let index = 0; index < 10; index++) await culprit.askToListen({ path, mode: 0o600 });
+      // The farewell waits behind these answers: more than its channel holds.
+      await culprit.say(...Array<Buffer>(1000).fill(encodeJson({ type: 'serve', request: 1 })));
       await culprit.adopt(99);
       await stage.until(() => stage.refusedPeers.length > 0);
       await turns();

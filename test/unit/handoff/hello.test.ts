@@ -64,6 +64,20 @@ describe('a hello', () => {
   }
 });
 
+describe('a hello with much that is wrong', () => {
+  it('is refused in few words', () => {
+    for (const wrong of [
+      { passfd: 'x'.repeat(4000) },
+      { passfd: 1, role: 'worker', returns: Array(900).fill('x') },
+    ]) {
+      assert.throws(
+        () => decodeIntroduction(Buffer.from(JSON.stringify(wrong))),
+        (error: Error) => error.message.length < 1000,
+      );
+    }
+  });
+});
+
 describe('a pickle', () => {
   it('is known by its first byte, and not looked into', () => {
     for (const pickle of [dumps(4711), Buffer.of(0x80), Buffer.from('80ff', 'hex')]) {

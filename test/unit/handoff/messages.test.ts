@@ -128,6 +128,12 @@ const fromWorker: readonly Exclude<FromWorker, { type: 'adopted' | 'refused' | '
   { type: 'listen', request: 2, address: { host: null, port: 0, ipv6Only: false, index: 3 }, backlog: 511 },
   {
     type: 'listen',
+    request: 7,
+    address: { host: 'fe80::1%eth0', port: 1, ipv6Only: false, index: 0 },
+    backlog: 0,
+  },
+  {
+    type: 'listen',
     request: 3,
     address: { host: '::1', port: 65_535, ipv6Only: true, index: 0 },
     backlog: 0,
@@ -196,6 +202,7 @@ describe('a message in JSON', () => {
     '{"type":"listen","request":1,"address":{"path":"/run/app","mode":512},"backlog":1}',
     '{"type":"listen","request":1,"address":{"host":"::","port":65536,"ipv6Only":true,"index":0},"backlog":1}',
     '{"type":"listen","request":1,"address":{"fd":-1},"backlog":1}',
+    '{"type":"listen","request":1,"address":{"host":"localhost","port":1,"ipv6Only":false,"index":0},"backlog":1}',
     '{"type":"listen","request":1,"address":{"fd":3},"backlog":-1}',
     '{"type":"unlisten","listeners":[65536]}',
     '{"type":"unlisten","listeners":"all"}',
@@ -214,6 +221,14 @@ describe('a message in JSON', () => {
       assert.throws(() => decodeFromWorker(Buffer.from(text)), protocolError);
     });
   }
+
+  it('is told to be wrong in few words, however much is wrong with it', () => {
+    const wrong = JSON.stringify({ type: 'unlisten', listeners: Array<string>(9000).fill('x') });
+    assert.throws(
+      () => decodeFromWorker(Buffer.from(wrong)),
+      (error: Error) => error.message.length < 1000 && error.message.includes('listeners'),
+    );
+  });
 
   it('breaks the protocol as garbage, to whichever side', () => {
     let state = 1;
