@@ -13,7 +13,7 @@ const ACCEPTED_AT_ONCE = 256;
 /** Taken in one go where connections are refused, so that refusing never keeps the process from its work. */
 const REFUSED_AT_ONCE = 64;
 
-/** Connections of a worker that has so much to do that the next one may be as well off with one that is perhaps not free. */
+/** A worker with so many connections has much to do: the next one may be as well off with one that is perhaps not free. */
 const MUCH = 16;
 
 const NOBODY_LISTENS = 'no worker listens at their address any more';
@@ -254,6 +254,7 @@ function partition<T>(all: readonly T[], isFirst: (one: T) => boolean): [T[], T[
 class Rooms {
   readonly #workers: readonly WorkerHandle[];
   readonly #loop: AcceptLoop;
+  /** And those that may be, while all who are have much to do. */
   #free: WorkerHandle[] = [];
   #busy: WorkerHandle[] = [];
 
