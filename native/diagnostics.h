@@ -1,4 +1,4 @@
-/* Asks the kernel who still holds a TCP connection: Linux' sock_diag(7), by netlink. Elsewhere nobody can tell. */
+/* Asks the kernel who still holds a TCP or Unix connection: Linux' sock_diag(7), by netlink. Elsewhere nobody can tell. */
 #ifndef PASSFD_DIAGNOSTICS_H
 #define PASSFD_DIAGNOSTICS_H
 
@@ -14,7 +14,9 @@
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
 #include <netinet/in.h>
+#include <sys/stat.h>
 
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
@@ -23,17 +25,26 @@
 /* Answers that are read for one question: those to earlier ones, whose asker gave up, come first. */
 #define MAX_ANSWERS 16
 
-/* -ENOTSUP for UDP and for MPTCP: the kernel is asked about TCP, and finds neither there. */
-static inline int diagnostics_cookie(int fd, uint32_t cookie[2])
+/* The rest of the identity of a socket whose family and addresses are known. -ENOTSUP for UDP and for MPTCP: the kernel is
+ * asked about TCP, and finds neither there. */
+static inline int diagnostics_identify(int fd, struct passfd_identity *identity)
 {
 	int protocol;
 	socklen_t length = sizeof protocol;
-	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) < 0)
-		return -errno;
-	if (protocol != IPPROTO_TCP)
-		return -ENOTSUP;
-	length = 2 * sizeof *cookie;
-	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &length) < 0 ? -errno : 0;
+	struct stat status;
+
+	if (identity->family == AF_UNIX) {
+		if (fstat(fd, &status) < 0)
+			return -errno;
+		identity->number = (uint32_t)status.st_ino;
+	} else {
+		if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) < 0)
+			return -errno;
+		if (protocol != IPPROTO_TCP)
+			return -ENOTSUP;
+	}
+	length = sizeof identity->cookie;
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, identity->cookie, &length) < 0 ? -errno : 0;
 }
 
 static inline int diagnostics_open(void)
@@ -44,8 +55,39 @@ static inline int diagnostics_open(void)
 
 struct diagnostics_request {
 	struct nlmsghdr header;
-	struct inet_diag_req_v2 question;
+	union {
+		struct inet_diag_req_v2 tcp;
+		struct unix_diag_req local;
+	} question;
 };
+
+static inline void diagnostics_ask(struct diagnostics_request *request, const struct passfd_identity *identity)
+{
+	if (identity->family == AF_UNIX) {
+		request->header.nlmsg_len = NLMSG_LENGTH(sizeof request->question.local);
+		request->question.local = (struct unix_diag_req){
+			.sdiag_family = AF_UNIX,
+			.udiag_states = ~0U,
+			.udiag_ino = identity->number,
+			.udiag_cookie = {identity->cookie[0], identity->cookie[1]},
+		};
+		return;
+	}
+	request->header.nlmsg_len = NLMSG_LENGTH(sizeof request->question.tcp);
+	request->question.tcp = (struct inet_diag_req_v2){
+		.sdiag_family = (unsigned char)identity->family,
+		.sdiag_protocol = IPPROTO_TCP,
+		.idiag_states = ~0U,
+		.id = {
+			.idiag_sport = identity->local_port,
+			.idiag_dport = identity->remote_port,
+			.idiag_if = identity->number,
+			.idiag_cookie = {identity->cookie[0], identity->cookie[1]},
+		},
+	};
+	memcpy(request->question.tcp.id.idiag_src, identity->local, sizeof identity->local);
+	memcpy(request->question.tcp.id.idiag_dst, identity->remote, sizeof identity->remote);
+}
 
 /* The answer stands in bytes[0..length). 1 held, 0 not, -EAGAIN: it answers another question. */
 static inline int diagnostics_read(const unsigned char *bytes, size_t length, uint32_t sequence)
@@ -66,7 +108,12 @@ static inline int diagnostics_read(const unsigned char *bytes, size_t length, ui
 		/* The connection is gone for good, or its address has a newer one (another cookie). */
 		return error.error == -ENOENT || error.error == -ESTALE ? 0 : error.error;
 	}
-	if (header.nlmsg_type != SOCK_DIAG_BY_FAMILY || length < sizeof found)
+	if (header.nlmsg_type != SOCK_DIAG_BY_FAMILY || length < 1)
+		return -EBADMSG;
+	/* Both answers begin with the family. A Unix socket is gone with its last descriptor. */
+	if (bytes[0] == AF_UNIX)
+		return 1;
+	if (length < sizeof found)
 		return -EBADMSG;
 	memcpy(&found, bytes, sizeof found);
 	/* A connection whose last descriptor is closed lives on in the kernel, without an inode, until TCP is done. */
@@ -79,28 +126,15 @@ static inline int diagnostics_is_held(int fd, const struct passfd_identity *iden
 	uint32_t sequence = __atomic_add_fetch(&last_sequence, 1, __ATOMIC_RELAXED);
 	struct diagnostics_request request = {
 		.header = {
-			.nlmsg_len = sizeof request,
 			.nlmsg_type = SOCK_DIAG_BY_FAMILY,
 			.nlmsg_flags = NLM_F_REQUEST,
 			.nlmsg_seq = sequence,
 		},
-		.question = {
-			.sdiag_family = (unsigned char)identity->family,
-			.sdiag_protocol = IPPROTO_TCP,
-			.idiag_states = ~0U,
-			.id = {
-				.idiag_sport = identity->local_port,
-				.idiag_dport = identity->remote_port,
-				.idiag_if = identity->interface,
-				.idiag_cookie = {identity->cookie[0], identity->cookie[1]},
-			},
-		},
 	};
 	unsigned char answer[1024];
 
-	memcpy(request.question.id.idiag_src, identity->local, sizeof identity->local);
-	memcpy(request.question.id.idiag_dst, identity->remote, sizeof identity->remote);
-	if (send(fd, &request, sizeof request, MSG_DONTWAIT) < 0)
+	diagnostics_ask(&request, identity);
+	if (send(fd, &request, request.header.nlmsg_len, MSG_DONTWAIT) < 0)
 		return -errno;
 	/* The kernel has answered when send returns. */
 	for (int i = 0; i < MAX_ANSWERS; i++) {
@@ -118,10 +152,10 @@ static inline int diagnostics_is_held(int fd, const struct passfd_identity *iden
 
 #else
 
-static inline int diagnostics_cookie(int fd, uint32_t cookie[2])
+static inline int diagnostics_identify(int fd, struct passfd_identity *identity)
 {
 	(void)fd;
-	(void)cookie;
+	(void)identity;
 	return -ENOTSUP;
 }
 

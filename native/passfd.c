@@ -548,12 +548,14 @@ int passfd_identify(int socket, struct passfd_identity *identity)
 		memcpy(identity->remote, &remote.ipv6.sin6_addr, sizeof remote.ipv6.sin6_addr);
 		identity->local_port = local.ipv6.sin6_port;
 		identity->remote_port = remote.ipv6.sin6_port;
-		identity->interface = local.ipv6.sin6_scope_id;
+		identity->number = local.ipv6.sin6_scope_id;
+		break;
+	case AF_UNIX:
 		break;
 	default:
 		return -ENOTSUP;
 	}
-	return diagnostics_cookie(socket, identity->cookie);
+	return diagnostics_identify(socket, identity);
 }
 
 int passfd_open_diagnostics(void)

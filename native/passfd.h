@@ -129,16 +129,16 @@ int passfd_unread(int socket);
 int passfd_watch_receipts(int socket);
 int passfd_take_receipts(int watch);
 
-/* A TCP connection as the kernel knows it, so that it can be asked about when no descriptor of it is open here. */
+/* A TCP or Unix connection as the kernel knows it, so that it can be asked about when no descriptor of it is open here. */
 struct passfd_identity {
-	int family; /* AF_INET or AF_INET6 */
+	int family; /* AF_INET, AF_INET6 or AF_UNIX */
 	unsigned char local[16], remote[16];
 	uint16_t local_port, remote_port; /* in network order */
-	uint32_t interface;               /* of a link-local address */
+	uint32_t number;                  /* of a link-local address its interface, of a Unix socket its inode */
 	uint32_t cookie[2];               /* SO_COOKIE: no two sockets of a machine share one */
 };
 
-/* -ENOTSUP: it is no TCP connection, or this platform cannot tell. */
+/* -ENOTSUP: it is neither, or this platform cannot tell. */
 int passfd_identify(int socket, struct passfd_identity *identity);
 
 /* A socket on which the kernel answers questions about others (sock_diag(7)); the caller owns it. */
@@ -146,7 +146,7 @@ int passfd_open_diagnostics(void);
 
 /* Whether any process holds a descriptor of the connection, or one is in flight: 1 or 0. It is 0 too for what the kernel
  * does not find, open or not: a connection of another network namespace than that of `diagnostics`, or of a socket that
- * is bound to a device, and every one where the kernel has no tcp_diag. So ask once while it is open. */
+ * is bound to a device, and every one where the kernel has no tcp_diag or unix_diag. So ask once while it is open. */
 int passfd_is_held(int diagnostics, const struct passfd_identity *identity);
 
 /* A descriptor of a process, any that exists, which is readable from the moment when it has ended, whether its parent has

@@ -121,6 +121,7 @@ export class PassfdWorker implements WorkerHandle {
   readonly dialect = 'passfd';
   /** Its window bounds what could wait. */
   readonly isFree = true;
+  readonly mayBeFree = true;
   readonly #channel: Channel;
   readonly #events: PassfdWorkerEvents;
   readonly #ledger: Ledger<AcceptedConnection>;

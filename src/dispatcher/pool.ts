@@ -20,6 +20,9 @@ const REFUSED_AT_ONCE = 64;
 /** A policy that fails does so for every connection, and that is told once in this time. */
 const POLICY_FAILURE_PAUSE_MS = 1_000;
 
+/** A worker with so many connections has much to do: the next one may be as well off with one that is perhaps not free. */
+const MUCH = 16;
+
 const NOBODY_LISTENS = 'no worker listens at their address any more';
 
 export interface PoolCounts {
@@ -328,6 +331,7 @@ class Rooms {
   readonly policy: Policy;
   readonly #workers: readonly WorkerHandle[];
   readonly #loop: AcceptLoop;
+  /** And those that may be, while all who are have much to do. */
   #free: WorkerHandle[] = [];
   #busy: WorkerHandle[] = [];
 
@@ -349,10 +353,11 @@ class Rooms {
   }
 
   #look(): void {
-    this.#free = [];
-    this.#busy = [];
-    for (const worker of this.#workers) {
-      if (worker.roomFor(this.#loop) > 0) (worker.isFree ? this.#free : this.#busy).push(worker);
+    const withRoom = this.#workers.filter((worker) => worker.roomFor(this.#loop) > 0);
+    this.#busy = withRoom.filter(({ isFree }) => !isFree);
+    this.#free = withRoom.filter(({ isFree }) => isFree);
+    if (this.#busy.length > 0 && this.#free.every(({ load }) => load >= MUCH)) {
+      this.#free = withRoom.filter(({ mayBeFree }) => mayBeFree);
     }
   }
 }

@@ -9,6 +9,7 @@ import { setImmediate } from 'node:timers/promises';
 
 import {
   PassfdError,
+  ProcessWatch,
   ReceiptWatch,
   type Descriptor,
   type Message,
@@ -17,6 +18,7 @@ import {
   type StreamSocket,
 } from '../fd/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
 /** The byte that a descriptor travels with: send_handle's count of one (Lib/multiprocessing/reduction.py), and "x". */
@@ -31,8 +33,14 @@ const OK = 'OK';
 const FIRST_POLL_MS = 1;
 const LAST_POLL_MS = 50;
 
-/** A worker that has had so many at a time serves them side by side, and is not watched any more. */
+/** How long a worker that cannot be sent to gets nothing: the kernel does not tell when it could be. */
+const UNSENT_PAUSE_MS = 100;
+
+/** A worker that has had so many at a time serves them side by side, and is expected to take one more at any time. */
 const PROVEN_CONCURRENT = 16;
+
+/** Of what it has open, so many are asked about in one turn of the event loop. */
+const ASKED_AT_ONCE = 64;
 
 type State = 'ready' | 'draining' | 'gone';
 
@@ -45,6 +53,8 @@ export interface RecipeWorkerSnapshot {
   readonly adopted: number;
   readonly concurrency: number;
   readonly held: readonly SocketIdentity[];
+  /** See `#hasOthers`. */
+  readonly hasOthers?: boolean | undefined;
   /** Of an answer that has come in part. */
   readonly answer: string;
   /** Whether the one in flight was sent. */
@@ -57,7 +67,6 @@ export class RecipeWorker implements WorkerHandle {
   readonly dialect: 'multiprocessing' | 'raw';
   /** It has no word for it. */
   readonly isFull = false;
-  readonly isStalled = false;
   readonly #socket: StreamSocket;
   readonly #events: WorkerEvents;
   readonly #diagnostics: SocketDiagnostics | undefined;
@@ -65,15 +74,25 @@ export class RecipeWorker implements WorkerHandle {
   #inFlight: AcceptedConnection | undefined;
   /** Whether the kernel has it; else nothing is unread since nothing was sent. */
   #isSent = false;
+  /** Nothing is given to it until then. */
+  #pause: NodeJS.Timeout | undefined;
+  /** Whether it was told that it cannot be sent to, since it last could. */
+  #isUnsendable = false;
   /** Of received "OK"s: the O of one may come alone. */
   #answer = '';
   #adopted = 0;
-  /** Connections that it has received and that some process still holds. */
+  /** Connections that it has received and that some process still holds; first what was asked about longest ago. */
   readonly #held = new Set<SocketIdentity>();
-  /** As many as it had open when it received yet another. */
+  /** Whether it has received some that the kernel cannot be asked about. */
+  #hasOthers = false;
+  /** As many as it had open when it received yet another, and that one. */
   #concurrency = 1;
+  /** With so many open it has left another one unread for long. */
+  #limit = Number.POSITIVE_INFINITY;
   #hasAskedOfHeld = false;
   #receipts: ReceiptWatch | undefined;
+  #process: ProcessWatch | undefined;
+  readonly #stallWatch: StallWatch;
   #poll: NodeJS.Timeout | undefined;
   #pollMs = FIRST_POLL_MS;
 
@@ -90,7 +109,11 @@ export class RecipeWorker implements WorkerHandle {
     this.#socket = socket;
     this.#events = events;
     this.#diagnostics = diagnostics;
+    this.#stallWatch = new StallWatch(this, () => {
+      this.#onUnanswered();
+    });
     this.#watchReceipts();
+    this.#watchProcess();
   }
 
   /** Goes on with a worker of another dispatcher. It is frozen until `thaw`. */
@@ -107,6 +130,7 @@ export class RecipeWorker implements WorkerHandle {
     worker.#adopted = snapshot.adopted;
     worker.#concurrency = snapshot.concurrency;
     worker.#answer = snapshot.answer;
+    worker.#hasOthers = snapshot.hasOthers ?? false;
     for (const identity of snapshot.held) worker.#held.add(identity);
     if (inFlight && !snapshot.isSent) worker.give(inFlight);
     worker.#stopAsking();
@@ -144,9 +168,18 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   get active(): number | null {
-    if (!this.#diagnostics || this.#isProvenConcurrent) return null;
-    this.#lookAfterHeld();
+    if (!this.#diagnostics || this.#hasOthers) return null;
+    this.#lookAfterHeld(this.#held.size);
     return this.#held.size;
+  }
+
+  /** How many connections it was ever known to have received. */
+  get settled(): number {
+    return this.#adopted;
+  }
+
+  get isStalled(): boolean {
+    return this.#stallWatch.isStalled;
   }
 
   get inFlight(): number {
@@ -158,6 +191,7 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   get load(): number {
+    this.#lookAfterSome();
     return this.#held.size + this.inFlight;
   }
 
@@ -171,8 +205,12 @@ export class RecipeWorker implements WorkerHandle {
    */
   get isFree(): boolean {
     if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return true;
-    this.#lookAfterHeldOnce();
+    this.#lookAfterSome();
     return this.#held.size < this.#concurrency;
+  }
+
+  get mayBeFree(): boolean {
+    return this.isFree || this.#held.size < this.#limit;
   }
 
   serves(loop: AcceptLoop): boolean {
@@ -183,7 +221,7 @@ export class RecipeWorker implements WorkerHandle {
   roomFor(loop: AcceptLoop): number {
     if (!this.serves(loop)) return 0;
     if (!this.#receipts) this.#lookWhetherReceived();
-    return this.#inFlight ? 0 : 1;
+    return this.#inFlight || this.#pause ? 0 : 1;
   }
 
   give(connection: AcceptedConnection): void {
@@ -196,26 +234,34 @@ export class RecipeWorker implements WorkerHandle {
         blocking: true,
         kept: true,
         // It has no positions; should this process die, what was sent is left to this worker.
-        handoff: { position: 1, listener: connection.loop.id },
+        handoff: { position: 1, listener: connection.loop.id, isLone: true },
       })
       .then(() => {
         this.#isSent = true;
+        this.#isUnsendable = false;
       })
       .catch((error: unknown) => {
         this.#onUnsent(connection, error);
       });
+    this.#stallWatch.start();
     // One that waits for a busy worker to become free would look for the receipt too late.
-    clearTimeout(this.#poll);
-    this.#poll = undefined;
-    this.#pollMs = FIRST_POLL_MS;
-    this.#pollLater();
+    this.#pollSoon();
   }
 
-  /** It goes to another. That a worker is gone is told by the end of its channel. */
+  /**
+   * It goes to another, or waits: without a pause it would come back at once, again and again. That a worker is gone is
+   * told by the end of its channel.
+   */
   #onUnsent(connection: AcceptedConnection, error: unknown): void {
     const isGone = error instanceof PassfdError && ['ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
     if (isGone || this.#inFlight !== connection) return;
     this.#inFlight = undefined;
+    this.#pause = startTimer(() => {
+      this.#pause = undefined;
+      this.#events.changed(this);
+    }, UNSENT_PAUSE_MS);
+    if (!this.#isUnsendable) this.#events.failed(error);
+    this.#isUnsendable = true;
     this.#events.refused(this, [connection], (error as Error).message);
   }
 
@@ -236,6 +282,7 @@ export class RecipeWorker implements WorkerHandle {
       adopted: this.#adopted,
       concurrency: this.#concurrency,
       held: [...this.#held],
+      hasOthers: this.#hasOthers,
       answer: this.#answer,
       isSent: this.#isSent,
     };
@@ -251,6 +298,8 @@ export class RecipeWorker implements WorkerHandle {
   thaw(): void {
     this.#socket.thaw();
     this.#watchReceipts();
+    this.#watchProcess();
+    if (this.#inFlight) this.#stallWatch.start();
     this.#pollLater();
   }
 
@@ -269,6 +318,7 @@ export class RecipeWorker implements WorkerHandle {
     this.#events.draining(this);
     // Its loop ends with EOFError when it has received what is in flight.
     this.#socket.end().catch(() => undefined);
+    this.#pollSoon();
   }
 
   end(): void {
@@ -308,11 +358,15 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   #isOver(): boolean {
+    return this.#peek()?.length === 0;
+  }
+
+  /** @returns null when nothing has come; empty at the end of the channel */
+  #peek(): Buffer | null {
     try {
-      const bytes = this.#socket.peek(1);
-      return bytes !== null && bytes.length === 0;
+      return this.#socket.peek(1);
     } catch {
-      return true; // told once more to the receive that waits
+      return Buffer.alloc(0); // told once more to the receive that waits
     }
   }
 
@@ -320,17 +374,36 @@ export class RecipeWorker implements WorkerHandle {
     const connection = this.#inFlight;
     if (!connection) return;
     this.#inFlight = undefined;
-    if (this.#held.size >= this.#concurrency) {
-      this.#lookAfterHeld();
-      this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
-    }
-    const identity = this.#isProvenConcurrent
-      ? undefined
-      : this.#diagnostics?.identify(connection.descriptor);
+    this.#learnConcurrency();
+    const identity = this.#diagnostics?.identify(connection.descriptor);
     if (identity) this.#held.add(identity);
+    else this.#hasOthers = true;
+    this.#lookAfterSome();
     connection.descriptor.close();
     this.#adopted++;
     this.#events.adopted(1);
+    if (this.#stallWatch.resume()) this.#events.resumed(this);
+  }
+
+  /** It takes one more. */
+  #learnConcurrency(): void {
+    if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return;
+    this.#lookAfterHeld(this.#held.size);
+    this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
+    if (this.#concurrency > this.#limit) this.#limit = Number.POSITIVE_INFINITY;
+  }
+
+  /** One that it could have been expected to take is unread for long: it is stopped, or stuck. Else it is busy with others. */
+  #onUnanswered(): void {
+    this.#lookAfterHeld(this.#held.size);
+    if (this.isFree) {
+      this.#events.stalled(this);
+      return;
+    }
+    this.#limit = this.#held.size;
+    this.#stallWatch.resume();
+    this.#stallWatch.stop();
+    this.#stallWatch.start();
   }
 
   get #isProvenConcurrent(): boolean {
@@ -338,19 +411,23 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   /** Once in a turn of the event loop: each question is a message to the kernel. */
-  #lookAfterHeldOnce(): void {
+  #lookAfterSome(): void {
     if (this.#held.size === 0 || this.#hasAskedOfHeld) return;
     this.#hasAskedOfHeld = true;
     startImmediate(() => {
       this.#hasAskedOfHeld = false;
     });
-    this.#lookAfterHeld();
+    this.#lookAfterHeld(ASKED_AT_ONCE);
   }
 
-  #lookAfterHeld(): void {
-    if (this.#isProvenConcurrent) this.#held.clear();
+  /** Forgets, among as many of what it has open, what nobody holds any more. */
+  #lookAfterHeld(count: number): void {
+    let left = Math.min(count, this.#held.size);
     for (const identity of this.#held) {
-      if (this.#diagnostics?.isHeld(identity) !== true) this.#held.delete(identity);
+      if (left-- === 0) break;
+      this.#held.delete(identity);
+      // Where the kernel gives no answer, it is asked again another time.
+      if (this.#diagnostics?.isHeld(identity) !== false) this.#held.add(identity);
     }
   }
 
@@ -361,22 +438,65 @@ export class RecipeWorker implements WorkerHandle {
     });
   }
 
+  /** A number of 0 is that of a process in another container. */
+  #watchProcess(): void {
+    if (this.#state !== 'ready' || this.#socket.closed) return;
+    const { pid } = this.#socket.peer;
+    if (pid === 0) return;
+    this.#process ??= ProcessWatch.start(pid, () => {
+      this.#onProcessEnded().catch((error: unknown) => {
+        this.#events.failed(error);
+      });
+    });
+  }
+
+  /**
+   * Most often its channel has ended with it. But a child that it has forked holds that too, and whether one that serves or
+   * one that knows nothing of it, nobody can tell: so what is in flight stays there, and nothing more follows.
+   */
+  async #onProcessEnded(): Promise<void> {
+    // What it said at last stands before the end.
+    while (this.#process && this.#peek()?.length === 1) await setImmediate();
+    if (!this.#process || this.#isOver()) return;
+    this.#events.failed(
+      new PassfdError(
+        'ERR_PEER_GONE',
+        `Process ${this.#socket.peer.pid} has ended, and another one still holds its channel, such as a child of it. ` +
+          `Worker ${this.id} gets no more connections; ${this.inFlight} in flight to it wait for the end of that process`,
+      ),
+    );
+    this.drain();
+  }
+
   #stopAsking(): void {
+    this.#stallWatch.stop();
+    this.#process?.close();
+    this.#process = undefined;
     this.#receipts?.close();
     this.#receipts = undefined;
     clearTimeout(this.#poll);
     this.#poll = undefined;
+    clearTimeout(this.#pause);
+    this.#pause = undefined;
   }
 
-  /** While something is in flight, or a busy worker may become free. */
+  #pollSoon(): void {
+    clearTimeout(this.#poll);
+    this.#poll = undefined;
+    this.#pollMs = FIRST_POLL_MS;
+    this.#pollLater();
+  }
+
+  /** While something is in flight, a busy worker may become free, or one that drains may have closed its last connection. */
   #pollLater(): void {
     this.#poll ??= startTimer(() => {
       this.#poll = undefined;
       this.#pollMs = Math.min(this.#pollMs * 2, LAST_POLL_MS);
       this.#lookWhetherReceived();
-      const { isFree } = this;
-      if (this.#inFlight || !isFree) this.#pollLater();
-      if (!this.#inFlight) this.#events.changed(this);
+      this.#lookAfterSome();
+      const isExpected = this.#state === 'ready' ? !this.isFree : this.#held.size > 0;
+      if (this.#inFlight || isExpected) this.#pollLater();
+      if (!this.#inFlight && (this.#state === 'ready' || this.#held.size === 0)) this.#events.changed(this);
     }, this.#pollMs);
   }
 

@@ -38,6 +38,8 @@ export interface WorkerHandle extends WorkerView, Candidate {
    * Whether it can be expected to take the next connection at once. Others get one only when there is no such worker.
    */
   readonly isFree: boolean;
+  /** Whether it may be, as far as anybody has seen. Such a one is tried where all that are free have much to do. */
+  readonly mayBeFree: boolean;
   /** Puts a connection on its way. It owns it from here on, until it is adopted, or comes back by `WorkerEvents`. */
   give(connection: AcceptedConnection): void;
   /** Sends what was given. */
@@ -84,7 +86,7 @@ export interface WorkerEvents {
   resumed(worker: WorkerHandle): void;
   /** It broke the protocol; `left` follows. */
   broke(error: PassfdError): void;
-  /** Something failed that is no fault of its own, and it is parted with: `left` follows. */
+  /** Something failed that is no fault of its own. Where it is parted with for that, `left` follows. */
   failed(error: unknown): void;
   /** Its channel has ended. What it had not adopted comes back; the receiver owns it. */
   left(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;

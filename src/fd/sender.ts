@@ -80,7 +80,7 @@ export class Sender {
 
   send(bytes: Uint8Array, passables: readonly Passable[], options: SendOptions): Promise<void> {
     const { handoff } = options;
-    if (!handoff) return this.#send(bytes, passables, options);
+    if (!handoff || handoff.isLone) return this.#send(bytes, passables, options);
     if (this.#handoffsEnd) throw this.#handoffsEnd.error;
     try {
       return this.#send(bytes, passables, options);
@@ -220,8 +220,9 @@ export class Sender {
     }
     if (sent < 0) {
       const error = this.#error(sent);
-      if (!isUnsentHandoff(waiting)) return this.#fail(error);
-      this.endHandoffs(error);
+      // Of a hand-off nothing is sent by then that its receiver could miss the rest of.
+      if (!waiting.handoff || waiting.kept.length === 0) return this.#fail(error);
+      this.#giveUp(waiting, error);
       return true;
     }
     this.#retryMs = FIRST_RETRY_MS;
@@ -323,9 +324,9 @@ export class Sender {
   }
 }
 
-/** Connections go with the first byte of their message. */
+/** Whether none may be sent behind it. Connections go with the first byte of their message. */
 function isUnsentHandoff({ handoff, kept }: Waiting): boolean {
-  return handoff !== undefined && kept.length > 0;
+  return handoff !== undefined && handoff.isLone !== true && kept.length > 0;
 }
 
 function settle(waiting: Waiting, failure?: { error: unknown }): void {

@@ -1,13 +1,16 @@
-// SocketDiagnostics: asks the kernel about TCP connections of which no descriptor is open here any more.
+// SocketDiagnostics: asks the kernel about connections of which no descriptor is open here any more.
 import { Descriptor } from './descriptor.js';
 import { IDENTITY_BYTES, native } from './native.js';
 
-/** A TCP connection as the kernel knows it; it says nothing to others. */
+/** A TCP or Unix connection as the kernel knows it; it says nothing to others. */
 export interface SocketIdentity {
   readonly bytes: Uint8Array;
 }
 
-/** Linux only (sock_diag(7)); a connection is looked up by its addresses and its cookie, so no other is taken for it. */
+/**
+ * Linux only (sock_diag(7)); a connection is looked up by its addresses, or its inode, and its cookie, so no other is taken
+ * for it.
+ */
 export class SocketDiagnostics implements Disposable {
   readonly #descriptor: Descriptor;
 
@@ -21,12 +24,12 @@ export class SocketDiagnostics implements Disposable {
     return result < 0 ? undefined : new SocketDiagnostics(new Descriptor(result));
   }
 
-  /** @returns undefined for what is no connected TCP socket, or one that the kernel does not find */
+  /** @returns undefined for what is no connected TCP or Unix socket, or one that the kernel does not find */
   identify(descriptor: Descriptor): SocketIdentity | undefined {
     const bytes = new Uint8Array(IDENTITY_BYTES);
     if (native.identify(descriptor.fd, bytes) < 0) return undefined;
     // It is held at this moment, by the descriptor here. Where the kernel says otherwise (another network namespace, a
-    // socket bound to a device, no tcp_diag), its answers would later be taken for a connection that was closed.
+    // socket bound to a device, no tcp_diag or unix_diag), its answers would later be taken for a connection that was closed.
     return native.isHeld(this.#descriptor.fd, bytes) === 1 ? { bytes } : undefined;
   }
 

@@ -26,6 +26,8 @@ export interface Handoff {
   readonly position: number;
   /** The id that `LastWill.addListener` got. */
   readonly listener: number;
+  /** The channel counts no positions: one that cannot be sent leaves those that follow as they are. */
+  readonly isLone?: boolean | undefined;
 }
 
 export interface SendOptions {
@@ -42,7 +44,7 @@ export interface SendOptions {
   /**
    * What is passed are connections that are handed out: once they are sent, the last will of this process leaves them to
    * the receiver. Implies `kept`: a duplicate would be one more connection that nobody has. When one cannot be sent, none
-   * is from then on, since its position would be wrong; everything else is.
+   * is from then on, since its position would be wrong (but see `isLone`); everything else is.
    */
   readonly handoff?: Handoff | undefined;
   /** Takes the message back while none of it is sent; after that it is finished, or the stream would be broken. */

@@ -48,6 +48,7 @@ const recipeWorker = z.object({
   concurrency: positive,
   /** Identities of connections, in base64. */
   held: z.array(z.string()),
+  hasOthers: z.optional(z.boolean()),
   answer: z.string(),
   isSent: z.boolean(),
 });

@@ -4,8 +4,14 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { it } from 'node:test';
 
-import { Dispatcher, type ControlOptions, type WorkerView } from '../../src/dispatcher/index.js';
+import {
+  Dispatcher,
+  type ControlOptions,
+  type DispatcherOptions,
+  type WorkerView,
+} from '../../src/dispatcher/index.js';
 import type { Address } from '../../src/fd/index.js';
+import { FakeWorker } from '../support/fake-worker.js';
 import { temporaryDirectory } from '../support/files.js';
 import { isPending, turns } from '../support/loop.js';
 import { describeWithFirstAndLastPython, peer } from '../support/peers.js';
@@ -19,17 +25,27 @@ const KEY: ControlOptions = { authkey: 'peekaboo' };
 const GOT = 'GOT FD blocking';
 
 interface Pool {
+  /** What the dispatcher has warned of; a test takes out what it expects. */
+  readonly warnings: unknown[];
   readonly dispatcher: Dispatcher;
   readonly port: number;
+  readonly control: string;
   /** Starts a worker, and waits until the dispatcher knows it. */
   start(name: 'listener_worker' | 'raw_worker', ...args: string[]): Promise<[Program, WorkerView]>;
 }
 
 /** A dispatcher in this process that lets both kinds of Python workers join. */
-async function withPool(python: Python, start: Start, body: (pool: Pool) => Promise<void>): Promise<void> {
+async function withPool(
+  python: Python,
+  start: Start,
+  body: (pool: Pool) => Promise<void>,
+  options: DispatcherOptions = {},
+): Promise<void> {
   await using directory = await temporaryDirectory();
   const programs: Program[] = [];
-  await using dispatcher = new Dispatcher();
+  await using dispatcher = new Dispatcher(options);
+  const warnings: unknown[] = [];
+  dispatcher.on('warned', (error) => warnings.push(error));
   const address: Address = await dispatcher.listen({ host: '127.0.0.1', port: 0 });
   assert.ok('port' in address);
   const paths = {
@@ -39,10 +55,12 @@ async function withPool(python: Python, start: Start, body: (pool: Pool) => Prom
   await dispatcher.openControl(paths.listener_worker, KEY);
   await dispatcher.openRawControl(paths.raw_worker);
   await body({
+    warnings,
     dispatcher,
     port: address.port,
+    control: paths.listener_worker,
     start: async (name, ...args) => {
-      const program = start(...peer(python, name, paths[name], ...args));
+      const program = start(...peer(python, name, paths[name], ...args), { ownGroup: true });
       programs.push(program);
       const ended = program.exit.then(async (how) => {
         throw new Error(`The worker ended with ${how}: ${await program.stderr}`);
@@ -53,11 +71,23 @@ async function withPool(python: Python, start: Start, body: (pool: Pool) => Prom
     },
   });
   await dispatcher.close();
+  assert.deepEqual(warnings, []);
   for (const program of programs) {
     const exit = await program.exit;
     if (exit === 'SIGKILL') continue;
     assert.deepEqual([exit, await program.stderr], [0, '']);
   }
+}
+
+/** Has a worker adopt whatever it gets, until it is closed. */
+function adoptAll(worker: FakeWorker): void {
+  const isOver = (async (): Promise<void> => {
+    for (;;) {
+      await worker.handoff();
+      await worker.adopt();
+    }
+  })();
+  isOver.catch(() => undefined);
 }
 
 async function until(fact: () => boolean): Promise<void> {
@@ -132,16 +162,42 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
         const clients = await Promise.all(Array.from({ length: 20 }, () => TcpClient.connect(pool.port)));
         for (const client of clients) await client.echo('all of us at once');
         await until(() => worker.adopted === 20);
-        // How many it has open is not looked after any more, so it is drained when it has left.
-        assert.equal(worker.active, null);
+        assert.equal(worker.active, 20);
         await stop(program);
         const drained = pool.dispatcher.drainWorker(worker.id);
         assert.equal(await isPending(drained), true);
         program.signal('SIGCONT');
-        await drained;
         for (const client of clients) await client.hangUp();
+        await drained;
         assert.equal(await program.exit, 0);
       }),
+    ),
+  );
+
+  it(
+    'gets its share beside a worker of another dialect, when it serves them side by side',
+    withPrograms((start) =>
+      withPool(
+        python,
+        start,
+        async ({ dispatcher, port, control, ...pool }) => {
+          const [, worker] = await pool.start('listener_worker', 'at-once');
+          const ready = once(dispatcher, 'ready') as Promise<[WorkerView]>;
+          using other = await FakeWorker.join(control, KEY);
+          await other.serve();
+          const [view] = await ready;
+          adoptAll(other);
+          const clients: TcpClient[] = [];
+          while (clients.length < 60) {
+            clients.push(await TcpClient.connect(port));
+            await until(() => worker.adopted + view.adopted === clients.length);
+          }
+          assert.deepEqual([worker.active, view.active], [30, 30]);
+          for (const client of clients) client[Symbol.dispose]();
+          await until(() => worker.active === 0);
+        },
+        { policy: 'least-connections' },
+      ),
     ),
   );
 
@@ -169,6 +225,35 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
           await assert.rejects(own.echo('is gone with its worker'));
           await heir.line(/^GOT FD blocking$/);
           await until(() => dispatcher.status().connections.adopted === 2);
+        }),
+      ),
+    );
+  }
+
+  for (const name of ['listener_worker', 'raw_worker'] as const) {
+    it(
+      `that is killed gets nothing more, while a child of it may still receive what is in flight: ${name}`,
+      withPrograms((start) =>
+        withPool(python, start, async ({ dispatcher, port, warnings, ...pool }) => {
+          const [victim, worker] = await pool.start(name, 'fork');
+          const [, child] = await victim.line(/^FORKED (\d+)$/);
+          await stop(victim);
+          using client = await TcpClient.connect(port);
+          await until(() => worker.inFlight === 1);
+          const heard = client.echo('served by the heir');
+          victim.signal('SIGKILL');
+          const draining = once(dispatcher, 'draining') as Promise<[WorkerView]>;
+          assert.equal((await draining)[0], worker);
+          const [warning] = warnings.splice(0) as [Error];
+          assert.match(warning.message, new RegExp(`[Pp]rocess ${victim.pid} has ended`));
+          await pool.start('listener_worker');
+          await talk(port, 'served by the heir, too');
+          assert.equal(worker.inFlight, 1);
+          const left = once(dispatcher, 'left') as Promise<[WorkerView, { redelivered: number }]>;
+          process.kill(Number(child), 'SIGKILL');
+          assert.equal((await left)[1].redelivered, 1);
+          await heard;
+          await client.hangUp();
         }),
       ),
     );

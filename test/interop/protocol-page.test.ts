@@ -10,7 +10,14 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { Dispatcher } from '../../src/dispatcher/index.js';
-import { closeAll, listen, StreamSocket, type Descriptor } from '../../src/fd/index.js';
+import {
+  closeAll,
+  connect,
+  listen,
+  StreamSocket,
+  type Acceptor,
+  type Descriptor,
+} from '../../src/fd/index.js';
 import {
   Channel,
   decodeFromWorker,
@@ -18,10 +25,13 @@ import {
   encodeHandoff,
   encodeHandoffAgain,
   encodeJson,
+  type Listening,
 } from '../../src/handoff/index.js';
 import { Connection } from '../../src/multiprocessing/index.js';
 import { temporaryDirectory } from '../support/files.js';
+import { isPending } from '../support/loop.js';
 import { describeWithOnePython } from '../support/peers.js';
+import { untilStopped } from '../support/processes.js';
 import { withPrograms, type Program } from '../support/program.js';
 
 const page = fileURLToPath(new URL('../../../docs/protocol.md', import.meta.url));
@@ -69,6 +79,33 @@ async function listenAt(dispatcher: Dispatcher, control: string): Promise<number
   await dispatcher.openControl(control);
   assert.ok('port' in address);
   return address.port;
+}
+
+interface Welcomed {
+  readonly channel: Channel;
+  /** Types of what the worker has said. */
+  readonly heard: readonly string[];
+}
+
+/** Lets the worker in as a dispatcher does, and waits until it is ready. */
+async function welcome(joining: Acceptor, listener: Listening): Promise<Welcomed> {
+  const socket = new StreamSocket(await joining.accept());
+  const introduction = decodeIntroduction(await new Connection(socket).recvBytes());
+  assert.ok(introduction.dialect === 'passfd' && introduction.hello.role === 'worker');
+  assert.equal(introduction.hello.again, true);
+  const channel = new Channel(socket);
+  await channel.post(encodeJson({ type: 'welcome', passfd: 1, id: 1, pid: process.pid, serves: true }));
+  await channel.post(encodeJson({ type: 'listening', request: 1, listeners: [listener] }));
+  const heard: string[] = [];
+  await new Promise<void>((resolve) => {
+    const isOver = channel.read((payload) => {
+      heard.push(decodeFromWorker(payload).type);
+      if (heard.at(-1) === 'ready') resolve();
+      return undefined;
+    });
+    isOver.catch(() => undefined); // it is closed here
+  });
+  return { channel, heard };
 }
 
 describeWithOnePython('the worker in docs/protocol.md', (python) => {
@@ -124,22 +161,8 @@ describeWithOnePython('the worker in docs/protocol.md', (python) => {
       const acceptor = await listen({ host: '127.0.0.1', port: 0 });
       assert.ok('port' in acceptor.address);
       const worker = start(python.path, ['-B', extractWorker(directory.path), control]);
-      const socket = new StreamSocket(await joining.accept());
-      const introduction = decodeIntroduction(await new Connection(socket).recvBytes());
-      assert.ok(introduction.dialect === 'passfd' && introduction.hello.role === 'worker');
-      assert.equal(introduction.hello.again, true);
-      const channel = new Channel(socket);
       const id = 7;
-      await channel.post(encodeJson({ type: 'welcome', passfd: 1, id: 1, pid: process.pid, serves: true }));
-      const listeners = [{ id, address: acceptor.address }];
-      await channel.post(encodeJson({ type: 'listening', request: 1, listeners }));
-      await new Promise<void>((resolve) => {
-        const isOver = channel.read((payload) => {
-          if (decodeFromWorker(payload).type === 'ready') resolve();
-          return undefined;
-        });
-        isOver.catch(() => undefined); // it is closed here
-      });
+      const { channel } = await welcome(joining, { id, address: acceptor.address });
 
       const { answers } = askAtOnce(acceptor.address.port, 6);
       const connections: Descriptor[] = [];
@@ -150,12 +173,62 @@ describeWithOnePython('the worker in docs/protocol.md', (python) => {
       await channel.post(encodeHandoffAgain(3, id, 2), connections.slice(2, 4));
       await channel.post(encodeHandoff(id, 2), connections.slice(4));
       closeAll(connections);
-      socket.destroy();
+      channel.socket.destroy();
       assert.deepEqual(await answers, greetings(worker, 6));
       assert.equal(await worker.stderr, '');
       assert.equal(await worker.exit, 0);
       await joining.close();
       await acceptor.close();
+    }),
+  );
+
+  for (const [name, before] of [
+    ['a farewell', []],
+    ['a farewell behind a drain', [encodeJson({ type: 'drain' })]],
+  ] as const) {
+    it(
+      `does nothing to what it could not adopt before ${name}`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        await using joining = await listen(control);
+        await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+        const worker = start(python.path, ['-B', extractWorker(directory.path), control]);
+        const { channel } = await welcome(joining, { id: 0, address: acceptor.address });
+        using client = await connect(acceptor.address);
+        using connection = await acceptor.accept();
+        await client.send(Buffer.from('GET / HTTP/1.0\r\n\r\n'));
+        worker.signal('SIGSTOP');
+        await untilStopped(worker.pid);
+        await channel.post(encodeHandoff(0, 1), [connection]);
+        for (const frame of before) await channel.post(frame);
+        await channel.post(encodeJson({ type: 'farewell', code: 'ERR_PROTOCOL', reason: 'farewell' }));
+        channel.socket.destroy();
+        worker.signal('SIGCONT');
+        assert.equal(await worker.exit, 1);
+        assert.equal(await worker.stderr, 'farewell\n');
+        assert.equal(await isPending(client.receive()), true);
+      }),
+    );
+  }
+
+  it(
+    'takes nothing from a dispatcher that announces more connections than it passes',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      await using joining = await listen(control);
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      const worker = start(python.path, ['-B', extractWorker(directory.path), control]);
+      const { channel, heard } = await welcome(joining, { id: 0, address: acceptor.address });
+      using client = await connect(acceptor.address);
+      using connection = await acceptor.accept();
+      await channel.post(encodeHandoff(0, 2), [connection]);
+      assert.equal(await worker.exit, 1);
+      assert.equal(await worker.stderr, 'the dispatcher broke the protocol\n');
+      assert.equal(heard.includes('adopted'), false);
+      assert.equal(await isPending(client.receive()), true);
+      channel.socket.destroy();
     }),
   );
 

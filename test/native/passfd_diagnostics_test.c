@@ -156,7 +156,29 @@ TEST("passes over answers to other questions, but not for ever, and then goes on
 	close(diagnostics);
 }
 
-TEST("identifies connected TCP sockets only")
+TEST("tells whether anybody holds a Unix connection")
+{
+	int diagnostics = open_diagnostics(), ends[2];
+	struct passfd_identity identity;
+
+	EXPECT_EQUAL(passfd_socketpair(ends), 0);
+	EXPECT_EQUAL(passfd_identify(ends[0], &identity), 0);
+	if (passfd_is_held(diagnostics, &identity) == 0)
+		skip("this kernel has no unix_diag");
+	EXPECT_EQUAL(passfd_is_held(diagnostics, &identity), 1);
+	int duplicate = passfd_duplicate(ends[0]);
+	close(ends[0]);
+	EXPECT_EQUAL(passfd_is_held(diagnostics, &identity), 1);
+	identity.cookie[0]++;
+	EXPECT_EQUAL(passfd_is_held(diagnostics, &identity), 0);
+	identity.cookie[0]--;
+	close(duplicate);
+	EXPECT_EQUAL(passfd_is_held(diagnostics, &identity), 0);
+	close(ends[1]);
+	close(diagnostics);
+}
+
+TEST("identifies connected TCP and Unix sockets only")
 {
 	struct sockaddr_in there = {
 		.sin_family = AF_INET, .sin_port = htons(9), .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
@@ -166,7 +188,6 @@ TEST("identifies connected TCP sockets only")
 
 	EXPECT_EQUAL(connect(udp, (struct sockaddr *)&there, sizeof there), 0); /* sends nothing */
 	EXPECT_EQUAL(passfd_socketpair(ends), 0);
-	EXPECT_EQUAL(passfd_identify(ends[0], &identity), -ENOTSUP);
 	EXPECT_EQUAL(passfd_identify(udp, &identity), -ENOTSUP);
 	EXPECT_EQUAL(passfd_identify(listener, &identity), -ENOTCONN);
 	EXPECT_EQUAL(passfd_identify(file, &identity), -ENOTSOCK);

@@ -2,20 +2,35 @@
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
 import { it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 
 import type { Status } from '../../src/dispatcher/index.js';
 import { Crowd } from '../support/crowd.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { describeWithOnePython, peer } from '../support/peers.js';
-import { withPrograms } from '../support/program.js';
+import { untilStopped } from '../support/processes.js';
+import { withPrograms, type Program } from '../support/program.js';
+import { assertExactlyOnce, servedBy } from '../support/records.js';
 
 const COUNT = 10_000;
+
+/** At a time. */
+const CLIENTS = 50;
+
 const DEADLINE_MS = 180_000;
 
 /** Workers by their dialect. */
 function byDialect({ workers }: Status): Map<string, Status['workers'][number]> {
   return new Map(workers.map((worker) => [worker.dialect, worker]));
+}
+
+type Dialect = 'passfd' | 'multiprocessing' | 'raw';
+
+/** One of the recipe's workers, where it has stopped itself. */
+interface Stopped {
+  readonly pid: number;
+  readonly dialect: 'multiprocessing' | 'raw';
 }
 
 describeWithOnePython('a pool of a passfd worker, a Python worker and a raw worker', (python) => {
@@ -32,37 +47,69 @@ describeWithOnePython('a pool of a passfd worker, a Python worker and a raw work
       const places = ['--control', control, '--raw-control', raw];
       const server = start(...passfd('serve', '--listen', '127.0.0.1:0', ...places), { env });
       const [, port] = await server.errorLine(/127\.0\.0\.1:(\d+)/);
-      const join = {
+      const join: Record<Dialect, () => Program> = {
         passfd: () =>
           start(...passfd('worker', '--control', control, app('numbers.js'), records), {
             env,
             ownGroup: true,
           }),
-        multiprocessing: () => start(...peer(python, 'listener_worker', control)),
-        raw: () => start(...peer(python, 'raw_worker', raw)),
+        multiprocessing: () => start(...peer(python, 'listener_worker', control, `records=${records}`)),
+        raw: () => start(...peer(python, 'raw_worker', raw, `records=${records}`)),
       };
-      const ready = async (): Promise<Status> => {
+      const until = async (fact: (status: Status) => boolean): Promise<Status> => {
         for (;;) {
           const status = await statusOf(control, env);
-          if (status.workers.filter(({ state }) => state === 'ready').length === 3) return status;
+          if (fact(status)) return status;
         }
+      };
+      const ready = (): Promise<Status> =>
+        until(({ workers }) => workers.filter(({ state }) => state === 'ready').length === 3);
+      /** Kills a worker, and has another of its kind join. @returns how many connections go to others */
+      const replace = async ({ pid, dialect }: { pid: number; dialect: Dialect }): Promise<number> => {
+        process.kill(pid, 'SIGKILL');
+        const [, redelivered] = await server.errorLine(
+          new RegExp(`"pid":${pid},"redelivered":(\\d+).*"worker left"`),
+        );
+        join[dialect]();
+        return Number(redelivered);
       };
       for (const begin of Object.values(join)) begin();
       await ready();
-      using crowd = new Crowd({ port: Number(port), concurrency: 50, count: COUNT });
-      for (const dialect of ['passfd', 'multiprocessing', 'raw'] as const) {
-        await crowd.untilMore(COUNT / 5);
-        const victim = byDialect(await ready()).get(dialect);
-        assert.ok(victim && victim.adopted > 0, `the ${dialect} worker has served someone`);
-        process.kill(victim.pid, 'SIGKILL');
-        join[dialect]();
+      using crowd = new Crowd({ port: Number(port), concurrency: CLIENTS });
+      const stop = async (dialect: Stopped['dialect'], signal: NodeJS.Signals): Promise<Stopped> => {
+        const status = await until(({ workers }) =>
+          workers.some((worker) => worker.dialect === dialect && worker.adopted > 0),
+        );
+        const victim = byDialect(status).get(dialect);
+        assert.ok(victim);
+        process.kill(victim.pid, signal);
+        await untilStopped(victim.pid);
+        return { pid: victim.pid, dialect };
+      };
+
+      const received: number[] = [];
+      for (const dialect of ['multiprocessing', 'raw'] as const) {
+        // It is free, so it is sent the next connection, and does not receive it.
+        const idle = await stop(dialect, 'SIGUSR1');
+        await until(({ workers }) => workers.some(({ pid, inFlight }) => pid === idle.pid && inFlight === 1));
+        assert.equal(await replace(idle), 1, `what the ${dialect} worker had not received goes to another`);
+        // It has read from its client, and not answered.
+        const busy = await stop(dialect, 'SIGUSR2');
+        const number = servedBy(records, busy.pid).at(-1);
+        assert.ok(number !== undefined);
+        received.push(number);
+        await replace(busy);
       }
-      const { answered, lost, wrong } = await crowd.finished();
-      const { connections } = await ready();
-      assert.deepEqual(wrong, []);
-      assert.equal(answered + lost.length, COUNT);
-      assert.equal(connections.adopted, COUNT, 'what was lost had been received by the one that was killed');
-      assert.ok(lost.length <= 50, `${lost.length} lost`);
+      while (crowd.lost.length < received.length) await setImmediate();
+      assert.deepEqual([...crowd.lost], received, 'lost is what those that were killed had received');
+
+      const victim = byDialect(await ready()).get('passfd');
+      assert.ok(victim && victim.adopted > 0);
+      await replace({ pid: victim.pid, dialect: 'passfd' });
+      await crowd.untilMore(COUNT - crowd.answered);
+      const outcome = await crowd.stop();
+      assertExactlyOnce(outcome, await ready(), records);
+      assert.ok(outcome.lost.length <= received.length + CLIENTS, `${outcome.lost.length} lost`);
     }, DEADLINE_MS),
   );
 });

@@ -41,6 +41,11 @@ export class Crowd {
     return this.#answered;
   }
 
+  /** Numbers of those that got no answer, or half of one, so far. */
+  get lost(): readonly number[] {
+    return this.#lost;
+  }
+
   /** Resolves when so many more have been answered, or no client comes any more; none does when one was refused. */
   async untilMore(count: number): Promise<void> {
     const target = this.#answered + count;

@@ -1,4 +1,4 @@
-// What the workers of `numbers.js` have written down: every number that one of them has adopted and read.
+// What the workers of `numbers.js` and the Python peers have written down: every number that one of them has read.
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,12 +6,17 @@ import { join } from 'node:path';
 import type { Status } from '../../src/dispatcher/index.js';
 import type { Outcome } from './crowd.js';
 
+/** What one worker has read, in this order. */
+export function servedBy(directory: string, pid: number): number[] {
+  return linesOf(join(directory, String(pid))).map(Number);
+}
+
 /** Numbers that more than one connection, or more than one worker, has served. */
 export function servedTwice(directory: string): string[] {
   const seen = new Set<string>();
   const twice: string[] = [];
   for (const name of readdirSync(directory)) {
-    for (const number of readFileSync(join(directory, name), 'utf8').split('\n').slice(0, -1)) {
+    for (const number of linesOf(join(directory, name))) {
       if (seen.has(number)) twice.push(number);
       seen.add(number);
     }
@@ -30,4 +35,8 @@ export function assertExactlyOnce(outcome: Outcome, status: Status, records: str
     adopted,
     'a connection without an answer was adopted by a worker that was killed',
   );
+}
+
+function linesOf(path: string): string[] {
+  return readFileSync(path, 'utf8').split('\n').slice(0, -1);
 }

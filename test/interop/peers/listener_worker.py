@@ -4,9 +4,12 @@ import sys
 from multiprocessing.connection import Client
 from multiprocessing.reduction import recv_handle
 
-from echo import serve
+from echo import fork, serve
+from records import records_in
 
 with Client(sys.argv[1], authkey=b"peekaboo") as server:
     server.send(os.getpid())
     print("JOINED", flush=True)
-    serve(lambda: recv_handle(server), at_once="at-once" in sys.argv)
+    if "fork" in sys.argv:
+        fork()
+    serve(lambda: recv_handle(server), at_once="at-once" in sys.argv, records=records_in(sys.argv))

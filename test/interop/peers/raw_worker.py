@@ -3,7 +3,8 @@ import array
 import socket
 import sys
 
-from echo import serve
+from echo import fork, serve
+from records import records_in
 
 
 def receive():
@@ -22,4 +23,6 @@ def receive():
 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
     server.connect(sys.argv[1])
     print("JOINED", flush=True)
-    serve(receive, at_once="at-once" in sys.argv)
+    if "fork" in sys.argv:
+        fork()
+    serve(receive, at_once="at-once" in sys.argv, records=records_in(sys.argv))

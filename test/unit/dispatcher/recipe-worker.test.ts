@@ -1,6 +1,7 @@
 // Workers of the Python recipe: one byte with one connection at a time, and what the kernel tells where they do not.
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { constants } from 'node:os';
+import { describe, it, mock } from 'node:test';
 
 import { connect, listen, socketPair, type Descriptor, type StreamSocket } from '../../../src/fd/index.js';
 import { AcceptedConnection, AcceptLoop } from '../../../src/dispatcher/accept-loop.js';
@@ -41,6 +42,37 @@ async function take(stage: Stage, worker: StreamSocket): Promise<{ byte: string;
   return { byte: message.bytes.toString('latin1'), connection: stage.own(message.takeDescriptor()) };
 }
 
+/** So many sends are tried before a loop without a pause is let out of it. */
+const ENDLESS = 10_000;
+
+const { EACCES, ENOBUFS } = constants.errno;
+
+interface Refusing extends Disposable {
+  readonly tries: number;
+  /** Ends it. */
+  allow(): void;
+}
+
+/** Has the kernel refuse every hand-off to a worker of the recipe. */
+function refuseHandoffs(): Refusing {
+  let tries = 0;
+  const sendHandoff = native.sendHandoff.bind(native);
+  const { mock: sends } = mock.method(native, 'sendHandoff', (...args: Parameters<typeof sendHandoff>) => {
+    const [, { length }] = args;
+    return length === 1 && ++tries < ENDLESS ? -EACCES : sendHandoff(...args);
+  });
+  const allow = (): void => {
+    sends.restore();
+  };
+  return {
+    get tries() {
+      return tries;
+    },
+    allow,
+    [Symbol.dispose]: allow,
+  };
+}
+
 function inFlight(stage: Stage): (number | undefined)[] {
   return stage.dispatcher.workers.map((worker) => worker.inFlight);
 }
@@ -76,6 +108,26 @@ describe('a worker of the recipe', () => {
       const worker = await joinPython(stage);
       await refuser.refuse('draining');
       assert.equal(native.isNonblocking((await take(stage, worker)).connection.fd), 0);
+    }),
+  );
+
+  it(
+    'that cannot be sent to leaves its connection to another, and gets the next when it can',
+    onStage({}, async (stage) => {
+      const worker = await joinPython(stage);
+      using refusing = refuseHandoffs();
+      await stage.client();
+      await stage.until(() => refusing.tries > 2);
+      const heir = await stage.joinServing();
+      await heir.handoffs(1);
+      refusing.allow();
+      heir.die();
+      await take(stage, worker);
+      assert.deepEqual(
+        stage.warnings.splice(0).map((error) => (error as Error).message.includes('EACCES')),
+        [true],
+        'it is told once',
+      );
     }),
   );
 
@@ -156,25 +208,31 @@ describe('a worker of the recipe', () => {
     }),
   );
 
-  it(
-    'gets nothing while it is busy with one, as long as another is free',
-    onStage({}, async (stage) => {
-      const busy = await joinPython(stage);
-      const slow = await stage.client();
-      const { connection } = await take(stage, busy);
-      const other = await stage.joinServing();
-      await stage.clients(5);
-      await other.handoffs(5);
-      assert.equal(stage.dispatcher.workers[0]?.active, 1);
-      connection.close();
-      slow.destroy();
-      assert.equal(stage.dispatcher.workers[0].active, 0);
-      await stage.clients(2);
-      // Round robin goes on behind the other.
-      await take(stage, busy);
-      await other.handoffs(1);
-    }),
-  );
+  for (const family of ['TCP', 'Unix']) {
+    it(
+      `gets nothing while it is busy with one, as long as another is free: ${family}`,
+      onStage({}, async (stage) => {
+        const address =
+          family === 'TCP'
+            ? await stage.address()
+            : await stage.dispatcher.listen(`${stage.directory}/clients`);
+        const busy = await joinPython(stage);
+        const slow = await stage.client(address);
+        const { connection } = await take(stage, busy);
+        const other = await stage.joinServing();
+        await stage.clients(5, address);
+        await other.handoffs(5);
+        assert.equal(stage.dispatcher.workers[0]?.active, 1);
+        connection.close();
+        slow.destroy();
+        assert.equal(stage.dispatcher.workers[0].active, 0);
+        await stage.clients(2, address);
+        // Round robin goes on behind the other.
+        await take(stage, busy);
+        await other.handoffs(1);
+      }),
+    );
+  }
 
   it(
     'gets one more all the same when nobody is free, and is then known to take two at a time',
@@ -185,6 +243,110 @@ describe('a worker of the recipe', () => {
       await stage.client();
       await take(stage, worker);
       await stage.until(() => stage.dispatcher.workers[0]?.active === 2);
+    }),
+  );
+
+  it(
+    'counts with all that it has open, however many it has had at a time',
+    onStage({ policy: 'least-connections' }, async (stage) => {
+      const worker = await joinPython(stage);
+      const connections: Descriptor[] = [];
+      while (connections.length < 20) {
+        await stage.client();
+        connections.push((await take(stage, worker)).connection);
+        await stage.until(() => stage.dispatcher.workers[0]?.adopted === connections.length);
+      }
+      const other = await stage.joinServing();
+      await stage.clients(20);
+      await other.handoffs(20);
+      for (const connection of connections.splice(0, 10)) connection.close();
+      assert.equal(stage.dispatcher.workers[0]?.active, 10);
+      await stage.client();
+      connections.push((await take(stage, worker)).connection);
+      // It drains until the last of them is closed.
+      const drained = stage.dispatcher.drainWorker(1);
+      assert.equal(await receivedText(worker), null);
+      assert.equal(await isPending(drained), true);
+      for (const connection of connections) connection.close();
+      await drained;
+    }),
+  );
+
+  it(
+    'has open what the kernel does not tell about at the moment',
+    onStage({}, async (stage) => {
+      const worker = await joinPython(stage);
+      await stage.client();
+      const { connection } = await take(stage, worker);
+      const [view] = stage.dispatcher.workers;
+      await stage.until(() => view?.adopted === 1);
+      const { mock: asking } = mock.method(native, 'isHeld', () => -ENOBUFS);
+      assert.equal(view?.active, 1);
+      asking.restore();
+      assert.equal(view.active, 1);
+      connection.close();
+      assert.equal(view.active, 0);
+    }),
+  );
+
+  it(
+    'is tried with another one when all who are free have much to do, and if it leaves that unread, not again',
+    onStage({ policy: 'least-connections' }, async (stage) => {
+      const worker = await joinPython(stage);
+      await stage.client();
+      const { connection: first } = await take(stage, worker);
+      const [view] = stage.dispatcher.workers as WorkerHandle[];
+      await stage.until(() => view?.adopted === 1);
+      const other = await stage.joinServing({ window: 4096 });
+      await stage.clients(16);
+      await other.handoffs(16);
+      await other.adopt();
+      await stage.until(() => stage.dispatcher.status().connections.adopted === 17);
+      await stage.client();
+      await stage.until(() => view?.inFlight === 1);
+      // The first look sees that it had answered before.
+      await stage.looks.pass(5);
+      assert.equal(view?.mayBeFree, false);
+      first.close();
+      await take(stage, worker);
+      await stage.until(() => view.adopted === 2);
+      await stage.clients(20);
+      await other.handoffs(20);
+      assert.equal(view.inFlight, 0);
+    }),
+  );
+
+  it(
+    'is tried with one more and one more when it takes them',
+    onStage({ policy: 'least-connections' }, async (stage) => {
+      const worker = await joinPython(stage);
+      await stage.client();
+      await take(stage, worker);
+      const other = await stage.joinServing({ window: 4096 });
+      await stage.clients(16);
+      await other.handoffs(16);
+      for (let count = 2; count <= 16; count++) {
+        await stage.client();
+        await take(stage, worker);
+        await stage.until(() => stage.dispatcher.workers[0]?.active === count);
+      }
+    }),
+  );
+
+  it(
+    'is told to be stalled when it leaves unread what it could take, until it takes it',
+    onStage({}, async (stage) => {
+      const worker = await joinPython(stage);
+      const stalled = stage.next('stalled');
+      await stage.client();
+      await stage.until(() => inFlight(stage)[0] === 1);
+      await stage.looks.pass(4);
+      assert.equal((await stalled)[0].id, 1);
+      assert.equal(stage.dispatcher.status().workers[0]?.state, 'stalled');
+      const resumed = stage.next('resumed');
+      await take(stage, worker);
+      await resumed;
+      assert.equal(stage.dispatcher.status().workers[0]?.state, 'ready');
     }),
   );
 
@@ -243,6 +405,21 @@ describe('a raw worker', () => {
       await take(stage, worker);
       assert.deepEqual(inFlight(stage), [1]);
       assert.equal(stage.dispatcher.workers[0]?.adopted, 3);
+    }),
+  );
+
+  it(
+    'is told to be stalled when it does not answer, until it does',
+    onStage({}, async (stage) => {
+      const worker = await joinRaw(stage);
+      const stalled = stage.next('stalled');
+      await stage.client();
+      await take(stage, worker);
+      await stage.looks.pass(4);
+      assert.equal((await stalled)[0].id, 1);
+      const resumed = stage.next('resumed');
+      await worker.send(Buffer.from('OK'));
+      await resumed;
     }),
   );
 

@@ -4,8 +4,9 @@ import { once } from 'node:events';
 import { connect as connectNode } from 'node:net';
 import { describe, it } from 'node:test';
 
-import { connect, listen, socketPair, SocketDiagnostics } from '../../../src/fd/index.js';
+import { connect, listen, SocketDiagnostics } from '../../../src/fd/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
+import { temporaryDirectory } from '../../support/files.js';
 import { withoutIpv6 } from '../../support/listeners.js';
 import { fromPython, withoutPython } from '../../support/python.js';
 
@@ -48,19 +49,35 @@ describe('SocketDiagnostics', { skip: withoutDiagnostics }, () => {
   }
 
   it(
-    'identifies no Unix socket and no listener, and throws for a descriptor that is closed',
+    'tells whether anybody holds a connection that came to a Unix socket',
+    keepsDescriptors(async () => {
+      using diagnostics = SocketDiagnostics.open();
+      await using directory = await temporaryDirectory();
+      await using acceptor = await listen(`${directory.path}/socket`);
+      using client = await connect(acceptor.address);
+      const connection = await acceptor.accept();
+      const identity = diagnostics?.identify(connection);
+      assert.ok(identity);
+      {
+        using other = connection.duplicate();
+        connection.close();
+        assert.equal(diagnostics?.isHeld(identity), true);
+        assert.ok(other.fd);
+      }
+      assert.equal(diagnostics.isHeld(identity), false);
+      assert.equal(client.closed, false);
+    }),
+  );
+
+  it(
+    'identifies no listener, and throws for a descriptor that is closed',
     keepsDescriptors(async () => {
       using diagnostics = SocketDiagnostics.open();
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       using listener = acceptor.duplicate();
-      const [left, right] = socketPair();
-      using unix = left.release();
-      using other = right;
       assert.equal(diagnostics?.identify(listener), undefined);
-      assert.equal(diagnostics?.identify(unix), undefined);
-      unix.close();
-      assert.throws(() => diagnostics?.identify(unix), { code: 'ERR_DESCRIPTOR_CLOSED' });
-      assert.equal(other.closed, false);
+      listener.close();
+      assert.throws(() => diagnostics?.identify(listener), { code: 'ERR_DESCRIPTOR_CLOSED' });
     }),
   );
 

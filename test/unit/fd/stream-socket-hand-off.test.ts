@@ -2,9 +2,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
+import { closeAll } from '../../../src/fd/index.js';
 import { failsWith } from '../../support/errors.js';
+import { failing as failingCall } from '../../support/failing-calls.js';
 import { openFile } from '../../support/files.js';
-import { fill, onPair, receivedBytes, receivedText } from '../../support/stream.js';
+import { fill, onPair, received, receivedBytes, receivedText } from '../../support/stream.js';
 
 const handoff = (position: number): { handoff: { position: number; listener: number } } => ({
   handoff: { position, listener: 0 },
@@ -32,6 +34,33 @@ describe('a hand-off that waits and cannot be sent', () => {
         failsWith('ERR_DESCRIPTOR_CLOSED'),
       );
       assert.equal(left.unsentPosition, 1);
+    }),
+  );
+
+  it(
+    'leaves the others as they are where the channel counts no positions',
+    onPair(async (left, right) => {
+      const lone = { handoff: { position: 1, listener: 0, isLone: true } };
+      const { taken } = await fill(left);
+      using closed = openFile('closed');
+      using file = openFile('file');
+      using failing = failingCall('sendHandoff', left.fd, 'EACCES', 1);
+      const refused = left.send(Buffer.from('1'), [file], lone);
+      const changed = left.send(Buffer.from('2'), [closed], lone);
+      const behind = left.send(Buffer.from('3'), [file], lone);
+      closed.close();
+      const outcomes = Promise.allSettled([refused, changed, behind]);
+      await receivedBytes(right, taken + 16_384);
+      const { bytes, descriptors } = await received(right.receive());
+      assert.deepEqual([bytes.toString(), descriptors.length], ['3', 1]);
+      closeAll(descriptors);
+      assert.deepEqual(
+        (await outcomes).map(({ status }) => status),
+        ['rejected', 'rejected', 'fulfilled'],
+      );
+      assert.equal(left.unsentPosition, undefined);
+      failing[Symbol.dispose]();
+      await left.send(Buffer.from('4'), [file], lone);
     }),
   );
 });
