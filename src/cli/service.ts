@@ -26,7 +26,7 @@ import {
   type Lineage,
   type NextGeneration,
 } from './lineage.js';
-import { createLog, type Log } from './log.js';
+import { openLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
@@ -60,7 +60,8 @@ interface Parts {
 
 /** Runs until it is stopped, here or in a later generation. @returns the exit code */
 export async function runService(flags: ServiceFlags, children: Children | undefined): Promise<number> {
-  const log = createLog(flags.logLevel);
+  await using opened = openLog(flags.logLevel);
+  const { log } = opened;
   using notifier = new Notifier(process.env, {
     warn: (error) => {
       log.warn(ofError(error), 'the service manager was not told');
