@@ -82,7 +82,7 @@ export function addServiceOptions(command: Command, listen: Option): Command {
     .addOption(
       new Option(
         '--ready-timeout <ms>',
-        'time that a new worker, or a new dispatcher, has to be ready in the place of an old one',
+        'time that a worker has to be ready before that is logged; in the place of an old one, as a new dispatcher, before it is given up',
       )
         .argParser(parseMilliseconds)
         .default(DEFAULT_READY_TIMEOUT_MS),

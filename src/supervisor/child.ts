@@ -18,7 +18,8 @@ const KILL_AFTER_MS = 2_000;
 export const RETURN_TIMEOUT_MS = 10_000;
 
 type State =
-  | { readonly is: 'starting' }
+  /** A timer as soon as its process runs. */
+  | { readonly is: 'starting'; readonly timer: Timer | undefined }
   /** It has lost its dispatcher, and is going to join again. */
   | { readonly is: 'awaited'; readonly timer: Timer }
   | { readonly is: 'ready'; readonly worker: PoolWorker }
@@ -41,6 +42,8 @@ interface Draining {
 /** What a child tells its slot. */
 export type ChildReport =
   | { readonly is: 'ready' }
+  /** It was not ready in time; nothing was done about it. */
+  | { readonly is: 'overdue' }
   /** It has lost its dispatcher and has not joined again in time; it is being ended. */
   | { readonly is: 'stayedAway' }
   | { readonly is: 'killed' }
@@ -61,6 +64,8 @@ export interface ChildEnd extends Death {
 export interface ChildOptions {
   /** Time that it has to end when it is stopped. */
   readonly drainTimeoutMs: number;
+  /** Time that it has to be ready when it is started. */
+  readonly readyTimeoutMs: number;
 }
 
 export class Child {
@@ -70,7 +75,7 @@ export class Child {
   readonly #host: HeldHost;
   readonly #report: (child: Child, report: ChildReport) => void;
   readonly #startedAt: number;
-  #state: State = { is: 'starting' };
+  #state: State = { is: 'starting', timer: undefined };
   #process: ProcessName | undefined;
   #output: ChildOutput | undefined;
   #readyAt: number | undefined;
@@ -115,6 +120,7 @@ export class Child {
     if (!spawned) return;
     this.#process = { pid: spawned.pid, identity: spawned.identity };
     this.#output = spawned.output;
+    this.#awaitReady();
     this.#pool.addChild(spawned.channel, { id: this.#slot, pid: spawned.pid });
   }
 
@@ -132,6 +138,7 @@ export class Child {
     if (worker && worker.state !== 'starting') this.#becomeReady(worker);
     else if (state === 'leaving') this.#beginDraining();
     else if (state === 'awaited' || (!worker && state !== 'starting')) this.#awaitReturn();
+    else this.#awaitReady();
   }
 
   /** Whether a worker is this process, joined by its channel or by the control socket. */
@@ -147,6 +154,7 @@ export class Child {
         this.#becomeReady(worker);
         break;
       case 'starting':
+        state.timer?.clear();
         this.#becomeReady(worker);
         break;
       case 'ready':
@@ -176,6 +184,7 @@ export class Child {
     const state = this.#state;
     switch (state.is) {
       case 'starting':
+        state.timer?.clear();
         this.#beginDraining();
         this.#terminate();
         break;
@@ -201,11 +210,11 @@ export class Child {
     if (!this.#process) return;
     const state = this.#state;
     switch (state.is) {
-      case 'starting':
       case 'ready':
         break;
+      case 'starting':
       case 'awaited':
-        state.timer.clear();
+        state.timer?.clear();
         break;
       case 'draining':
         state.timer.clear();
@@ -254,6 +263,14 @@ export class Child {
     this.#readyAt = this.#host.now();
     this.#state = { is: 'ready', worker };
     this.#report(this, { is: 'ready' });
+  }
+
+  #awaitReady(): void {
+    const timer = this.#host.setTimer(() => {
+      this.#state = { is: 'starting', timer: undefined };
+      this.#report(this, { is: 'overdue' });
+    }, this.#options.readyTimeoutMs);
+    this.#state = { is: 'starting', timer };
   }
 
   #awaitReturn(): void {
@@ -313,11 +330,11 @@ export class Child {
     const life: Life = { startedAt: this.#startedAt, readyAt: this.#readyAt, endedAt: this.#host.now() };
     const death: Death = { exit, life, wasAwaited: state.is === 'awaited' };
     switch (state.is) {
+      case 'starting':
       case 'awaited':
-        state.timer.clear();
+        state.timer?.clear();
         this.#hearLastWords(death);
         break;
-      case 'starting':
       case 'ready':
         this.#hearLastWords(death);
         break;

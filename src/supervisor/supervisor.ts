@@ -14,7 +14,7 @@ import { createStarts, type StartOptions } from './start.js';
 /** Time that a child has to end when it is stopped, unless it is given. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
 
-/** Time that a new process has to be ready in a rolling restart, unless it is given. */
+/** Time that a process has to be ready, unless it is given. */
 const DEFAULT_READY_TIMEOUT_MS = 30_000;
 
 export interface SupervisorOptions extends StartOptions {
@@ -27,7 +27,10 @@ export interface SupervisorOptions extends StartOptions {
    * not ended. 1 unless it is given.
    */
   readonly maxExtra?: number;
-  /** Time that a new process has to be ready in a rolling restart: 30 s unless it is given. */
+  /**
+   * Time that a process has to be ready: 30 s unless it is given. After that a rolling restart gives up; any other start is
+   * only told of (`overdue`).
+   */
   readonly readyTimeoutMs?: number;
 }
 
@@ -51,6 +54,8 @@ export interface SupervisorEvents {
   /** An earlier generation had started it, and this one looks after it from now on. */
   takenOver: [child: ChildView];
   ready: [child: ChildView];
+  /** It is not ready in time. It is left to go on; a slot tells that once, until one of its processes is ready. */
+  overdue: [child: ChildView];
   /** It ended when it should not have, and another one is started. */
   died: [child: ChildView, death: Death];
   /** It died early so many times in a row that it hardly works the next time. It is still started again. */
@@ -106,7 +111,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.#options = { maxExtra, readyTimeoutMs };
     const owner = {
       startFor: createStarts(options),
-      childOptions: { drainTimeoutMs },
+      childOptions: { drainTimeoutMs, readyTimeoutMs },
       report: (slot: Slot, pid: number | undefined, report: SlotReport): void => {
         this.#onReport(slot, pid, report);
       },
@@ -293,6 +298,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
       case 'started':
       case 'takenOver':
       case 'ready':
+      case 'overdue':
       case 'stayedAway':
       case 'killed':
         this.emit(report.is, view);

@@ -52,6 +52,27 @@ describe('a supervisor that starts', () => {
   });
 
   it(
+    'tells once of a child that is not ready in time, and goes on',
+    onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
+      const started = stage.supervisor.start();
+      const { host, pool, events } = stage;
+      host.pass(4_999);
+      assert.deepEqual(events.splice(0), ['started 1 as 101']);
+      host.pass(1);
+      assert.deepEqual(events.splice(0), ['overdue 1 as 101']);
+      stage.dieAndRestart(failure);
+      host.pass(60_000);
+      assert.deepEqual(events.splice(0), ['died 1: code 1, again in 100 ms', 'started 1 as 102']);
+      assert.equal(await isPending(started), true);
+      pool.ready(1, 102);
+      await started;
+      stage.dieAndRestart(failure);
+      host.pass(5_000);
+      assert.equal(events.at(-1), 'overdue 1 as 103');
+    }),
+  );
+
+  it(
     'resolves when every child was ready',
     onStage({ count: 2 }, async ({ pool, supervisor, events }) => {
       const started = supervisor.start();
