@@ -5,6 +5,7 @@ import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 import type { Command } from 'commander';
 
 import { namedDirectory } from '../supervisor/index.js';
+import { inheritedOptions } from './inspect.js';
 
 /** Node finds an app without its extension too. */
 const EXTENSION = '.js';
@@ -17,13 +18,13 @@ export function requireApp(command: Command, app: string): void {
 
 export function appCommand(app: string, args: readonly string[]): [program: string, ...args: string[]] {
   const register = import.meta.resolve('passfd/register');
-  return [nodeProgram(), ...process.execArgv, '--import', register, app, ...args];
+  return [nodeProgram(), ...inheritedOptions(process), '--import', register, app, ...args];
 }
 
 /** The command that this process runs, as it is to be found now: code and Node may have been replaced. */
 export function ownCommand(): [program: string, ...args: string[]] {
   const [, script = '', ...args] = process.argv;
-  return [nodeProgram(), ...process.execArgv, asNamed(script), ...args];
+  return [nodeProgram(), ...inheritedOptions(process), asNamed(script), ...args];
 }
 
 /**
