@@ -1,5 +1,6 @@
 // The command that runs an unmodified app: Node as it runs here, with the module that takes over the app's servers.
 import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 
 import type { Command } from 'commander';
@@ -7,13 +8,18 @@ import type { Command } from 'commander';
 import { namedDirectory } from '../supervisor/index.js';
 import { inheritedOptions } from './inspect.js';
 
-/** Node finds an app without its extension too. */
-const EXTENSION = '.js';
-
-/** Ends with a usage error when there is no such file: every process would only say the same, again and again. */
+/** Ends with a usage error when Node would find nothing to run: every process would only say the same, again and again. */
 export function requireApp(command: Command, app: string): void {
-  if (existsSync(app) || existsSync(`${app}${EXTENSION}`)) return;
-  command.error(`error: there is no file ${app} in ${process.cwd()}`);
+  try {
+    // As Node finds the file that it runs: also without its extension, or in a directory.
+    createRequire(import.meta.url).resolve(resolve(app));
+  } catch {
+    command.error(
+      existsSync(app)
+        ? `error: the directory ${app} has no index.js, and no package.json that says what to run`
+        : `error: there is no file ${app} in ${process.cwd()}`,
+    );
+  }
 }
 
 export function appCommand(app: string, args: readonly string[]): [program: string, ...args: string[]] {

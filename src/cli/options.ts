@@ -28,7 +28,7 @@ export interface ServiceFlags extends ControlFlags {
   readonly readyTimeout: number;
   readonly orphanTimeout: number;
   readonly maxExtra: number;
-  readonly envFile?: string;
+  readonly workerEnvFile?: string;
   readonly logLevel: LogLevel;
 }
 
@@ -100,7 +100,8 @@ export function addServiceOptions(command: Command, listen: Option): Command {
         .argParser(parseMaxExtra)
         .default(1),
     )
-    .option('--env-file <file>', 'variables for the workers, read whenever one is started')
+    // Node itself takes `--env-file`, wherever it stands.
+    .option('--worker-env-file <file>', 'variables for the workers, read whenever one is started')
     .option('--prefix-output', 'begin each line that a worker prints with its number, as "[2] "');
   return addControlOptions(command)
     .option('--raw-control <path>', 'a second socket, for workers that only take descriptors and answer "OK"')

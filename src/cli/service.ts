@@ -525,7 +525,7 @@ function withAbsolutePath(address: WrittenAddress): WrittenAddress {
 }
 
 function supervisorOptions({ flags, authkey }: Parts, { command, count }: Children): SupervisorOptions {
-  const { control, drainTimeout, orphanTimeout, maxExtra, readyTimeout, envFile, prefixOutput } = flags;
+  const { control, drainTimeout, orphanTimeout, maxExtra, readyTimeout, workerEnvFile, prefixOutput } = flags;
   return {
     command,
     count,
@@ -534,7 +534,7 @@ function supervisorOptions({ flags, authkey }: Parts, { command, count }: Childr
     readyTimeoutMs: readyTimeout,
     maxExtra,
     output: prefixOutput === true ? 'prefixed' : 'inherit',
-    ...(envFile !== undefined && { envFile }),
+    ...(workerEnvFile !== undefined && { envFile: workerEnvFile }),
     env: {
       // A child may join by the control socket: at once, or when its dispatcher has died.
       PASSFD_AUTHKEY: authkey,
