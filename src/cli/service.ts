@@ -548,6 +548,10 @@ async function listenAt(dispatcher: Dispatcher, address: ListenAddress): Promise
   try {
     return await dispatcher.listen(address);
   } catch (error) {
+    // What is told of is a duplicate, with another number.
+    if (error instanceof PassfdError && 'fd' in address) {
+      throw new PassfdError(error.code, `fd:${address.fd} is of no use: ${error.message}`, { cause: error });
+    }
     // As Node: IPv4 alone where this machine has no IPv6 (net, server.listen).
     const isWithoutIpv6 = error instanceof PassfdError && error.code === 'ERR_ADDRESS';
     if (!isWithoutIpv6 || !('host' in address) || address.host !== ANY_HOST) throw error;

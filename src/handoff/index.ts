@@ -8,6 +8,7 @@ export {
   MAX_HELLO_BYTES,
   MAX_WINDOW,
   PROTOCOL_VERSION,
+  refuseChallenge,
   type Hello,
   type Introduction,
   type WorkerHello,

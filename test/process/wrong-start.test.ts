@@ -57,4 +57,25 @@ describe('a start', () => {
       },
     ),
   );
+
+  it(
+    'fails for a descriptor that does not listen, which is named as it was given',
+    ends(
+      () => ['serve', '--listen', 'fd:3'],
+      ({ exit, errors }) => {
+        assert.match(errors.at(-1) ?? '', /"reason":"fd:3 is of no use: /);
+        assert.equal(exit, 1);
+      },
+    ),
+  );
+
+  it(
+    'fails when the directory of the control socket cannot be made, and says why',
+    withPrograms(async (start) => {
+      const env = { XDG_RUNTIME_DIR: '/nonexistent' };
+      const program = start(...passfd('serve', '--listen', '127.0.0.1:0'), { env });
+      assert.equal(await program.exit, 1);
+      assert.match(await program.stderr, /cannot be made: ENOENT[^"]*'\/nonexistent\/passfd'; name another/);
+    }),
+  );
 });
