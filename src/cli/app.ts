@@ -1,6 +1,5 @@
 // The command that runs an unmodified app: Node as it runs here, with the module that takes over the app's servers.
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { existsSync, statSync } from 'node:fs';
 import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 
 import type { Command } from 'commander';
@@ -10,16 +9,21 @@ import { inheritedOptions } from './inspect.js';
 
 /** Ends with a usage error when Node would find nothing to run: every process would only say the same, again and again. */
 export function requireApp(command: Command, app: string): void {
-  try {
-    // As Node finds the file that it runs: also without its extension, or in a directory.
-    createRequire(import.meta.url).resolve(resolve(app));
-  } catch {
-    command.error(
-      existsSync(app)
-        ? `error: the directory ${app} has no index.js, and no package.json that says what to run`
-        : `error: there is no file ${app} in ${process.cwd()}`,
-    );
-  }
+  if (whatNodeTries(app).some(isFile)) return;
+  command.error(
+    existsSync(app)
+      ? `error: the directory ${app} has no index.js, and no package.json that says what to run`
+      : `error: there is no file ${app} in ${process.cwd()}`,
+  );
+}
+
+/** Node finds an app without its extension too, and in a directory. */
+function whatNodeTries(app: string): string[] {
+  return [app, `${app}.js`, join(app, 'index.js'), join(app, 'package.json')];
+}
+
+function isFile(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 }
 
 export function appCommand(app: string, args: readonly string[]): [program: string, ...args: string[]] {

@@ -2,7 +2,12 @@
 import { Option, type Command } from 'commander';
 
 import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
-import { defaultControlPath } from '../handoff/index.js';
+import {
+  DEFAULT_DRAIN_TIMEOUT_MS,
+  DEFAULT_ORPHAN_TIMEOUT_MS,
+  DEFAULT_READY_TIMEOUT_MS,
+  defaultControlPath,
+} from '../handoff/index.js';
 import { parseAddress, type WrittenAddress } from './address.js';
 import { logLevels, type LogLevel } from './log.js';
 import { parseBacklog, parseMaxExtra, parseMilliseconds, parseUserId, parseWorkers } from './numbers.js';
@@ -32,10 +37,6 @@ export interface ServiceFlags extends ControlFlags {
   readonly logLevel: LogLevel;
 }
 
-const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
-const DEFAULT_READY_TIMEOUT_MS = 30_000;
-const DEFAULT_ORPHAN_TIMEOUT_MS = 60_000;
-
 export function addControlOptions(command: Command): Command {
   return command
     .addOption(
@@ -53,9 +54,10 @@ export function addControlOptions(command: Command): Command {
 export function addServiceOptions(command: Command, listen: Option): Command {
   command
     .addOption(
-      new Option('--workers <n>', 'processes to start: a number, or "max" for one per core').argParser(
-        parseWorkers,
-      ),
+      new Option(
+        '--workers <n>',
+        'processes to start: a number, or "max" for one per core, which is the default',
+      ).argParser(parseWorkers),
     )
     .addOption(listen)
     .addOption(

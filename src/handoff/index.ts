@@ -34,3 +34,10 @@ export {
 } from './messages.js';
 export { tellStep, type Step } from './steps.js';
 export { TAKEOVER_FORMAT, TakeoverChannel, type TakeoverMessage } from './takeover.js';
+export {
+  DEFAULT_DRAIN_TIMEOUT_MS,
+  DEFAULT_ORPHAN_TIMEOUT_MS,
+  DEFAULT_READY_TIMEOUT_MS,
+  KILL_AFTER_MS,
+  RETURN_TIMEOUT_MS,
+} from './time-limits.js';

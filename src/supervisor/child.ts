@@ -1,4 +1,5 @@
 // Child: the supervisor's view of one process, from its start or its takeover to its end.
+import { KILL_AFTER_MS, RETURN_TIMEOUT_MS } from '../handoff/index.js';
 import type { Exit } from './exit.js';
 import type { HeldHost } from './held-host.js';
 import type { ProcessName, Start, Timer } from './host.js';
@@ -10,12 +11,6 @@ import { prefixOf } from './start.js';
 
 /** How long a process that has ended may go unread: what it has started itself can hold its channel open. */
 const LAST_WORDS_MS = 1_000;
-
-/** Time that a process has between SIGTERM and SIGKILL at least. */
-const KILL_AFTER_MS = 2_000;
-
-/** Time that a worker which has lost its dispatcher has to join the pool of the next one. */
-export const RETURN_TIMEOUT_MS = 10_000;
 
 type State =
   /** A timer as soon as its process runs. */

@@ -2,6 +2,7 @@
 import { EventEmitter } from 'node:events';
 
 import { PassfdError } from '../fd/index.js';
+import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_READY_TIMEOUT_MS } from '../handoff/index.js';
 import { describeExit, type Exit } from './exit.js';
 import { HeldHost } from './held-host.js';
 import { realHost, type Host } from './host.js';
@@ -10,12 +11,6 @@ import type { Pool, PoolWorker } from './pool.js';
 import { RollingRestart, type Progress } from './rolling-restart.js';
 import { Slot, type ReplacementOutcome, type SlotReport } from './slot.js';
 import { createStarts, type StartOptions } from './start.js';
-
-/** Time that a child has to end when it is stopped, unless it is given. */
-const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
-
-/** Time that a process has to be ready, unless it is given. */
-const DEFAULT_READY_TIMEOUT_MS = 30_000;
 
 export interface SupervisorOptions extends StartOptions {
   /** How many children; they have the numbers from 1. */
@@ -331,7 +326,9 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.#failure = new PassfdError(
       'ERR_WORKER_FAILED',
       `No worker was ever ready, and worker ${id} ${describeExit(exit)}; ` +
-        (lastWords === undefined ? 'run its command on its own to see why' : `its last words: ${lastWords}`),
+        (lastWords === undefined
+          ? 'run its command on its own to see why'
+          : `its last words: ${withoutStack(lastWords)}`),
       exit.is === 'not-started' ? { cause: exit.error } : {},
     );
     // Owned by `start`, which is rejected when all have ended.
@@ -381,6 +378,11 @@ function requireCount(name: string, count: number): void {
   if (!Number.isInteger(count) || count < 1) {
     throw new TypeError(`${name} is an integer from 1, not ${String(count)}`);
   }
+}
+
+/** The `died` of it has the whole. */
+function withoutStack(lastWords: string): string {
+  return lastWords.split(/\n\s+at /, 1).join();
 }
 
 function closedError(): PassfdError {

@@ -146,6 +146,22 @@ describe('a start that fails', () => {
   );
 
   it(
+    'says what the child threw, and leaves the stack to the event of its death',
+    onStage({}, async (stage) => {
+      const failed = assert.rejects(
+        stage.supervisor.start(),
+        failsWith('ERR_WORKER_FAILED', /its last words: Error: one\ntwo$/),
+      );
+      for (let death = 0; death < 5; death++) {
+        stage.pool.join(1, stage.last.pid);
+        stage.pool.say(stage.last.pid, 'Error: one\ntwo\n    at app.js:1\n    at node:internal');
+        stage.dieAndRestart(failure);
+      }
+      await failed;
+    }),
+  );
+
+  it(
     'ends the other children before it is told',
     onStage({ count: 2 }, async ({ host, supervisor }) => {
       const started = supervisor.start();
