@@ -382,7 +382,7 @@ function requireCount(name: string, count: number): void {
 
 /** The `died` of it has the whole. */
 function withoutStack(lastWords: string): string {
-  return lastWords.split(/\n\s+at /, 1).join();
+  return lastWords.replace(/\n\s+at [^]*/, '');
 }
 
 function closedError(): PassfdError {

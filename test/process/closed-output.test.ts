@@ -6,8 +6,9 @@ import { temporaryDirectory } from '../support/files.js';
 import { app, passfd } from '../support/passfd.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 
-/** Takes one line of a pipe, and passes it on when the pipe is closed. */
-const ONE_LINE = 'read -r line; exec <&-; echo "$line"';
+/** Takes lines of a pipe up to the one that says where the app listens, and passes that on when the pipe is closed. */
+const UNTIL_IT_LISTENS =
+  'while read -r line; do case "$line" in *"listening "*) break;; esac; done; exec <&-; echo "$line"';
 
 /** Takes none, and says when it is closed. */
 const NO_LINE = 'exec <&-; echo closed';
@@ -18,6 +19,11 @@ function startPiped(start: Start, reader: string, [program, args]: [string, stri
   return start('/bin/sh', ['-c', script, 'sh', program, ...args], { ownGroup: true });
 }
 
+/** The app writes a line for each request, which nobody gets. */
+async function haveItWrite(port: string): Promise<void> {
+  for (let requests = 0; requests < 2; requests++) await fetch(`http://127.0.0.1:${port}/error`);
+}
+
 describe('a service whose output nobody reads any more', () => {
   it(
     'goes on, and ends in good order when it is stopped',
@@ -25,14 +31,30 @@ describe('a service whose output nobody reads any more', () => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
       const run = passfd('run', '--workers', '1', '--prefix-output', '--control', control, app('throws.js'));
-      const program = startPiped(start, ONE_LINE, run);
+      const program = startPiped(start, UNTIL_IT_LISTENS, run);
       program.say('go');
       const [, port = ''] = await program.line(/^\[1\] listening (\d+)$/);
-      // The app writes a line, which cannot be passed on.
-      for (let requests = 0; requests < 2; requests++) await fetch(`http://127.0.0.1:${port}/error`);
+      await haveItWrite(port);
       assert.equal(await start(...passfd('stop', '--control', control)).exit, 0);
       await program.exit;
       assert.match(await program.stderr, /worker draining[^]*"stopped"[^]*\nended 0\n$/);
+    }),
+  );
+
+  it(
+    'does so, too, when that was its log',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const [node, args] = passfd('run', '--workers', '1', '--control', control, app('throws.js'));
+      const run: [string, string[]] = ['/bin/sh', ['-c', 'exec "$@" 2>&1', 'sh', node, ...args]];
+      const program = startPiped(start, UNTIL_IT_LISTENS, run);
+      program.say('go');
+      const [, port = ''] = await program.line(/^listening (\d+)$/);
+      await haveItWrite(port);
+      assert.equal(await start(...passfd('stop', '--control', control)).exit, 0);
+      await program.exit;
+      assert.equal(await program.stderr, 'ended 0\n');
     }),
   );
 });
