@@ -129,6 +129,20 @@ describe('the log', () => {
   );
 
   it(
+    'outlives a disk that is full',
+    keepsDescriptors(async () => {
+      const full = openSync('/dev/full', constants.O_WRONLY);
+      const opened = openLog('info', full, false);
+      for (let turn = 0; turn < 10; turn++) {
+        opened.log.info('line');
+        await setImmediate();
+      }
+      await opened[Symbol.asyncDispose]();
+      closeSync(full);
+    }),
+  );
+
+  it(
     'has one line for each event at a terminal, too',
     onPipe(async ({ opened, read }) => {
       opened.log.info({ worker: 1, pid: 7, reason: 'first\nsecond' }, 'worker left');
