@@ -84,7 +84,7 @@ export function addServiceOptions(command: Command, listen: Option): Command {
     .addOption(
       new Option(
         '--ready-timeout <ms>',
-        'time that a worker has to be ready before that is logged; in the place of an old one, as a new dispatcher, before it is given up',
+        'time that a new worker or dispatcher has to be ready; then one that replaces another is given up, and any other is logged',
       )
         .argParser(parseMilliseconds)
         .default(DEFAULT_READY_TIMEOUT_MS),
