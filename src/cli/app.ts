@@ -1,29 +1,40 @@
 // The command that runs an unmodified app: Node as it runs here, with the module that takes over the app's servers.
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 
 import type { Command } from 'commander';
 
 import { namedDirectory } from '../supervisor/index.js';
+import { inheritedOptions } from './inspect.js';
 
-/** Node finds an app without its extension too. */
-const EXTENSION = '.js';
-
-/** Ends with a usage error when there is no such file: every process would only say the same, again and again. */
+/** Ends with a usage error when Node would find nothing to run: every process would only say the same, again and again. */
 export function requireApp(command: Command, app: string): void {
-  if (existsSync(app) || existsSync(`${app}${EXTENSION}`)) return;
-  command.error(`error: there is no file ${app} in ${process.cwd()}`);
+  if (whatNodeTries(app).some(isFile)) return;
+  command.error(
+    existsSync(app)
+      ? `error: the directory ${app} has no index.js, and no package.json that says what to run`
+      : `error: there is no file ${app} in ${process.cwd()}`,
+  );
+}
+
+/** Node finds an app without its extension too, and in a directory. */
+function whatNodeTries(app: string): string[] {
+  return [app, `${app}.js`, join(app, 'index.js'), join(app, 'package.json')];
+}
+
+function isFile(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 }
 
 export function appCommand(app: string, args: readonly string[]): [program: string, ...args: string[]] {
   const register = import.meta.resolve('passfd/register');
-  return [nodeProgram(), ...process.execArgv, '--import', register, app, ...args];
+  return [nodeProgram(), ...inheritedOptions(process), '--import', register, app, ...args];
 }
 
 /** The command that this process runs, as it is to be found now: code and Node may have been replaced. */
 export function ownCommand(): [program: string, ...args: string[]] {
   const [, script = '', ...args] = process.argv;
-  return [nodeProgram(), ...process.execArgv, asNamed(script), ...args];
+  return [nodeProgram(), ...inheritedOptions(process), asNamed(script), ...args];
 }
 
 /**

@@ -1,6 +1,6 @@
 // ControlClient: a command's connection to a running dispatcher, one answer for each request.
 import { PassfdError, type ErrorCode } from '../fd/index.js';
-import { encodeHello, PROTOCOL_VERSION } from '../handoff/index.js';
+import { encodeHello, PROTOCOL_VERSION, refuseChallenge } from '../handoff/index.js';
 import { Client, type Connection } from '../multiprocessing/index.js';
 
 /** Longest answer: a status with some ten thousand workers. */
@@ -8,9 +8,6 @@ const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
 /** Generations that may take over, one after the other, while one request is asked. */
 const MAX_TRIES = 10;
-
-/** What a listener with a key says first (Lib/multiprocessing/connection.py, `deliver_challenge`). */
-const CHALLENGE = '#CHALLENGE#';
 
 export type Request =
   | { readonly type: 'status' }
@@ -54,7 +51,10 @@ export class ControlClient implements Disposable {
   /** @returns `again` when another generation took over before it was done */
   async #hear(onProgress: (text: string) => void): Promise<'again' | { readonly result: unknown }> {
     for (;;) {
-      const answer = answerIn(await this.#connection.recvBytes());
+      const frame = await this.#connection.recvBytes().catch((error: unknown) => {
+        throw hasHungUp(error) ? hungUp(error) : error;
+      });
+      const answer = answerIn(frame);
       if (answer.type === 'done') return { result: answer.result };
       if (answer.type === 'again') return 'again';
       onProgress(answer.text);
@@ -96,7 +96,7 @@ async function introduce(path: string, authkey: string | undefined): Promise<Con
     maxFrameBytes: MAX_ANSWER_BYTES,
     ...(authkey !== undefined && { authkey }),
   }).catch((error: unknown) => {
-    throw isNobodyThere(error) ? noDispatcher(path, error) : error;
+    throw explain(error, path, authkey !== undefined);
   });
   await sendUnlessGone(connection, Buffer.from(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' })));
   return connection;
@@ -117,12 +117,7 @@ export type Answer =
 
 /** @throws {PassfdError} what the dispatcher says when it cannot do what it was asked for */
 export function answerIn(frame: Buffer): Answer {
-  if (frame.subarray(0, CHALLENGE.length).toString() === CHALLENGE) {
-    throw new PassfdError(
-      'ERR_AUTHENTICATION',
-      'The dispatcher asks for a key; give the one that it was started with, by --authkey-file FILE or PASSFD_AUTHKEY',
-    );
-  }
+  refuseChallenge(frame);
   const { type, result, text, code, reason } = objectIn(frame);
   if (type === 'done') return { type, result };
   if (type === 'again') return { type };
@@ -146,23 +141,46 @@ function objectIn(frame: Buffer): Readonly<Record<string, unknown>> {
 
 /** Behind a stop: the dispatcher has hung up, or the next generation had done so already. */
 function isOver(error: unknown): boolean {
-  return (
-    error instanceof PassfdError &&
-    ['ERR_EOF', 'ERR_PEER_GONE', 'ERR_CONNECTION_REFUSED'].includes(error.code)
-  );
+  return hasHungUp(error) || (error instanceof PassfdError && error.code === 'ERR_CONNECTION_REFUSED');
 }
 
-function isNobodyThere(error: unknown): boolean {
-  return (
-    error instanceof PassfdError &&
-    (error.code === 'ERR_CONNECTION_REFUSED' || error.code === 'ERR_ADDRESS_MISSING')
-  );
+function hasHungUp(error: unknown): error is PassfdError {
+  return error instanceof PassfdError && (error.code === 'ERR_EOF' || error.code === 'ERR_PEER_GONE');
 }
 
-function noDispatcher(path: string, cause: unknown): PassfdError {
+/** Whoever is not let in is told nothing. */
+function hungUp(cause: PassfdError): PassfdError {
   return new PassfdError(
-    'ERR_CONNECTION_REFUSED',
-    `No dispatcher is at ${path}; start one by passfd run or passfd serve, or say where it is by --control PATH`,
+    cause.code,
+    `The dispatcher hung up without an answer; unless it has just ended, it does not let this user in: ${ALLOW}`,
     { cause },
   );
+}
+
+const USER = process.getuid?.() ?? 0;
+const ALLOW = `ask as the user who has started it, or have it started with --allow-uid ${USER}`;
+
+/** @returns what to tell of a connection that failed: also what to do here */
+export function explain(cause: unknown, path: string, hasKey: boolean): unknown {
+  if (!(cause instanceof PassfdError)) return cause;
+  const { code, message } = cause;
+  switch (code) {
+    case 'ERR_CONNECTION_REFUSED':
+    case 'ERR_ADDRESS_MISSING':
+      return new PassfdError(
+        'ERR_CONNECTION_REFUSED',
+        `No dispatcher is at ${path}; start one by passfd run or passfd serve, or say where it is by --control PATH`,
+        { cause },
+      );
+    case 'ERR_ADDRESS_DENIED':
+      return new PassfdError(code, `User ${USER} may not connect to ${path}; ${ALLOW}`, { cause });
+    case 'ERR_HANDSHAKE_TIMEOUT':
+      return hasKey
+        ? new PassfdError(code, `${message} Where it was started without --authkey-file, give no key here`, {
+            cause,
+          })
+        : cause;
+    default:
+      return cause;
+  }
 }

@@ -69,6 +69,9 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('ready', (child) => {
     log.debug(ofChild(child), 'process ready');
   });
+  supervisor.on('overdue', (child) => {
+    log.warn(ofChild(child), 'process is not ready yet: it has not listened, nor joined the dispatcher');
+  });
   supervisor.on('died', (child, { exit, restartInMs, lastWords }) => {
     log.error({ ...ofChild(child), restartInMs, lastWords }, `process ${describeExit(exit)}`);
   });

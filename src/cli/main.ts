@@ -2,14 +2,14 @@
 // passfd: the command line. Exit codes: 0 done, 1 failed, 2 wrong usage.
 import { CommanderError } from 'commander';
 
-import { createProgram } from './program.js';
-import { PassfdError } from '../fd/index.js';
 import { warn } from './tell.js';
 
 const FAILED = 1;
 const WRONG_USAGE = 2;
 
 try {
+  // Not imported above: that fails where there is no addon for this machine, which is told as any other failure.
+  const { createProgram } = await import('./program.js');
   await createProgram().parseAsync();
 } catch (error) {
   process.exitCode = exitCodeOf(error);
@@ -18,7 +18,8 @@ try {
 function exitCodeOf(error: unknown): number {
   // Commander has printed it. Its help and its version end it with 0.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : WRONG_USAGE;
-  if (!(error instanceof PassfdError)) throw error;
+  // By name, since the class comes with the addon.
+  if (!(error instanceof Error) || error.name !== 'PassfdError') throw error;
   warn(error.message);
   return FAILED;
 }

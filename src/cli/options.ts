@@ -2,7 +2,12 @@
 import { Option, type Command } from 'commander';
 
 import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
-import { defaultControlPath } from '../handoff/index.js';
+import {
+  DEFAULT_DRAIN_TIMEOUT_MS,
+  DEFAULT_ORPHAN_TIMEOUT_MS,
+  DEFAULT_READY_TIMEOUT_MS,
+  defaultControlPath,
+} from '../handoff/index.js';
 import { parseAddress, type WrittenAddress } from './address.js';
 import { logLevels, type LogLevel } from './log.js';
 import { parseBacklog, parseMaxExtra, parseMilliseconds, parseUserId, parseWorkers } from './numbers.js';
@@ -28,13 +33,9 @@ export interface ServiceFlags extends ControlFlags {
   readonly readyTimeout: number;
   readonly orphanTimeout: number;
   readonly maxExtra: number;
-  readonly envFile?: string;
+  readonly workerEnvFile?: string;
   readonly logLevel: LogLevel;
 }
-
-const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
-const DEFAULT_READY_TIMEOUT_MS = 30_000;
-const DEFAULT_ORPHAN_TIMEOUT_MS = 60_000;
 
 export function addControlOptions(command: Command): Command {
   return command
@@ -53,9 +54,10 @@ export function addControlOptions(command: Command): Command {
 export function addServiceOptions(command: Command, listen: Option): Command {
   command
     .addOption(
-      new Option('--workers <n>', 'processes to start: a number, or "max" for one per core').argParser(
-        parseWorkers,
-      ),
+      new Option(
+        '--workers <n>',
+        'processes to start: a number, or "max" for one per core, which is the default',
+      ).argParser(parseWorkers),
     )
     .addOption(listen)
     .addOption(
@@ -82,7 +84,7 @@ export function addServiceOptions(command: Command, listen: Option): Command {
     .addOption(
       new Option(
         '--ready-timeout <ms>',
-        'time that a new worker, or a new dispatcher, has to be ready in the place of an old one',
+        'time that a new worker or dispatcher has to be ready; then one that replaces another is given up, and any other is logged',
       )
         .argParser(parseMilliseconds)
         .default(DEFAULT_READY_TIMEOUT_MS),
@@ -100,7 +102,8 @@ export function addServiceOptions(command: Command, listen: Option): Command {
         .argParser(parseMaxExtra)
         .default(1),
     )
-    .option('--env-file <file>', 'variables for the workers, read whenever one is started')
+    // Node itself takes `--env-file`, wherever it stands.
+    .option('--worker-env-file <file>', 'variables for the workers, read whenever one is started')
     .option('--prefix-output', 'begin each line that a worker prints with its number, as "[2] "');
   return addControlOptions(command)
     .option('--raw-control <path>', 'a second socket, for workers that only take descriptors and answer "OK"')

@@ -10,6 +10,7 @@ import { addStatusCommand } from './commands/status.js';
 import { addStopCommand } from './commands/stop.js';
 import { addTakeoverCommand } from './commands/takeover.js';
 import { addWorkerCommand } from './commands/worker.js';
+import { print, printError } from './tell.js';
 
 const EXAMPLES = `
 Examples:
@@ -27,6 +28,7 @@ export function createProgram(): Command {
     .enablePositionalOptions()
     .showHelpAfterError('(passfd help COMMAND says more)')
     .exitOverride()
+    .configureOutput({ writeOut: print, writeErr: printError })
     .addHelpText('after', EXAMPLES);
   addRunCommand(program);
   addServeCommand(program);

@@ -26,7 +26,7 @@ import {
   type Lineage,
   type NextGeneration,
 } from './lineage.js';
-import { createLog, type Log } from './log.js';
+import { openLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
@@ -60,7 +60,8 @@ interface Parts {
 
 /** Runs until it is stopped, here or in a later generation. @returns the exit code */
 export async function runService(flags: ServiceFlags, children: Children | undefined): Promise<number> {
-  const log = createLog(flags.logLevel);
+  await using opened = openLog(flags.logLevel);
+  const { log } = opened;
   using notifier = new Notifier(process.env, {
     warn: (error) => {
       log.warn(ofError(error), 'the service manager was not told');
@@ -524,7 +525,7 @@ function withAbsolutePath(address: WrittenAddress): WrittenAddress {
 }
 
 function supervisorOptions({ flags, authkey }: Parts, { command, count }: Children): SupervisorOptions {
-  const { control, drainTimeout, orphanTimeout, maxExtra, readyTimeout, envFile, prefixOutput } = flags;
+  const { control, drainTimeout, orphanTimeout, maxExtra, readyTimeout, workerEnvFile, prefixOutput } = flags;
   return {
     command,
     count,
@@ -533,7 +534,7 @@ function supervisorOptions({ flags, authkey }: Parts, { command, count }: Childr
     readyTimeoutMs: readyTimeout,
     maxExtra,
     output: prefixOutput === true ? 'prefixed' : 'inherit',
-    ...(envFile !== undefined && { envFile }),
+    ...(workerEnvFile !== undefined && { envFile: workerEnvFile }),
     env: {
       // A child may join by the control socket: at once, or when its dispatcher has died.
       PASSFD_AUTHKEY: authkey,
@@ -547,6 +548,10 @@ async function listenAt(dispatcher: Dispatcher, address: ListenAddress): Promise
   try {
     return await dispatcher.listen(address);
   } catch (error) {
+    // What is told of is a duplicate, with another number.
+    if (error instanceof PassfdError && 'fd' in address) {
+      throw new PassfdError(error.code, `fd:${address.fd} is of no use: ${error.message}`, { cause: error });
+    }
     // As Node: IPv4 alone where this machine has no IPv6 (net, server.listen).
     const isWithoutIpv6 = error instanceof PassfdError && error.code === 'ERR_ADDRESS';
     if (!isWithoutIpv6 || !('host' in address) || address.host !== ANY_HOST) throw error;

@@ -13,7 +13,12 @@ import {
   type Descriptor,
   type Unsent,
 } from '../fd/index.js';
-import { decodeIntroduction, MAX_HELLO_BYTES, type WorkerHello } from '../handoff/index.js';
+import {
+  decodeIntroduction,
+  MAX_HELLO_BYTES,
+  RETURN_TIMEOUT_MS,
+  type WorkerHello,
+} from '../handoff/index.js';
 import { Connection } from '../multiprocessing/index.js';
 import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
 import { Bequest } from './bequest.js';
@@ -108,9 +113,6 @@ export interface ChildIdentity {
   readonly id: number;
   readonly pid: number;
 }
-
-/** Time that workers of a dispatcher that died have to come back. */
-const RETURN_TIMEOUT_MS = 10_000;
 
 export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncDisposable {
   readonly #options: DispatcherOptions;

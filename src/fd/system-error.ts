@@ -50,6 +50,8 @@ const advice: Partial<Record<ErrorCode, string>> = {
   ERR_DESCRIPTOR_LIMIT: 'raise the limit (ulimit -n) or close what is not needed',
   ERR_PEER_GONE: 'the other end closed the connection or died',
   ERR_CONNECTION_REFUSED: 'nobody listens there: start the server, or wait for it',
+  ERR_ADDRESS_DENIED:
+    'this user has not the right: a port below 1024 needs CAP_NET_BIND_SERVICE, a path the right to write there',
   ERR_ADDRESS_IN_USE: 'stop who holds it, or take another address',
 };
 

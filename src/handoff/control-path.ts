@@ -32,8 +32,13 @@ export function prepareControlDirectory(path: string): void {
   try {
     mkdirSync(directory, { mode: PRIVATE_DIRECTORY });
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') {
-      throw new PassfdError('ERR_ADDRESS_DENIED', `The directory ${directory} cannot be made`, { cause });
+    const { code, message } = cause as NodeJS.ErrnoException;
+    if (code !== 'EEXIST') {
+      throw new PassfdError(
+        'ERR_ADDRESS_DENIED',
+        `The directory of the control socket cannot be made: ${message}; name another place with --control`,
+        { cause },
+      );
     }
   }
   checkPrivate(directory);

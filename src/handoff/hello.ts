@@ -61,6 +61,18 @@ export type Introduction =
 const PICKLE_PROTO = 0x80;
 const BRACE = 0x7b;
 
+/** What a listener with a key says first (Lib/multiprocessing/connection.py, `deliver_challenge`). */
+const CHALLENGE = '#CHALLENGE#';
+
+/** @throws {PassfdError} `ERR_AUTHENTICATION` for the first frame of a dispatcher with a key, when it is not taken for that */
+export function refuseChallenge(frame: Buffer): void {
+  if (!frame.subarray(0, CHALLENGE.length).equals(Buffer.from(CHALLENGE))) return;
+  throw new PassfdError(
+    'ERR_AUTHENTICATION',
+    'The dispatcher asks for a key; give the one that it was started with, by --authkey-file FILE or PASSFD_AUTHKEY',
+  );
+}
+
 export function encodeHello(message: Hello): Buffer {
   return Buffer.from(JSON.stringify(message));
 }

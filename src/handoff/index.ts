@@ -8,6 +8,7 @@ export {
   MAX_HELLO_BYTES,
   MAX_WINDOW,
   PROTOCOL_VERSION,
+  refuseChallenge,
   type Hello,
   type Introduction,
   type WorkerHello,
@@ -34,3 +35,10 @@ export {
 export { shortened } from './reason.js';
 export { tellStep, type Step } from './steps.js';
 export { TAKEOVER_FORMAT, TakeoverChannel, type TakeoverMessage } from './takeover.js';
+export {
+  DEFAULT_DRAIN_TIMEOUT_MS,
+  DEFAULT_ORPHAN_TIMEOUT_MS,
+  DEFAULT_READY_TIMEOUT_MS,
+  KILL_AFTER_MS,
+  RETURN_TIMEOUT_MS,
+} from './time-limits.js';

@@ -18,7 +18,7 @@ import { isIP } from 'node:net';
 import * as z from 'zod/mini';
 
 import { PassfdError } from '../fd/index.js';
-import { MAX_WINDOW } from './hello.js';
+import { MAX_WINDOW, refuseChallenge } from './hello.js';
 import { shortened } from './reason.js';
 
 const HANDOFF = 1;
@@ -226,6 +226,7 @@ export function decodeToWorker(payload: Buffer): ToWorker {
 
 function decodeJson<T>(payload: Buffer, schema: z.ZodMiniType<T>): T {
   if (payload[0] !== BRACE) {
+    refuseChallenge(payload);
     throw new PassfdError('ERR_PROTOCOL', `A message begins with ${payload[0] ?? 'nothing'}`);
   }
   let json: unknown;

@@ -1,4 +1,5 @@
 // Child: the supervisor's view of one process, from its start or its takeover to its end.
+import { KILL_AFTER_MS, RETURN_TIMEOUT_MS } from '../handoff/index.js';
 import type { Exit } from './exit.js';
 import type { HeldHost } from './held-host.js';
 import type { ProcessName, Start, Timer } from './host.js';
@@ -11,14 +12,9 @@ import { prefixOf } from './start.js';
 /** How long a process that has ended may go unread: what it has started itself can hold its channel open. */
 const LAST_WORDS_MS = 1_000;
 
-/** Time that a process has between SIGTERM and SIGKILL at least. */
-const KILL_AFTER_MS = 2_000;
-
-/** Time that a worker which has lost its dispatcher has to join the pool of the next one. */
-export const RETURN_TIMEOUT_MS = 10_000;
-
 type State =
-  | { readonly is: 'starting' }
+  /** A timer as soon as its process runs. */
+  | { readonly is: 'starting'; readonly timer: Timer | undefined }
   /** It has lost its dispatcher, and is going to join again. */
   | { readonly is: 'awaited'; readonly timer: Timer }
   | { readonly is: 'ready'; readonly worker: PoolWorker }
@@ -41,6 +37,8 @@ interface Draining {
 /** What a child tells its slot. */
 export type ChildReport =
   | { readonly is: 'ready' }
+  /** It was not ready in time; nothing was done about it. */
+  | { readonly is: 'overdue' }
   /** It has lost its dispatcher and has not joined again in time; it is being ended. */
   | { readonly is: 'stayedAway' }
   | { readonly is: 'killed' }
@@ -61,6 +59,8 @@ export interface ChildEnd extends Death {
 export interface ChildOptions {
   /** Time that it has to end when it is stopped. */
   readonly drainTimeoutMs: number;
+  /** Time that it has to be ready when it is started. */
+  readonly readyTimeoutMs: number;
 }
 
 export class Child {
@@ -70,7 +70,7 @@ export class Child {
   readonly #host: HeldHost;
   readonly #report: (child: Child, report: ChildReport) => void;
   readonly #startedAt: number;
-  #state: State = { is: 'starting' };
+  #state: State = { is: 'starting', timer: undefined };
   #process: ProcessName | undefined;
   #output: ChildOutput | undefined;
   #readyAt: number | undefined;
@@ -115,6 +115,7 @@ export class Child {
     if (!spawned) return;
     this.#process = { pid: spawned.pid, identity: spawned.identity };
     this.#output = spawned.output;
+    this.#awaitReady();
     this.#pool.addChild(spawned.channel, { id: this.#slot, pid: spawned.pid });
   }
 
@@ -132,6 +133,7 @@ export class Child {
     if (worker && worker.state !== 'starting') this.#becomeReady(worker);
     else if (state === 'leaving') this.#beginDraining();
     else if (state === 'awaited' || (!worker && state !== 'starting')) this.#awaitReturn();
+    else this.#awaitReady();
   }
 
   /** Whether a worker is this process, joined by its channel or by the control socket. */
@@ -147,6 +149,7 @@ export class Child {
         this.#becomeReady(worker);
         break;
       case 'starting':
+        state.timer?.clear();
         this.#becomeReady(worker);
         break;
       case 'ready':
@@ -176,6 +179,7 @@ export class Child {
     const state = this.#state;
     switch (state.is) {
       case 'starting':
+        state.timer?.clear();
         this.#beginDraining();
         this.#terminate();
         break;
@@ -201,11 +205,11 @@ export class Child {
     if (!this.#process) return;
     const state = this.#state;
     switch (state.is) {
-      case 'starting':
       case 'ready':
         break;
+      case 'starting':
       case 'awaited':
-        state.timer.clear();
+        state.timer?.clear();
         break;
       case 'draining':
         state.timer.clear();
@@ -254,6 +258,14 @@ export class Child {
     this.#readyAt = this.#host.now();
     this.#state = { is: 'ready', worker };
     this.#report(this, { is: 'ready' });
+  }
+
+  #awaitReady(): void {
+    const timer = this.#host.setTimer(() => {
+      this.#state = { is: 'starting', timer: undefined };
+      this.#report(this, { is: 'overdue' });
+    }, this.#options.readyTimeoutMs);
+    this.#state = { is: 'starting', timer };
   }
 
   #awaitReturn(): void {
@@ -313,11 +325,11 @@ export class Child {
     const life: Life = { startedAt: this.#startedAt, readyAt: this.#readyAt, endedAt: this.#host.now() };
     const death: Death = { exit, life, wasAwaited: state.is === 'awaited' };
     switch (state.is) {
+      case 'starting':
       case 'awaited':
-        state.timer.clear();
+        state.timer?.clear();
         this.#hearLastWords(death);
         break;
-      case 'starting':
       case 'ready':
         this.#hearLastWords(death);
         break;

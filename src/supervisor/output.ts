@@ -82,6 +82,8 @@ export class Output implements ChildOutput {
 
 /** @returns undefined for what cannot be read; such output is lost, and the child goes on */
 function open({ descriptor, partial }: OutputEnd, to: Writable, prefix: string): Forwarding | undefined {
+  // Whoever has written is told, so that the event is no news; without a listener it would end this process.
+  if (!to.listeners('error').includes(ignore)) to.on('error', ignore);
   try {
     return new Forwarding(new StreamSocket(descriptor), to, new LinePrefixer(prefix, partial));
   } catch {
@@ -172,6 +174,10 @@ class Forwarding {
     this.#socket.destroy();
     this.#onEnded();
   }
+}
+
+function ignore(): void {
+  // Told to whoever has written.
 }
 
 /** `pipe` would add listeners to the one output of this process for each child. */

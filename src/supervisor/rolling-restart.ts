@@ -78,7 +78,7 @@ export class RollingRestart {
   #begin(slot: Slot): void {
     this.#untouched.delete(slot);
     this.#underWay.add(slot);
-    slot.replace(this.#options.readyTimeoutMs, (outcome) => {
+    slot.replace((outcome) => {
       this.#onOutcome(slot, outcome);
     });
   }

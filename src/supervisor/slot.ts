@@ -26,7 +26,6 @@ type Replacement =
   | {
       readonly is: 'starting';
       readonly fresh: Child;
-      readonly timer: Timer;
       readonly tell: (outcome: ReplacementOutcome) => void;
     }
   /** The new one has the place, and the old one is leaving. */
@@ -52,7 +51,7 @@ export type ReplacementOutcome =
 
 /** What a slot tells of one of its processes; of none where it waited for its next one. */
 export type SlotReport =
-  | { readonly is: 'started' | 'takenOver' | 'ready' | 'stayedAway' | 'killed' }
+  | { readonly is: 'started' | 'takenOver' | 'ready' | 'overdue' | 'stayedAway' | 'killed' }
   | {
       readonly is: 'died';
       readonly exit: Exit;
@@ -83,6 +82,8 @@ export class Slot {
   #history: History = noDeaths;
   #lastPid: number | undefined;
   #wasReady = false;
+  /** Since one was ready. */
+  #wasOverdue = false;
 
   constructor(id: number, owner: SlotOwner, pool: Pool, host: HeldHost) {
     this.id = id;
@@ -191,17 +192,13 @@ export class Slot {
    * not ready in time, the old one stays.
    * @param tell called once, unless the slot is stopped or the replacement is abandoned before
    */
-  replace(readyTimeoutMs: number, tell: (outcome: ReplacementOutcome) => void): void {
+  replace(tell: (outcome: ReplacementOutcome) => void): void {
     const fresh = this.#newChild();
     if (this.#state.is === 'waiting') {
       this.#state.next?.timer.clear();
       this.#state = { is: 'occupied', child: fresh };
     }
-    const timer = this.#host.setTimer(() => {
-      this.#onReadyTimeout();
-      this.#owner.changed();
-    }, readyTimeoutMs);
-    this.#replacement = { is: 'starting', fresh, timer, tell };
+    this.#replacement = { is: 'starting', fresh, tell };
     this.#launch(fresh);
   }
 
@@ -209,9 +206,9 @@ export class Slot {
   abandonReplacement(): void {
     const replacement = this.#replacement;
     this.#replacement = undefined;
-    if (replacement?.is !== 'starting') return;
-    replacement.timer.clear();
-    if (!this.#hasPlace(replacement.fresh)) this.#dismiss(replacement.fresh);
+    if (replacement?.is === 'starting' && !this.#hasPlace(replacement.fresh)) {
+      this.#dismiss(replacement.fresh);
+    }
   }
 
   /** Lets what is here finish what it has open, and ends it; nothing is started again. */
@@ -277,8 +274,12 @@ export class Slot {
       case 'ready':
         if (this.#leaving.has(child)) return;
         this.#wasReady = true;
+        this.#wasOverdue = false;
         this.#report(child, report);
         this.#onFreshReady(child);
+        break;
+      case 'overdue':
+        this.#onOverdue(child);
         break;
       case 'killed':
         this.#report(child, report);
@@ -295,8 +296,7 @@ export class Slot {
   #onFreshReady(fresh: Child): void {
     const replacement = this.#replacement;
     if (replacement?.is !== 'starting' || replacement.fresh !== fresh) return;
-    const { timer, tell } = replacement;
-    timer.clear();
+    const { tell } = replacement;
     const old = this.#state.is === 'occupied' && !this.#hasPlace(fresh) ? this.#state.child : undefined;
     this.#state = { is: 'occupied', child: fresh };
     this.#history = noDeaths;
@@ -309,10 +309,17 @@ export class Slot {
     }
   }
 
-  #onReadyTimeout(): void {
+  /** One that replaces nobody may take as long as it likes, but that is told once. */
+  #onOverdue(child: Child): void {
     const replacement = this.#replacement;
-    if (replacement?.is !== 'starting') return;
-    const { fresh, tell } = replacement;
+    if (replacement?.is === 'starting' && replacement.fresh === child) this.#giveUp(replacement);
+    else if (!this.#wasOverdue) {
+      this.#wasOverdue = true;
+      this.#report(child, { is: 'overdue' });
+    }
+  }
+
+  #giveUp({ fresh, tell }: Replacement): void {
     const { lastWords } = fresh;
     this.#replacement = undefined;
     if (!this.#hasPlace(fresh)) this.#leaving.add(fresh);
@@ -351,7 +358,6 @@ export class Slot {
     const { fresh, tell } = replacement;
     const { exit } = end;
     const { lastWords } = fresh;
-    if (replacement.is === 'starting') replacement.timer.clear();
     this.#replacement = undefined;
     if (this.#hasPlace(fresh)) this.#judge(fresh, end);
     else this.#report(fresh, { is: 'exited', exit });

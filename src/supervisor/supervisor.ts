@@ -2,6 +2,7 @@
 import { EventEmitter } from 'node:events';
 
 import { PassfdError } from '../fd/index.js';
+import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_READY_TIMEOUT_MS } from '../handoff/index.js';
 import { describeExit, type Exit } from './exit.js';
 import { HeldHost } from './held-host.js';
 import { realHost, type Host } from './host.js';
@@ -10,12 +11,6 @@ import type { Pool, PoolWorker } from './pool.js';
 import { RollingRestart, type Progress } from './rolling-restart.js';
 import { Slot, type ReplacementOutcome, type SlotReport } from './slot.js';
 import { createStarts, type StartOptions } from './start.js';
-
-/** Time that a child has to end when it is stopped, unless it is given. */
-const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
-
-/** Time that a new process has to be ready in a rolling restart, unless it is given. */
-const DEFAULT_READY_TIMEOUT_MS = 30_000;
 
 export interface SupervisorOptions extends StartOptions {
   /** How many children; they have the numbers from 1. */
@@ -27,7 +22,10 @@ export interface SupervisorOptions extends StartOptions {
    * not ended. 1 unless it is given.
    */
   readonly maxExtra?: number;
-  /** Time that a new process has to be ready in a rolling restart: 30 s unless it is given. */
+  /**
+   * Time that a process has to be ready: 30 s unless it is given. After that a rolling restart gives up; any other start is
+   * only told of (`overdue`).
+   */
   readonly readyTimeoutMs?: number;
 }
 
@@ -51,6 +49,8 @@ export interface SupervisorEvents {
   /** An earlier generation had started it, and this one looks after it from now on. */
   takenOver: [child: ChildView];
   ready: [child: ChildView];
+  /** It is not ready in time. It is left to go on; a slot tells that once, until one of its processes is ready. */
+  overdue: [child: ChildView];
   /** It ended when it should not have, and another one is started. */
   died: [child: ChildView, death: Death];
   /** It died early so many times in a row that it hardly works the next time. It is still started again. */
@@ -106,7 +106,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.#options = { maxExtra, readyTimeoutMs };
     const owner = {
       startFor: createStarts(options),
-      childOptions: { drainTimeoutMs },
+      childOptions: { drainTimeoutMs, readyTimeoutMs },
       report: (slot: Slot, pid: number | undefined, report: SlotReport): void => {
         this.#onReport(slot, pid, report);
       },
@@ -293,6 +293,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
       case 'started':
       case 'takenOver':
       case 'ready':
+      case 'overdue':
       case 'stayedAway':
       case 'killed':
         this.emit(report.is, view);
@@ -325,7 +326,9 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.#failure = new PassfdError(
       'ERR_WORKER_FAILED',
       `No worker was ever ready, and worker ${id} ${describeExit(exit)}; ` +
-        (lastWords === undefined ? 'run its command on its own to see why' : `its last words: ${lastWords}`),
+        (lastWords === undefined
+          ? 'run its command on its own to see why'
+          : `its last words: ${withoutStack(lastWords)}`),
       exit.is === 'not-started' ? { cause: exit.error } : {},
     );
     // Owned by `start`, which is rejected when all have ended.
@@ -375,6 +378,11 @@ function requireCount(name: string, count: number): void {
   if (!Number.isInteger(count) || count < 1) {
     throw new TypeError(`${name} is an integer from 1, not ${String(count)}`);
   }
+}
+
+/** The `died` of it has the whole. */
+function withoutStack(lastWords: string): string {
+  return lastWords.replace(/\n\s+at [^]*/, '');
 }
 
 function closedError(): PassfdError {

@@ -22,7 +22,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 /** The packages that a part may import. */
 const packagesOf: Readonly<Record<string, readonly string[]>> = {
   handoff: ['zod/mini'],
-  cli: ['commander', 'pino', 'pino-pretty', 'zod/mini'],
+  cli: ['commander', 'pino', 'pino-pretty', 'sonic-boom', 'zod/mini'],
 };
 
 interface Import {

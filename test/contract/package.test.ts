@@ -1,7 +1,7 @@
 // The package as it is published: what is in it, and that it works where nothing can be compiled.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -14,30 +14,43 @@ import { temporaryDirectory } from '../support/files.js';
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
 interface Manifest {
+  readonly version: string;
   readonly exports: Readonly<Record<string, string>>;
   readonly scripts: Readonly<Record<string, string>>;
 }
 
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Manifest;
+const archiveName = `passfd-${manifest.version}.tgz`;
 
-/** Unpacks what `npm publish` would upload into `node_modules` of a directory, with the dependency that it has. */
-function installPackage(directory: string): string {
-  execFileSync(process.execPath, [join(root, 'scripts/prebuild.js')]);
-  const [archive = ''] = execFileSync(
-    'npm',
-    ['pack', '--ignore-scripts', '--silent', '--pack-destination', directory],
-    { cwd: root, encoding: 'utf8' },
-  )
-    .trim()
-    .split('\n')
-    .slice(-1);
-  const modules = join(directory, 'node_modules');
-  mkdirSync(modules);
-  execFileSync('tar', ['xzf', join(directory, archive), '-C', modules]);
-  const target = join(modules, 'passfd');
-  renameSync(join(modules, 'package'), target);
-  cpSync(join(root, 'node_modules/node-gyp-build'), join(modules, 'node-gyp-build'), { recursive: true });
-  return target;
+/** What a checkout does not begin with, or need not have. */
+const NOT_IN_A_FRESH_CHECKOUT = new Set(
+  ['node_modules', '.git', 'native/prebuilds', 'bench/results'].map((name) => join(root, name)),
+);
+
+/** Packs and installs as the README says, without a registry: everything that the package depends on is there already. */
+function install(directory: string): string {
+  const checkout = join(directory, 'checkout');
+  cpSync(root, checkout, { recursive: true, filter: (path) => !NOT_IN_A_FRESH_CHECKOUT.has(path) });
+  symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
+  execFileSync('npm', ['pack', '--silent'], { cwd: checkout, stdio: 'pipe' });
+
+  const project = join(directory, 'project');
+  mkdirSync(project);
+  writeFileSync(join(project, 'package.json'), '{}');
+  for (const path of dependencies()) {
+    cpSync(join(root, path), join(project, path), { recursive: true });
+  }
+  const archive = join(checkout, archiveName);
+  execFileSync('npm', ['install', '--offline', '--no-audit', archive], { cwd: project, stdio: 'pipe' });
+  return project;
+}
+
+/** The directories of all that is installed with the package. */
+function dependencies(): string[] {
+  const lock = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as {
+    packages: Readonly<Record<string, { readonly dev?: boolean }>>;
+  };
+  return Object.entries(lock.packages).flatMap(([path, { dev }]) => (path !== '' && !dev ? [path] : []));
 }
 
 describe('the published package', () => {
@@ -63,11 +76,14 @@ describe('the published package', () => {
     );
   });
 
-  it('works without being compiled, and holds no tests', async () => {
+  it('is packed and installed as the README says, works without being compiled, and holds no tests', async () => {
+    const readme = readFileSync(join(root, 'README.md'), 'utf8');
+    assert.match(readme, /^npm ci && npm pack /m);
+    assert.ok(readme.includes(`npm install ../passfd/${archiveName}`));
     await using directory = await temporaryDirectory();
-    const target = installPackage(directory.path);
+    const project = install(directory.path);
     writeFileSync(
-      join(directory.path, 'program.mjs'),
+      join(project, 'program.mjs'),
       `import { socketPair } from 'passfd';
        import { Pipe } from 'passfd/multiprocessing';
        const [near, far] = socketPair();
@@ -78,10 +94,22 @@ describe('the published package', () => {
        console.log(await second.recv());
        process.exit();`,
     );
-    const output = execFileSync(process.execPath, ['program.mjs'], { cwd: directory.path, encoding: 'utf8' });
+    const output = execFileSync(process.execPath, ['program.mjs'], { cwd: project, encoding: 'utf8' });
     assert.equal(output, '1\n');
+    const command = join(project, 'node_modules/.bin/passfd');
+    assert.equal(execFileSync(command, ['--version'], { encoding: 'utf8' }), `${manifest.version}\n`);
+
+    const target = join(project, 'node_modules/passfd');
     for (const left of ['test', 'build/test', 'build/bench', 'native/build', 'native/test']) {
       assert.ok(!existsSync(join(target, left)), left);
     }
+
+    rmSync(join(target, 'native/prebuilds'), { recursive: true });
+    const { status, stdout, stderr } = spawnSync(command, ['--version'], { encoding: 'utf8' });
+    assert.deepEqual([status, stdout], [1, '']);
+    assert.match(
+      stderr,
+      /^passfd: passfd has no binary for [^\n]* compile it: npx node-gyp rebuild [^\n]*\n$/,
+    );
   });
 });

@@ -41,7 +41,7 @@ function withScene(
       '2',
       '--control',
       control,
-      '--env-file',
+      '--worker-env-file',
       variables,
       '--ready-timeout',
       String(readyTimeoutMs),

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 
 import type { Command } from 'commander';
 
+import { giveOwnInspectPort } from '../inspect.js';
 import { addServiceOptions, listenOption, type ServiceFlags } from '../options.js';
 import { runService } from '../service.js';
 
@@ -27,6 +28,7 @@ export function addServeCommand(program: Command): void {
       if (program === undefined && flags.workers !== undefined) {
         command.error('error: --workers needs a COMMAND to start, as in: --workers 4 -- python worker.py');
       }
+      giveOwnInspectPort(process.env);
       process.exitCode = await runService(
         flags,
         program === undefined

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { answerIn, ControlClient } from '../../../src/cli/control-client.js';
+import { answerIn, ControlClient, explain } from '../../../src/cli/control-client.js';
+import { PassfdError } from '../../../src/fd/index.js';
 import { Listener } from '../../../src/multiprocessing/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
@@ -97,4 +98,37 @@ describe('a control client', () => {
       );
     }),
   );
+
+  it(
+    'says what to do when the dispatcher does not let it in',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const path = `${directory.path}/control`;
+      await using listener = await Listener(path);
+      const [dispatcher, client] = await Promise.all([
+        listener.accept(),
+        ControlClient.connect(path, undefined),
+      ]);
+      using here = client;
+      dispatcher.close();
+      await assert.rejects(
+        here.ask({ type: 'status' }),
+        failsWith('ERR_PEER_GONE', new RegExp(`--allow-uid ${process.getuid?.() ?? 0}$`)),
+      );
+    }),
+  );
+});
+
+describe('a connection to a dispatcher that failed', () => {
+  for (const [code, hasKey, advice] of [
+    ['ERR_ADDRESS_DENIED', false, /^User \d+ may not connect to \/path; .*--allow-uid \d+$/],
+    ['ERR_HANDSHAKE_TIMEOUT', true, /^why Where it was started without --authkey-file, give no key here$/],
+    ['ERR_HANDSHAKE_TIMEOUT', false, /^why$/],
+    ['ERR_AUTHENTICATION', true, /^why$/],
+  ] as const) {
+    it(`is told with what to do: ${code} ${hasKey ? 'with' : 'without'} a key`, () => {
+      const explained = explain(new PassfdError(code, 'why'), '/path', hasKey);
+      assert.ok(failsWith(code, advice)(explained));
+    });
+  }
 });

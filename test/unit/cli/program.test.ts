@@ -18,7 +18,7 @@ const service = [
   '--ready-timeout <ms>',
   '--orphan-timeout <ms>',
   '--max-extra <n>',
-  '--env-file <file>',
+  '--worker-env-file <file>',
   '--prefix-output',
   ...control,
   '--raw-control <path>',

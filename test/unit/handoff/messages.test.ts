@@ -230,6 +230,13 @@ describe('a message in JSON', () => {
     );
   });
 
+  it('is a challenge when the dispatcher has a key and the worker has none, and says what to do', () => {
+    assert.throws(
+      () => decodeToWorker(Buffer.from('#CHALLENGE#{sha256}xyz')),
+      failsWith('ERR_AUTHENTICATION', /--authkey-file FILE or PASSFD_AUTHKEY$/),
+    );
+  });
+
   it('breaks the protocol as garbage, to whichever side', () => {
     let state = 1;
     const random = (): number => (state = (state * 48_271) % 2_147_483_647);

@@ -89,7 +89,6 @@ describe('the output of a child', () => {
           callback(new Error('EPIPE'));
         },
       });
-      broken.on('error', () => undefined);
       const ends = { stdout: { descriptor: here.release(), partial: Buffer.alloc(0) } };
       const output = new Output(ends, '[1] ', { stdout: broken, stderr: broken });
       await there.send(Buffer.from('one\n'));

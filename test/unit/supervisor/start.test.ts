@@ -52,6 +52,27 @@ describe('a supervisor that starts', () => {
   });
 
   it(
+    'tells once of a child that is not ready in time, and goes on',
+    onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
+      const started = stage.supervisor.start();
+      const { host, pool, events } = stage;
+      host.pass(4_999);
+      assert.deepEqual(events.splice(0), ['started 1 as 101']);
+      host.pass(1);
+      assert.deepEqual(events.splice(0), ['overdue 1 as 101']);
+      stage.dieAndRestart(failure);
+      host.pass(60_000);
+      assert.deepEqual(events.splice(0), ['died 1: code 1, again in 100 ms', 'started 1 as 102']);
+      assert.equal(await isPending(started), true);
+      pool.ready(1, 102);
+      await started;
+      stage.dieAndRestart(failure);
+      host.pass(5_000);
+      assert.equal(events.at(-1), 'overdue 1 as 103');
+    }),
+  );
+
+  it(
     'resolves when every child was ready',
     onStage({ count: 2 }, async ({ pool, supervisor, events }) => {
       const started = supervisor.start();
@@ -121,6 +142,22 @@ describe('a start that fails', () => {
         'exited 1: no process',
       ]);
       assert.equal(stage.host.processes.length, 5);
+    }),
+  );
+
+  it(
+    'says what the child threw, and leaves the stack to the event of its death',
+    onStage({}, async (stage) => {
+      const failed = assert.rejects(
+        stage.supervisor.start(),
+        failsWith('ERR_WORKER_FAILED', /its last words: Error: one\ntwo$/),
+      );
+      for (let death = 0; death < 5; death++) {
+        stage.pool.join(1, stage.last.pid);
+        stage.pool.say(stage.last.pid, 'Error: one\ntwo\n    at app.js:1\n    at node:internal');
+        stage.dieAndRestart(failure);
+      }
+      await failed;
     }),
   );
 

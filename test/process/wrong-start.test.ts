@@ -1,0 +1,81 @@
+// A start that cannot succeed: the command ends, and says why and what to do.
+import assert from 'node:assert/strict';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+
+import { temporaryDirectory } from '../support/files.js';
+import { app, passfd } from '../support/passfd.js';
+import { withPrograms } from '../support/program.js';
+
+interface End {
+  readonly exit: number | string;
+  /** What it said on standard error. */
+  readonly errors: readonly string[];
+}
+
+/** Runs a command that is to end by itself, with a control path in a directory of its own. */
+function ends(
+  words: (directory: string) => readonly string[],
+  check: (end: End, directory: string) => void,
+): () => Promise<void> {
+  return withPrograms(async (start) => {
+    await using directory = await temporaryDirectory();
+    const [command = '', ...rest] = words(directory.path);
+    const program = start(...passfd(command, '--control', join(directory.path, 'control'), ...rest));
+    const exit = await program.exit;
+    check({ exit, errors: program.errorLines }, directory.path);
+  });
+}
+
+describe('a start', () => {
+  it(
+    'fails when the variables of the workers cannot be read',
+    ends(
+      () => ['run', '--worker-env-file', '/nonexistent/env', app('http.js')],
+      ({ exit, errors }) => {
+        assert.match(errors.at(-1) ?? '', /The environment file \/nonexistent\/env cannot be read: ENOENT/);
+        assert.equal(exit, 1);
+      },
+    ),
+  );
+
+  it(
+    'fails for a directory that is no app',
+    ends(
+      (directory) => {
+        mkdirSync(join(directory, 'app'));
+        writeFileSync(join(directory, 'app', 'other.js'), '');
+        return ['run', join(directory, 'app')];
+      },
+      ({ exit, errors }, directory) => {
+        assert.equal(
+          errors[0],
+          `error: the directory ${directory}/app has no index.js, and no package.json that says what to run`,
+        );
+        assert.equal(exit, 2);
+      },
+    ),
+  );
+
+  it(
+    'fails for a descriptor that does not listen, which is named as it was given',
+    ends(
+      () => ['serve', '--listen', 'fd:3'],
+      ({ exit, errors }) => {
+        assert.match(errors.at(-1) ?? '', /"reason":"fd:3 is of no use: /);
+        assert.equal(exit, 1);
+      },
+    ),
+  );
+
+  it(
+    'fails when the directory of the control socket cannot be made, and says why',
+    withPrograms(async (start) => {
+      const env = { XDG_RUNTIME_DIR: '/nonexistent' };
+      const program = start(...passfd('serve', '--listen', '127.0.0.1:0'), { env });
+      assert.equal(await program.exit, 1);
+      assert.match(await program.stderr, /cannot be made: ENOENT[^"]*'\/nonexistent\/passfd'; name another/);
+    }),
+  );
+});

@@ -1,0 +1,153 @@
+// The log: every line in its order, and nobody waits for whoever reads it.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { closeSync, constants, openSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+
+import { openLog, type OpenLog } from '../../../src/cli/log.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+import { temporaryDirectory } from '../../support/files.js';
+
+interface Line {
+  readonly msg: string;
+  readonly number?: number;
+  readonly lines?: number;
+}
+
+interface Stage {
+  readonly opened: OpenLog;
+  /** What has come to the reader so far, and was not taken yet. */
+  readonly read: () => string;
+  readonly hangUp: () => void;
+}
+
+/** A log that is written to a pipe, which nobody reads but by `read`. */
+function onPipe(body: (stage: Stage) => Promise<void>, isTerminal = false): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    await using directory = await temporaryDirectory();
+    const path = join(directory.path, 'pipe');
+    execFileSync('mkfifo', [path]);
+    const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    const writer = openSync(path, constants.O_WRONLY);
+    let isOpen = true;
+    const hangUp = (): void => {
+      if (isOpen) closeSync(reader);
+      isOpen = false;
+    };
+    try {
+      const opened = openLog('info', writer, isTerminal);
+      await body({ opened, read: () => readAll(reader), hangUp });
+    } finally {
+      hangUp();
+      closeSync(writer);
+    }
+  });
+}
+
+function readAll(fd: number): string {
+  const parts: Buffer[] = [];
+  for (;;) {
+    const buffer = Buffer.alloc(65_536);
+    try {
+      const length = readSync(fd, buffer);
+      if (length === 0) break;
+      parts.push(buffer.subarray(0, length));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+      break;
+    }
+  }
+  return Buffer.concat(parts).toString();
+}
+
+function linesIn(text: string): Line[] {
+  assert.ok(text.endsWith('\n'));
+  return text
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Line);
+}
+
+describe('the log', () => {
+  it(
+    'is there as a whole and in order when it has ended',
+    onPipe(async ({ opened, read }) => {
+      const { log } = opened;
+      for (let number = 0; number < 300; number++) log.info({ number }, 'line');
+      log.fatal({ number: 300 }, 'line');
+      await opened[Symbol.asyncDispose]();
+      assert.deepEqual(
+        linesIn(read()).map(({ number }) => number),
+        Array.from({ length: 301 }, (_, number) => number),
+      );
+    }),
+  );
+
+  it(
+    'waits for nobody; what nobody reads is dropped beyond some thousand lines, and counted',
+    onPipe(async ({ opened, read }) => {
+      const { log } = opened;
+      const total = 30_000;
+      for (let number = 0; number < total; number++) log.info({ number }, 'line');
+      let text = '';
+      while (!text.includes('lost')) {
+        text += read();
+        await setImmediate();
+      }
+      log.info('last');
+      await opened[Symbol.asyncDispose]();
+      const lines = linesIn(text + read());
+      assert.equal(lines.at(-1)?.msg, 'last');
+      const lost = lines.at(-2)?.lines ?? 0;
+      assert.ok(lost > 0);
+      assert.deepEqual(
+        lines.slice(0, -2).map(({ number }) => number),
+        Array.from({ length: total - lost }, (_, number) => number),
+      );
+    }),
+  );
+
+  it(
+    'ends though nobody reads it',
+    onPipe(async ({ opened }) => {
+      for (let number = 0; number < 5_000; number++) opened.log.info({ number }, 'line');
+      await opened[Symbol.asyncDispose]();
+    }),
+  );
+
+  it(
+    'ends when its reader has gone',
+    onPipe(async ({ opened, hangUp }) => {
+      hangUp();
+      opened.log.info('one');
+      await setImmediate();
+      opened.log.info('two');
+      await opened[Symbol.asyncDispose]();
+    }),
+  );
+
+  it(
+    'outlives a disk that is full',
+    keepsDescriptors(async () => {
+      const full = openSync('/dev/full', constants.O_WRONLY);
+      const opened = openLog('info', full, false);
+      for (let turn = 0; turn < 10; turn++) {
+        opened.log.info('line');
+        await setImmediate();
+      }
+      await opened[Symbol.asyncDispose]();
+      closeSync(full);
+    }),
+  );
+
+  it(
+    'has one line for each event at a terminal, too',
+    onPipe(async ({ opened, read }) => {
+      opened.log.info({ worker: 1, pid: 7, reason: 'first\nsecond' }, 'worker left');
+      await opened[Symbol.asyncDispose]();
+      assert.match(read(), /^[^\n]*worker left[^\n]*"worker":1[^\n]*\n$/);
+    }, true),
+  );
+});
