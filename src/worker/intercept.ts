@@ -18,6 +18,16 @@ const DEFAULT_BACKLOG = 511;
 /** An `int` in listen(2); the kernel takes what `net.core.somaxconn` allows. */
 const MAX_BACKLOG = 0x7fff_ffff;
 
+/** `sun_path` of unix(7). */
+const ABSTRACT_NAME_BYTES = 108;
+
+/**
+ * libuv before 1.48 fills an abstract name with NULs, which are part of it, where it listens and where it connects
+ * (https://github.com/libuv/libuv/pull/4266).
+ */
+const [major = 0, minor = 0] = process.versions.uv.split('.').map(Number);
+const padsAbstractNames = major === 1 && minor < 48;
+
 const EVERYONE_READS = 0o444;
 const EVERYONE_WRITES = 0o222;
 
@@ -63,7 +73,7 @@ export function interceptListen(worker: Worker): void {
     const { exclusive = false, ...modes } = options.get(this) ?? {};
     const server = privateServer(this);
     // Node tells a path as the app gave it.
-    if (server._handle && address && server._pipeName === resolve(address)) server._pipeName = address;
+    if (server._handle && address && server._pipeName === toBoundPath(address)) server._pipeName = address;
     if (exclusive || server._handle || ((flags ?? 0) & REUSE_PORT) !== 0) {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
       return;
@@ -111,8 +121,7 @@ function toWanted(
     // eslint-disable-next-line @typescript-eslint/no-deprecated
     const umask = process.umask();
     const mode = (0o777 & ~umask) | (readableAll ? EVERYONE_READS : 0) | (writableAll ? EVERYONE_WRITES : 0);
-    const path = address ?? '';
-    return { path: path.startsWith('\0') ? path : resolve(path), mode };
+    return { path: toBoundPath(address ?? ''), mode };
   }
   return {
     host: address,
@@ -120,6 +129,13 @@ function toWanted(
     ipv6Only: ((flags ?? 0) & IPV6_ONLY) !== 0,
     index: port ? 0 : counter.withoutPort++,
   };
+}
+
+/** The path that the kernel has when Node listens at this one. */
+function toBoundPath(path: string): string {
+  if (!path.startsWith('\0')) return resolve(path);
+  const padding = padsAbstractNames ? ABSTRACT_NAME_BYTES - Buffer.byteLength(path) : 0;
+  return path + '\0'.repeat(Math.max(0, padding));
 }
 
 /** What Node's `listen` makes of a backlog that is missing is `false` in some of its forms, and 0 stands for its default. */
