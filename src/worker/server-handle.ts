@@ -1,9 +1,15 @@
 // ServerHandle: stands for the listening socket in a net.Server, and brings it the connections that were handed off.
+import type { AsyncResource } from 'node:async_hooks';
 import type { Server } from 'node:net';
 import { constants } from 'node:os';
 
 import type { Address, Descriptor } from '../fd/index.js';
-import { openConnection, privateServer, type ListeningHandle } from './node-handles.js';
+import {
+  createListeningHandle,
+  openConnection,
+  privateServer,
+  type ListeningHandle,
+} from './node-handles.js';
 import type { Target } from './target.js';
 
 /** The arguments of Node's own listen, which `address()` and errors are made of. */
@@ -29,21 +35,25 @@ const isZeroNoLimit = Number.parseInt(process.versions.node) < 21;
 export class ServerHandle implements Target {
   readonly #server: Server;
   readonly #address: Address;
+  readonly #scope: AsyncResource;
   readonly #handle: ListeningHandle;
   #isClosed = false;
 
-  /** @param address where the connections come to: what `server.address()` tells */
-  constructor(server: Server, address: Address, events: ServerHandleEvents) {
+  /**
+   * @param address where the connections come to: what `server.address()` tells
+   * @param scope made where the app called `listen`: what runs there then, an `AsyncLocalStorage` for one, is there for
+   * each connection too, as it is where Node accepts by itself
+   */
+  constructor(server: Server, address: Address, scope: AsyncResource, events: ServerHandleEvents) {
     this.#server = server;
     this.#address = address;
-    this.#handle = {
+    this.#scope = scope;
+    this.#handle = createListeningHandle({
       listen: () => 0,
-      close: (callback) => {
-        if (!this.#isClosed) {
-          this.#isClosed = true;
-          this.#closeWhen(events.closed());
-        }
-        if (callback) setImmediate(callback);
+      close: () => {
+        if (this.#isClosed) return;
+        this.#isClosed = true;
+        this.#closeWhen(events.closed());
       },
       ref: () => {
         events.referenced(true);
@@ -51,15 +61,16 @@ export class ServerHandle implements Target {
       unref: () => {
         events.referenced(false);
       },
-      ...('host' in address && {
-        getsockname: (out) => {
-          out.address = address.host;
-          out.family = address.host.includes(':') ? 'IPv6' : 'IPv4';
-          out.port = address.port;
-          return 0;
-        },
-      }),
-    };
+      getsockname:
+        'host' in address
+          ? (out) => {
+              out.address = address.host;
+              out.family = address.host.includes(':') ? 'IPv6' : 'IPv4';
+              out.port = address.port;
+              return 0;
+            }
+          : undefined,
+    });
   }
 
   /** Has Node's own code listen with it: from here on the server behaves as if it had a listening socket. */
@@ -67,7 +78,9 @@ export class ServerHandle implements Target {
     const server = privateServer(this.#server);
     server._handle = this.#handle;
     if ('path' in this.#address) server._pipeName = this.#address.path;
-    server._listen2(address, port, addressType, backlog, fd, flags);
+    this.#scope.runInAsyncScope(() => {
+      server._listen2(address, port, addressType, backlog, fd, flags);
+    });
   }
 
   /** As many as `maxConnections` leaves, by the comparison of Node's own `onconnection`. */
@@ -87,6 +100,10 @@ export class ServerHandle implements Target {
 
   /** Also when the server was closed meanwhile: what is adopted has no other owner, and is served like any open one. */
   deliver(descriptor: Descriptor, onClosed: () => void): void {
+    this.#scope.runInAsyncScope(this.#open, this, descriptor, onClosed);
+  }
+
+  #open(descriptor: Descriptor, onClosed: () => void): void {
     const server = privateServer(this.#server);
     let connection;
     try {

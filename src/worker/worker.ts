@@ -1,4 +1,5 @@
 // Worker: the code in a worker process that takes connections from a dispatcher and gives them to servers.
+import { AsyncResource } from 'node:async_hooks';
 import { EventEmitter, once } from 'node:events';
 import { Server, type Socket } from 'node:net';
 
@@ -157,6 +158,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     listen: ListenArguments,
   ): Promise<void> {
     const { _listeningId: call } = privateServer(server);
+    const scope = new AsyncResource('PassfdServer');
     let outcome: 'listening' | 'closed' | 'taken' | 'nowhere' = 'nowhere';
     this.#reference(1);
     try {
@@ -171,7 +173,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
           this.#unlisten(listeners).catch(() => undefined);
         } else {
           outcome = 'listening';
-          this.#attach(server, wanted, listen, listeners, first);
+          this.#attach(server, wanted, listen, listeners, first, scope);
         }
       });
     } finally {
@@ -403,10 +405,11 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     listen: ListenArguments,
     listeners: readonly Listening[],
     { address }: Listening,
+    scope: AsyncResource,
   ): void {
     let isReferenced = true;
     this.#reference(1);
-    const handle = new ServerHandle(server, address, {
+    const handle = new ServerHandle(server, address, scope, {
       closed: async () => {
         this.#servers.delete(server);
         // Not to end before the server has told that it is closed.
