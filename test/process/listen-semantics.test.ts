@@ -277,11 +277,22 @@ describe('what an app starts itself', () => {
         assert.deepEqual(JSON.parse(said), {
           heard: name,
           variables: ['PASSFD_CONTROL', 'PASSFD_WORKER_ID'],
-          preload: true,
+          preload: false,
         });
       }
       await program.line(/^listening \d+$/);
       program.signal('SIGTERM');
+      assert.equal(await program.exit, 0);
+    }),
+  );
+
+  it(
+    'cannot be given a server, and to try it is an ordinary error',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '1', '--control', control, app('sends-server.js')));
+      await program.line(/^sent EBADF$/);
       assert.equal(await program.exit, 0);
     }),
   );
