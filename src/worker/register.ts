@@ -41,6 +41,10 @@ async function becomeWorker(): Promise<void> {
     worker.on('error', (error) => {
       process.emitWarning(error.message, { type: 'PassfdWarning' });
     });
+    // At once: the process may end in this turn.
+    worker.on('disconnected', (reason) => {
+      if (reason) process.stderr.write(`passfd: this process leaves its dispatcher: ${reason.message}\n`);
+    });
     worker.once('abandoned', () => {
       endWhenDone(worker);
     });

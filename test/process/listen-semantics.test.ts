@@ -263,6 +263,18 @@ describe('servers of two workers', () => {
   );
 });
 
+describe('an app that breaks what its servers listen with', () => {
+  it(
+    'is told why its process ends',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '1', '--control', control, app('wraps-badly.js')));
+      await program.errorLine(/^passfd: this process leaves its dispatcher: .*no good/);
+    }),
+  );
+});
+
 describe('what an app starts itself', () => {
   it(
     'knows nothing of the dispatcher, and listens on its own',
