@@ -46,25 +46,13 @@ export function interceptListen(worker: Worker): void {
   const { listen: nodeListen, _listen2: nodeListen2 } = prototype;
   const options = new WeakMap<Server, ListenOptions>();
   const counter = { withoutPort: 0 };
-  /** The server that has the dispatcher's own addresses, or waits for them. */
-  let own: Server | undefined;
-  /** The first server of the app; when that is closed, the next. */
-  const takesOwn = (server: Server): boolean => {
-    if (!worker.serves || (own && own !== server)) return false;
-    own = server;
-    const giveBack = (): void => {
-      if (own === server) own = undefined;
-    };
-    server.once('close', giveBack);
-    server.once('error', giveBack);
-    return true;
-  };
 
-  prototype.listen = function listen(this: Server, ...args: unknown[]): Server {
+  const listen = function (this: Server, ...args: unknown[]): Server {
     const [first] = args;
     options.set(this, typeof first === 'object' && first !== null ? first : {});
     return Reflect.apply(nodeListen, this, args) as Server;
   } as Server['listen'];
+  prototype.listen = Object.defineProperty(listen, 'name', { value: nodeListen.name });
 
   prototype._listen2 = function setupListenHandle(
     this: Server,
@@ -78,7 +66,8 @@ export function interceptListen(worker: Worker): void {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
       return;
     }
-    const wanted = takesOwn(this)
+    // The first server of the app has the dispatcher's own addresses; when that is closed, the next one that listens.
+    const wanted = worker.mayServe(this)
       ? undefined
       : toWanted({ address, port, addressType, fd, flags }, modes, counter);
     const listen = {
@@ -106,7 +95,7 @@ function listenThrough(
   worker.listenWith(server, wanted, listen).catch((error: unknown) => {
     server.off('listening', listening);
     const isClosed = error instanceof PassfdError && error.code === 'ERR_CLOSED';
-    if (!isClosed) failListen(server, listen, codeOf(error));
+    if (!isClosed) failListen(server, listen, codeOf(error, wanted));
   });
 }
 
@@ -145,8 +134,10 @@ function toBacklog(backlog: number | false | undefined): number {
 }
 
 /** The code of the system error that the dispatcher met. */
-function codeOf(error: unknown): string {
+function codeOf(error: unknown, wanted: WantedAddress | undefined): string {
   const { code } = (error instanceof PassfdError ? (error.cause ?? {}) : {}) as { code?: unknown };
+  // Node does not try to listen with a descriptor that is none (`createServerHandle` in lib/net.js).
+  if (code === 'EBADF' && wanted && 'fd' in wanted) return 'EINVAL';
   // libuv says EACCES where the directory of a path is missing, on every system (uv_pipe_bind).
   if (code === 'ENOENT') return 'EACCES';
   return typeof code === 'string' ? code : 'ECONNREFUSED';
