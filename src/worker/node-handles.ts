@@ -182,7 +182,8 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
       writable: true,
     });
   }
-  return ReportingStreamHandle;
+  // What looks into a socket finds the name that it knows.
+  return Object.defineProperty(ReportingStreamHandle, 'name', { value: Base.name });
 }
 
 /** Not a private method, since each connection would pay for that. */

@@ -117,19 +117,29 @@ export class ServerHandle implements Target {
       return;
     }
     server._connections--;
-    this.#handle.onconnection?.(0, connection);
-    this.#noteLess(-1);
+    try {
+      this.#handle.onconnection?.(0, connection);
+    } finally {
+      this.#noteLess(-1);
+    }
   }
 
-  /** The server's 'close' comes when the address is free, as it does where the server has the socket itself. */
+  /**
+   * The server's 'close' comes when the address is free, as it does where the server has the socket itself. Node looks
+   * for it at each call of `close`, and when a connection closes; it may listen again by the time of the event.
+   */
   #closeWhen(closed: Promise<void>): void {
     const server = privateServer(this.#server);
-    server._emitCloseIfDrained = () => undefined;
+    let events = 0;
+    const hold = (): void => {
+      if (!server._handle && server._connections === 0) events++;
+    };
+    server._emitCloseIfDrained = hold;
     closed
       .then(() => {
-        // What stands there is the prototype's again.
-        Reflect.deleteProperty(server, '_emitCloseIfDrained');
-        server._emitCloseIfDrained();
+        // What stands there is the prototype's again, unless the server was closed once more meanwhile.
+        if (server._emitCloseIfDrained === hold) Reflect.deleteProperty(server, '_emitCloseIfDrained');
+        for (; events > 0; events--) process.nextTick(() => this.#server.emit('close'));
       })
       .catch((error: unknown) => {
         process.emitWarning(String(error), 'PassfdWarning');
