@@ -37,27 +37,46 @@ async function becomeWorker(): Promise<void> {
       import('./join.js'),
       import('./intercept.js'),
     ]);
-    const worker = await join({ waitForDispatcher: isJoining });
+    const worker = isJoining ? await joinWhenThere(join) : await join();
     worker.on('error', (error) => {
       process.emitWarning(error.message, { type: 'PassfdWarning' });
     });
+    let isCutOff = false;
     // At once: the process may end in this turn.
     worker.on('disconnected', (reason) => {
-      if (reason) process.stderr.write(`passfd: this process leaves its dispatcher: ${reason.message}\n`);
+      isCutOff = reason !== undefined;
+      if (reason) tell(`this process leaves its dispatcher: ${reason.message}`);
     });
     worker.once('abandoned', () => {
+      if (!isCutOff) tell('no dispatcher any more: this process finishes what it has open, and ends');
       endWhenDone(worker);
     });
     if (isChild) worker.once('drained', awaitSignal);
     tellLastWords(worker);
     interceptListen(worker);
   } catch (error) {
-    process.stderr.write(`passfd: this process could not join its dispatcher: ${(error as Error).message}\n`);
+    tell(`this process could not join its dispatcher: ${(error as Error).message}`);
     process.exit(1);
   } finally {
     delete process.env['PASSFD_AUTHKEY'];
     delete process.env['PASSFD_ORPHAN_TIMEOUT'];
   }
+}
+
+/** Whoever has started this one may have forgotten the dispatcher, or named another path. */
+async function joinWhenThere(join: typeof import('./join.js').join): Promise<Worker> {
+  try {
+    return await join();
+  } catch (error) {
+    const { code } = error as { code?: unknown };
+    if (code !== 'ERR_ADDRESS_MISSING' && code !== 'ERR_CONNECTION_REFUSED') throw error;
+    tell(`no dispatcher at ${process.env['PASSFD_CONTROL'] ?? 'its control path'} yet: waiting for one`);
+    return join({ waitForDispatcher: true });
+  }
+}
+
+function tell(what: string): void {
+  process.stderr.write(`passfd: ${what}\n`);
 }
 
 /**
