@@ -1,12 +1,23 @@
 // The connections of a worker one by one, for programs without a server: the loop gets what it asks for, and no more.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import type { Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
+import { join as joinPath } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 
+import { Dispatcher } from '../../../src/dispatcher/index.js';
+import { join } from '../../../src/worker/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
+import { temporaryDirectory } from '../../support/files.js';
 import { isPending, turns } from '../../support/loop.js';
 import { onStage, type Stage } from './played-dispatcher.js';
+
+const CLIENTS = 12;
+
+/** Whoever waits longer for the loop waits for ever. */
+const DEADLINE_MS = 30_000;
 
 type Connections = AsyncGenerator<Socket, void, undefined>;
 
@@ -206,6 +217,41 @@ describe('a loop over the connections', () => {
       await stage.dispatcher.say({ type: 'listening', request, listeners: [] });
       assert.ok(!(await isPending(next)), 'the loop waits for ever');
       await assert.rejects(next, failsWith('ERR_DISPATCHER', /--listen/));
+    }),
+  );
+});
+
+describe('a loop that serves one client at a time', () => {
+  it(
+    'makes nobody wait while another worker is free, and loses nobody when it is left',
+    { timeout: DEADLINE_MS },
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const control = joinPath(directory.path, 'control');
+      await using dispatcher = new Dispatcher();
+      const address = await dispatcher.listen({ host: '127.0.0.1', port: 0 });
+      assert.ok('port' in address);
+      await dispatcher.openControl(control);
+      const answers: string[] = [];
+      const visit = async (): Promise<void> => {
+        answers.push(await text(connect(address.port, '127.0.0.1')));
+      };
+      await using alone = await join({ control });
+      const loop = alone.connections();
+      const clients = [visit()];
+      const socket = await nextOf(loop);
+      await using other = await join({ control });
+      const server = createServer((connection) => connection.end('server'));
+      await other.serve(server);
+      while (clients.length < CLIENTS) clients.push(visit());
+      // The body of the loop has one, and is busy with it.
+      while (answers.length < CLIENTS - 1) await turns(1);
+      await loop.return();
+      socket.resume();
+      socket.end('loop');
+      await Promise.all(clients);
+      assert.deepEqual(answers, [...Array<string>(CLIENTS - 1).fill('server'), 'loop']);
+      server.close();
     }),
   );
 });
