@@ -83,9 +83,12 @@ export class ServerHandle implements Target {
     });
   }
 
-  /** As many as `maxConnections` leaves, by the comparison of Node's own `onconnection`. */
   get room(): number {
-    if (this.#isClosed) return 0;
+    return this.#isClosed ? 0 : this.#free;
+  }
+
+  /** As many as `maxConnections` leaves, by the comparison of Node's own `onconnection`. */
+  get #free(): number {
     const { maxConnections } = this.#server as { maxConnections?: number | null };
     if (maxConnections === undefined || maxConnections === null) return Number.POSITIVE_INFINITY;
     if (maxConnections === 0 && isZeroNoLimit) return Number.POSITIVE_INFINITY;
@@ -117,10 +120,12 @@ export class ServerHandle implements Target {
       return;
     }
     server._connections--;
+    const isDropped = this.#free === 0;
     try {
       this.#handle.onconnection?.(0, connection);
     } finally {
-      this.#noteLess(-1);
+      // One that is not dropped is counted again by now, and when that closes, Node looks by itself.
+      if (isDropped) this.#noteLess(-1);
     }
   }
 

@@ -608,13 +608,9 @@ function checkListening(outcome: Outcome): void {
     case 'closed':
       throw new PassfdError('ERR_CLOSED', 'The server was closed before it listened');
     case 'taken':
-      throw new PassfdError(
-        'ERR_ADDRESS_IN_USE',
-        'Another server of this process, or a loop over its connections, is there',
-        {
-          cause: { code: 'EADDRINUSE' },
-        },
-      );
+      throw new PassfdError('ERR_ADDRESS_IN_USE', 'Another server or loop of this process is there', {
+        cause: { code: 'EADDRINUSE' },
+      });
     case 'nowhere':
       throw new PassfdError(
         'ERR_DISPATCHER',

@@ -1,5 +1,6 @@
 // A server that a worker serves: it behaves as one that listens and accepts by itself, also when it ends.
 import assert from 'node:assert/strict';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { createServer as createHttpServer } from 'node:http';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
@@ -153,6 +154,29 @@ describe('a server that is closed', () => {
       assert.equal(((await again) as NodeJS.ErrnoException).code, 'ERR_SERVER_NOT_RUNNING');
       await turns();
       assert.equal(closes, 2);
+    }),
+  );
+});
+
+describe('a connection that was adopted when its server is closed', () => {
+  it(
+    'is served, and close comes once behind it, also when the app destroys it at once',
+    onStage(async (stage) => {
+      const server = createServer((socket) => socket.destroy());
+      await serving(stage, server);
+      let closes = 0;
+      server.on('close', () => closes++);
+      const { connection } = await stage.client();
+      const came = once(server, 'connection');
+      const closeWhenAdopted = (step: unknown): void => {
+        if (step === 'adopted') server.close();
+      };
+      subscribe('passfd:step', closeWhenAdopted);
+      await stage.dispatcher.handOff([connection]);
+      await came;
+      unsubscribe('passfd:step', closeWhenAdopted);
+      await turns();
+      assert.equal(closes, 1);
     }),
   );
 });
