@@ -1,29 +1,29 @@
 // Who is in each slot of the supervisor, as one generation tells the next: JSON, and the descriptors of their output.
-import * as z from 'zod/mini';
+import * as v from 'valibot';
 
 import type { Attachment } from '../dispatcher/index.js';
 import { closeAll, PassfdError, type Descriptor } from '../fd/index.js';
 import type { Living, Occupant, OutputEnd } from '../supervisor/index.js';
 
-const positive = z.int().check(z.minimum(1));
-const count = z.int().check(z.minimum(0));
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const positive = v.pipe(count, v.minValue(1));
 
 /** What was read and not yet written, in base64; its descriptor is the next one that came with it. */
-const output = z.optional(z.string());
+const output = v.optional(v.string());
 
-const occupant = z.union([
-  z.object({ id: positive, state: z.literal('finished') }),
-  z.object({
+const occupant = v.union([
+  v.object({ id: positive, state: v.literal('finished') }),
+  v.object({
     id: positive,
-    state: z.literal('waiting'),
+    state: v.literal('waiting'),
     restartInMs: count,
-    history: z.object({ deaths: count, earlyDeaths: count }),
+    history: v.object({ deaths: count, earlyDeaths: count }),
   }),
-  z.object({
+  v.object({
     id: positive,
     pid: positive,
-    identity: z.optional(z.string()),
-    state: z.enum(['starting', 'ready', 'awaited', 'leaving']),
+    identity: v.optional(v.string()),
+    state: v.picklist(['starting', 'ready', 'awaited', 'leaving']),
     stdout: output,
     stderr: output,
   }),
@@ -42,13 +42,13 @@ export function attachmentOf(occupant: Occupant): Attachment {
 
 /** Takes over the descriptors. @throws {PassfdError} `ERR_TAKEOVER` when it is not understood; then they are closed */
 export function occupantIn({ data, descriptors }: Attachment): Occupant {
-  const result = z.safeParse(occupant, data);
+  const result = v.safeParse(occupant, data);
   if (!result.success) {
     closeAll([...descriptors]);
-    throw new PassfdError('ERR_TAKEOVER', `A slot is not understood: ${z.prettifyError(result.error)}`);
+    throw new PassfdError('ERR_TAKEOVER', `A slot is not understood: ${v.summarize(result.issues)}`);
   }
-  if (!('pid' in result.data)) return result.data;
-  const { stdout, stderr, identity, ...rest } = result.data;
+  if (!('pid' in result.output)) return result.output;
+  const { stdout, stderr, identity, ...rest } = result.output;
   const left = [...descriptors];
   const living: Living = {
     ...rest,

@@ -1,7 +1,7 @@
 // Survivors: a file beside the control socket that says which workers there are, for the next dispatcher should this one die.
 import { readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 
-import * as z from 'zod/mini';
+import * as v from 'valibot';
 
 import { isSameProcess, processIdentity } from '../fd/index.js';
 
@@ -22,14 +22,16 @@ const PRIVATE_MODE = 0o600;
 /** Longest file that is believed: some ten thousand workers. */
 const MAX_BYTES = 1024 * 1024;
 
-const contents = z.object({
-  workers: z.array(
-    z.object({
-      id: z.int().check(z.minimum(1)),
-      pid: z.int().check(z.minimum(1)),
-      identity: z.optional(z.string()),
-      isChild: z.boolean(),
-      isLeaving: z.boolean(),
+const positive = v.pipe(v.number(), v.safeInteger(), v.minValue(1));
+
+const contents = v.object({
+  workers: v.array(
+    v.object({
+      id: positive,
+      pid: positive,
+      identity: v.optional(v.string()),
+      isChild: v.boolean(),
+      isLeaving: v.boolean(),
     }),
   ),
 });
@@ -47,7 +49,7 @@ export class Survivors {
     try {
       const { uid, size } = statSync(this.#path);
       if (uid !== process.getuid?.() || size > MAX_BYTES) return [];
-      const { workers } = z.parse(contents, JSON.parse(readFileSync(this.#path, 'utf8')));
+      const { workers } = v.parse(contents, JSON.parse(readFileSync(this.#path, 'utf8')));
       return workers.filter(({ pid, identity }) => isSameProcess(pid, identity));
     } catch {
       return []; // there is none, or it is no use: then whoever comes back is a surprise, and welcome

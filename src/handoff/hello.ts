@@ -1,5 +1,5 @@
 // The first frame on a control socket: it tells who has connected, and which language it speaks from then on.
-import * as z from 'zod/mini';
+import * as v from 'valibot';
 
 import { PassfdError } from '../fd/index.js';
 import { shortened } from './reason.js';
@@ -13,25 +13,26 @@ export const MAX_HELLO_BYTES = 4096;
 /** Descriptors that may be in flight to one worker at most, whatever it grants: each is open in the dispatcher too. */
 export const MAX_WINDOW = 4096;
 
-const count = z.int().check(z.minimum(0));
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const positive = v.pipe(count, v.minValue(1));
 
-const workerHello = z.object({
-  passfd: z.literal(PROTOCOL_VERSION),
-  role: z.literal('worker'),
-  pid: z.int().check(z.minimum(1)),
+const workerHello = v.object({
+  passfd: v.literal(PROTOCOL_VERSION),
+  role: v.literal('worker'),
+  pid: positive,
   /** Connections that may be in flight: sent, not yet adopted or refused. */
-  window: z.int().check(z.minimum(1), z.maximum(MAX_WINDOW)),
+  window: v.pipe(positive, v.maxValue(MAX_WINDOW)),
   /** Connections that it wants to have open at most; null for no limit. */
-  capacity: z.nullable(count),
+  capacity: v.nullable(count),
   /** Whether it keeps the dispatcher's listening sockets open, and brings them to the next one should this one die. */
-  custody: z.optional(z.boolean()),
+  custody: v.optional(v.boolean()),
   /** Whether it knows `orphaned` and AGAIN, which a worker of the first days of this version does not. */
-  again: z.optional(z.boolean()),
+  again: v.optional(v.boolean()),
   /** Of a worker whose dispatcher has died. */
-  returns: z.optional(
-    z.object({
+  returns: v.optional(
+    v.object({
       /** Which worker it was there. */
-      id: z.int().check(z.minimum(1)),
+      id: positive,
       /** Connections that it has open from there. */
       open: count,
       /** Listening sockets that it had in custody: so many `custody` messages follow the welcome. */
@@ -40,17 +41,17 @@ const workerHello = z.object({
   ),
 });
 
-const controlHello = z.object({
-  passfd: z.literal(PROTOCOL_VERSION),
-  role: z.literal('control'),
+const controlHello = v.object({
+  passfd: v.literal(PROTOCOL_VERSION),
+  role: v.literal('control'),
 });
 
-const hello = z.discriminatedUnion('role', [workerHello, controlHello]);
+const hello = v.variant('role', [workerHello, controlHello]);
 
-export type WorkerHello = z.infer<typeof workerHello>;
-export type Hello = z.infer<typeof hello>;
+export type WorkerHello = v.InferOutput<typeof workerHello>;
+export type Hello = v.InferOutput<typeof hello>;
 
-const versions = z.object({ passfd: z.optional(z.unknown()) });
+const versions = v.object({ passfd: v.optional(v.unknown()) });
 
 /** What the first frame of a peer says: a hello, or the pickle that a recipe's Python worker begins with. */
 export type Introduction =
@@ -84,22 +85,22 @@ export function decodeIntroduction(frame: Buffer): Introduction {
     throw new PassfdError('ERR_HELLO', 'The first frame is neither a hello of passfd nor a pickle');
   }
   const json = parse(frame);
-  const found = z.safeParse(versions, json);
-  const spoken = found.success ? found.data.passfd : undefined;
+  const found = v.safeParse(versions, json);
+  const spoken = found.success ? found.output.passfd : undefined;
   if (found.success && spoken !== PROTOCOL_VERSION) {
     throw new PassfdError(
       'ERR_HELLO',
       `This is protocol version ${PROTOCOL_VERSION}, and the peer speaks ${spoken === undefined ? 'none' : shortened(JSON.stringify(spoken))}; run the same release of passfd on both sides`,
     );
   }
-  const result = z.safeParse(hello, json);
+  const result = v.safeParse(hello, json);
   if (!result.success) {
     throw new PassfdError(
       'ERR_HELLO',
-      shortened(`The hello is not understood: ${z.prettifyError(result.error)}`),
+      shortened(`The hello is not understood: ${v.summarize(result.issues)}`),
     );
   }
-  return { dialect: 'passfd', hello: result.data };
+  return { dialect: 'passfd', hello: result.output };
 }
 
 function parse(frame: Buffer): unknown {

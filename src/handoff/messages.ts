@@ -15,7 +15,7 @@
 // big-endian. The reason for two kinds: the binary ones come thousands of times a second, the others a few times in all.
 import { isIP } from 'node:net';
 
-import * as z from 'zod/mini';
+import * as v from 'valibot';
 
 import { PassfdError } from '../fd/index.js';
 import { MAX_WINDOW, refuseChallenge } from './hello.js';
@@ -41,89 +41,96 @@ export const MAX_BATCH = 252;
 export const refusalReasons = ['capacity', 'not-listening', 'descriptors', 'draining'] as const;
 export type RefusalReason = (typeof refusalReasons)[number];
 
-const address = z.union([
-  z.object({ host: z.string(), port: z.int().check(z.minimum(0), z.maximum(65_535)) }),
-  z.object({ path: z.string() }),
-]);
+const integer = v.pipe(v.number(), v.safeInteger());
+const count = v.pipe(integer, v.minValue(0));
+const positive = v.pipe(integer, v.minValue(1));
+const sixteenBits = v.pipe(count, v.maxValue(65_535));
 
-const id = z.int().check(z.minimum(0), z.maximum(65_535));
+const address = v.union([v.object({ host: v.string(), port: sixteenBits }), v.object({ path: v.string() })]);
+
 /** What a dispatcher knows a listening socket by, and its successor too; it means nothing to workers. */
-const key = z.string().check(z.minLength(1), z.maxLength(4096));
-const request = z.int().check(z.minimum(0));
-const positive = z.int().check(z.minimum(1));
+const key = v.pipe(v.string(), v.minLength(1), v.maxLength(4096));
 
 /** A place where connections come to, as the dispatcher numbers it. */
-const listening = z.object({ id, address });
-export type Listening = z.infer<typeof listening>;
+const listening = v.object({ id: sixteenBits, address });
+export type Listening = v.InferOutput<typeof listening>;
 
 /** What a worker wants to listen at, as `server.listen` was asked. */
-const wantedAddress = z.union([
-  z.object({
+const wantedAddress = v.union([
+  v.object({
     /** Null for every address of the machine, IPv6 where there is any. A name is nothing that the dispatcher waits for. */
-    host: z.nullable(z.string().check(z.refine((host) => isIP(host) !== 0, 'is not numeric'))),
-    port: z.int().check(z.minimum(0), z.maximum(65_535)),
-    ipv6Only: z.boolean(),
+    host: v.nullable(
+      v.pipe(
+        v.string(),
+        v.check((host) => isIP(host) !== 0, 'is not numeric'),
+      ),
+    ),
+    port: sixteenBits,
+    ipv6Only: v.boolean(),
     /** Which one of the worker's own listens at port 0 it is: the n-th of every worker get the same port. */
-    index: z.int().check(z.minimum(0)),
+    index: count,
   }),
-  z.object({ path: z.string(), mode: z.int().check(z.minimum(0), z.maximum(0o777)) }),
+  v.object({ path: v.string(), mode: v.pipe(count, v.maxValue(0o777)) }),
   /** An open listening socket of the dispatcher's process. */
-  z.object({ fd: z.int().check(z.minimum(0)) }),
+  v.object({ fd: count }),
 ]);
-export type WantedAddress = z.infer<typeof wantedAddress>;
+export type WantedAddress = v.InferOutput<typeof wantedAddress>;
 
-const fromWorkerJson = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('ready') }),
+const fromWorkerJson = v.variant('type', [
+  v.object({ type: v.literal('ready') }),
   /** Connections of the dispatcher's own addresses (`--listen`). Answered like a listen. */
-  z.object({ type: z.literal('serve'), request }),
-  z.object({
-    type: z.literal('listen'),
-    request,
+  v.object({ type: v.literal('serve'), request: count }),
+  v.object({
+    type: v.literal('listen'),
+    request: count,
     address: wantedAddress,
-    backlog: z.int().check(z.minimum(0)),
+    backlog: count,
   }),
   /** With a request, it is answered when the address is free again, or still served by others. */
-  z.object({ type: z.literal('unlisten'), request: z.optional(request), listeners: z.array(id) }),
-  z.object({ type: z.literal('window'), window: positive.check(z.maximum(MAX_WINDOW)) }),
-  z.object({ type: z.literal('capacity'), capacity: z.nullable(z.int().check(z.minimum(0))) }),
+  v.object({ type: v.literal('unlisten'), request: v.optional(count), listeners: v.array(sixteenBits) }),
+  v.object({ type: v.literal('window'), window: v.pipe(positive, v.maxValue(MAX_WINDOW)) }),
+  v.object({
+    type: v.literal('capacity'),
+    capacity: v.nullable(count),
+  }),
   /** It takes nothing new from here on; what comes all the same is refused. */
-  z.object({ type: z.literal('draining') }),
+  v.object({ type: v.literal('draining') }),
   /** A listening socket of a dispatcher that died, as its descriptor, with the key that came with it. */
-  z.object({ type: z.literal('custody'), key }),
+  v.object({ type: v.literal('custody'), key }),
   /** Why it is about to end, for who started it. */
-  z.object({ type: z.literal('last-words'), text: z.string().check(z.maxLength(MAX_LAST_WORDS)) }),
+  v.object({ type: v.literal('last-words'), text: v.pipe(v.string(), v.maxLength(MAX_LAST_WORDS)) }),
 ]);
 
-const toWorkerJson = z.discriminatedUnion('type', [
-  z.object({
-    type: z.literal('welcome'),
-    passfd: z.int(),
+const toWorkerJson = v.variant('type', [
+  v.object({
+    type: v.literal('welcome'),
+    passfd: integer,
     /** Which worker it is: the `ID` of `passfd drain ID`. */
     id: positive,
     pid: positive,
     /** Whether the dispatcher has addresses of its own, which `serve` asks for. */
-    serves: z.boolean(),
+    serves: v.boolean(),
   }),
-  z.object({ type: z.literal('listening'), request, listeners: z.array(listening) }),
-  z.object({ type: z.literal('unlistened'), request }),
+  v.object({ type: v.literal('listening'), request: count, listeners: v.array(listening) }),
+  v.object({ type: v.literal('unlistened'), request: count }),
   /** `code` is that of a system error, as `EADDRINUSE`. */
-  z.object({ type: z.literal('listen-failed'), request, code: z.string(), reason: z.string() }),
+  v.object({ type: v.literal('listen-failed'), request: count, code: v.string(), reason: v.string() }),
   /**
    * A listening socket, as its descriptor, to be kept and never used: should the dispatcher die, the worker brings it to
    * the next one.
    */
-  z.object({ type: z.literal('custody'), listener: id, key }),
+  v.object({ type: v.literal('custody'), listener: sixteenBits, key }),
   /**
    * These are closed, and nobody is to keep them; `stale`: nor any that came from a dispatcher before, and not from this
    * one.
    */
-  z.object({ type: z.literal('release'), listeners: z.array(id), stale: z.optional(z.boolean()) }),
+  v.object({ type: v.literal('release'), listeners: v.array(sixteenBits), stale: v.optional(v.boolean()) }),
   /** The dispatcher has died: what comes behind it has no other owner any more, and nobody reads an answer. */
-  z.object({ type: z.literal('orphaned') }),
+  v.object({ type: v.literal('orphaned') }),
   /** No connection comes behind it: finish what is open. */
-  z.object({ type: z.literal('drain') }),
+  v.object({ type: v.literal('drain') }),
   /** The last message: the dispatcher lives on without this worker, and what it has not adopted is not its own. */
-  z.object({ type: z.literal('farewell'), code: z.string(), reason: z.string() }),
+  v.object({ type: v.literal('farewell'), code: v.string(), reason: v.string() }),
 ]);
 
 export type FromWorker =
@@ -131,7 +138,7 @@ export type FromWorker =
   | { readonly type: 'refused'; readonly position: number; readonly reason: RefusalReason }
   | { readonly type: 'closed'; readonly total: number }
   | FromWorkerJson;
-export type FromWorkerJson = z.infer<typeof fromWorkerJson>;
+export type FromWorkerJson = v.InferOutput<typeof fromWorkerJson>;
 
 export type ToWorker =
   | { readonly type: 'handoff'; readonly listener: number; readonly count: number }
@@ -142,7 +149,7 @@ export type ToWorker =
       readonly count: number;
     }
   | ToWorkerJson;
-export type ToWorkerJson = z.infer<typeof toWorkerJson>;
+export type ToWorkerJson = v.InferOutput<typeof toWorkerJson>;
 
 const LENGTH_BYTES = 4;
 
@@ -224,7 +231,7 @@ export function decodeToWorker(payload: Buffer): ToWorker {
   }
 }
 
-function decodeJson<T>(payload: Buffer, schema: z.ZodMiniType<T>): T {
+function decodeJson<T>(payload: Buffer, schema: v.GenericSchema<unknown, T>): T {
   if (payload[0] !== BRACE) {
     refuseChallenge(payload);
     throw new PassfdError('ERR_PROTOCOL', `A message begins with ${payload[0] ?? 'nothing'}`);
@@ -235,11 +242,11 @@ function decodeJson<T>(payload: Buffer, schema: z.ZodMiniType<T>): T {
   } catch (cause) {
     throw new PassfdError('ERR_PROTOCOL', 'A message is not JSON', { cause });
   }
-  const result = z.safeParse(schema, json);
-  if (result.success) return result.data;
+  const result = v.safeParse(schema, json);
+  if (result.success) return result.output;
   throw new PassfdError(
     'ERR_PROTOCOL',
-    shortened(`A message is not understood: ${z.prettifyError(result.error)}`),
+    shortened(`A message is not understood: ${v.summarize(result.issues)}`),
   );
 }
 

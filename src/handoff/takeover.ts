@@ -8,7 +8,7 @@
 //
 // Frames are those of `docs/protocol.md`. Unknown fields are ignored, so a later release may add some; one that changes
 // the meaning of what is there takes the next format, and must still understand this one.
-import * as z from 'zod/mini';
+import * as v from 'valibot';
 
 import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
 import { encodeFrame } from './messages.js';
@@ -16,51 +16,51 @@ import { encodeFrame } from './messages.js';
 /** Of what the old generation says. */
 export const TAKEOVER_FORMAT = 1;
 
-const count = z.int().check(z.minimum(0));
-const positive = z.int().check(z.minimum(1));
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const positive = v.pipe(count, v.minValue(1));
 const identity = { id: positive, pid: positive };
 
-const passfdWorker = z.object({
-  dialect: z.literal('passfd'),
+const passfdWorker = v.object({
+  dialect: v.literal('passfd'),
   ...identity,
-  isTrusted: z.boolean(),
-  isCustodian: z.boolean(),
+  isTrusted: v.boolean(),
+  isCustodian: v.boolean(),
   /** Earlier generations do not say it. */
-  knowsAgain: z.optional(z.boolean()),
-  state: z.enum(['starting', 'ready', 'draining']),
+  knowsAgain: v.optional(v.boolean()),
+  state: v.picklist(['starting', 'ready', 'draining']),
   window: positive,
-  capacity: z.nullable(count),
+  capacity: v.nullable(count),
   carried: count,
   awaitedCustody: count,
   adopted: count,
   closed: count,
   settled: count,
-  subscriptions: z.array(z.object({ listener: count, servers: positive })),
+  subscriptions: v.array(v.object({ listener: count, servers: positive })),
   /** Of a frame that has come in part, in base64. */
-  partial: z.string(),
+  partial: v.string(),
 });
 
-const recipeWorker = z.object({
-  dialect: z.enum(['multiprocessing', 'raw']),
+const recipeWorker = v.object({
+  dialect: v.picklist(['multiprocessing', 'raw']),
   ...identity,
-  state: z.enum(['ready', 'draining']),
+  state: v.picklist(['ready', 'draining']),
   adopted: count,
   concurrency: positive,
   /** Identities of connections, in base64. */
-  held: z.array(z.string()),
-  hasOthers: z.optional(z.boolean()),
-  answer: z.string(),
-  isSent: z.boolean(),
+  held: v.array(v.string()),
+  hasOthers: v.optional(v.boolean()),
+  answer: v.string(),
+  isSent: v.boolean(),
 });
 
-const message = z.discriminatedUnion('type', [
+const message = v.variant('type', [
   /** The first message of the old generation. */
-  z.object({
-    type: z.literal('from'),
+  v.object({
+    type: v.literal('from'),
     format: positive,
-    version: z.string(),
+    version: v.string(),
     generation: positive,
-    counts: z.object({
+    counts: v.object({
       accepted: count,
       adopted: count,
       redelivered: count,
@@ -68,47 +68,47 @@ const message = z.discriminatedUnion('type', [
       refusedPeers: count,
     }),
   }),
-  z.object({
-    type: z.literal('listener'),
+  v.object({
+    type: v.literal('listener'),
     id: count,
-    key: z.string(),
-    isOwn: z.boolean(),
+    key: v.string(),
+    isOwn: v.boolean(),
     accepted: count,
-    removesFile: z.boolean(),
+    removesFile: v.boolean(),
   }),
   /** A listening socket that a worker may still ask for. */
-  z.object({ type: z.literal('offered'), isInherited: z.boolean() }),
-  z.object({ type: z.literal('control'), removesFile: z.boolean() }),
-  z.object({ type: z.literal('raw-control'), removesFile: z.boolean() }),
-  z.object({ type: z.literal('worker'), worker: z.union([passfdWorker, recipeWorker]) }),
+  v.object({ type: v.literal('offered'), isInherited: v.boolean() }),
+  v.object({ type: v.literal('control'), removesFile: v.boolean() }),
+  v.object({ type: v.literal('raw-control'), removesFile: v.boolean() }),
+  v.object({ type: v.literal('worker'), worker: v.union([passfdWorker, recipeWorker]) }),
   /** Of the last worker: what is to be sent to it, in base64; a hand-off with so many of the connections in flight. */
-  z.object({
-    type: z.literal('unsent'),
-    bytes: z.string(),
-    handoff: z.optional(z.object({ position: positive, listener: count, count: positive })),
+  v.object({
+    type: v.literal('unsent'),
+    bytes: v.string(),
+    handoff: v.optional(v.object({ position: positive, listener: count, count: positive })),
   }),
   /** Of the last worker: connections that came to a listener. */
-  z.object({ type: z.literal('in-flight'), listener: count }),
-  z.object({ type: z.literal('waiting'), listener: count }),
-  z.object({ type: z.literal('silent-child'), ...identity }),
+  v.object({ type: v.literal('in-flight'), listener: count }),
+  v.object({ type: v.literal('waiting'), listener: count }),
+  v.object({ type: v.literal('silent-child'), ...identity }),
   /** What is no business of the dispatcher's, for who runs it. */
-  z.object({ type: z.literal('attachment'), data: z.unknown() }),
-  z.object({ type: z.literal('all') }),
-  z.object({ type: z.literal('ready') }),
-  z.object({ type: z.literal('failed'), code: z.string(), reason: z.string() }),
-  z.object({ type: z.literal('go') }),
-  z.object({ type: z.literal('started') }),
+  v.object({ type: v.literal('attachment'), data: v.unknown() }),
+  v.object({ type: v.literal('all') }),
+  v.object({ type: v.literal('ready') }),
+  v.object({ type: v.literal('failed'), code: v.string(), reason: v.string() }),
+  v.object({ type: v.literal('go') }),
+  v.object({ type: v.literal('started') }),
   /** The first message of the new generation. */
-  z.object({ type: z.literal('hello'), version: z.string(), format: positive, pid: positive }),
+  v.object({ type: v.literal('hello'), version: v.string(), format: positive, pid: positive }),
   /** A generation asks who has started it for the next one. */
-  z.object({ type: z.literal('wanted') }),
+  v.object({ type: v.literal('wanted') }),
   /** The answer, with the end of a channel to that process; its program has just been started. */
-  z.object({ type: z.literal('successor'), pid: positive }),
+  v.object({ type: v.literal('successor'), pid: positive }),
   /** It is the dispatcher now, and the one that says so ends. */
-  z.object({ type: z.literal('handed-over'), pid: positive }),
+  v.object({ type: v.literal('handed-over'), pid: positive }),
 ]);
 
-export type TakeoverMessage = z.infer<typeof message>;
+export type TakeoverMessage = v.InferOutput<typeof message>;
 
 const LENGTH_BYTES = 4;
 
@@ -183,10 +183,10 @@ function decode(payload: Buffer): TakeoverMessage {
   } catch (cause) {
     throw new PassfdError('ERR_PROTOCOL', 'A message of the takeover is not JSON', { cause });
   }
-  const result = z.safeParse(message, json);
-  if (result.success) return result.data;
+  const result = v.safeParse(message, json);
+  if (result.success) return result.output;
   throw new PassfdError(
     'ERR_PROTOCOL',
-    `A message of the takeover is not understood: ${z.prettifyError(result.error)}`,
+    `A message of the takeover is not understood: ${v.summarize(result.issues)}`,
   );
 }

@@ -33,6 +33,7 @@ export class Http2Closing {
 
   /** To be made before the server gets connections: it tells of its sessions nowhere else. */
   constructor(server: Server) {
+    if (!isHttp2(server)) return;
     server.on('session', (session: Session) => {
       const activity = { changes: 0 };
       this.#sessions.set(session, activity);
@@ -99,6 +100,11 @@ function closeWhenQuiet(session: Session, activity: Activity): void {
     });
   };
   look();
+}
+
+/** Node exports no class to tell it by; no other server has this method. */
+function isHttp2(server: object): boolean {
+  return 'updateSettings' in server;
 }
 
 /** The app has no listener yet at a stream that is held back, and its client may reset it. */

@@ -1,64 +1,84 @@
-// Intake: connections that wait to be taken one by one, for programs without a server.
+// Intake: hands connections to a loop one by one, each when the loop asks for it, for programs without a server.
 import type { Socket } from 'node:net';
 
 import type { Descriptor } from '../fd/index.js';
 import type { Target } from './target.js';
 
-/** Connections that may wait here; the dispatcher gives what is beyond to other workers. */
-const MAX_WAITING = 64;
-
 export class Intake implements Target {
+  readonly #changed: () => void;
+  /** More than one only where there was nobody to refuse them to: the dispatcher died while it sent them. */
   readonly #waiting: Socket[] = [];
   #wake: (() => void) | undefined;
+  #isAsking = false;
   #expected = 0;
   #isOver = false;
+  #isLeft = false;
 
+  /** @param changed called when the loop asks for one more */
+  constructor(changed: () => void) {
+    this.#changed = changed;
+  }
+
+  /** One, while the loop waits for it: ahead of that it would wait while other workers are free, or be lost with the loop. */
   get room(): number {
-    return this.#isOver ? 0 : Math.max(0, MAX_WAITING - this.#waiting.length - this.#expected);
+    if (!this.#isAsking || this.#isOver) return 0;
+    return Math.max(0, 1 - this.#waiting.length - this.#expected);
   }
 
   expect(change: number): void {
     this.#expected += change;
+    if (change < 0) this.#wake?.();
   }
 
   deliver(descriptor: Descriptor, onClosed: () => void): void {
-    this.#expected--;
+    this.expect(-1);
     let socket;
     try {
       socket = descriptor.toSocket({ pauseOnCreate: true });
     } catch (error) {
+      // As where accept(2) fails: the connection is lost, and the loop goes on.
       descriptor.close();
       onClosed();
-      throw error;
+      process.emitWarning(`A connection could not be opened: ${(error as Error).message}`, 'PassfdWarning');
+      return;
     }
     socket.once('close', onClosed);
+    if (this.#isLeft) {
+      socket.destroy();
+      return;
+    }
     this.#waiting.push(socket);
     this.#wake?.();
   }
 
   async *sockets(): AsyncGenerator<Socket, void, undefined> {
     for (;;) {
-      const socket = this.#waiting.shift();
-      if (socket) {
-        yield socket;
-      } else if (this.#isOver) {
-        return;
-      } else {
-        await new Promise<void>((resolve) => (this.#wake = resolve));
-        this.#wake = undefined;
-      }
+      const socket = await this.#next();
+      if (!socket) return;
+      yield socket;
     }
   }
 
-  /** Nothing more comes; what waits is still given out. */
+  async #next(): Promise<Socket | undefined> {
+    this.#isAsking = true;
+    this.#changed();
+    while (this.#waiting.length === 0 && !(this.#isOver && this.#expected === 0)) {
+      await new Promise<void>((resolve) => (this.#wake = resolve));
+    }
+    this.#isAsking = false;
+    return this.#waiting.shift();
+  }
+
+  /** Nothing more comes; what is adopted is still given out. */
   end(): void {
     this.#isOver = true;
     this.#wake?.();
   }
 
-  /** Nobody takes anything any more: what waits was adopted, and is closed. */
-  destroy(): void {
-    this.end();
+  /** Nobody takes anything any more. */
+  leave(): void {
+    this.#isOver = true;
+    this.#isLeft = true;
     for (const socket of this.#waiting.splice(0)) socket.destroy();
   }
 }

@@ -18,6 +18,16 @@ const DEFAULT_BACKLOG = 511;
 /** An `int` in listen(2); the kernel takes what `net.core.somaxconn` allows. */
 const MAX_BACKLOG = 0x7fff_ffff;
 
+/** `sun_path` of unix(7). */
+const ABSTRACT_NAME_BYTES = 108;
+
+/**
+ * libuv before 1.48 fills an abstract name with NULs, which are part of it, where it listens and where it connects
+ * (https://github.com/libuv/libuv/pull/4266).
+ */
+const [major = 0, minor = 0] = process.versions.uv.split('.').map(Number);
+const padsAbstractNames = major === 1 && minor < 48;
+
 const EVERYONE_READS = 0o444;
 const EVERYONE_WRITES = 0o222;
 
@@ -36,25 +46,13 @@ export function interceptListen(worker: Worker): void {
   const { listen: nodeListen, _listen2: nodeListen2 } = prototype;
   const options = new WeakMap<Server, ListenOptions>();
   const counter = { withoutPort: 0 };
-  /** The server that has the dispatcher's own addresses, or waits for them. */
-  let own: Server | undefined;
-  /** The first server of the app; when that is closed, the next. */
-  const takesOwn = (server: Server): boolean => {
-    if (!worker.serves || (own && own !== server)) return false;
-    own = server;
-    const giveBack = (): void => {
-      if (own === server) own = undefined;
-    };
-    server.once('close', giveBack);
-    server.once('error', giveBack);
-    return true;
-  };
 
-  prototype.listen = function listen(this: Server, ...args: unknown[]): Server {
+  const listen = function (this: Server, ...args: unknown[]): Server {
     const [first] = args;
     options.set(this, typeof first === 'object' && first !== null ? first : {});
     return Reflect.apply(nodeListen, this, args) as Server;
   } as Server['listen'];
+  prototype.listen = Object.defineProperty(listen, 'name', { value: nodeListen.name });
 
   prototype._listen2 = function setupListenHandle(
     this: Server,
@@ -63,12 +61,13 @@ export function interceptListen(worker: Worker): void {
     const { exclusive = false, ...modes } = options.get(this) ?? {};
     const server = privateServer(this);
     // Node tells a path as the app gave it.
-    if (server._handle && address && server._pipeName === resolve(address)) server._pipeName = address;
+    if (server._handle && address && server._pipeName === toBoundPath(address)) server._pipeName = address;
     if (exclusive || server._handle || ((flags ?? 0) & REUSE_PORT) !== 0) {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
       return;
     }
-    const wanted = takesOwn(this)
+    // The first server of the app has the dispatcher's own addresses; when that is closed, the next one that listens.
+    const wanted = worker.mayServe(this)
       ? undefined
       : toWanted({ address, port, addressType, fd, flags }, modes, counter);
     const listen = {
@@ -96,7 +95,7 @@ function listenThrough(
   worker.listenWith(server, wanted, listen).catch((error: unknown) => {
     server.off('listening', listening);
     const isClosed = error instanceof PassfdError && error.code === 'ERR_CLOSED';
-    if (!isClosed) failListen(server, listen, codeOf(error));
+    if (!isClosed) failListen(server, listen, codeOf(error, wanted));
   });
 }
 
@@ -111,8 +110,7 @@ function toWanted(
     // eslint-disable-next-line @typescript-eslint/no-deprecated
     const umask = process.umask();
     const mode = (0o777 & ~umask) | (readableAll ? EVERYONE_READS : 0) | (writableAll ? EVERYONE_WRITES : 0);
-    const path = address ?? '';
-    return { path: path.startsWith('\0') ? path : resolve(path), mode };
+    return { path: toBoundPath(address ?? ''), mode };
   }
   return {
     host: address,
@@ -122,6 +120,13 @@ function toWanted(
   };
 }
 
+/** The path that the kernel has when Node listens at this one. */
+function toBoundPath(path: string): string {
+  if (!path.startsWith('\0')) return resolve(path);
+  const padding = padsAbstractNames ? ABSTRACT_NAME_BYTES - Buffer.byteLength(path) : 0;
+  return path + '\0'.repeat(Math.max(0, padding));
+}
+
 /** What Node's `listen` makes of a backlog that is missing is `false` in some of its forms, and 0 stands for its default. */
 function toBacklog(backlog: number | false | undefined): number {
   if (typeof backlog !== 'number' || !(backlog >= 1)) return DEFAULT_BACKLOG;
@@ -129,8 +134,10 @@ function toBacklog(backlog: number | false | undefined): number {
 }
 
 /** The code of the system error that the dispatcher met. */
-function codeOf(error: unknown): string {
+function codeOf(error: unknown, wanted: WantedAddress | undefined): string {
   const { code } = (error instanceof PassfdError ? (error.cause ?? {}) : {}) as { code?: unknown };
+  // Node does not try to listen with a descriptor that is none (`createServerHandle` in lib/net.js).
+  if (code === 'EBADF' && wanted && 'fd' in wanted) return 'EINVAL';
   // libuv says EACCES where the directory of a path is missing, on every system (uv_pipe_bind).
   if (code === 'ENOENT') return 'EACCES';
   return typeof code === 'string' ? code : 'ECONNREFUSED';

@@ -6,7 +6,7 @@ import { Descriptor, StreamSocket } from '../fd/index.js';
 import { defaultControlPath, MAX_WINDOW } from '../handoff/index.js';
 import { Client, type AuthKey } from '../multiprocessing/index.js';
 import { Link, type LinkOptions } from './link.js';
-import { Worker } from './worker.js';
+import { checkCapacity, Worker } from './worker.js';
 
 export interface JoinOptions {
   /** The path of the dispatcher's control socket. Without one: the channel that this process inherited, if it did. */
@@ -38,6 +38,9 @@ const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 /** Long enough for whoever watches over the dispatcher to start it again, and for a person to notice. */
 const DEFAULT_ORPHAN_TIMEOUT_MS = 60_000;
 
+/** What a timer of Node can wait. */
+const MAX_TIMER_MS = 0x7fff_ffff;
+
 /**
  * Joins a dispatcher as a worker.
  * @throws {PassfdError} as `connect` and `Client` when nobody is there or the keys differ; `ERR_DISPATCHER` with the
@@ -49,10 +52,13 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
     capacity = null,
     handshakeTimeoutMs = DEFAULT_HANDSHAKE_TIMEOUT_MS,
   } = options;
+  const timeoutMs = options.orphanTimeoutMs ?? orphanTimeoutInEnvironment() ?? DEFAULT_ORPHAN_TIMEOUT_MS;
   if (!Number.isInteger(window) || window < 1 || window > MAX_WINDOW) {
     throw new TypeError(`window is an integer from 1 to ${MAX_WINDOW}, not ${String(window)}`);
   }
-  const timeoutMs = options.orphanTimeoutMs ?? orphanTimeoutInEnvironment() ?? DEFAULT_ORPHAN_TIMEOUT_MS;
+  checkCapacity(capacity);
+  checkDuration('handshakeTimeoutMs', handshakeTimeoutMs);
+  checkDuration('orphanTimeoutMs', timeoutMs);
   let inherited = options.control === undefined ? takeInheritedChannel() : undefined;
   const path = controlPath(options, inherited !== undefined);
   const connectAgain = connector(path ?? '', options);
@@ -62,8 +68,8 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
     return socket ? Promise.resolve(socket) : connectAgain();
   };
   const worker = new Worker(
-    async (events, returns) => {
-      const linkOptions: LinkOptions = { window, capacity: worker.capacity, handshakeTimeoutMs, returns };
+    async (events, hello) => {
+      const linkOptions: LinkOptions = { window, handshakeTimeoutMs, ...hello };
       return Link.open(await open(), linkOptions, events);
     },
     {
@@ -77,6 +83,11 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
   await worker.connect();
   process.env['PASSFD_WORKER_ID'] ??= String(worker.id);
   return worker;
+}
+
+function checkDuration(name: string, durationMs: unknown): void {
+  if (typeof durationMs === 'number' && durationMs >= 0 && durationMs <= MAX_TIMER_MS) return;
+  throw new TypeError(`${name} is a number from 0 to ${MAX_TIMER_MS}, not ${String(durationMs)}`);
 }
 
 /** Taken once: the variable is removed, so that no process that this one starts takes the number for its own. */

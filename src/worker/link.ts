@@ -106,6 +106,8 @@ export class Link {
   /** Whether the dispatcher has died, and what it could not hand off any more comes from what it had left. */
   #isOrphaned = false;
   #farewell: PassfdError | undefined;
+  /** Nothing is answered any more. */
+  #isOver = false;
   #welcomed: ((welcome: Welcome) => void) | undefined;
   /** Settles when the channel has ended, and what was undecided is decided. Never rejects. */
   readonly ended: Promise<End>;
@@ -188,6 +190,7 @@ export class Link {
 
   /** Resolves when the address is free, or still served by other workers; also when the dispatcher is gone. */
   unlisten(listeners: readonly number[]): Promise<void> {
+    if (this.#isOver) return Promise.resolve();
     const request = this.#nextRequest++;
     const answer = new Promise<void>((resolve) => {
       const settle = (): void => {
@@ -269,6 +272,7 @@ export class Link {
   }
 
   #request(granted: Granted, encode: (request: number) => Buffer): Promise<void> {
+    if (this.#isOver) return Promise.reject(this.#farewell ?? goneError());
     const request = this.#nextRequest++;
     const answer = new Promise<void>((resolve, reject) => {
       this.#requests.set(request, {
@@ -296,6 +300,7 @@ export class Link {
     }
     this.#tellAdopted();
     this.#channel.socket.destroy();
+    this.#isOver = true;
     for (const request of this.#requests.values()) request.reject(this.#farewell ?? goneError());
     this.#requests.clear();
     await this.#answered;

@@ -16,7 +16,7 @@ export interface ListeningHandle {
   ref(): void;
   unref(): void;
   /** Not of a Unix socket: its path is kept by the server. */
-  getsockname?(out: { address?: string; port?: number; family?: string }): number;
+  getsockname?: ((out: { address?: string; port?: number; family?: string }) => number) | undefined;
   /** Set by the server: takes one connection. */
   onconnection?(status: number, connection: ConnectionHandle): void;
 }
@@ -58,6 +58,8 @@ type StreamHandleClass = new (type: number) => StreamHandle;
 
 /** `TCPConstants.SOCKET` and `PipeConstants.SOCKET`. */
 const SOCKET = 0;
+/** `TCPConstants.SERVER`. */
+const SERVER = 1;
 
 interface ReportingHandle extends StreamHandle {
   onClosing: (() => void) | undefined;
@@ -67,6 +69,49 @@ type ReportingHandleClass = new (type: number) => ReportingHandle;
 
 /** By the family of the connection: `TCP` and `Pipe`, which Node does not export. */
 const classes = new Map<'tcp' | 'unix', ReportingHandleClass>();
+
+/** Found before there is an app, or what it traces its connections with, that replaces parts of `net.Socket`. */
+const ListeningTcp = findTcp();
+
+/**
+ * Makes the handle of a server that has no socket of its own. It is one of Node's, with nothing open: whatever takes it
+ * for a real one, as `child.send('server', server)` does, gets an error (EBADF), where with an object that is not Node's
+ * the process would crash.
+ * @param own what it does, whatever a real one would do
+ */
+export function createListeningHandle(own: ListeningHandle): ListeningHandle {
+  const handle = new ListeningTcp(SERVER);
+  const base = {
+    close: handle.close.bind(handle),
+    ref: handle.ref.bind(handle),
+    unref: handle.unref.bind(handle),
+  };
+  return Object.assign(handle, own, {
+    close: (callback?: () => void) => {
+      own.close();
+      base.close(callback);
+    },
+    ref: () => {
+      own.ref();
+      base.ref();
+    },
+    unref: () => {
+      own.unref();
+      base.unref();
+    },
+  });
+}
+
+/** A socket has it as soon as it is to connect, before it knows where to. */
+function findTcp(): new (type: number) => ListeningHandle {
+  const sample = new Socket().connect({ host: 'nowhere', port: 1, lookup: () => undefined });
+  const { _handle: handle } = sample as unknown as { _handle?: { constructor: unknown } };
+  sample.destroy();
+  if (typeof handle?.constructor !== 'function') {
+    throw new TypeError(`Node ${process.version} has no handle for a TCP socket where passfd knows one`);
+  }
+  return handle.constructor as new (type: number) => ListeningHandle;
+}
 
 /**
  * Makes the handle of a connection, as the kernel's accept would have given it to Node.
@@ -137,7 +182,8 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
       writable: true,
     });
   }
-  return ReportingStreamHandle;
+  // What looks into a socket finds the name that it knows.
+  return Object.defineProperty(ReportingStreamHandle, 'name', { value: Base.name });
 }
 
 /** Not a private method, since each connection would pay for that. */

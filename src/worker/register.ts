@@ -3,8 +3,6 @@ import process from 'node:process';
 import { inspect } from 'node:util';
 import { isMainThread } from 'node:worker_threads';
 
-import { interceptListen } from './intercept.js';
-import { join } from './join.js';
 import type { Worker } from './worker.js';
 
 /** What the supervisor gives its children to finish what they have open. */
@@ -17,7 +15,11 @@ const SIGNAL_TIMEOUT_MS = 5_000;
 const drainTimeoutMs = Number(process.env['PASSFD_DRAIN_TIMEOUT'] ?? DEFAULT_DRAIN_TIMEOUT_MS);
 delete process.env['PASSFD_DRAIN_TIMEOUT'];
 
-// Whatever the app starts inherits this preload (execArgv), and must find nothing to do: the variables are gone by then.
+// What the app starts with `fork` or `cluster` gets these arguments too: it starts as if passfd were not here.
+const ownIndex = process.execArgv.indexOf(import.meta.url);
+if (process.execArgv[ownIndex - 1] === '--import') process.execArgv.splice(ownIndex - 1, 2);
+
+// A thread inherits the preload all the same, and has nothing to do here; nor has a child that was given it in another way.
 if (
   isMainThread &&
   (process.env['PASSFD_CHANNEL_FD'] !== undefined || process.env['PASSFD_JOIN'] !== undefined)
@@ -30,23 +32,51 @@ async function becomeWorker(): Promise<void> {
   const isJoining = process.env['PASSFD_JOIN'] !== undefined;
   delete process.env['PASSFD_JOIN'];
   try {
-    const worker = await join({ waitForDispatcher: isJoining });
+    // Only now: a thread need not load them.
+    const [{ join }, { interceptListen }] = await Promise.all([
+      import('./join.js'),
+      import('./intercept.js'),
+    ]);
+    const worker = isJoining ? await joinWhenThere(join) : await join();
     worker.on('error', (error) => {
       process.emitWarning(error.message, { type: 'PassfdWarning' });
     });
+    let isCutOff = false;
+    // At once: the process may end in this turn.
+    worker.on('disconnected', (reason) => {
+      isCutOff = reason !== undefined;
+      if (reason) tell(`this process leaves its dispatcher: ${reason.message}`);
+    });
     worker.once('abandoned', () => {
+      if (!isCutOff) tell('no dispatcher any more: this process finishes what it has open, and ends');
       endWhenDone(worker);
     });
     if (isChild) worker.once('drained', awaitSignal);
     tellLastWords(worker);
     interceptListen(worker);
   } catch (error) {
-    process.stderr.write(`passfd: this process could not join its dispatcher: ${(error as Error).message}\n`);
+    tell(`this process could not join its dispatcher: ${(error as Error).message}`);
     process.exit(1);
   } finally {
     delete process.env['PASSFD_AUTHKEY'];
     delete process.env['PASSFD_ORPHAN_TIMEOUT'];
   }
+}
+
+/** Whoever has started this one may have forgotten the dispatcher, or named another path. */
+async function joinWhenThere(join: typeof import('./join.js').join): Promise<Worker> {
+  try {
+    return await join();
+  } catch (error) {
+    const { code } = error as { code?: unknown };
+    if (code !== 'ERR_ADDRESS_MISSING' && code !== 'ERR_CONNECTION_REFUSED') throw error;
+    tell(`no dispatcher at ${process.env['PASSFD_CONTROL'] ?? 'its control path'} yet: waiting for one`);
+    return join({ waitForDispatcher: true });
+  }
+}
+
+function tell(what: string): void {
+  process.stderr.write(`passfd: ${what}\n`);
 }
 
 /**

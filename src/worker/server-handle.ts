@@ -1,9 +1,15 @@
 // ServerHandle: stands for the listening socket in a net.Server, and brings it the connections that were handed off.
+import type { AsyncResource } from 'node:async_hooks';
 import type { Server } from 'node:net';
 import { constants } from 'node:os';
 
 import type { Address, Descriptor } from '../fd/index.js';
-import { openConnection, privateServer, type ListeningHandle } from './node-handles.js';
+import {
+  createListeningHandle,
+  openConnection,
+  privateServer,
+  type ListeningHandle,
+} from './node-handles.js';
 import type { Target } from './target.js';
 
 /** The arguments of Node's own listen, which `address()` and errors are made of. */
@@ -29,21 +35,25 @@ const isZeroNoLimit = Number.parseInt(process.versions.node) < 21;
 export class ServerHandle implements Target {
   readonly #server: Server;
   readonly #address: Address;
+  readonly #scope: AsyncResource;
   readonly #handle: ListeningHandle;
   #isClosed = false;
 
-  /** @param address where the connections come to: what `server.address()` tells */
-  constructor(server: Server, address: Address, events: ServerHandleEvents) {
+  /**
+   * @param address where the connections come to: what `server.address()` tells
+   * @param scope made where the app called `listen`: what runs there then, an `AsyncLocalStorage` for one, is there for
+   * each connection too, as it is where Node accepts by itself
+   */
+  constructor(server: Server, address: Address, scope: AsyncResource, events: ServerHandleEvents) {
     this.#server = server;
     this.#address = address;
-    this.#handle = {
+    this.#scope = scope;
+    this.#handle = createListeningHandle({
       listen: () => 0,
-      close: (callback) => {
-        if (!this.#isClosed) {
-          this.#isClosed = true;
-          this.#closeWhen(events.closed());
-        }
-        if (callback) setImmediate(callback);
+      close: () => {
+        if (this.#isClosed) return;
+        this.#isClosed = true;
+        this.#closeWhen(events.closed());
       },
       ref: () => {
         events.referenced(true);
@@ -51,15 +61,16 @@ export class ServerHandle implements Target {
       unref: () => {
         events.referenced(false);
       },
-      ...('host' in address && {
-        getsockname: (out) => {
-          out.address = address.host;
-          out.family = address.host.includes(':') ? 'IPv6' : 'IPv4';
-          out.port = address.port;
-          return 0;
-        },
-      }),
-    };
+      getsockname:
+        'host' in address
+          ? (out) => {
+              out.address = address.host;
+              out.family = address.host.includes(':') ? 'IPv6' : 'IPv4';
+              out.port = address.port;
+              return 0;
+            }
+          : undefined,
+    });
   }
 
   /** Has Node's own code listen with it: from here on the server behaves as if it had a listening socket. */
@@ -67,12 +78,17 @@ export class ServerHandle implements Target {
     const server = privateServer(this.#server);
     server._handle = this.#handle;
     if ('path' in this.#address) server._pipeName = this.#address.path;
-    server._listen2(address, port, addressType, backlog, fd, flags);
+    this.#scope.runInAsyncScope(() => {
+      server._listen2(address, port, addressType, backlog, fd, flags);
+    });
+  }
+
+  get room(): number {
+    return this.#isClosed ? 0 : this.#free;
   }
 
   /** As many as `maxConnections` leaves, by the comparison of Node's own `onconnection`. */
-  get room(): number {
-    if (this.#isClosed) return 0;
+  get #free(): number {
     const { maxConnections } = this.#server as { maxConnections?: number | null };
     if (maxConnections === undefined || maxConnections === null) return Number.POSITIVE_INFINITY;
     if (maxConnections === 0 && isZeroNoLimit) return Number.POSITIVE_INFINITY;
@@ -87,6 +103,10 @@ export class ServerHandle implements Target {
 
   /** Also when the server was closed meanwhile: what is adopted has no other owner, and is served like any open one. */
   deliver(descriptor: Descriptor, onClosed: () => void): void {
+    this.#scope.runInAsyncScope(this.#open, this, descriptor, onClosed);
+  }
+
+  #open(descriptor: Descriptor, onClosed: () => void): void {
     const server = privateServer(this.#server);
     let connection;
     try {
@@ -100,19 +120,31 @@ export class ServerHandle implements Target {
       return;
     }
     server._connections--;
-    this.#handle.onconnection?.(0, connection);
-    this.#noteLess(-1);
+    const isDropped = this.#free === 0;
+    try {
+      this.#handle.onconnection?.(0, connection);
+    } finally {
+      // One that is not dropped is counted again by now, and when that closes, Node looks by itself.
+      if (isDropped) this.#noteLess(-1);
+    }
   }
 
-  /** The server's 'close' comes when the address is free, as it does where the server has the socket itself. */
+  /**
+   * The server's 'close' comes when the address is free, as it does where the server has the socket itself. Node looks
+   * for it at each call of `close`, and when a connection closes; it may listen again by the time of the event.
+   */
   #closeWhen(closed: Promise<void>): void {
     const server = privateServer(this.#server);
-    server._emitCloseIfDrained = () => undefined;
+    let events = 0;
+    const hold = (): void => {
+      if (!server._handle && server._connections === 0) events++;
+    };
+    server._emitCloseIfDrained = hold;
     closed
       .then(() => {
-        // What stands there is the prototype's again.
-        Reflect.deleteProperty(server, '_emitCloseIfDrained');
-        server._emitCloseIfDrained();
+        // What stands there is the prototype's again, unless the server was closed once more meanwhile.
+        if (server._emitCloseIfDrained === hold) Reflect.deleteProperty(server, '_emitCloseIfDrained');
+        for (; events > 0; events--) process.nextTick(() => this.#server.emit('close'));
       })
       .catch((error: unknown) => {
         process.emitWarning(String(error), 'PassfdWarning');

@@ -1,8 +1,9 @@
 // Worker: the code in a worker process that takes connections from a dispatcher and gives them to servers.
-import { EventEmitter, once } from 'node:events';
+import { AsyncResource } from 'node:async_hooks';
+import { EventEmitter } from 'node:events';
 import { Server, type Socket } from 'node:net';
 
-import { PassfdError, type Address } from '../fd/index.js';
+import { PassfdError, type Address, type ErrorCode } from '../fd/index.js';
 import type { Listening, WantedAddress } from '../handoff/index.js';
 import { tellDrain } from './drain-channel.js';
 import { Intake } from './intake.js';
@@ -30,7 +31,7 @@ interface WorkerEvents {
 /** Opens a channel to the dispatcher. */
 export type OpenLink = (
   events: LinkEvents,
-  returns?: Returning,
+  hello: { readonly capacity: number | null; readonly returns: Returning | undefined },
 ) => Promise<{ readonly link: Link; readonly welcome: Welcome }>;
 
 /** How a worker finds the next dispatcher when its own is gone. */
@@ -45,12 +46,28 @@ export interface Reconnecting {
 const FIRST_RECONNECT_MS = 20;
 const LAST_RECONNECT_MS = 1_000;
 
+/** What is met while there is no dispatcher, or while one dies. */
+const nobodyThere: ReadonlySet<ErrorCode> = new Set([
+  'ERR_ADDRESS_MISSING',
+  'ERR_CONNECTION_REFUSED',
+  'ERR_PEER_GONE',
+  'ERR_EOF',
+]);
+
 /** Somebody who listens: one server, or one iterator. */
 interface Registration {
   readonly target: Target;
   /** What to ask a dispatcher for, the first and each later one. */
   ask(link: Link, granted: Granted): Promise<void>;
   listeners: readonly Listening[];
+}
+
+/** What became of asking to listen. */
+type Outcome = 'listening' | 'closed' | 'taken' | 'nowhere';
+
+/** Who has the connections of the dispatcher's own addresses, or waits for them. */
+interface Claim {
+  readonly by: Server | Intake;
 }
 
 type State =
@@ -69,6 +86,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #state: State = { is: 'closed' };
   #welcome: Welcome | undefined;
   #capacity: number | null;
+  /** What the present dispatcher was told of it. */
+  #toldCapacity: number | null = null;
+  #claim: Claim | undefined;
   #isReady = false;
   #isDraining = false;
   /** Connections that are open, from whichever dispatcher they came. */
@@ -80,6 +100,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   /** Settles when there is another dispatcher, or none any more. */
   #reconnected: Promise<void> = Promise.resolve();
   #pauseTimer: NodeJS.Timeout | undefined;
+  /** Why a dispatcher did not take this worker back, as it was told last. */
+  #lastRefusal: string | undefined;
 
   constructor(
     openLink: OpenLink,
@@ -117,31 +139,27 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   }
 
   set capacity(capacity: number | null) {
-    if (capacity !== null && !(Number.isSafeInteger(capacity) && capacity >= 0)) {
-      throw new TypeError(`capacity is an integer from 0, or null, not ${String(capacity)}`);
-    }
+    checkCapacity(capacity);
     this.#capacity = capacity;
-    if (this.#state.is === 'linked') this.#state.link.sayCapacity(capacity);
+    this.#tellCapacity();
+  }
+
+  /** Whether this server may have the connections of the dispatcher's own addresses: nobody else in this process has. */
+  mayServe(server: Server): boolean {
+    return this.serves && (!this.#claim || this.#claim.by === server);
   }
 
   /**
    * Has a server take the connections of the dispatcher's own addresses: any `net.Server`, so also one of http, https,
    * http2 or tls. It behaves as if it listened there itself; resolves when it does.
-   * @throws {PassfdError} `ERR_DISPATCHER` when the dispatcher has no address; `ERR_CLOSED` when the server is closed
-   * meanwhile; `ERR_PEER_GONE` when no dispatcher comes any more: it waits for one as long as this worker does
+   * @throws {PassfdError} `ERR_DISPATCHER` when the dispatcher has no address; `ERR_ADDRESS_IN_USE` when another server,
+   * or a loop, has its connections already; `ERR_CLOSED` when the server is closed meanwhile; `ERR_PEER_GONE` when no
+   * dispatcher comes any more: it waits for one as long as this worker does
    */
   async serve(server: Server): Promise<void> {
+    if (!(server instanceof Server)) throw new TypeError('serve takes a net.Server');
     if (server.listening) throw new TypeError('The server listens already: take one that does not');
-    const failed = new AbortController();
-    const listening = once(server, 'listening', { signal: failed.signal });
-    try {
-      await this.listenWith(server, undefined, noArguments);
-    } catch (error) {
-      failed.abort();
-      await listening.catch(() => undefined);
-      throw error;
-    }
-    await listening;
+    await this.listenWith(server, undefined, noArguments);
     this.ready();
   }
 
@@ -149,7 +167,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
    * What `serve` and an intercepted `listen` do.
    * @param wanted an address to listen at; without one, the dispatcher's own
    * @throws {PassfdError} `ERR_CLOSED` when the server was closed, or told to listen elsewhere, before the answer came;
-   * `ERR_DISPATCHER`, whose `cause` has the code of a system error where it comes from one
+   * `ERR_ADDRESS_IN_USE`; `ERR_DISPATCHER`, whose `cause` has the code of a system error where it comes from one
    */
   async listenWith(
     server: Server,
@@ -157,7 +175,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     listen: ListenArguments,
   ): Promise<void> {
     const { _listeningId: call } = privateServer(server);
-    let outcome: 'listening' | 'closed' | 'taken' | 'nowhere' = 'nowhere';
+    const scope = new AsyncResource('PassfdServer');
+    const claim = wanted ? undefined : this.#take(server);
+    let outcome = 'nowhere' as Outcome;
     this.#reference(1);
     try {
       await this.#ask(wanted, listen.backlog, (listeners) => {
@@ -171,38 +191,45 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
           this.#unlisten(listeners).catch(() => undefined);
         } else {
           outcome = 'listening';
-          this.#attach(server, wanted, listen, listeners, first);
+          this.#attach(server, { wanted, claim }, listen, listeners, first, scope);
         }
       });
     } finally {
+      if (outcome !== 'listening') this.#release(claim);
       this.#reference(-1);
     }
     checkListening(outcome);
   }
 
   /**
-   * The connections of the dispatcher's own addresses, one by one, until this worker drains or the loop is left. Each
-   * is paused, and belongs to the loop's body. Up to 64 wait here; the dispatcher gives more to others.
+   * The connections of the dispatcher's own addresses, one by one, until the loop is left, or this worker drains or is
+   * closed. Each is paused, and belongs to the loop's body. The dispatcher sends one when the loop asks for one, and
+   * until then gives them to other workers. So a body that is awaited serves one client at a time.
+   * @throws {PassfdError} as `serve`
    */
   async *connections(): AsyncGenerator<Socket, void, undefined> {
-    const intake = new Intake();
-    const end = (): void => {
-      intake.end();
-    };
-    this.once('drain', end);
+    const intake = new Intake(() => {
+      this.#tellCapacity();
+    });
+    const claim = this.#take(intake);
+    this.#tellCapacity();
     this.#reference(1);
     let registration: Registration | undefined;
     try {
+      if (this.#isDraining) return;
       await this.#ask(undefined, undefined, (listeners) => {
+        if (listeners.length === 0) return;
         registration = { target: intake, listeners, ask: (link, granted) => link.serve(granted) };
         this.#registrations.add(registration);
       });
+      checkListening(registration ? 'listening' : 'nowhere');
       this.ready();
       yield* intake.sockets();
     } finally {
-      this.off('drain', end);
+      intake.leave();
+      this.#release(claim);
       if (registration) await this.#withdraw(registration);
-      intake.destroy();
+      this.#tellCapacity();
       this.#reference(-1);
     }
   }
@@ -232,6 +259,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#state = { is: 'closed' };
     this.#closing.abort();
     this.#custody.close();
+    this.#endIntake();
     if (state.is !== 'linked') return;
     state.link.close();
     await state.link.ended;
@@ -244,6 +272,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   /** @throws {PassfdError} as `join`; `ERR_CLOSED` when this worker was closed meanwhile */
   async #link(returns: Returning | undefined): Promise<Link> {
     const closedBefore = this.#closed;
+    const capacity = this.#presentCapacity;
     const { link, welcome } = await this.#openLink(
       {
         targetOf: (listener) => this.#targetOf(listener),
@@ -265,7 +294,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
           if (stale) this.#custody.releaseStale();
         },
       },
-      returns,
+      { capacity, returns },
     );
     if (this.#closing.signal.aborted) {
       link.close();
@@ -274,6 +303,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     }
     this.#state = { is: 'linked', link };
     this.#welcome = welcome;
+    this.#toldCapacity = capacity;
+    this.#tellCapacity();
     if (this.#isDraining) link.sayDraining();
     // What was closed since the hello had told how many are open.
     for (let count = this.#closed - closedBefore; count > 0 && returns; count--) link.noteClosed();
@@ -284,22 +315,25 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #noteClosed(): void {
     this.#open--;
     this.#closed++;
+    // First, or what is closed would make room that nobody has asked for.
+    this.#tellCapacity();
     if (this.#state.is === 'linked') this.#state.link.noteClosed();
-    if (this.#open === 0 && this.#isDraining) this.emit('drained');
+    if (this.#open === 0 && this.#isDraining) this.#announce('drained');
   }
 
   #watch(link: Link): void {
     link.ended
       .then((end) => this.#onEnded(link, end))
       .catch((error: unknown) => {
-        this.emit('error', error as Error);
+        process.nextTick(() => this.emit('error', error as Error));
       });
   }
 
   async #onEnded(link: Link, end: End): Promise<void> {
     if (this.#state.is !== 'linked' || this.#state.link !== link) return;
     this.#state = { is: 'reconnecting' };
-    this.emit('disconnected', end.is === 'farewell' ? end.error : undefined);
+    const reason = end.is === 'farewell' ? end.error : undefined;
+    process.nextTick(() => this.emit('disconnected', reason));
     // One that was cut off would be cut off again.
     if (!this.#reconnecting || end.is === 'farewell' || this.#isDraining) {
       this.#giveUp();
@@ -321,7 +355,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       if (!this.#isLooking()) break;
       const link = await this.#linkAgain();
       if (!link) continue;
-      this.emit('reconnected');
+      this.#lastRefusal = undefined;
+      this.#announce('reconnected');
       this.#watch(link);
       return;
     }
@@ -347,10 +382,20 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     } catch (error) {
       this.#unlink();
       // One that refuses this worker today, for one since its key is not set yet, may take it tomorrow.
-      if (error instanceof PassfdError) return undefined;
+      if (error instanceof PassfdError) {
+        this.#warnOfRefusal(error);
+        return undefined;
+      }
       if (this.#isReconnecting) this.#giveUp();
       throw error;
     }
+  }
+
+  /** Each reason once: it is tried again and again. */
+  #warnOfRefusal({ code, message }: PassfdError): void {
+    if (nobodyThere.has(code) || message === this.#lastRefusal) return;
+    this.#lastRefusal = message;
+    process.emitWarning(`This worker cannot go back to a dispatcher yet: ${message}`, 'PassfdWarning');
   }
 
   /** @returns whether it was cut short by a change */
@@ -374,7 +419,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#beginDraining();
     this.#state = { is: 'closed' };
     this.#custody.close();
-    this.emit('abandoned');
+    this.#announce('abandoned');
   }
 
   /** Of a dispatcher that went away again before everything was asked of it. */
@@ -399,16 +444,18 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   #attach(
     server: Server,
-    wanted: WantedAddress | undefined,
+    { wanted, claim }: { readonly wanted: WantedAddress | undefined; readonly claim: Claim | undefined },
     listen: ListenArguments,
     listeners: readonly Listening[],
     { address }: Listening,
+    scope: AsyncResource,
   ): void {
     let isReferenced = true;
     this.#reference(1);
-    const handle = new ServerHandle(server, address, {
+    const handle = new ServerHandle(server, address, scope, {
       closed: async () => {
         this.#servers.delete(server);
+        this.#release(claim);
         // Not to end before the server has told that it is closed.
         this.#reference(1);
         if (isReferenced) this.#reference(-1);
@@ -432,6 +479,35 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     handle.attach(listen);
   }
 
+  /** @throws {PassfdError} `ERR_ADDRESS_IN_USE` when somebody else has the dispatcher's own addresses */
+  #take(by: Server | Intake): Claim {
+    if (this.#claim && this.#claim.by !== by) checkListening('taken');
+    const claim = { by };
+    this.#claim = claim;
+    return claim;
+  }
+
+  #release(claim: Claim | undefined): void {
+    if (this.#claim === claim) this.#claim = undefined;
+  }
+
+  /** The capacity, or what is open and what the loop over the connections waits for, if that is less. */
+  get #presentCapacity(): number | null {
+    if (!(this.#claim?.by instanceof Intake)) return this.#capacity;
+    return Math.min(this.#open + this.#claim.by.room, this.#capacity ?? Number.POSITIVE_INFINITY);
+  }
+
+  #tellCapacity(): void {
+    const capacity = this.#presentCapacity;
+    if (this.#state.is !== 'linked' || capacity === this.#toldCapacity) return;
+    this.#toldCapacity = capacity;
+    this.#state.link.sayCapacity(capacity);
+  }
+
+  #endIntake(): void {
+    if (this.#claim?.by instanceof Intake) this.#claim.by.end();
+  }
+
   #targetOf(listener: number): Target | undefined {
     for (const { listeners, target } of this.#registrations) {
       if (listeners.some(({ id }) => id === listener)) return target;
@@ -444,12 +520,21 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     backlog: number | undefined,
     granted: Granted,
   ): Promise<void> {
-    while (this.#isReconnecting) await this.#reconnected;
-    if (this.#state.is !== 'linked') {
-      throw new PassfdError('ERR_PEER_GONE', 'This worker has no dispatcher any more');
+    for (;;) {
+      while (this.#isReconnecting) await this.#reconnected;
+      if (this.#state.is !== 'linked') {
+        throw new PassfdError('ERR_PEER_GONE', 'This worker has no dispatcher any more');
+      }
+      const { link } = this.#state;
+      try {
+        await (wanted ? link.listen(wanted, backlog ?? 0, granted) : link.serve(granted));
+        return;
+      } catch (error) {
+        if (!(error instanceof PassfdError && error.code === 'ERR_PEER_GONE')) throw error;
+        // It died before it answered: the next one is asked, if one comes.
+        await link.ended;
+      }
     }
-    const { link } = this.#state;
-    await (wanted ? link.listen(wanted, backlog ?? 0, granted) : link.serve(granted));
   }
 
   /** Resolves when the dispatcher knows it; never rejects. */
@@ -466,10 +551,16 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #beginDraining(): void {
     if (this.#isDraining) return;
     this.#isDraining = true;
-    this.emit('drain');
+    this.#endIntake();
     for (const server of this.#servers) closeGracefully(server);
     tellDrain();
-    if (this.#open === 0) this.emit('drained');
+    this.#announce('drain');
+    if (this.#open === 0) this.#announce('drained');
+  }
+
+  /** Each on its own, so that an exception of the app's is an ordinary one, and stops nothing here. */
+  #announce(event: 'drain' | 'drained' | 'reconnected' | 'abandoned'): void {
+    process.nextTick(() => this.emit(event));
   }
 
   #reference(change: 1 | -1): void {
@@ -479,6 +570,12 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     if (isNeeded) this.#pauseTimer?.ref();
     else this.#pauseTimer?.unref();
   }
+}
+
+/** @throws {TypeError} */
+export function checkCapacity(capacity: number | null): void {
+  if (capacity === null || (Number.isSafeInteger(capacity) && capacity >= 0)) return;
+  throw new TypeError(`capacity is an integer from 0, or null, not ${String(capacity)}`);
 }
 
 const noArguments: ListenArguments = {
@@ -504,14 +601,14 @@ function askAgain(
 }
 
 /** @throws {PassfdError} unless it listens */
-function checkListening(outcome: 'listening' | 'closed' | 'taken' | 'nowhere'): void {
+function checkListening(outcome: Outcome): void {
   switch (outcome) {
     case 'listening':
       return;
     case 'closed':
       throw new PassfdError('ERR_CLOSED', 'The server was closed before it listened');
     case 'taken':
-      throw new PassfdError('ERR_ADDRESS_IN_USE', 'Another server of this process listens there', {
+      throw new PassfdError('ERR_ADDRESS_IN_USE', 'Another server or loop of this process is there', {
         cause: { code: 'EADDRINUSE' },
       });
     case 'nowhere':

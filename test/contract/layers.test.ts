@@ -21,8 +21,8 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 
 /** The packages that a part may import. */
 const packagesOf: Readonly<Record<string, readonly string[]>> = {
-  handoff: ['zod/mini'],
-  cli: ['commander', 'pino', 'pino-pretty', 'sonic-boom', 'zod/mini'],
+  handoff: ['valibot'],
+  cli: ['commander', 'pino', 'pino-pretty', 'sonic-boom', 'valibot'],
 };
 
 interface Import {

@@ -11,6 +11,7 @@ const FILES = [
   'self-test-sockets.test.js',
   'self-test-refused.test.js',
   'self-test-races.test.js',
+  'self-test-process.test.js',
 ];
 
 /** Without it, the files would report to this test's own runner. */

@@ -7,7 +7,7 @@ import { describe, it } from 'node:test';
 
 import { listen } from '../../src/fd/index.js';
 import { temporaryDirectory } from '../support/files.js';
-import { app, passfd } from '../support/passfd.js';
+import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms, type Program, type ProgramOptions, type Start } from '../support/program.js';
 
 interface Planned {
@@ -162,17 +162,22 @@ describe('servers of two workers', () => {
 
   it(
     'have no more than maxConnections each; the next client waits until one leaves',
-    withRun(async (run) => {
+    withRun(async (run, path) => {
       const where = await sharedAddress(run({ all: [{ name: 'full', listen: anywhere, max: 1 }] }), 'full');
       await answerersOf(where, 2);
       const first = await greet(where);
       const second = await greet(where);
       assert.deepEqual([first.greeting, second.greeting].sort(), ['1 full', '2 full']);
+      const redelivered = async (): Promise<number> =>
+        (await statusOf(`${path}/control`)).connections.redelivered;
+      const before = await redelivered();
       let hasThird = false;
       const waiting = greet(where).then((third) => {
         hasThird = true;
         return third;
       });
+      // It was given to a worker, which has refused it.
+      while ((await redelivered()) === before) assert.equal(hasThird, false);
       assert.equal(hasThird, false);
       await leave(first.socket);
       const third = await waiting;
@@ -197,10 +202,13 @@ describe('servers of two workers', () => {
   it(
     'collide when they want a port exclusively',
     withRun(async (run) => {
-      const holder = createServer().listen(anywhere);
-      await once(holder, 'listening');
-      const { port } = holder.address() as AddressInfo;
-      await new Promise((resolve) => holder.close(resolve));
+      const elsewhere = createServer().listen(anywhere);
+      await once(elsewhere, 'listening');
+      // Nobody else gets the port of a client, and who names it can listen there.
+      const { port: remotePort } = elsewhere.address() as AddressInfo;
+      const client = connect({ port: remotePort, host: '127.0.0.1', localAddress: '127.0.0.1' });
+      await once(client, 'connect');
+      const { localPort: port = 0 } = client;
       const program = run({
         all: [{ name: 'alone', listen: { port, host: '127.0.0.1', exclusive: true } }],
       });
@@ -210,6 +218,8 @@ describe('servers of two workers', () => {
       assert.ok(outcomes.some((line) => line.includes('"code":"EADDRINUSE"')));
       assert.match(listening, /^listening alone /);
       assert.equal(await outcomeOf({ host: '127.0.0.1', port }), 'connected');
+      client.destroy();
+      elsewhere.close();
       // Its worker would outlive the dispatcher, which knows nothing of this server.
       program.signal('SIGTERM');
       assert.equal(await program.exit, 0);
@@ -263,6 +273,18 @@ describe('servers of two workers', () => {
   );
 });
 
+describe('an app that breaks what its servers listen with', () => {
+  it(
+    'is told why its process ends',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '1', '--control', control, app('wraps-badly.js')));
+      await program.errorLine(/^passfd: this process leaves its dispatcher: .*no good/);
+    }),
+  );
+});
+
 describe('what an app starts itself', () => {
   it(
     'knows nothing of the dispatcher, and listens on its own',
@@ -277,11 +299,22 @@ describe('what an app starts itself', () => {
         assert.deepEqual(JSON.parse(said), {
           heard: name,
           variables: ['PASSFD_CONTROL', 'PASSFD_WORKER_ID'],
-          preload: true,
+          preload: false,
         });
       }
       await program.line(/^listening \d+$/);
       program.signal('SIGTERM');
+      assert.equal(await program.exit, 0);
+    }),
+  );
+
+  it(
+    'cannot be given a server, and to try it is an ordinary error',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const program = start(...passfd('run', '--workers', '1', '--control', control, app('sends-server.js')));
+      await program.line(/^sent EBADF$/);
       assert.equal(await program.exit, 0);
     }),
   );

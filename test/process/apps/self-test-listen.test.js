@@ -249,3 +249,15 @@ test('a signal that was aborted before closes it too', async () => {
   await once(server, 'close');
   assert.equal(server.listening, false);
 });
+
+test(
+  'a name in the abstract namespace is found by clients, and is told as it was given',
+  { skip: process.platform !== 'linux' },
+  async () => {
+    const path = `\0${directory}`;
+    const server = createServer((socket) => socket.end('here'));
+    assert.equal(await listening(server, path), path);
+    assert.equal(await hear(path), 'here');
+    await closed(server);
+  },
+);

@@ -1,5 +1,6 @@
 // Ordinary tests of what a server does with its connections, with the clients in the same process.
 import assert from 'node:assert/strict';
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { Agent, createServer as createHttpServer, get } from 'node:http';
@@ -265,4 +266,27 @@ test('TLS is spoken', async () => {
   assert.equal(await text(client), 'secret 127.0.0.1');
   assert.equal(client.authorized, true);
   await closed(server);
+});
+
+test('what an AsyncLocalStorage holds where listen is called, it holds for each connection and request', async () => {
+  const storage = new AsyncLocalStorage();
+  const seen = [];
+  const server = createHttpServer((request, response) => {
+    seen.push(['request', storage.getStore()]);
+    response.end();
+  });
+  server.on('connection', () => seen.push(['connection', storage.getStore()]));
+  server.on('listening', () => seen.push(['listening', storage.getStore()]));
+  storage.run('of listen', () => server.listen(0, '127.0.0.1'));
+  await once(server, 'listening');
+  await storage.run('of a client', async () => {
+    const [response] = await once(get({ port: server.address().port, agent: new Agent() }), 'response');
+    await text(response);
+  });
+  await closed(server);
+  assert.deepEqual(seen, [
+    ['listening', 'of listen'],
+    ['connection', 'of listen'],
+    ['request', 'of listen'],
+  ]);
 });

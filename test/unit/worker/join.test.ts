@@ -4,11 +4,12 @@ import { connect, createServer, type Server } from 'node:net';
 import assert from 'node:assert/strict';
 import { join as joinPath } from 'node:path';
 import { describe, it } from 'node:test';
+import { inspect } from 'node:util';
 
 import { listen, socketPair, type Acceptor } from '../../../src/fd/index.js';
 import { encodeJson } from '../../../src/handoff/index.js';
 import { Listener } from '../../../src/multiprocessing/index.js';
-import { join } from '../../../src/worker/index.js';
+import { join, type JoinOptions } from '../../../src/worker/index.js';
 import { Link } from '../../../src/worker/link.js';
 import { Worker } from '../../../src/worker/worker.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
@@ -61,8 +62,19 @@ describe('joining', () => {
     }),
   );
 
-  it('fails at once with a window that is none', async () => {
-    await assert.rejects(join({ window: 0 }), TypeError);
+  it('fails at once with an option that makes no sense', async () => {
+    const wrong: readonly JoinOptions[] = [
+      { window: 0 },
+      { capacity: -1 },
+      { capacity: 1.5 },
+      { capacity: '3' as unknown as number },
+      { orphanTimeoutMs: Number.NaN },
+      { orphanTimeoutMs: -1 },
+      { handshakeTimeoutMs: Number.NaN },
+    ];
+    for (const options of wrong) {
+      await assert.rejects(join({ control: '/nowhere', ...options }), TypeError, inspect(options));
+    }
   });
 });
 
@@ -206,6 +218,59 @@ describe('a worker whose dispatcher died', () => {
       await Promise.all([dispatcher.welcome(), dispatcher.grant(acceptor), serving]);
       assert.ok(late.listening);
       late.close();
+    }),
+  );
+
+  it(
+    'tells, once, why the next one does not take it as it was, and tries again',
+    onOrphan(async ({ acceptor, worker, next }) => {
+      const warned = once(process, 'warning') as Promise<[Error]>;
+      let warnings = 0;
+      const count = (): void => {
+        warnings++;
+      };
+      process.on('warning', count);
+      const refuse = async (): Promise<void> => {
+        const dispatcher = await next();
+        await dispatcher.welcome();
+        const { request } = await dispatcher.hears('serve');
+        const reason = 'no such address';
+        await dispatcher.say({ type: 'listen-failed', request, code: 'EADDRINUSE', reason });
+      };
+      await refuse();
+      assert.match((await warned)[0].message, /no such address/);
+      await refuse();
+      const third = await next();
+      const back = once(worker, 'reconnected');
+      await Promise.all([back, third.welcome(), third.grant(acceptor)]);
+      process.off('warning', count);
+      assert.equal(warnings, 1);
+    }),
+  );
+
+  it(
+    'asks the next one what this one did not answer any more',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const control = joinPath(directory.path, 'control');
+      const listener = await Listener(control);
+      const acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      const joining = join({ control });
+      const first = new PlayedDispatcher((await listener.accept()).socket);
+      const [worker] = await Promise.all([joining, first.welcome()]);
+      const server = createServer();
+      const serving = worker.serve(server);
+      await first.hears('serve');
+      first.socket.destroy();
+      const second = new PlayedDispatcher((await listener.accept()).socket);
+      await Promise.all([serving, second.welcome(), second.grant(acceptor)]);
+      assert.ok(server.listening);
+
+      server.close();
+      await worker.close();
+      second.socket.destroy();
+      await acceptor.close();
+      await listener.close();
     }),
   );
 

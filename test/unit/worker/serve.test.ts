@@ -1,11 +1,13 @@
 // A server that a worker serves: it behaves as one that listens and accepts by itself, also when it ends.
 import assert from 'node:assert/strict';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { createServer as createHttpServer } from 'node:http';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
 import { promisify } from 'node:util';
 
+import { failsWith } from '../../support/errors.js';
 import { isPending, turns } from '../../support/loop.js';
 import { onStage, type Stage } from './played-dispatcher.js';
 
@@ -46,6 +48,8 @@ describe('a server that is served', () => {
       const [socket] = (await came) as [Socket & { server: Server }];
       assert.deepEqual([socket.remotePort, socket.localPort], [client.localPort, client.remotePort]);
       assert.equal(socket.server, server);
+      const { _handle: handle } = socket as unknown as { _handle: object };
+      assert.equal(handle.constructor.name, 'TCP');
       assert.equal(await promisify(server.getConnections.bind(server))(), 1);
       socket.destroy();
       await once(socket, 'close');
@@ -101,6 +105,149 @@ describe('a server that is served', () => {
       await turns();
       const answers = stage.dispatcher.heard.map(({ type }) => type);
       assert.ok(answers.includes('adopted') && !answers.includes('refused'), answers.join());
+    }),
+  );
+});
+
+describe('a server that is closed', () => {
+  it(
+    'emits close for it also when it listens again in the same tick',
+    onStage(async (stage) => {
+      const server = createServer();
+      await serving(stage, server);
+      const closed = new Promise((resolve) => server.close(resolve));
+      await serving(stage, server);
+      assert.ok(server.listening);
+      assert.ok(!(await isPending(closed)), 'the close is lost');
+      server.close();
+    }),
+  );
+
+  it(
+    'waits for its connections to emit close when it listens again meanwhile, as in Node: until it is closed again',
+    onStage(async (stage) => {
+      const server = createServer((socket) => socket.resume());
+      await serving(stage, server);
+      const { client, connection } = await stage.client();
+      await stage.dispatcher.handOff([connection]);
+      await stage.dispatcher.hears('adopted');
+      connection.close();
+      const closed = new Promise((resolve) => server.close(resolve));
+      await serving(stage, server);
+      client.end();
+      await stage.dispatcher.hears('closed');
+      assert.ok(await isPending(closed));
+      server.close();
+      await closed;
+    }),
+  );
+
+  it(
+    'emits close once for each call, as Node does',
+    onStage(async (stage) => {
+      const server = createServer();
+      await serving(stage, server);
+      let closes = 0;
+      server.on('close', () => closes++);
+      server.close();
+      const again = new Promise((resolve) => server.close(resolve));
+      assert.equal(((await again) as NodeJS.ErrnoException).code, 'ERR_SERVER_NOT_RUNNING');
+      await turns();
+      assert.equal(closes, 2);
+    }),
+  );
+});
+
+describe('a connection that was adopted when its server is closed', () => {
+  it(
+    'is served, and close comes once behind it, also when the app destroys it at once',
+    onStage(async (stage) => {
+      const server = createServer((socket) => socket.destroy());
+      await serving(stage, server);
+      let closes = 0;
+      server.on('close', () => closes++);
+      const { connection } = await stage.client();
+      const came = once(server, 'connection');
+      const closeWhenAdopted = (step: unknown): void => {
+        if (step === 'adopted') server.close();
+      };
+      subscribe('passfd:step', closeWhenAdopted);
+      await stage.dispatcher.handOff([connection]);
+      await came;
+      unsubscribe('passfd:step', closeWhenAdopted);
+      await turns();
+      assert.equal(closes, 1);
+    }),
+  );
+});
+
+describe('a server that cannot be served', () => {
+  it(
+    'is told as a TypeError when it is none, and nothing else is thrown',
+    onStage(async ({ worker }) => {
+      for (const none of [{}, undefined]) await assert.rejects(worker.serve(none as Server), TypeError);
+    }),
+  );
+
+  it(
+    'is served all the same when it has an error of its own that the app handles',
+    onStage(async (stage) => {
+      const mistake = new Error('early');
+      const handled: Error[] = [];
+      const server = createServer().on('error', (error) => handled.push(error));
+      const served = serving(stage, server);
+      server.emit('error', mistake);
+      await served;
+      assert.deepEqual(handled, [mistake]);
+      server.close();
+    }),
+  );
+
+  it(
+    'has no listener that would hide an error from the app',
+    onStage(async (stage) => {
+      const server = createServer();
+      const served = serving(stage, server);
+      const mistake = new Error('early');
+      assert.throws(() => server.emit('error', mistake), mistake);
+      await served;
+      assert.deepEqual(server.eventNames(), []);
+      server.close();
+    }),
+  );
+
+  it(
+    'is told as ERR_ADDRESS_IN_USE when another one has the addresses',
+    onStage(async (stage) => {
+      const server = createServer();
+      await serving(stage, server);
+      await assert.rejects(stage.worker.serve(createServer()), failsWith('ERR_ADDRESS_IN_USE'));
+      server.close();
+    }),
+  );
+});
+
+describe('an app that throws in a listener', () => {
+  it(
+    'of drain does not keep its servers from closing',
+    onStage(async (stage) => {
+      const server = createServer();
+      await serving(stage, server);
+      const mistake = new Error('of the app');
+      const thrown: unknown[] = [];
+      process.setUncaughtExceptionCaptureCallback((error) => thrown.push(error));
+      try {
+        stage.worker.on('drain', () => {
+          throw mistake;
+        });
+        const drained = once(stage.worker, 'drained');
+        await stage.dispatcher.say({ type: 'drain' });
+        await drained;
+      } finally {
+        process.setUncaughtExceptionCaptureCallback(null);
+      }
+      assert.deepEqual(thrown, [mistake]);
+      assert.equal(server.listening, false);
     }),
   );
 });

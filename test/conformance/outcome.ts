@@ -1,0 +1,88 @@
+// How a test file of Node's ends: alone, and as the only worker of `passfd run`.
+import { temporaryDirectory } from '../support/files.js';
+import { passfd } from '../support/passfd.js';
+import { Program } from '../support/program.js';
+import type { NodeTest } from './source.js';
+
+/** The slowest takes some seconds; this is for a busy machine. */
+const TIMEOUT_MS = 60_000;
+
+/** Some of Node's tests have fixed ports, which begin with this one where nothing else is said. */
+const FIRST_PORT = 12_346;
+const PORTS_PER_LANE = 100;
+
+export const PASSED = 'ended with code 0';
+const HANGS = `did not end within ${TIMEOUT_MS / 1000} s`;
+
+export interface Outcome {
+  /** `PASSED`, or how it ended otherwise. */
+  readonly end: string;
+  readonly output: readonly string[];
+}
+
+type Command = ReturnType<typeof passfd>;
+
+/** @param lane of tests that run at the same time, each has another: their fixed ports depend on it */
+export async function alone({ path, flags }: NodeTest, lane: number): Promise<Outcome> {
+  const command = (): Command => [process.execPath, [...flags, path]];
+  return run(command, lane, async (program, hangs) => {
+    const end = await Promise.race([program.ended, hangs]);
+    program.kill();
+    if (typeof end === 'number') return `ended with code ${end}`;
+    return end === HANGS ? end : `was ended by ${end}`;
+  });
+}
+
+/** A worker that fails is started again: its first end is the answer. */
+export async function underPassfd({ path, flags }: NodeTest, lane: number): Promise<Outcome> {
+  const command = (directory: string): Command => {
+    const [node, args] = passfd('run', '--workers', '1', '--control', `${directory}/control`, path);
+    return [node, [...flags, ...args]];
+  };
+  return run(command, lane, async (program, hangs) => {
+    const ended = program.errorLine(/"child":1,.*"msg":"process (ended with code \d+|was ended by \w+)"/);
+    const found = await Promise.race([ended, hangs]);
+    await stop(program);
+    if (found === HANGS) ended.catch(() => undefined);
+    return typeof found === 'string' ? found : (found[1] ?? '');
+  });
+}
+
+async function run(
+  command: (directory: string) => Command,
+  lane: number,
+  watch: (program: Program, hangs: Promise<string>) => Promise<string>,
+): Promise<Outcome> {
+  await using directory = await temporaryDirectory();
+  const program = new Program(...command(directory.path), {
+    cwd: directory.path,
+    env: {
+      NODE_TEST_DIR: directory.path,
+      TEST_THREAD_ID: String(lane),
+      NODE_COMMON_PORT: String(FIRST_PORT + lane * PORTS_PER_LANE),
+      // Without it, the files would report to a runner.
+      NODE_TEST_CONTEXT: undefined,
+    },
+    ownGroup: true,
+  });
+  program.endInput();
+  let timer: NodeJS.Timeout | undefined;
+  const hangs = new Promise<string>((resolve) => {
+    timer = setTimeout(resolve, TIMEOUT_MS, HANGS);
+  });
+  try {
+    const end = await watch(program, hangs);
+    return { end, output: [...program.lines, ...program.errorLines] };
+  } finally {
+    clearTimeout(timer);
+    program.kill();
+  }
+}
+
+/** Two signals that come as one would be one. */
+async function stop(program: Program): Promise<void> {
+  program.signal('SIGTERM');
+  const isStopping = await program.errorLine(/a second signal stops at once/).catch(() => undefined);
+  if (isStopping) program.signal('SIGTERM');
+  await program.ended;
+}

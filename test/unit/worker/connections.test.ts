@@ -1,0 +1,289 @@
+// The connections of a worker one by one, for programs without a server: the loop gets what it asks for, and no more.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { join as joinPath } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { describe, it } from 'node:test';
+
+import { Dispatcher } from '../../../src/dispatcher/index.js';
+import { join } from '../../../src/worker/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+import { failsWith } from '../../support/errors.js';
+import { temporaryDirectory } from '../../support/files.js';
+import { isPending, turns } from '../../support/loop.js';
+import { onStage, type Stage } from './played-dispatcher.js';
+
+const CLIENTS = 12;
+
+/** Whoever waits longer for the loop waits for ever. */
+const DEADLINE_MS = 30_000;
+
+type Connections = AsyncGenerator<Socket, void, undefined>;
+
+/** A loop over the connections that waits for its first one. */
+async function looping(stage: Stage): Promise<{ loop: Connections; first: Promise<Socket> }> {
+  const loop = stage.worker.connections();
+  const first = nextOf(loop);
+  await stage.dispatcher.grant(stage.acceptor);
+  await stage.dispatcher.hears('ready');
+  return { loop, first };
+}
+
+async function nextOf(loop: Connections): Promise<Socket> {
+  const { value } = await loop.next();
+  assert.ok(value, 'the loop is over');
+  return value;
+}
+
+/** Hands a new client's connection over. */
+async function come(stage: Stage): Promise<Socket> {
+  const { client, connection } = await stage.client();
+  await stage.dispatcher.handOff([connection]);
+  connection.close();
+  return client;
+}
+
+describe('a loop over the connections', () => {
+  it(
+    'gets each paused, as it was accepted, and nothing of it is read before',
+    onStage(async (stage) => {
+      const { loop, first } = await looping(stage);
+      const { client, connection } = await stage.client();
+      client.write('hello');
+      await stage.dispatcher.handOff([connection]);
+      connection.close();
+      const socket = await first;
+      assert.equal(socket.remotePort, client.localPort);
+      assert.equal((await stage.dispatcher.hears('adopted')).position, 1);
+      socket.resume();
+      const [words] = (await once(socket, 'data')) as [Buffer];
+      assert.equal(words.toString(), 'hello');
+      socket.destroy();
+      await loop.return();
+    }),
+  );
+
+  it(
+    'has the dispatcher send one when it waits for one, and none while its body is busy',
+    onStage(async (stage) => {
+      const { dispatcher } = stage;
+      const { loop, first } = await looping(stage);
+      assert.equal((await dispatcher.hears('capacity')).capacity, 1);
+      await come(stage);
+      const socket = await first;
+      await turns();
+      // One is open and one may be: the body still has it.
+      assert.deepEqual(
+        dispatcher.heard.filter(({ type }) => type === 'capacity'),
+        [],
+      );
+      const second = nextOf(loop);
+      assert.equal((await dispatcher.hears('capacity')).capacity, 2);
+      socket.destroy();
+      assert.equal((await dispatcher.hears('capacity')).capacity, 1);
+      assert.equal((await dispatcher.hears('closed')).total, 1);
+      await come(stage);
+      (await second).destroy();
+      assert.equal((await dispatcher.hears('capacity')).capacity, 0);
+      assert.equal((await dispatcher.hears('closed')).total, 2);
+      await loop.return();
+    }),
+  );
+
+  it(
+    'says so before it asks for connections: nothing comes in between',
+    onStage(async (stage) => {
+      const loop = stage.worker.connections();
+      const first = loop.next();
+      assert.equal((await stage.dispatcher.hears('capacity')).capacity, 0);
+      await stage.dispatcher.grant(stage.acceptor);
+      assert.equal((await stage.dispatcher.hears('capacity')).capacity, 1);
+      await stage.worker.close();
+      await first;
+    }),
+  );
+
+  it(
+    'asks for no more than the capacity allows, and for none beyond it',
+    onStage(
+      async (stage) => {
+        const { loop, first } = await looping(stage);
+        assert.equal((await stage.dispatcher.hears('capacity')).capacity, 1);
+        await come(stage);
+        const socket = await first;
+        const second = loop.next();
+        await turns();
+        assert.deepEqual(
+          stage.dispatcher.heard.filter(({ type }) => type === 'capacity'),
+          [],
+        );
+        stage.worker.capacity = null;
+        assert.equal((await stage.dispatcher.hears('capacity')).capacity, 2);
+        socket.destroy();
+        await stage.worker.close();
+        await second;
+      },
+      { capacity: 1 },
+    ),
+  );
+
+  it(
+    'adopts nothing that it has not asked for: that goes back to the dispatcher',
+    onStage(async (stage) => {
+      const { dispatcher } = stage;
+      const { loop, first } = await looping(stage);
+      const connections = [(await stage.client()).connection, (await stage.client()).connection];
+      await dispatcher.handOff(connections);
+      assert.equal((await dispatcher.hears('adopted')).position, 1);
+      assert.deepEqual(await dispatcher.hears('refused'), {
+        type: 'refused',
+        position: 2,
+        reason: 'capacity',
+      });
+      const socket = await first;
+      await dispatcher.handOff(connections.slice(1));
+      assert.deepEqual(await dispatcher.hears('refused'), {
+        type: 'refused',
+        position: 3,
+        reason: 'capacity',
+      });
+      socket.destroy();
+      await loop.return();
+    }),
+  );
+
+  it(
+    'that is left leaves nothing behind: the listener is given back, and the capacity is what it was',
+    onStage(async (stage) => {
+      const { dispatcher, worker } = stage;
+      const { loop, first } = await looping(stage);
+      const client = await come(stage);
+      const socket = await first;
+      await Promise.all([loop.return(), dispatcher.hears('unlisten')]);
+      assert.equal((await dispatcher.hears('capacity')).capacity, null);
+      const { connection } = await stage.client();
+      await dispatcher.handOff([connection]);
+      assert.equal((await dispatcher.hears('refused')).reason, 'not-listening');
+      assert.equal(worker.active, 1);
+      const closed = once(socket, 'close');
+      socket.end('still here');
+      socket.resume();
+      const [words] = (await once(client, 'data')) as [Buffer];
+      assert.equal(words.toString(), 'still here');
+      await closed;
+    }),
+  );
+
+  it(
+    'gets what was adopted when a drain comes, and ends then',
+    onStage(async (stage) => {
+      const { dispatcher } = stage;
+      const { loop, first } = await looping(stage);
+      const { connection } = await stage.client();
+      await Promise.all([dispatcher.handOff([connection]), dispatcher.say({ type: 'drain' })]);
+      const socket = await first;
+      assert.equal((await loop.next()).done, true);
+      socket.destroy();
+    }),
+  );
+
+  it(
+    'ends when the worker is closed',
+    onStage(async (stage) => {
+      const next = stage.worker.connections().next();
+      await stage.dispatcher.grant(stage.acceptor);
+      await stage.dispatcher.hears('ready');
+      await stage.worker.close();
+      assert.ok(!(await isPending(next)), 'the loop waits for ever');
+    }),
+  );
+
+  it(
+    'is over at once where the worker drains already',
+    onStage(async (stage) => {
+      await stage.worker.drain();
+      const next = stage.worker.connections().next();
+      assert.ok(!(await isPending(next)), 'the loop waits for ever');
+      assert.equal((await next).done, true);
+    }),
+  );
+
+  it(
+    'fails where the dispatcher has no address of its own',
+    onStage(async (stage) => {
+      const next = stage.worker.connections().next();
+      const { request } = await stage.dispatcher.hears('serve');
+      await stage.dispatcher.say({ type: 'listening', request, listeners: [] });
+      assert.ok(!(await isPending(next)), 'the loop waits for ever');
+      await assert.rejects(next, failsWith('ERR_DISPATCHER', /--listen/));
+    }),
+  );
+});
+
+describe('a loop that serves one client at a time', () => {
+  it(
+    'makes nobody wait while another worker is free, and loses nobody when it is left',
+    { timeout: DEADLINE_MS },
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const control = joinPath(directory.path, 'control');
+      await using dispatcher = new Dispatcher();
+      const address = await dispatcher.listen({ host: '127.0.0.1', port: 0 });
+      assert.ok('port' in address);
+      await dispatcher.openControl(control);
+      const answers: string[] = [];
+      const visit = async (): Promise<void> => {
+        answers.push(await text(connect(address.port, '127.0.0.1')));
+      };
+      await using alone = await join({ control });
+      const loop = alone.connections();
+      const clients = [visit()];
+      const socket = await nextOf(loop);
+      await using other = await join({ control });
+      const server = createServer((connection) => connection.end('server'));
+      await other.serve(server);
+      while (clients.length < CLIENTS) clients.push(visit());
+      // The body of the loop has one, and is busy with it.
+      while (answers.length < CLIENTS - 1) await turns(1);
+      await loop.return();
+      socket.resume();
+      socket.end('loop');
+      await Promise.all(clients);
+      assert.deepEqual(answers, [...Array<string>(CLIENTS - 1).fill('server'), 'loop']);
+      server.close();
+    }),
+  );
+});
+
+describe('the connections of a dispatcher', () => {
+  it(
+    'go to one taker in a worker: a second one is told',
+    onStage(async (stage) => {
+      const { loop, first } = await looping(stage);
+      const second = stage.worker.connections().next();
+      assert.ok(!(await isPending(second)), 'the second loop waits for ever');
+      await assert.rejects(second, failsWith('ERR_ADDRESS_IN_USE'));
+      await come(stage);
+      (await first).destroy();
+      await loop.return();
+    }),
+  );
+
+  it(
+    'go to the next taker when the first has left',
+    onStage(async (stage) => {
+      const { loop, first } = await looping(stage);
+      await come(stage);
+      (await first).destroy();
+      await loop.return();
+      const again = stage.worker.connections();
+      const other = nextOf(again);
+      await stage.dispatcher.grant(stage.acceptor);
+      await stage.dispatcher.hears('capacity');
+      await come(stage);
+      (await other).destroy();
+      await again.return();
+    }),
+  );
+});

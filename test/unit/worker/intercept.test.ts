@@ -1,0 +1,159 @@
+// An app's own `listen` under the preload: what the app sees of it, and which server gets the dispatcher's addresses.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer, Server } from 'node:net';
+import { describe, it } from 'node:test';
+
+import { interceptListen } from '../../../src/worker/intercept.js';
+import type { Worker } from '../../../src/worker/index.js';
+import { turns } from '../../support/loop.js';
+import { LISTENER, onStage, type PlayedDispatcher, type Stage } from './played-dispatcher.js';
+
+/** Until it is disposed of, servers listen by way of the worker. */
+function intercepting(worker: Worker): Disposable {
+  const prototype = Server.prototype as unknown as Record<string, unknown>;
+  const { listen, _listen2 } = prototype;
+  interceptListen(worker);
+  return {
+    [Symbol.dispose]: () => {
+      Object.assign(prototype, { listen, _listen2 });
+    },
+  };
+}
+
+async function listening({ dispatcher, acceptor }: Stage, server: Server): Promise<void> {
+  server.listen(8000, '127.0.0.1');
+  await Promise.all([once(server, 'listening'), dispatcher.grant(acceptor)]);
+}
+
+/** A second address, for whoever asks for one. */
+async function grantOther(dispatcher: PlayedDispatcher, port: number): Promise<void> {
+  const { request } = await dispatcher.hears('listen');
+  const address = { host: '127.0.0.1', port };
+  await dispatcher.say({ type: 'listening', request, listeners: [{ id: LISTENER + 1, address }] });
+}
+
+describe("the first server of an app, at the dispatcher's own addresses", () => {
+  it(
+    'has no listeners but those of the app: an error that nobody handles is thrown',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const server = createServer();
+      server.listen(8000, '127.0.0.1');
+      assert.equal(server.listenerCount('error'), 0);
+      await Promise.all([once(server, 'listening'), stage.dispatcher.grant(stage.acceptor)]);
+      assert.deepEqual(server.eventNames(), []);
+      const mistake = new Error('of the app');
+      assert.throws(() => server.emit('error', mistake), mistake);
+      server.close();
+    }),
+  );
+
+  it(
+    'keeps them when it has handled an error: the next server listens where it asks',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const first = createServer().on('error', () => undefined);
+      await listening(stage, first);
+      first.emit('error', new Error('handled'));
+      const second = createServer().listen(8001, '127.0.0.1');
+      await Promise.all([once(second, 'listening'), grantOther(stage.dispatcher, 8001)]);
+      assert.deepEqual(second.address(), { address: '127.0.0.1', port: 8001, family: 'IPv4' });
+      first.close();
+      second.close();
+    }),
+  );
+
+  it(
+    'leaves them to the next one when it is closed, also while it has connections',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const first = createServer((socket) => socket.resume());
+      await listening(stage, first);
+      const { connection } = await stage.client();
+      await stage.dispatcher.handOff([connection]);
+      await stage.dispatcher.hears('adopted');
+      connection.close();
+      first.close();
+      const second = createServer();
+      await listening(stage, second);
+      second.close();
+      await turns();
+    }),
+  );
+
+  it(
+    'leaves them to the next one when it could not listen',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const { dispatcher } = stage;
+      const first = createServer().listen(8000, '127.0.0.1');
+      const failed = once(first, 'error');
+      const { request } = await dispatcher.hears('serve');
+      await dispatcher.say({ type: 'listen-failed', request, code: 'EACCES', reason: 'not today' });
+      await failed;
+      const second = createServer();
+      await listening(stage, second);
+      second.close();
+    }),
+  );
+
+  it(
+    'keeps them when it is closed and listens again before it had an answer',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const { dispatcher, acceptor } = stage;
+      // Where no name is to be looked up, it is asked for at once.
+      const server = createServer().listen(8000);
+      server.close();
+      server.listen(8000);
+      await dispatcher.grant(acceptor);
+      await Promise.all([once(server, 'listening'), dispatcher.grant(acceptor)]);
+      const other = createServer().listen(8001, '127.0.0.1');
+      await Promise.all([once(other, 'listening'), grantOther(dispatcher, 8001)]);
+      server.close();
+      other.close();
+    }),
+  );
+});
+
+describe('an intercepted listen', () => {
+  it(
+    'tells EINVAL of a descriptor that is none, as Node does',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const first = createServer();
+      await listening(stage, first);
+      const server = createServer();
+      const failed = once(server, 'error') as Promise<[NodeJS.ErrnoException]>;
+      server.listen({ fd: 1000 });
+      const { request } = await stage.dispatcher.hears('listen');
+      await stage.dispatcher.say({
+        type: 'listen-failed',
+        request,
+        code: 'EBADF',
+        reason: 'no such descriptor',
+      });
+      const [{ code, syscall }] = await failed;
+      assert.deepEqual({ code, syscall }, { code: 'EINVAL', syscall: 'listen' });
+      first.close();
+    }),
+  );
+
+  it(
+    'has the name that it has in Node',
+    onStage(async ({ worker }) => {
+      const nameBefore = Server.prototype.listen.name;
+      using intercepted = intercepting(worker);
+      assert.ok(intercepted);
+      assert.equal(Server.prototype.listen.name, nameBefore);
+      await Promise.resolve();
+    }),
+  );
+});
