@@ -3,7 +3,7 @@ import { watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
 import { Descriptor, StreamSocket } from '../fd/index.js';
-import { defaultControlPath, MAX_WINDOW } from '../handoff/index.js';
+import { DEFAULT_ORPHAN_TIMEOUT_MS, defaultControlPath, MAX_WINDOW } from '../handoff/index.js';
 import { Client, type AuthKey } from '../multiprocessing/index.js';
 import { Link, type LinkOptions } from './link.js';
 import { checkCapacity, Worker } from './worker.js';
@@ -34,9 +34,6 @@ export interface JoinOptions {
 const DEFAULT_WINDOW = 128;
 
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
-
-/** Long enough for whoever watches over the dispatcher to start it again, and for a person to notice. */
-const DEFAULT_ORPHAN_TIMEOUT_MS = 60_000;
 
 /** What a timer of Node can wait. */
 const MAX_TIMER_MS = 0x7fff_ffff;

@@ -5,14 +5,10 @@ import { isMainThread } from 'node:worker_threads';
 
 import type { Worker } from './worker.js';
 
-/** What the supervisor gives its children to finish what they have open. */
-const DEFAULT_DRAIN_TIMEOUT_MS = 30_000;
-/** Time that it gives them between SIGTERM and SIGKILL. */
-const KILL_AFTER_MS = 2_000;
 /** The dispatcher may be busy, and learn late that a worker is drained. */
 const SIGNAL_TIMEOUT_MS = 5_000;
 
-const drainTimeoutMs = Number(process.env['PASSFD_DRAIN_TIMEOUT'] ?? DEFAULT_DRAIN_TIMEOUT_MS);
+const drainTimeout = process.env['PASSFD_DRAIN_TIMEOUT'];
 delete process.env['PASSFD_DRAIN_TIMEOUT'];
 
 // What the app starts with `fork` or `cluster` gets these arguments too: it starts as if passfd were not here.
@@ -33,9 +29,10 @@ async function becomeWorker(): Promise<void> {
   delete process.env['PASSFD_JOIN'];
   try {
     // Only now: a thread need not load them.
-    const [{ join }, { interceptListen }] = await Promise.all([
+    const [{ join }, { interceptListen }, { DEFAULT_DRAIN_TIMEOUT_MS, KILL_AFTER_MS }] = await Promise.all([
       import('./join.js'),
       import('./intercept.js'),
+      import('../handoff/index.js'),
     ]);
     const worker = isJoining ? await joinWhenThere(join) : await join();
     worker.on('error', (error) => {
@@ -49,7 +46,7 @@ async function becomeWorker(): Promise<void> {
     });
     worker.once('abandoned', () => {
       if (!isCutOff) tell('no dispatcher any more: this process finishes what it has open, and ends');
-      endWhenDone(worker);
+      endWhenDone(worker, Number(drainTimeout ?? DEFAULT_DRAIN_TIMEOUT_MS), KILL_AFTER_MS);
     });
     if (isChild) worker.once('drained', awaitSignal);
     tellLastWords(worker);
@@ -112,13 +109,13 @@ function tellLastWords(worker: Worker): void {
  * Whoever started this process is gone and does not come back, and nobody else will end it: not a server that it has by
  * itself, nor a timer. By the signals that its supervisor would have sent, so that the app can do what it does at its end.
  */
-function endWhenDone(worker: Worker): void {
+function endWhenDone(worker: Worker, drainTimeoutMs: number, killAfterMs: number): void {
   const end = (): void => {
     clearTimeout(timer);
     process.kill(process.pid, 'SIGTERM');
     setTimeout(() => {
       process.kill(process.pid, 'SIGKILL');
-    }, KILL_AFTER_MS).unref();
+    }, killAfterMs).unref();
   };
   const timer = setTimeout(end, drainTimeoutMs);
   worker.drain().then(end, end);
