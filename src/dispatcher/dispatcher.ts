@@ -725,7 +725,6 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       },
       resumed: (worker) => {
         this.emit('resumed', worker);
-        this.#pool.update();
       },
       broke: (error) => {
         this.#refusePeer(error);

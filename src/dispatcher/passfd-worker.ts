@@ -585,10 +585,10 @@ export class PassfdWorker implements WorkerHandle {
       case 'listen':
         return this.#onListen(message);
       case 'adopted':
-        this.#onAdopted(this.#settleUpTo(message.position));
+        this.#onAdopted(message.position);
         break;
       case 'refused':
-        this.#onRefused(this.#settleUpTo(message.position), message.reason);
+        this.#onRefused(message.position, message.reason);
         break;
       case 'closed':
         this.#onClosed(message.total);
@@ -616,10 +616,12 @@ export class PassfdWorker implements WorkerHandle {
     return undefined;
   }
 
-  #settleUpTo(position: number): AcceptedConnection[] {
-    const settled = this.#ledger.settleUpTo(position, this.#lastSent);
-    if (this.#stallWatch.resume()) this.#events.resumed(this);
-    return settled;
+  /** @param book counts them: until then it seems to have room that it has not, and nobody may be told anything */
+  #settle(position: number, book: (connections: AcceptedConnection[]) => void): void {
+    const connections = this.#ledger.settleUpTo(position, this.#lastSent);
+    const wasStalled = this.#stallWatch.resume();
+    book(connections);
+    if (wasStalled) this.#events.resumed(this);
   }
 
   #onReady(): void {
@@ -635,18 +637,22 @@ export class PassfdWorker implements WorkerHandle {
     this.#answerListening(request, loops);
   }
 
-  #onAdopted(connections: AcceptedConnection[]): void {
-    this.#adopted += connections.length;
-    this.#starvedWindow *= 2;
-    closeAll(connections.map(({ descriptor }) => descriptor));
-    this.#events.adopted(connections.length);
-    this.#events.changed(this);
+  #onAdopted(position: number): void {
+    this.#settle(position, (connections) => {
+      this.#adopted += connections.length;
+      this.#starvedWindow *= 2;
+      closeAll(connections.map(({ descriptor }) => descriptor));
+      this.#events.adopted(connections.length);
+      this.#events.changed(this);
+    });
   }
 
-  #onRefused(connections: AcceptedConnection[], reason: string): void {
-    for (const { loop } of connections) this.#pause(loop.id);
-    if (reason === 'descriptors') this.#starvedWindow = Math.max(1, Math.floor(connections.length / 2));
-    this.#events.refused(this, connections, reason);
+  #onRefused(position: number, reason: string): void {
+    this.#settle(position, (connections) => {
+      for (const { loop } of connections) this.#pause(loop.id);
+      if (reason === 'descriptors') this.#starvedWindow = Math.max(1, Math.floor(connections.length / 2));
+      this.#events.refused(this, connections, reason);
+    });
   }
 
   #onClosed(total: number): void {
@@ -786,7 +792,7 @@ export class PassfdWorker implements WorkerHandle {
     try {
       await this.#channel.read((payload) => {
         const message = decodeFromWorker(payload);
-        if (message.type === 'adopted') this.#onAdopted(this.#settleUpTo(message.position));
+        if (message.type === 'adopted') this.#onAdopted(message.position);
         return undefined;
       });
     } catch {

@@ -82,7 +82,7 @@ export interface WorkerEvents {
   draining(worker: WorkerHandle): void;
   /** It has become `isStalled`. What is in flight to it stays with it while it lives. */
   stalled(worker: WorkerHandle): void;
-  /** It answers again. */
+  /** It answers again. Told when what it has answered is counted, and was told: then nothing more is to be done. */
   resumed(worker: WorkerHandle): void;
   /** It broke the protocol; `left` follows. */
   broke(error: PassfdError): void;

@@ -96,6 +96,58 @@ describe('a worker that answers nothing from one look to the fourth behind it', 
   );
 });
 
+describe('a worker that answers again', () => {
+  it(
+    'gets no more than its capacity',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing({ window: 32, capacity: 4 });
+      await stage.clients(4);
+      await worker.handoffs(4);
+      await stage.looks.pass(4);
+      await stage.clients(4);
+      const resumed = stage.next('resumed');
+      await worker.adopt();
+      await resumed;
+      await turns();
+      const [view] = stage.dispatcher.workers;
+      assert.deepEqual([view?.active, view?.inFlight], [4, 0]);
+    }),
+  );
+
+  it(
+    'gets nothing at once when it answers that it has no descriptors',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.clients(2);
+      await worker.handoffs(2);
+      await stage.looks.pass(4);
+      await stage.clients(4);
+      const resumed = stage.next('resumed');
+      await worker.refuse('descriptors');
+      await resumed;
+      assert.equal(stage.dispatcher.workers[0]?.inFlight, 0);
+    }),
+  );
+
+  it(
+    'keeps what it has adopted when whoever hears of it throws',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.clients(2);
+      await worker.handoffs(2);
+      await stage.looks.pass(4);
+      stage.dispatcher.once('resumed', () => {
+        throw new Error('from a listener');
+      });
+      const left = stage.next('left');
+      await worker.adopt();
+      const [view, { redelivered }] = await left;
+      assert.deepEqual([view.adopted, redelivered], [2, 0]);
+      assert.deepEqual(stage.warnings.splice(0).map(String), ['Error: from a listener']);
+    }),
+  );
+});
+
 describe('a worker that answers', () => {
   it(
     'is not stalled, however much is in flight to it all the time',
