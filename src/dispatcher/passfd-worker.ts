@@ -49,6 +49,9 @@ const MAX_UNREAD_BYTES = 262_144;
  */
 const MAX_SAID_BYTES = 2_097_152;
 const MESSAGE_BYTES = 64;
+
+/** And for each of these: one that takes connections singly changes its capacity with each, three times. */
+const SAID_BYTES_PER_SETTLED = 384;
 const SECOND_MS = 1000;
 
 /** What a passfd worker can ask for beyond what every worker does. */
@@ -161,7 +164,7 @@ export class PassfdWorker implements WorkerHandle {
   readonly #entrusting = new Map<number, AbortController>();
   /** Of answers that wait for it. */
   #unreadBytes = 0;
-  /** In the second that began then. */
+  /** In the second that began then, without what its connections are a reason for: may be less than nothing. */
   #saidBytes = 0;
   #saidSince = 0;
 
@@ -619,6 +622,7 @@ export class PassfdWorker implements WorkerHandle {
   /** @param book counts them: until then it seems to have room that it has not, and nobody may be told anything */
   #settle(position: number, book: (connections: AcceptedConnection[]) => void): void {
     const connections = this.#ledger.settleUpTo(position, this.#lastSent);
+    this.#saidBytes -= connections.length * SAID_BYTES_PER_SETTLED;
     const wasStalled = this.#stallWatch.resume();
     book(connections);
     if (wasStalled) this.#events.resumed(this);

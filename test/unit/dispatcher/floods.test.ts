@@ -5,6 +5,7 @@ import { describe, it, mock } from 'node:test';
 import { encodeClosed, encodeJson } from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import type { FakeWorker } from '../../support/fake-worker.js';
+import { turns } from '../../support/loop.js';
 
 /** Says the same again and again, as fast as the channel takes it, until that is over. */
 async function flood(worker: FakeWorker, frame: Buffer): Promise<void> {
@@ -62,6 +63,30 @@ describe('a worker that floods its dispatcher', () => {
       }),
     );
   }
+
+  it(
+    'is none that changes its capacity three times with each connection, however fast they come; but not four times',
+    inNoTime(async (stage) => {
+      const worker = await stage.joinServing();
+      // As long as it gets.
+      const capacity = Number.MAX_SAFE_INTEGER;
+      const frame = encodeJson({ type: 'capacity', capacity });
+      const left = stage.next('left');
+      await worker.say(...Array<Buffer>(Math.floor(2_097_152 / (frame.length - 4 + 64)) - 4).fill(frame));
+      for (let count = 0; count < 50; count++) {
+        await stage.client();
+        await worker.handoffs(1);
+        await worker.adopt();
+        await worker.say(frame, frame, frame);
+      }
+      await stage.until(() => stage.dispatcher.workers[0]?.adopted === 50);
+      await turns();
+      assert.deepEqual(stage.refusedPeers, []);
+      await worker.say(...Array<Buffer>(50).fill(frame));
+      const [, { reason }] = await left;
+      assert.match(reason, /says more than 2097152 bytes in a second/);
+    }),
+  );
 
   it(
     'is none that says as much in the course of time',
