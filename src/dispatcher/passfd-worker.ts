@@ -89,6 +89,8 @@ export interface PassfdWorkerSnapshot {
   /** See `knowsAgain`. */
   readonly knowsAgain?: boolean | undefined;
   readonly state: 'starting' | 'ready' | 'draining';
+  /** Of one that is parted with: why. What is unsent ends with its farewell, if that is. */
+  readonly parting?: string | undefined;
   readonly window: number;
   readonly capacity: number | null;
   /** See `#carried`. */
@@ -188,7 +190,8 @@ export class PassfdWorker implements WorkerHandle {
     this.#isTrusted = isTrusted;
     this.#isCustodian = snapshot.isCustodian;
     this.knowsAgain = snapshot.knowsAgain ?? false;
-    this.#state = { is: snapshot.state };
+    this.#state = { is: snapshot.parting === undefined ? snapshot.state : 'parting' };
+    this.#whyParted = snapshot.parting;
     this.#window = snapshot.window;
     this.#capacity = snapshot.capacity;
     this.#carried = snapshot.carried;
@@ -256,14 +259,17 @@ export class PassfdWorker implements WorkerHandle {
       const loop = loops.get(listener);
       if (loop) worker.#subscriptions.set(listener, { loop, pause: undefined, servers });
     }
+    let told = Promise.resolve();
     for (const { bytes, descriptors, handoff } of unsent) {
       if (handoff) {
         const first = handoff.position - snapshot.settled - 1;
         worker.#postHandoff(Buffer.from(bytes), inFlight.slice(first, first + handoff.count), handoff);
       } else {
-        worker.#postOwned(Buffer.from(bytes), descriptors);
+        told = worker.#postOwned(Buffer.from(bytes), descriptors);
       }
     }
+    // Where nothing is unsent, the other dispatcher has cut it off.
+    if (snapshot.parting !== undefined) worker.#parted = worker.#cutOff(told);
     return worker;
   }
 
@@ -433,10 +439,6 @@ export class PassfdWorker implements WorkerHandle {
   async freeze(): Promise<FrozenWorker> {
     this.#stallWatch.stop();
     const partial = await this.#channel.freeze();
-    // It may be what came last that broke the protocol. No other process would know.
-    if (this.#state.is === 'parting') {
-      throw new PassfdError('ERR_DISPATCHER', `Worker ${this.id} is being cut off at this moment`);
-    }
     const snapshot: PassfdWorkerSnapshot = {
       dialect: 'passfd',
       id: this.id,
@@ -445,6 +447,7 @@ export class PassfdWorker implements WorkerHandle {
       isCustodian: this.#isCustodian,
       knowsAgain: this.knowsAgain,
       state: this.state,
+      parting: this.#state.is === 'parting' ? this.#whyParted : undefined,
       window: this.#window,
       capacity: this.#capacity,
       carried: this.#carried,
@@ -538,14 +541,9 @@ export class PassfdWorker implements WorkerHandle {
     });
   }
 
-  #postOwned(frame: Buffer, descriptors: readonly Descriptor[]): void {
-    this.#channel
-      .post(frame, descriptors)
-      .catch(() => undefined)
-      .finally(() => {
-        closeAll(descriptors);
-      })
-      .catch(() => undefined);
+  async #postOwned(frame: Buffer, descriptors: readonly Descriptor[]): Promise<void> {
+    await this.#channel.post(frame, descriptors).catch(() => undefined);
+    closeAll(descriptors);
   }
 
   /** No other batch can follow, and the worker is well: what it says until it can know is heard as ever. */
@@ -786,8 +784,12 @@ export class PassfdWorker implements WorkerHandle {
     const unsent = [...this.#ledger.takeFrom(this.#lastSent + 1), ...this.#outgoing.splice(0)];
     if (unsent.length > 0) this.#events.refused(this, unsent, reason);
     // It may not read, and then nothing tells when it can know. Where it has nothing, it need not.
-    if (this.#ledger.size > 0) await told;
-    if (!this.#channel.socket.closed) socket.shutdown();
+    await this.#cutOff(this.#ledger.size > 0 ? told : undefined);
+  }
+
+  async #cutOff(told: Promise<void> | undefined): Promise<void> {
+    if (told) await told;
+    if (!this.#channel.socket.closed) this.#channel.socket.shutdown();
   }
 
   /** What it had adopted before it was cut off is its own, whatever else it said. */

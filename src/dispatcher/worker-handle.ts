@@ -53,7 +53,6 @@ export interface WorkerHandle extends WorkerView, Candidate {
   /**
    * Neither hears nor tells it anything until `thaw`, or until it is `disown`ed. Resolves when all that had come from it
    * is dealt with; when it has left by then, that was told.
-   * @throws {PassfdError} `ERR_DISPATCHER` when it cannot be handed on at this moment
    */
   freeze(): Promise<FrozenWorker>;
   thaw(): void;

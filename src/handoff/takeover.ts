@@ -28,6 +28,7 @@ const passfdWorker = v.object({
   /** Earlier generations do not say it. */
   knowsAgain: v.optional(v.boolean()),
   state: v.picklist(['starting', 'ready', 'draining']),
+  parting: v.optional(v.string()),
   window: positive,
   capacity: v.nullable(count),
   carried: count,

@@ -17,7 +17,7 @@ const hello = {
 
 describe('a worker that is being frozen', () => {
   it(
-    'cannot be handed on when what came last breaks the protocol',
+    'is handed on as one that is parted with when what came last breaks the protocol',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
       using theirs = there;
@@ -47,7 +47,11 @@ describe('a worker that is being frozen', () => {
       await asked;
       const freezing = worker.freeze();
       fail(new PassfdError('ERR_ADDRESS', 'not there'));
-      await assert.rejects(freezing, { code: 'ERR_DISPATCHER' });
+      const frozen = await freezing;
+      const { snapshot } = frozen;
+      assert.ok(snapshot.dialect === 'passfd');
+      assert.match(snapshot.parting ?? '', /begins with 99/);
+      assert.match(String(frozen.unsent().at(-1)?.bytes), /"farewell".*begins with 99/);
       worker.thaw();
       await ended;
     }),

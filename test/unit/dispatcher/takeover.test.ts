@@ -1,6 +1,7 @@
 // Takeover between two dispatchers in one process: the next one goes on with everything, or the first one does.
 import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
@@ -10,6 +11,7 @@ import {
   handOver,
   takeOver,
   type Attachment,
+  type DispatcherEvents,
   type Status,
 } from '../../../src/dispatcher/index.js';
 import {
@@ -245,6 +247,36 @@ describe('the next generation', () => {
       );
       await worker.adopt();
       await stage.until(() => next.status().connections.adopted === 2);
+    }),
+  );
+
+  it(
+    'goes on parting with a worker that broke the protocol and does not read: nothing is given to others before it can know',
+    onStage({}, async (stage) => {
+      const culprit = await stage.joinServing();
+      await stage.clients(3);
+      await culprit.handoffs(3);
+      const other = await stage.joinServing();
+      // The farewell waits behind these answers: more than its channel holds.
+      await culprit.say(...Array<Buffer>(1000).fill(encodeJson({ type: 'serve', request: 1 })));
+      await culprit.adopt(1);
+      await culprit.adopt(99);
+      await stage.until(() => stage.refusedPeers.length > 0);
+      await culprit.adopt(2);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      await turns();
+      assert.equal(next.status().connections.redelivered, 0);
+      const left = once(next, 'left') as Promise<DispatcherEvents['left']>;
+      let last;
+      for (let message = await culprit.message(); message; message = await culprit.message()) last = message;
+      assert.ok(last?.type === 'farewell');
+      assert.match(last.reason, /settles position 99/);
+      await assert.rejects(culprit.adopt(3), { code: 'ERR_PEER_GONE' });
+      const [worker, { redelivered, reason }] = await left;
+      assert.deepEqual([worker.adopted, redelivered, reason], [2, 1, last.reason]);
+      await other.handoffs(1);
+      assert.equal(next.status().peers.refused, 1);
     }),
   );
 
