@@ -59,7 +59,7 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   serve(worker: PassfdWorker): Promise<readonly AcceptLoop[]>;
   /** @throws {PassfdError} when it cannot listen there */
   listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<AcceptLoop>;
-  /** It takes connections of other listeners than before. */
+  /** It takes connections of other listeners than before, or, where it is parted with, of none. */
   subscribed(worker: PassfdWorker): void;
   /** Resolves when the address is free, if this was the last to listen there. */
   unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<void>;
@@ -779,6 +779,7 @@ export class PassfdWorker implements WorkerHandle {
       reason,
     });
     this.#state = { is: 'parting' };
+    this.#events.subscribed(this);
     socket.endHandoffs(error);
     const told = this.#channel.post(farewell).catch(() => undefined);
     const unsent = [...this.#ledger.takeFrom(this.#lastSent + 1), ...this.#outgoing.splice(0)];

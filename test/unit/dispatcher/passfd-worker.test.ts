@@ -31,6 +31,7 @@ describe('a worker that is being frozen', () => {
               resolve();
             }),
           broke: () => undefined,
+          subscribed: () => undefined,
           left: () => undefined,
         };
         const identity = { id: 1, pid: process.pid, serves: false, isTrusted: true };

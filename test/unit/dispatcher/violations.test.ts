@@ -1,7 +1,8 @@
 // Workers that break the protocol: each is told why and cut off, and nobody else is affected.
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
+import { LastWill } from '../../../src/fd/index.js';
 import {
   encodeAdopted,
   encodeClosed,
@@ -14,6 +15,7 @@ import { onStage } from '../../support/dispatcher-stage.js';
 import type { FakeWorker } from '../../support/fake-worker.js';
 import { openFile } from '../../support/files.js';
 import { turns } from '../../support/loop.js';
+import { withoutWill } from '../../support/will.js';
 
 /** What a worker says that has received three connections and adopted the first, and what it is told. */
 const violations: readonly [name: string, say: (worker: FakeWorker) => Promise<void>, reason: RegExp][] = [
@@ -173,6 +175,28 @@ describe('a worker that breaks the protocol', () => {
       for (let message = await culprit.message(); message; message = await culprit.message()) last = message;
       assert.equal(last?.type, 'farewell');
       await other.handoffs(2);
+    }),
+  );
+
+  it(
+    'is no heir from then on, though it has not read that yet',
+    { skip: withoutWill() },
+    onStage({ lastWill: true }, async (stage) => {
+      const setChannel = mock.method(LastWill.prototype, 'setChannel');
+      try {
+        const culprit = await stage.joinServing();
+        await stage.client();
+        await culprit.handoffs(1);
+        assert.equal(setChannel.mock.calls.at(-1)?.arguments[1].isReady, true);
+        await culprit.say(...Array<Buffer>(1000).fill(encodeJson({ type: 'serve', request: 1 })));
+        await culprit.adopt(99);
+        await stage.until(() => stage.dispatcher.workers[0]?.state === 'draining');
+        assert.equal(setChannel.mock.calls.at(-1)?.arguments[1].isReady, false);
+        culprit.die();
+        await stage.next('left');
+      } finally {
+        setChannel.mock.restore();
+      }
     }),
   );
 });
