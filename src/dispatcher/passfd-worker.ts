@@ -91,6 +91,7 @@ export interface PassfdWorkerSnapshot {
   readonly state: 'starting' | 'ready' | 'draining';
   /** Of one that is parted with: why. What is unsent ends with its farewell, if that is. */
   readonly parting?: string | undefined;
+  readonly isStalled?: boolean | undefined;
   readonly window: number;
   readonly capacity: number | null;
   /** See `#carried`. */
@@ -158,9 +159,7 @@ export class PassfdWorker implements WorkerHandle {
   #parted: Promise<void> | undefined;
   #whyParted: string | undefined;
 
-  readonly #stallWatch = new StallWatch(this, () => {
-    this.#events.stalled(this);
-  });
+  readonly #stallWatch: StallWatch;
 
   /** Listening sockets that are on their way to it: what tells that nobody needs one any more. */
   readonly #entrusting = new Map<number, AbortController>();
@@ -198,6 +197,10 @@ export class PassfdWorker implements WorkerHandle {
     this.#adopted = snapshot.adopted;
     this.#closed = snapshot.closed;
     this.#ledger = new Ledger(snapshot.settled);
+    const onStalled = (): void => {
+      this.#events.stalled(this);
+    };
+    this.#stallWatch = new StallWatch(this, onStalled, snapshot.isStalled);
   }
 
   /** Takes over the socket, whose hello was read, and welcomes the worker. */
@@ -448,6 +451,7 @@ export class PassfdWorker implements WorkerHandle {
       knowsAgain: this.knowsAgain,
       state: this.state,
       parting: this.#state.is === 'parting' ? this.#whyParted : undefined,
+      isStalled: this.isStalled,
       window: this.#window,
       capacity: this.#capacity,
       carried: this.#carried,

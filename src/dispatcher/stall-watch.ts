@@ -22,11 +22,13 @@ export class StallWatch {
   #timer: NodeJS.Timeout | undefined;
   #looks = 0;
   #settled = 0;
-  #isStalled = false;
+  #isStalled: boolean;
 
-  constructor(worker: Answering, onStalled: () => void) {
+  /** @param isStalled whether it was noticed before, and told: then it is not told again */
+  constructor(worker: Answering, onStalled: () => void, isStalled = false) {
     this.#worker = worker;
     this.#onStalled = onStalled;
+    this.#isStalled = isStalled;
   }
 
   get isStalled(): boolean {
@@ -62,7 +64,7 @@ export class StallWatch {
     } else if (settled !== this.#settled) {
       this.#settled = settled;
       this.#looks = 0;
-    } else if (++this.#looks === LOOKS) {
+    } else if (++this.#looks === LOOKS && !this.#isStalled) {
       this.#isStalled = true;
       this.#onStalled();
     }

@@ -80,6 +80,22 @@ describe('a worker that answers nothing from one look to the fourth behind it', 
   );
 
   it(
+    'is told once, though the dispatcher was frozen meanwhile',
+    onStage({}, async (stage) => {
+      const told = tellings(stage, 'stalled');
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      await stage.looks.pass(4);
+      const { release } = await stage.dispatcher.freeze();
+      release();
+      stage.dispatcher.thaw();
+      await stage.looks.pass(8);
+      assert.deepEqual(told, ['1 stalled']);
+    }),
+  );
+
+  it(
     'is named while it drains, too',
     onStage({}, async (stage) => {
       const told = tellings(stage, 'stalled', 'draining');

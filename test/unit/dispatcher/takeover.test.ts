@@ -281,6 +281,26 @@ describe('the next generation', () => {
   );
 
   it(
+    'gives nothing to a worker that was stalled until it answers',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      await stage.looks.pass(4);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      assert.equal(next.status().workers[0]?.state, 'stalled');
+      await stage.client();
+      await turns();
+      assert.equal(next.workers[0]?.inFlight, 1);
+      const resumed = once(next, 'resumed');
+      await worker.adopt();
+      await resumed;
+      await worker.handoffs(1);
+    }),
+  );
+
+  it(
     'goes on inside a message of a worker, however long it is',
     onStage({}, async (stage) => {
       const worker = await stage.join();
