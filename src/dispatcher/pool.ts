@@ -103,6 +103,7 @@ export class Pool {
       crowded: (isCrowded) => {
         if (isCrowded) patience?.begin();
         else patience?.end();
+        if (this.#isFrozen) patience?.suspend();
       },
       failed,
     });
@@ -148,9 +149,10 @@ export class Pool {
     this.#noteEmpty();
   }
 
-  /** Accepts and places nothing until `thaw`. */
+  /** Accepts and places nothing until `thaw`; the time until then is no client's fault, and does not count. */
   freeze(): void {
     this.#isFrozen = true;
+    for (const patience of this.#patience.values()) patience.suspend();
     for (const { acceptor } of this.#loops) acceptor.resume();
   }
 
