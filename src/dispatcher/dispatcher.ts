@@ -613,6 +613,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #turnAway(socket: StreamSocket, error: unknown): void {
     const refusal = turnAway(socket, error);
+    this.#control?.acceptor.resume();
     if (refusal) this.#refusePeer(refusal);
   }
 
@@ -734,6 +735,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.emit('warned', error);
       },
       left: (worker, connections, reason) => {
+        // Before a client gets the descriptor that is free now: it may have been the reserve.
+        this.#control?.acceptor.resume();
         this.#bequest.takeBack(connections);
         this.#pool.takeBack(connections);
         this.#pool.remove(worker);
