@@ -226,21 +226,24 @@ export class Pool {
     const rooms = new Map<AcceptLoop, Rooms>();
     const left: AcceptedConnection[] = [];
     const given = new Set<WorkerHandle>();
-    // What comes while a policy is asked is added at the end, and so is placed too.
-    for (const connection of this.#waiting) {
-      const worker = this.#workerFor(connection, rooms);
-      if (!worker) {
-        left.push(connection);
-        continue;
+    try {
+      // One at a time: what comes, or comes back, while a policy is asked is among them, and so is placed too.
+      for (let next = this.#waiting.shift(); next; next = this.#waiting.shift()) {
+        left.push(next);
+        const worker = this.#workerFor(next, rooms);
+        if (!worker) continue;
+        left.pop();
+        if (next.placeAgain()) this.counts.redelivered++;
+        given.add(worker);
+        worker.give(next);
+        for (const each of rooms.values()) each.update(worker);
       }
-      if (connection.placeAgain()) this.counts.redelivered++;
-      worker.give(connection);
-      given.add(worker);
-      for (const each of rooms.values()) each.update(worker);
+    } finally {
+      // Should a worker fail, the others get theirs all the same, and nothing is sent to two.
+      this.#waiting = [...left, ...this.#waiting];
+      this.#isPlacing = false;
+      for (const worker of given) worker.flush();
     }
-    this.#waiting = left;
-    this.#isPlacing = false;
-    for (const worker of given) worker.flush();
     this.#tellPolicyFailure();
     this.#noteEmpty();
   }
