@@ -246,6 +246,7 @@ export class Control extends EventEmitter<ControlEvents> {
   #refuse(connection: Connection, error: unknown): void {
     this.#strangers.delete(connection);
     const refusal = turnAway(connection.socket, error);
+    this.#listener.acceptor.resume();
     if (refusal) this.emit('refused', refusal);
   }
 }

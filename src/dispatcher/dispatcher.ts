@@ -587,32 +587,44 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       socket.destroy();
       return;
     }
-    this.#letIn({ socket, peer }, () => {
-      const id = this.#awaited.idOf(peer.pid) ?? this.#freeId(hello.returns?.id);
-      return PassfdWorker.welcome(
+    const awaitedId = this.#awaited.idOf(peer.pid);
+    const create = (): PassfdWorker =>
+      PassfdWorker.welcome(
         socket,
         hello,
-        { id, pid: peer.pid, serves: this.#servesOwn, isTrusted: isTrusted(peer) },
+        {
+          id: awaitedId ?? this.#freeId(hello.returns?.id),
+          pid: peer.pid,
+          serves: this.#servesOwn,
+          isTrusted: isTrusted(peer),
+        },
         this.#eventsFor(isTrusted(peer)),
       );
-    });
+    // One that comes back has connections open, and had its place with the dispatcher before; maybe as a child.
+    const hasPlace = hello.returns !== undefined && (awaitedId !== undefined || isTrusted(peer));
+    if (hasPlace) this.#add({ socket, peer }, create());
+    else this.#letIn({ socket, peer }, create);
   }
 
   /** One that has come by a control socket, if there is a place for it. */
-  #letIn({ socket, peer }: Joined, create: () => PassfdWorker | RecipeWorker): void {
+  #letIn(joined: Joined, create: () => PassfdWorker | RecipeWorker): void {
     try {
-      this.#joined.check(peer);
+      this.#joined.check(joined.peer);
     } catch (error) {
-      this.#turnAway(socket, error);
+      this.#turnAway(joined.socket, error);
       return;
     }
-    const worker = create();
+    this.#add(joined, create());
+  }
+
+  #add({ peer }: Joined, worker: PassfdWorker | RecipeWorker): void {
     this.#joined.add(worker, peer);
     this.#join(worker);
   }
 
   #turnAway(socket: StreamSocket, error: unknown): void {
     const refusal = turnAway(socket, error);
+    this.#control?.acceptor.resume();
     if (refusal) this.#refusePeer(refusal);
   }
 
@@ -733,6 +745,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.emit('warned', error);
       },
       left: (worker, connections, reason) => {
+        // Before a client gets the descriptor that is free now: it may have been the reserve.
+        this.#control?.acceptor.resume();
         this.#bequest.takeBack(connections);
         this.#pool.takeBack(connections);
         this.#pool.remove(worker);

@@ -27,7 +27,7 @@ export class Patience {
     this.goOn();
   }
 
-  /** Nobody serves them at all: that is no overload, and does not count. */
+  /** Nobody serves them at all, or another process takes over: that is no overload, and does not count. */
   suspend(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;

@@ -103,6 +103,7 @@ export class Pool {
       crowded: (isCrowded) => {
         if (isCrowded) patience?.begin();
         else patience?.end();
+        if (this.#isFrozen) patience?.suspend();
       },
       failed,
     });
@@ -148,9 +149,10 @@ export class Pool {
     this.#noteEmpty();
   }
 
-  /** Accepts and places nothing until `thaw`. */
+  /** Accepts and places nothing until `thaw`; the time until then is no client's fault, and does not count. */
   freeze(): void {
     this.#isFrozen = true;
+    for (const patience of this.#patience.values()) patience.suspend();
     for (const { acceptor } of this.#loops) acceptor.resume();
   }
 
@@ -224,21 +226,24 @@ export class Pool {
     const rooms = new Map<AcceptLoop, Rooms>();
     const left: AcceptedConnection[] = [];
     const given = new Set<WorkerHandle>();
-    // What comes while a policy is asked is added at the end, and so is placed too.
-    for (const connection of this.#waiting) {
-      const worker = this.#workerFor(connection, rooms);
-      if (!worker) {
-        left.push(connection);
-        continue;
+    try {
+      // One at a time: what comes, or comes back, while a policy is asked is among them, and so is placed too.
+      for (let next = this.#waiting.shift(); next; next = this.#waiting.shift()) {
+        left.push(next);
+        const worker = this.#workerFor(next, rooms);
+        if (!worker) continue;
+        left.pop();
+        if (next.placeAgain()) this.counts.redelivered++;
+        given.add(worker);
+        worker.give(next);
+        for (const each of rooms.values()) each.update(worker);
       }
-      if (connection.placeAgain()) this.counts.redelivered++;
-      worker.give(connection);
-      given.add(worker);
-      for (const each of rooms.values()) each.update(worker);
+    } finally {
+      // Should a worker fail, the others get theirs all the same, and nothing is sent to two.
+      this.#waiting = [...left, ...this.#waiting];
+      this.#isPlacing = false;
+      for (const worker of given) worker.flush();
     }
-    this.#waiting = left;
-    this.#isPlacing = false;
-    for (const worker of given) worker.flush();
     this.#tellPolicyFailure();
     this.#noteEmpty();
   }

@@ -203,7 +203,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   /**
    * Keeps a descriptor in reserve from now on, so that one connection at a time can be taken though no other is free: for
-   * whoever has to be reachable just then. `resume` behind the end of that connection fills the reserve again.
+   * whoever has to be reachable just then. `resume` behind the end of that connection fills the reserve again, before
+   * another one takes what that end has freed.
    */
   keepSpare(): void {
     this.#spare = openSpare();
@@ -214,7 +215,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
    * share the room, the event loop would name the same one first again and again.
    */
   resume(): void {
-    if (this.#spare === undefined && !this.closed) this.#spare = openSpare();
+    this.#refillSpare();
     if (this.#consumer && this.#isCrowded && !this.#pause && !this.closed) this.#feed(this.#consumer);
     this.#watch();
   }
@@ -308,6 +309,10 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     }
   }
 
+  #refillSpare(): void {
+    if (this.#spare === undefined && !this.closed) this.#spare = openSpare();
+  }
+
   #watch(): void {
     if (this.closed) return;
     const hasRoom = this.#waiting.length > 0 || (this.#consumer?.room() ?? 0) > 0;
@@ -387,6 +392,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   #pauseAccepting(): void {
     this.#pause = setTimeout(() => {
       this.#pause = undefined;
+      this.#refillSpare();
       this.#watch();
     }, DESCRIPTOR_LIMIT_PAUSE_MS);
   }

@@ -219,7 +219,10 @@ class ConnectionListener
     const connection = new Connection(descriptor, this.#options);
     const handshake: Handshake = {
       connection,
-      ended: this.#letIn(connection).finally(() => this.#handshakes.delete(handshake)),
+      ended: this.#letIn(connection).finally(() => {
+        this.#handshakes.delete(handshake);
+        this.#acceptor.resume();
+      }),
     };
     this.#handshakes.add(handshake);
   }
@@ -246,7 +249,6 @@ class ConnectionListener
     const waiting = this.#waiting.shift();
     if (waiting) waiting.resolve(connection);
     else this.#ready.push(connection);
-    this.#acceptor.resume();
   }
 
   /** @throws what the option says, and then it is closed */

@@ -11,6 +11,7 @@ import { checkPeer, isTrusted, modeFor } from '../../../src/dispatcher/control.j
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { encodeFrame, encodeHello, MAX_WINDOW, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
 import { Client, dumps } from '../../../src/multiprocessing/index.js';
+import { openDescriptors } from '../../support/descriptors.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { failsWith } from '../../support/errors.js';
 import { FakeWorker } from '../../support/fake-worker.js';
@@ -454,6 +455,25 @@ describe('a worker of the recipe', () => {
       await stage.address();
       await stage.client();
       assert.equal(await receivedText(worker.socket), '\x01');
+    }),
+  );
+});
+
+describe('the descriptor in reserve', () => {
+  it(
+    'is there again when a peer that took it does not know the key',
+    onStage({ control: { authkey: 'right' } }, async (stage) => {
+      const reserve = (): string[] => openDescriptors().filter((each) => each.endsWith(' /dev/null'));
+      const before = reserve();
+      const full = mock.method(native, 'accept', () => EMFILE, { times: 1 }).mock;
+      const refused = stage.next('peerRefused');
+      await assert.rejects(
+        FakeWorker.join(stage.control, { authkey: 'wrong' }),
+        failsWith('ERR_AUTHENTICATION'),
+      );
+      await refused;
+      assert.equal(full.callCount(), 1);
+      assert.equal(reserve().length, before.length);
     }),
   );
 });

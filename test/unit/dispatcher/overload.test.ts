@@ -121,4 +121,49 @@ describe('overload: refuse', () => {
       await stage.until(() => refused(stage) === 2);
     }),
   );
+
+  it(
+    'closes nobody for a takeover that took long and failed; the time that they wait begins behind it',
+    withClock(async (stage, pass) => {
+      const worker = await stage.joinServing({ window: 1 });
+      await stage.client();
+      await worker.handoffs(1);
+      await stage.client();
+      await turns();
+      await pass(PATIENCE_MS - 1);
+      const { release } = await stage.dispatcher.freeze();
+      await stage.clients(2);
+      await turns();
+      await pass(2 * PATIENCE_MS);
+      release();
+      stage.dispatcher.thaw();
+      await turns();
+      assert.equal(refused(stage), 0);
+      await worker.adopt();
+      await worker.handoffs(1);
+      await turns();
+      await pass(PATIENCE_MS - 1);
+      assert.equal(refused(stage), 0);
+      await pass(1);
+      await stage.until(() => refused(stage) === 2);
+    }),
+  );
+
+  it(
+    'closes nobody who came first during that, and whom the worker takes behind it',
+    withClock(async (stage, pass) => {
+      const worker = await stage.joinServing({ window: 4 });
+      const { release } = await stage.dispatcher.freeze();
+      await stage.clients(9);
+      await turns();
+      await pass(2 * PATIENCE_MS);
+      release();
+      stage.dispatcher.thaw();
+      for (let served = 0; served < 9;) {
+        served += (await worker.handoff()).descriptors.length;
+        await worker.adopt();
+      }
+      assert.equal(refused(stage), 0);
+    }),
+  );
 });

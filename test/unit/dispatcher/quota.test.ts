@@ -117,4 +117,15 @@ describe('many workers of one user', () => {
       assert.equal(stage.dispatcher.workers.length, perUser);
     }),
   );
+
+  it(
+    'lose no place because of a dispatcher that died: those that come back are let in all the same',
+    onStage({}, async (stage) => {
+      const { perUser } = new Quota(JOINED_LIMITS);
+      for (let count = 0; count < perUser; count++) await stage.join();
+      const back = await stage.join({ returns: { id: perUser + 7 } });
+      assert.equal(back.id, perUser + 7);
+      assert.equal(stage.dispatcher.workers.length, perUser + 1);
+    }),
+  );
 });
