@@ -93,6 +93,8 @@ export class RecipeWorker implements WorkerHandle {
   #receipts: ReceiptWatch | undefined;
   #process: ProcessWatch | undefined;
   readonly #stallWatch: StallWatch;
+  /** It answers again, and nobody was told yet. */
+  #hasResumed = false;
   #poll: NodeJS.Timeout | undefined;
   #pollMs = FIRST_POLL_MS;
 
@@ -337,6 +339,7 @@ export class RecipeWorker implements WorkerHandle {
       if (!this.#inFlight) throw new PassfdError('ERR_PROTOCOL', 'The worker answers what it was not given');
       this.#settle();
       this.#events.changed(this);
+      this.#tellResumed();
     }
     if (!OK.startsWith(this.#answer)) {
       throw new PassfdError('ERR_PROTOCOL', 'The worker answers a descriptor with something else than OK');
@@ -382,7 +385,14 @@ export class RecipeWorker implements WorkerHandle {
     connection.descriptor.close();
     this.#adopted++;
     this.#events.adopted(1);
-    if (this.#stallWatch.resume()) this.#events.resumed(this);
+    this.#hasResumed ||= this.#stallWatch.resume();
+  }
+
+  /** Last of all: whoever hears of it may do anything to the dispatcher. */
+  #tellResumed(): void {
+    if (!this.#hasResumed) return;
+    this.#hasResumed = false;
+    this.#events.resumed(this);
   }
 
   /** It takes one more. */
@@ -435,6 +445,7 @@ export class RecipeWorker implements WorkerHandle {
     if (this.dialect !== 'multiprocessing' || this.#socket.closed) return;
     this.#receipts ??= ReceiptWatch.start(this.#socket, () => {
       if (this.#lookWhetherReceived()) this.#events.changed(this);
+      this.#tellResumed();
     });
   }
 
@@ -497,6 +508,7 @@ export class RecipeWorker implements WorkerHandle {
       const isExpected = this.#state === 'ready' ? !this.isFree : this.#held.size > 0;
       if (this.#inFlight || isExpected) this.#pollLater();
       if (!this.#inFlight && (this.#state === 'ready' || this.#held.size === 0)) this.#events.changed(this);
+      this.#tellResumed();
     }, this.#pollMs);
   }
 

@@ -45,7 +45,7 @@ async function take(stage: Stage, worker: StreamSocket): Promise<{ byte: string;
 /** So many sends are tried before a loop without a pause is let out of it. */
 const ENDLESS = 10_000;
 
-const { EACCES, ENOBUFS } = constants.errno;
+const { EACCES, ENOBUFS, ENOSYS } = constants.errno;
 
 interface Refusing extends Disposable {
   readonly tries: number;
@@ -70,6 +70,16 @@ function refuseHandoffs(): Refusing {
     },
     allow,
     [Symbol.dispose]: allow,
+  };
+}
+
+/** Has the kernel not tell when something was received. */
+function withoutReceipts(): Disposable {
+  const { mock: watching } = mock.method(native, 'watchReceipts', () => -ENOSYS);
+  return {
+    [Symbol.dispose]: () => {
+      watching.restore();
+    },
   };
 }
 
@@ -347,6 +357,30 @@ describe('a worker of the recipe', () => {
       await take(stage, worker);
       await resumed;
       assert.equal(stage.dispatcher.status().workers[0]?.state, 'ready');
+    }),
+  );
+
+  it(
+    'is told to answer again when nobody is in the middle of placing connections',
+    onStage({}, async (stage) => {
+      stage.own(withoutReceipts());
+      const worker = await joinPython(stage);
+      const [handle] = stage.dispatcher.workers as WorkerHandle[];
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      const loop = new AcceptLoop({ id: 0, key: 'own', isOwn: true }, acceptor);
+      await stage.client();
+      await stage.until(() => handle?.inFlight === 1);
+      await stage.looks.pass(4);
+      assert.equal(handle?.isStalled, true);
+      let told = 0;
+      stage.dispatcher.on('resumed', () => told++);
+      const resumed = stage.next('resumed');
+      await take(stage, worker);
+      assert.equal(handle.roomFor(loop), 1);
+      assert.deepEqual([handle.isStalled, told], [false, 0]);
+      await resumed;
+      await turns();
+      assert.equal(told, 1);
     }),
   );
 
