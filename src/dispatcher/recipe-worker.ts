@@ -42,6 +42,9 @@ const PROVEN_CONCURRENT = 16;
 /** Of what it has open, so many are asked about in one turn of the event loop. */
 const ASKED_AT_ONCE = 64;
 
+/** A client that waits longer than that behind another one would have been better off elsewhere. */
+const KEPT_WAITING_MS = 10;
+
 type State = 'ready' | 'draining' | 'gone';
 
 /** What another dispatcher needs to go on with a worker. It holds for as long as the worker is frozen. */
@@ -87,8 +90,10 @@ export class RecipeWorker implements WorkerHandle {
   #hasOthers = false;
   /** As many as it had open when it received yet another, and that one. */
   #concurrency = 1;
-  /** With so many open it has left another one unread for long. */
+  /** With so many open it has left another one unread for long, or until it had closed one of them. */
   #limit = Number.POSITIVE_INFINITY;
+  /** When the one in flight was given to it, and how many it had open: as many as ever, or more. */
+  #probe: { readonly held: number; readonly since: number } | undefined;
   #hasAskedOfHeld = false;
   #receipts: ReceiptWatch | undefined;
   #process: ProcessWatch | undefined;
@@ -229,6 +234,7 @@ export class RecipeWorker implements WorkerHandle {
   give(connection: AcceptedConnection): void {
     this.#inFlight = connection;
     this.#isSent = false;
+    this.#probe = this.#startProbe();
     // The flag is in the open file, and a recipe's worker reads as if it were not set. It is clear unless the
     // connection comes back from elsewhere.
     this.#socket
@@ -395,12 +401,26 @@ export class RecipeWorker implements WorkerHandle {
     this.#events.resumed(this);
   }
 
+  /** It is given one more than it was ever known to take at a time, if it still has the others. */
+  #startProbe(): { held: number; since: number } | undefined {
+    if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return undefined;
+    this.#lookAfterHeld(this.#held.size);
+    const held = this.#held.size;
+    return held < this.#concurrency ? undefined : { held, since: performance.now() };
+  }
+
   /** It takes one more. */
   #learnConcurrency(): void {
-    if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return;
+    if (!this.#probe) return;
+    const { held, since } = this.#probe;
+    this.#probe = undefined;
     this.#lookAfterHeld(this.#held.size);
-    this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
-    if (this.#concurrency > this.#limit) this.#limit = Number.POSITIVE_INFINITY;
+    if (this.#held.size >= held) {
+      this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
+      if (this.#concurrency > this.#limit) this.#limit = Number.POSITIVE_INFINITY;
+    } else if (performance.now() - since >= KEPT_WAITING_MS) {
+      this.#limit = Math.min(this.#limit, held);
+    }
   }
 
   /** One that it could have been expected to take is unread for long: it is stopped, or stuck. Else it is busy with others. */

@@ -326,6 +326,45 @@ describe('a worker of the recipe', () => {
     }),
   );
 
+  for (const [how, waitMs, isTriedAgain] of [
+    ['makes wait until it has closed one is not tried with so many again', 10, false],
+    ['takes at once, though one was closed meanwhile, is tried again', 9, true],
+  ] as const) {
+    it(
+      `that ${how}`,
+      onStage({ policy: 'least-connections' }, async (stage) => {
+        let now = 0;
+        const { mock: clock } = mock.method(performance, 'now', () => now);
+        stage.own({
+          [Symbol.dispose]: () => {
+            clock.restore();
+          },
+        });
+        const worker = await joinPython(stage);
+        await stage.client();
+        const { connection: first } = await take(stage, worker);
+        const [view] = stage.dispatcher.workers as WorkerHandle[];
+        await stage.until(() => view?.adopted === 1);
+        const other = await stage.joinServing({ window: 4096 });
+        await stage.clients(16);
+        await other.handoffs(16);
+        await other.adopt();
+        await stage.until(() => stage.dispatcher.status().connections.adopted === 17);
+        await stage.client();
+        await stage.until(() => view?.inFlight === 1);
+        now += waitMs;
+        first.close();
+        await take(stage, worker);
+        await stage.until(() => view?.adopted === 2);
+        assert.equal(view?.active, 1);
+        assert.equal(view.mayBeFree, isTriedAgain);
+        await stage.client();
+        if (isTriedAgain) await take(stage, worker);
+        else await other.handoffs(1);
+      }),
+    );
+  }
+
   it(
     'is tried with one more and one more when it takes them',
     onStage({ policy: 'least-connections' }, async (stage) => {
