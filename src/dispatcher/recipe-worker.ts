@@ -42,6 +42,15 @@ const PROVEN_CONCURRENT = 16;
 /** Of what it has open, so many are asked about in one turn of the event loop. */
 const ASKED_AT_ONCE = 64;
 
+/**
+ * And fewer, one of each worker at least, when all workers together have spent so long on that in this turn: the kernel
+ * finds a Unix socket slowly where there are many.
+ */
+const ASKING_MS = 1;
+
+/** Spent in this turn of the event loop. */
+let askedMs = 0;
+
 /** A client that waits longer than that behind another one would have been better off elsewhere. */
 const KEPT_WAITING_MS = 10;
 
@@ -447,17 +456,21 @@ export class RecipeWorker implements WorkerHandle {
     startImmediate(() => {
       this.#hasAskedOfHeld = false;
     });
-    this.#lookAfterHeld(ASKED_AT_ONCE);
+    if (askedMs === 0) startImmediate(() => (askedMs = 0));
+    const start = performance.now();
+    this.#lookAfterHeld(ASKED_AT_ONCE, start + ASKING_MS - askedMs);
+    askedMs += performance.now() - start;
   }
 
-  /** Forgets, among as many of what it has open, what nobody holds any more. */
-  #lookAfterHeld(count: number): void {
+  /** Forgets, among as many of what it has open, what nobody holds any more; one at least, whatever the time is. */
+  #lookAfterHeld(count: number, until = Number.POSITIVE_INFINITY): void {
     let left = Math.min(count, this.#held.size);
     for (const identity of this.#held) {
       if (left-- === 0) break;
       this.#held.delete(identity);
       // Where the kernel gives no answer, it is asked again another time.
       if (this.#diagnostics?.isHeld(identity) !== false) this.#held.add(identity);
+      if (performance.now() >= until) break;
     }
   }
 

@@ -83,6 +83,34 @@ function withoutReceipts(): Disposable {
   };
 }
 
+interface Asked extends Disposable {
+  readonly mostInATurn: number;
+}
+
+/** Has the kernel take so long for each question about a connection, and counts them. */
+function askSlowly(ms: number): Asked {
+  let now = performance.now();
+  let inThisTurn = 0;
+  let mostInATurn = 0;
+  const isHeld = native.isHeld.bind(native);
+  const { mock: clock } = mock.method(performance, 'now', () => now);
+  const { mock: asking } = mock.method(native, 'isHeld', (...args: Parameters<typeof isHeld>) => {
+    now += ms;
+    if (inThisTurn++ === 0) setImmediate(() => (inThisTurn = 0));
+    mostInATurn = Math.max(mostInATurn, inThisTurn);
+    return isHeld(...args);
+  });
+  return {
+    get mostInATurn() {
+      return mostInATurn;
+    },
+    [Symbol.dispose]: () => {
+      asking.restore();
+      clock.restore();
+    },
+  };
+}
+
 function inFlight(stage: Stage): (number | undefined)[] {
   return stage.dispatcher.workers.map((worker) => worker.inFlight);
 }
@@ -296,6 +324,24 @@ describe('a worker of the recipe', () => {
       assert.equal(view.active, 1);
       connection.close();
       assert.equal(view.active, 0);
+    }),
+  );
+
+  it(
+    'takes a millisecond of a turn of the event loop at most together with others, where the kernel answers slowly',
+    onStage({ policy: 'least-connections' }, async (stage) => {
+      const workers = [await joinPython(stage), await joinPython(stage)];
+      const connections: Descriptor[] = [];
+      for (let round = 0; round < 3; round++) {
+        await stage.clients(2);
+        for (const worker of workers) connections.push((await take(stage, worker)).connection);
+        await stage.until(() => stage.dispatcher.status().connections.adopted === connections.length);
+      }
+      const handles = stage.dispatcher.workers as WorkerHandle[];
+      const asked = stage.own(askSlowly(0.6));
+      for (const connection of connections) connection.close();
+      await stage.until(() => handles.map(({ load }) => load).join() === '0,0');
+      assert.ok(asked.mostInATurn <= 3, `${asked.mostInATurn} questions`);
     }),
   );
 
