@@ -64,6 +64,8 @@ export interface RecipeWorkerSnapshot {
   readonly state: 'ready' | 'draining';
   readonly adopted: number;
   readonly concurrency: number;
+  /** See `#limit`; not there while it has none. */
+  readonly limit?: number | undefined;
   readonly held: readonly SocketIdentity[];
   /** See `#hasOthers`. */
   readonly hasOthers?: boolean | undefined;
@@ -145,6 +147,7 @@ export class RecipeWorker implements WorkerHandle {
     worker.#state = snapshot.state;
     worker.#adopted = snapshot.adopted;
     worker.#concurrency = snapshot.concurrency;
+    worker.#limit = snapshot.limit ?? Number.POSITIVE_INFINITY;
     worker.#answer = snapshot.answer;
     worker.#hasOthers = snapshot.hasOthers ?? false;
     for (const identity of snapshot.held) worker.#held.add(identity);
@@ -298,6 +301,7 @@ export class RecipeWorker implements WorkerHandle {
       state: this.state,
       adopted: this.#adopted,
       concurrency: this.#concurrency,
+      limit: Number.isFinite(this.#limit) ? this.#limit : undefined,
       held: [...this.#held],
       hasOthers: this.#hasOthers,
       answer: this.#answer,

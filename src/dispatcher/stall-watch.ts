@@ -62,7 +62,7 @@ export class StallWatch {
     } else if (settled !== this.#settled) {
       this.#settled = settled;
       this.#looks = 0;
-    } else if (++this.#looks === LOOKS) {
+    } else if (++this.#looks === LOOKS && !this.#isStalled) {
       this.#isStalled = true;
       this.#onStalled();
     }

@@ -446,6 +446,24 @@ describe('a worker of the recipe', () => {
   );
 
   it(
+    'is told to be stalled once, however often a takeover fails meanwhile',
+    onStage({}, async (stage) => {
+      await joinPython(stage);
+      let told = 0;
+      stage.dispatcher.on('stalled', () => told++);
+      await stage.client();
+      await stage.until(() => inFlight(stage)[0] === 1);
+      await stage.looks.pass(4);
+      const { release } = await stage.dispatcher.freeze();
+      release();
+      stage.dispatcher.thaw();
+      await stage.looks.pass(8);
+      assert.equal(told, 1);
+      assert.equal(stage.dispatcher.workers[0]?.isStalled, true);
+    }),
+  );
+
+  it(
     'is told to answer again when nobody is in the middle of placing connections',
     onStage({}, async (stage) => {
       stage.own(withoutReceipts());
