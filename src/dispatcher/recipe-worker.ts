@@ -436,14 +436,18 @@ export class RecipeWorker implements WorkerHandle {
     }
   }
 
-  /** One that it could have been expected to take is unread for long: it is stopped, or stuck. Else it is busy with others. */
+  /**
+   * One that it could have been expected to take is unread for long: it is stopped, or stuck. Else it is busy with others,
+   * or may be with those that nobody can be asked about.
+   */
   #onUnanswered(): void {
-    this.#lookAfterHeld(this.#held.size);
-    if (this.isFree) {
+    if (!this.#isProvenConcurrent) this.#lookAfterHeld(this.#held.size);
+    const { isFree } = this;
+    if (isFree && !this.#hasOthers) {
       this.#events.stalled(this);
       return;
     }
-    this.#limit = this.#held.size;
+    if (!isFree) this.#limit = this.#held.size;
     this.#stallWatch.resume();
     this.#stallWatch.stop();
     this.#stallWatch.start();

@@ -45,7 +45,7 @@ async function take(stage: Stage, worker: StreamSocket): Promise<{ byte: string;
 /** So many sends are tried before a loop without a pause is let out of it. */
 const ENDLESS = 10_000;
 
-const { EACCES, ENOBUFS, ENOSYS } = constants.errno;
+const { EACCES, ENOBUFS, ENOENT, ENOSYS } = constants.errno;
 
 interface Refusing extends Disposable {
   readonly tries: number;
@@ -460,6 +460,31 @@ describe('a worker of the recipe', () => {
       await stage.looks.pass(8);
       assert.equal(told, 1);
       assert.equal(stage.dispatcher.workers[0]?.isStalled, true);
+    }),
+  );
+
+  it(
+    'may be busy with what it has taken, where the kernel does not tell, and is stalled only before it takes the first',
+    onStage({}, async (stage) => {
+      const { mock: identifying } = mock.method(native, 'identify', () => -ENOENT);
+      stage.own({
+        [Symbol.dispose]: () => {
+          identifying.restore();
+        },
+      });
+      const worker = await joinPython(stage);
+      const told: string[] = [];
+      for (const name of ['stalled', 'resumed'] as const) stage.dispatcher.on(name, () => told.push(name));
+      await stage.clients(2);
+      await stage.until(() => inFlight(stage)[0] === 1);
+      await stage.looks.pass(4);
+      assert.deepEqual(told, ['stalled']);
+      await take(stage, worker);
+      await stage.until(() => stage.dispatcher.workers[0]?.adopted === 1 && inFlight(stage)[0] === 1);
+      assert.equal(stage.dispatcher.workers[0]?.active, null);
+      await stage.looks.pass(10);
+      assert.deepEqual(told, ['stalled', 'resumed']);
+      assert.equal(stage.dispatcher.workers[0].isStalled, false);
     }),
   );
 
