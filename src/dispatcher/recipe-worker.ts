@@ -42,6 +42,18 @@ const PROVEN_CONCURRENT = 16;
 /** Of what it has open, so many are asked about in one turn of the event loop. */
 const ASKED_AT_ONCE = 64;
 
+/**
+ * And fewer, one of each worker at least, when all workers together have spent so long on that in this turn: the kernel
+ * finds a Unix socket slowly where there are many.
+ */
+const ASKING_MS = 1;
+
+/** Spent in this turn of the event loop. */
+let askedMs = 0;
+
+/** A client that waits longer than that behind another one would have been better off elsewhere. */
+const KEPT_WAITING_MS = 10;
+
 type State = 'ready' | 'draining' | 'gone';
 
 /** What another dispatcher needs to go on with a worker. It holds for as long as the worker is frozen. */
@@ -52,6 +64,8 @@ export interface RecipeWorkerSnapshot {
   readonly state: 'ready' | 'draining';
   readonly adopted: number;
   readonly concurrency: number;
+  /** See `#limit`; not there while it has none. */
+  readonly limit?: number | undefined;
   readonly held: readonly SocketIdentity[];
   /** See `#hasOthers`. */
   readonly hasOthers?: boolean | undefined;
@@ -87,12 +101,16 @@ export class RecipeWorker implements WorkerHandle {
   #hasOthers = false;
   /** As many as it had open when it received yet another, and that one. */
   #concurrency = 1;
-  /** With so many open it has left another one unread for long. */
+  /** With so many open it has left another one unread for long, or until it had closed one of them. */
   #limit = Number.POSITIVE_INFINITY;
+  /** When the one in flight was given to it, and how many it had open: as many as ever, or more. */
+  #probe: { readonly held: number; readonly since: number } | undefined;
   #hasAskedOfHeld = false;
   #receipts: ReceiptWatch | undefined;
   #process: ProcessWatch | undefined;
   readonly #stallWatch: StallWatch;
+  /** It answers again, and nobody was told yet. */
+  #hasResumed = false;
   #poll: NodeJS.Timeout | undefined;
   #pollMs = FIRST_POLL_MS;
 
@@ -129,6 +147,7 @@ export class RecipeWorker implements WorkerHandle {
     worker.#state = snapshot.state;
     worker.#adopted = snapshot.adopted;
     worker.#concurrency = snapshot.concurrency;
+    worker.#limit = snapshot.limit ?? Number.POSITIVE_INFINITY;
     worker.#answer = snapshot.answer;
     worker.#hasOthers = snapshot.hasOthers ?? false;
     for (const identity of snapshot.held) worker.#held.add(identity);
@@ -227,6 +246,7 @@ export class RecipeWorker implements WorkerHandle {
   give(connection: AcceptedConnection): void {
     this.#inFlight = connection;
     this.#isSent = false;
+    this.#probe = this.#startProbe();
     // The flag is in the open file, and a recipe's worker reads as if it were not set. It is clear unless the
     // connection comes back from elsewhere.
     this.#socket
@@ -281,6 +301,7 @@ export class RecipeWorker implements WorkerHandle {
       state: this.state,
       adopted: this.#adopted,
       concurrency: this.#concurrency,
+      limit: Number.isFinite(this.#limit) ? this.#limit : undefined,
       held: [...this.#held],
       hasOthers: this.#hasOthers,
       answer: this.#answer,
@@ -337,6 +358,7 @@ export class RecipeWorker implements WorkerHandle {
       if (!this.#inFlight) throw new PassfdError('ERR_PROTOCOL', 'The worker answers what it was not given');
       this.#settle();
       this.#events.changed(this);
+      this.#tellResumed();
     }
     if (!OK.startsWith(this.#answer)) {
       throw new PassfdError('ERR_PROTOCOL', 'The worker answers a descriptor with something else than OK');
@@ -382,25 +404,50 @@ export class RecipeWorker implements WorkerHandle {
     connection.descriptor.close();
     this.#adopted++;
     this.#events.adopted(1);
-    if (this.#stallWatch.resume()) this.#events.resumed(this);
+    this.#hasResumed ||= this.#stallWatch.resume();
+  }
+
+  /** Last of all: whoever hears of it may do anything to the dispatcher. */
+  #tellResumed(): void {
+    if (!this.#hasResumed) return;
+    this.#hasResumed = false;
+    this.#events.resumed(this);
+  }
+
+  /** It is given one more than it was ever known to take at a time, if it still has the others. */
+  #startProbe(): { held: number; since: number } | undefined {
+    if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return undefined;
+    this.#lookAfterHeld(this.#held.size);
+    const held = this.#held.size;
+    return held < this.#concurrency ? undefined : { held, since: performance.now() };
   }
 
   /** It takes one more. */
   #learnConcurrency(): void {
-    if (this.#held.size < this.#concurrency || this.#isProvenConcurrent) return;
+    if (!this.#probe) return;
+    const { held, since } = this.#probe;
+    this.#probe = undefined;
     this.#lookAfterHeld(this.#held.size);
-    this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
-    if (this.#concurrency > this.#limit) this.#limit = Number.POSITIVE_INFINITY;
+    if (this.#held.size >= held) {
+      this.#concurrency = Math.max(this.#concurrency, this.#held.size + 1);
+      if (this.#concurrency > this.#limit) this.#limit = Number.POSITIVE_INFINITY;
+    } else if (performance.now() - since >= KEPT_WAITING_MS) {
+      this.#limit = Math.min(this.#limit, held);
+    }
   }
 
-  /** One that it could have been expected to take is unread for long: it is stopped, or stuck. Else it is busy with others. */
+  /**
+   * One that it could have been expected to take is unread for long: it is stopped, or stuck. Else it is busy with others,
+   * or may be with those that nobody can be asked about.
+   */
   #onUnanswered(): void {
-    this.#lookAfterHeld(this.#held.size);
-    if (this.isFree) {
+    if (!this.#isProvenConcurrent) this.#lookAfterHeld(this.#held.size);
+    const { isFree } = this;
+    if (isFree && !this.#hasOthers) {
       this.#events.stalled(this);
       return;
     }
-    this.#limit = this.#held.size;
+    if (!isFree) this.#limit = this.#held.size;
     this.#stallWatch.resume();
     this.#stallWatch.stop();
     this.#stallWatch.start();
@@ -417,17 +464,21 @@ export class RecipeWorker implements WorkerHandle {
     startImmediate(() => {
       this.#hasAskedOfHeld = false;
     });
-    this.#lookAfterHeld(ASKED_AT_ONCE);
+    if (askedMs === 0) startImmediate(() => (askedMs = 0));
+    const start = performance.now();
+    this.#lookAfterHeld(ASKED_AT_ONCE, start + ASKING_MS - askedMs);
+    askedMs += performance.now() - start;
   }
 
-  /** Forgets, among as many of what it has open, what nobody holds any more. */
-  #lookAfterHeld(count: number): void {
+  /** Forgets, among as many of what it has open, what nobody holds any more; one at least, whatever the time is. */
+  #lookAfterHeld(count: number, until = Number.POSITIVE_INFINITY): void {
     let left = Math.min(count, this.#held.size);
     for (const identity of this.#held) {
       if (left-- === 0) break;
       this.#held.delete(identity);
       // Where the kernel gives no answer, it is asked again another time.
       if (this.#diagnostics?.isHeld(identity) !== false) this.#held.add(identity);
+      if (performance.now() >= until) break;
     }
   }
 
@@ -435,6 +486,7 @@ export class RecipeWorker implements WorkerHandle {
     if (this.dialect !== 'multiprocessing' || this.#socket.closed) return;
     this.#receipts ??= ReceiptWatch.start(this.#socket, () => {
       if (this.#lookWhetherReceived()) this.#events.changed(this);
+      this.#tellResumed();
     });
   }
 
@@ -497,6 +549,7 @@ export class RecipeWorker implements WorkerHandle {
       const isExpected = this.#state === 'ready' ? !this.isFree : this.#held.size > 0;
       if (this.#inFlight || isExpected) this.#pollLater();
       if (!this.#inFlight && (this.#state === 'ready' || this.#held.size === 0)) this.#events.changed(this);
+      this.#tellResumed();
     }, this.#pollMs);
   }
 

@@ -48,6 +48,7 @@ const recipeWorker = v.object({
   state: v.picklist(['ready', 'draining']),
   adopted: count,
   concurrency: positive,
+  limit: v.optional(positive),
   /** Identities of connections, in base64. */
   held: v.array(v.string()),
   hasOthers: v.optional(v.boolean()),

@@ -45,7 +45,7 @@ async function take(stage: Stage, worker: StreamSocket): Promise<{ byte: string;
 /** So many sends are tried before a loop without a pause is let out of it. */
 const ENDLESS = 10_000;
 
-const { EACCES, ENOBUFS } = constants.errno;
+const { EACCES, ENOBUFS, ENOENT, ENOSYS } = constants.errno;
 
 interface Refusing extends Disposable {
   readonly tries: number;
@@ -70,6 +70,44 @@ function refuseHandoffs(): Refusing {
     },
     allow,
     [Symbol.dispose]: allow,
+  };
+}
+
+/** Has the kernel not tell when something was received. */
+function withoutReceipts(): Disposable {
+  const { mock: watching } = mock.method(native, 'watchReceipts', () => -ENOSYS);
+  return {
+    [Symbol.dispose]: () => {
+      watching.restore();
+    },
+  };
+}
+
+interface Asked extends Disposable {
+  readonly mostInATurn: number;
+}
+
+/** Has the kernel take so long for each question about a connection, and counts them. */
+function askSlowly(ms: number): Asked {
+  let now = performance.now();
+  let inThisTurn = 0;
+  let mostInATurn = 0;
+  const isHeld = native.isHeld.bind(native);
+  const { mock: clock } = mock.method(performance, 'now', () => now);
+  const { mock: asking } = mock.method(native, 'isHeld', (...args: Parameters<typeof isHeld>) => {
+    now += ms;
+    if (inThisTurn++ === 0) setImmediate(() => (inThisTurn = 0));
+    mostInATurn = Math.max(mostInATurn, inThisTurn);
+    return isHeld(...args);
+  });
+  return {
+    get mostInATurn() {
+      return mostInATurn;
+    },
+    [Symbol.dispose]: () => {
+      asking.restore();
+      clock.restore();
+    },
   };
 }
 
@@ -290,6 +328,24 @@ describe('a worker of the recipe', () => {
   );
 
   it(
+    'takes a millisecond of a turn of the event loop at most together with others, where the kernel answers slowly',
+    onStage({ policy: 'least-connections' }, async (stage) => {
+      const workers = [await joinPython(stage), await joinPython(stage)];
+      const connections: Descriptor[] = [];
+      for (let round = 0; round < 3; round++) {
+        await stage.clients(2);
+        for (const worker of workers) connections.push((await take(stage, worker)).connection);
+        await stage.until(() => stage.dispatcher.status().connections.adopted === connections.length);
+      }
+      const handles = stage.dispatcher.workers as WorkerHandle[];
+      const asked = stage.own(askSlowly(0.6));
+      for (const connection of connections) connection.close();
+      await stage.until(() => handles.map(({ load }) => load).join() === '0,0');
+      assert.ok(asked.mostInATurn <= 3, `${asked.mostInATurn} questions`);
+    }),
+  );
+
+  it(
     'is tried with another one when all who are free have much to do, and if it leaves that unread, not again',
     onStage({ policy: 'least-connections' }, async (stage) => {
       const worker = await joinPython(stage);
@@ -315,6 +371,45 @@ describe('a worker of the recipe', () => {
       assert.equal(view.inFlight, 0);
     }),
   );
+
+  for (const [how, waitMs, isTriedAgain] of [
+    ['makes wait until it has closed one is not tried with so many again', 10, false],
+    ['takes at once, though one was closed meanwhile, is tried again', 9, true],
+  ] as const) {
+    it(
+      `that ${how}`,
+      onStage({ policy: 'least-connections' }, async (stage) => {
+        let now = 0;
+        const { mock: clock } = mock.method(performance, 'now', () => now);
+        stage.own({
+          [Symbol.dispose]: () => {
+            clock.restore();
+          },
+        });
+        const worker = await joinPython(stage);
+        await stage.client();
+        const { connection: first } = await take(stage, worker);
+        const [view] = stage.dispatcher.workers as WorkerHandle[];
+        await stage.until(() => view?.adopted === 1);
+        const other = await stage.joinServing({ window: 4096 });
+        await stage.clients(16);
+        await other.handoffs(16);
+        await other.adopt();
+        await stage.until(() => stage.dispatcher.status().connections.adopted === 17);
+        await stage.client();
+        await stage.until(() => view?.inFlight === 1);
+        now += waitMs;
+        first.close();
+        await take(stage, worker);
+        await stage.until(() => view?.adopted === 2);
+        assert.equal(view?.active, 1);
+        assert.equal(view.mayBeFree, isTriedAgain);
+        await stage.client();
+        if (isTriedAgain) await take(stage, worker);
+        else await other.handoffs(1);
+      }),
+    );
+  }
 
   it(
     'is tried with one more and one more when it takes them',
@@ -347,6 +442,73 @@ describe('a worker of the recipe', () => {
       await take(stage, worker);
       await resumed;
       assert.equal(stage.dispatcher.status().workers[0]?.state, 'ready');
+    }),
+  );
+
+  it(
+    'is told to be stalled once, however often a takeover fails meanwhile',
+    onStage({}, async (stage) => {
+      await joinPython(stage);
+      let told = 0;
+      stage.dispatcher.on('stalled', () => told++);
+      await stage.client();
+      await stage.until(() => inFlight(stage)[0] === 1);
+      await stage.looks.pass(4);
+      const { release } = await stage.dispatcher.freeze();
+      release();
+      stage.dispatcher.thaw();
+      await stage.looks.pass(8);
+      assert.equal(told, 1);
+      assert.equal(stage.dispatcher.workers[0]?.isStalled, true);
+    }),
+  );
+
+  it(
+    'may be busy with what it has taken, where the kernel does not tell, and is stalled only before it takes the first',
+    onStage({}, async (stage) => {
+      const { mock: identifying } = mock.method(native, 'identify', () => -ENOENT);
+      stage.own({
+        [Symbol.dispose]: () => {
+          identifying.restore();
+        },
+      });
+      const worker = await joinPython(stage);
+      const told: string[] = [];
+      for (const name of ['stalled', 'resumed'] as const) stage.dispatcher.on(name, () => told.push(name));
+      await stage.clients(2);
+      await stage.until(() => inFlight(stage)[0] === 1);
+      await stage.looks.pass(4);
+      assert.deepEqual(told, ['stalled']);
+      await take(stage, worker);
+      await stage.until(() => stage.dispatcher.workers[0]?.adopted === 1 && inFlight(stage)[0] === 1);
+      assert.equal(stage.dispatcher.workers[0]?.active, null);
+      await stage.looks.pass(10);
+      assert.deepEqual(told, ['stalled', 'resumed']);
+      assert.equal(stage.dispatcher.workers[0].isStalled, false);
+    }),
+  );
+
+  it(
+    'is told to answer again when nobody is in the middle of placing connections',
+    onStage({}, async (stage) => {
+      stage.own(withoutReceipts());
+      const worker = await joinPython(stage);
+      const [handle] = stage.dispatcher.workers as WorkerHandle[];
+      await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
+      const loop = new AcceptLoop({ id: 0, key: 'own', isOwn: true }, acceptor);
+      await stage.client();
+      await stage.until(() => handle?.inFlight === 1);
+      await stage.looks.pass(4);
+      assert.equal(handle?.isStalled, true);
+      let told = 0;
+      stage.dispatcher.on('resumed', () => told++);
+      const resumed = stage.next('resumed');
+      await take(stage, worker);
+      assert.equal(handle.roomFor(loop), 1);
+      assert.deepEqual([handle.isStalled, told], [false, 0]);
+      await resumed;
+      await turns();
+      assert.equal(told, 1);
     }),
   );
 

@@ -33,6 +33,7 @@ import {
   type TakeoverMessage,
 } from '../../../src/handoff/index.js';
 import { dumps } from '../../../src/multiprocessing/index.js';
+import type { WorkerHandle } from '../../../src/dispatcher/worker-handle.js';
 import { backlogOf, onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { failsWith } from '../../support/errors.js';
 import { FakeWorker } from '../../support/fake-worker.js';
@@ -369,6 +370,32 @@ describe('the next generation', () => {
       }
       await stage.until(() => next.status().connections.adopted === 2);
       assert.equal(python.peek(), null);
+    }),
+  );
+
+  it(
+    'knows with how many connections a worker of the recipe leaves another one unread',
+    onStage({}, async (stage) => {
+      await stage.address();
+      const ready = stage.next('ready');
+      const python = stage.own(await connect(stage.control));
+      await python.send(encodeFrame(dumps(process.pid)));
+      await ready;
+      await stage.clients(2);
+      using message = await received(python.receive(1));
+      stage.own(message.takeDescriptor());
+      const mayBeFree = ({ workers }: Dispatcher): boolean | undefined =>
+        (workers as WorkerHandle[])[0]?.mayBeFree;
+      await stage.until(() =>
+        stage.dispatcher.workers.some(({ adopted, inFlight }) => adopted === 1 && inFlight === 1),
+      );
+      assert.equal(mayBeFree(stage.dispatcher), true);
+      // The first look sees that it had answered before.
+      await stage.looks.pass(5);
+      assert.equal(mayBeFree(stage.dispatcher), false);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      assert.equal(mayBeFree(next), false);
     }),
   );
 
