@@ -207,10 +207,27 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
    * until then gives them to other workers. So a body that is awaited serves one client at a time.
    * @throws {PassfdError} as `serve`
    */
-  async *connections(): AsyncGenerator<Socket, void, undefined> {
+  connections(): AsyncGenerator<Socket, void, undefined> {
     const intake = new Intake(() => {
       this.#tellCapacity();
     });
+    const loop = this.#loop(intake);
+    // A generator takes up neither while a `next` waits, and that may be for ever: so that one is to end first.
+    const leave = loop.return.bind(loop);
+    const fail = loop.throw.bind(loop);
+    return Object.assign(loop, {
+      return: (value: void | PromiseLike<void>) => {
+        intake.end();
+        return leave(value);
+      },
+      throw: (error: unknown) => {
+        intake.end();
+        return fail(error);
+      },
+    });
+  }
+
+  async *#loop(intake: Intake): AsyncGenerator<Socket, void, undefined> {
     const claim = this.#take(intake);
     this.#tellCapacity();
     this.#reference(1);

@@ -1,5 +1,6 @@
 // The connections of a worker one by one, for programs without a server: the loop gets what it asks for, and no more.
 import assert from 'node:assert/strict';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { join as joinPath } from 'node:path';
@@ -23,15 +24,25 @@ type Connections = AsyncGenerator<Socket, void, undefined>;
 
 /** A loop over the connections that waits for its first one. */
 async function looping(stage: Stage): Promise<{ loop: Connections; first: Promise<Socket> }> {
-  const loop = stage.worker.connections();
-  const first = nextOf(loop);
-  await stage.dispatcher.grant(stage.acceptor);
-  await stage.dispatcher.hears('ready');
-  return { loop, first };
+  const { loop, next } = await waiting(stage);
+  return { loop, first: socketOf(next) };
 }
 
-async function nextOf(loop: Connections): Promise<Socket> {
-  const { value } = await loop.next();
+/** The same, for whom it may be over. */
+async function waiting(stage: Stage): Promise<{ loop: Connections; next: ReturnType<Connections['next']> }> {
+  const loop = stage.worker.connections();
+  const next = loop.next();
+  await stage.dispatcher.grant(stage.acceptor);
+  await stage.dispatcher.hears('ready');
+  return { loop, next };
+}
+
+function nextOf(loop: Connections): Promise<Socket> {
+  return socketOf(loop.next());
+}
+
+async function socketOf(next: ReturnType<Connections['next']>): Promise<Socket> {
+  const { value } = await next;
   assert.ok(value, 'the loop is over');
   return value;
 }
@@ -172,6 +183,47 @@ describe('a loop over the connections', () => {
       const [words] = (await once(client, 'data')) as [Buffer];
       assert.equal(words.toString(), 'still here');
       await closed;
+    }),
+  );
+
+  for (const way of ['return', 'throw'] as const) {
+    it(
+      `that is left by ${way}() while it waits ends at once, and the next taker is let in`,
+      onStage(async (stage) => {
+        const { dispatcher, worker } = stage;
+        const { loop, next: last } = await waiting(stage);
+        const left = way === 'return' ? loop.return() : loop.throw(new Error('enough'));
+        left.catch(() => undefined);
+        await dispatcher.hears('unlisten');
+        assert.equal((await last).done, true);
+        if (way === 'return') assert.equal((await left).done, true);
+        else await assert.rejects(left, /enough/);
+        const server = createServer();
+        await Promise.all([worker.serve(server), dispatcher.grant(stage.acceptor)]);
+        server.close();
+        await dispatcher.hears('unlisten');
+      }),
+    );
+  }
+
+  it(
+    'that is left while it waits still gets the connection that was adopted for it',
+    onStage(async (stage) => {
+      const { loop, first } = await looping(stage);
+      const { connection } = await stage.client();
+      const left = new Promise<IteratorResult<Socket, void>>((resolve) => {
+        // It is delivered right behind this.
+        const onStep = (step: unknown): void => {
+          if (step !== 'adopted') return;
+          unsubscribe('passfd:step', onStep);
+          resolve(loop.return());
+        };
+        subscribe('passfd:step', onStep);
+      });
+      await stage.dispatcher.handOff([connection]);
+      connection.close();
+      (await first).destroy();
+      assert.equal((await left).done, true);
     }),
   );
 
