@@ -153,12 +153,14 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
    * Has a server take the connections of the dispatcher's own addresses: any `net.Server`, so also one of http, https,
    * http2 or tls. It behaves as if it listened there itself; resolves when it does.
    * @throws {PassfdError} `ERR_DISPATCHER` when the dispatcher has no address; `ERR_ADDRESS_IN_USE` when another server,
-   * or a loop, has its connections already; `ERR_CLOSED` when the server is closed meanwhile; `ERR_PEER_GONE` when no
-   * dispatcher comes any more: it waits for one as long as this worker does
+   * or a loop, has its connections already; `ERR_CLOSED` when the server is closed meanwhile, or this worker drains or was
+   * closed; `ERR_PEER_GONE` when no dispatcher comes any more: it waits for one as long as this worker does
    */
   async serve(server: Server): Promise<void> {
     if (!(server instanceof Server)) throw new TypeError('serve takes a net.Server');
     if (server.listening) throw new TypeError('The server listens already: take one that does not');
+    if (this.#state.is === 'closed') throw this.#endError();
+    if (this.#isDraining) throw new PassfdError('ERR_CLOSED', 'This worker drains: it takes nothing new');
     await this.listenWith(server, undefined, noArguments);
     this.ready();
   }
@@ -228,12 +230,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   }
 
   async *#loop(intake: Intake): AsyncGenerator<Socket, void, undefined> {
+    if (this.#isDraining) return;
+    if (this.#state.is === 'closed') throw this.#endError();
     const claim = this.#take(intake);
     this.#tellCapacity();
     this.#reference(1);
     let registration: Registration | undefined;
     try {
-      if (this.#isDraining) return;
       await this.#ask(undefined, undefined, (listeners) => {
         if (listeners.length === 0) return;
         registration = { target: intake, listeners, ask: (link, granted) => link.serve(granted) };
@@ -316,7 +319,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     if (this.#closing.signal.aborted) {
       link.close();
       await link.ended;
-      throw new PassfdError('ERR_CLOSED', 'This worker was closed');
+      throw this.#endError();
     }
     this.#state = { is: 'linked', link };
     this.#welcome = welcome;
@@ -494,6 +497,11 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#servers.add(server);
     prepareClosing(server);
     handle.attach(listen);
+    if (!this.#isDraining) return;
+    // Right behind its 'listening', which would not come otherwise.
+    process.nextTick(() => {
+      closeGracefully(server);
+    });
   }
 
   /** @throws {PassfdError} `ERR_ADDRESS_IN_USE` when somebody else has the dispatcher's own addresses */
@@ -539,9 +547,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   ): Promise<void> {
     for (;;) {
       while (this.#isReconnecting) await this.#reconnected;
-      if (this.#state.is !== 'linked') {
-        throw new PassfdError('ERR_PEER_GONE', 'This worker has no dispatcher any more');
-      }
+      if (this.#state.is !== 'linked') throw this.#endError();
       const { link } = this.#state;
       try {
         await (wanted ? link.listen(wanted, backlog ?? 0, granted) : link.serve(granted));
@@ -552,6 +558,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         await link.ended;
       }
     }
+  }
+
+  /** Why nothing can be asked of a dispatcher any more. */
+  #endError(): PassfdError {
+    return this.#closing.signal.aborted
+      ? new PassfdError('ERR_CLOSED', 'This worker was closed')
+      : new PassfdError('ERR_PEER_GONE', 'This worker has no dispatcher any more');
   }
 
   /** Resolves when the dispatcher knows it; never rejects. */
