@@ -88,6 +88,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #capacity: number | null;
   /** What the present dispatcher was told of it. */
   #toldCapacity: number | null = null;
+  #isTellingCapacity = false;
   #claim: Claim | undefined;
   #isReady = false;
   #isDraining = false;
@@ -141,7 +142,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   set capacity(capacity: number | null) {
     checkCapacity(capacity);
     this.#capacity = capacity;
-    this.#tellCapacity();
+    // The last one of each turn, unless it is told before for another reason: the dispatcher bounds what a worker says.
+    if (this.#isTellingCapacity) return;
+    this.#isTellingCapacity = true;
+    setImmediate(() => {
+      this.#isTellingCapacity = false;
+      this.#tellCapacity();
+    });
   }
 
   /** Whether this server may have the connections of the dispatcher's own addresses: nobody else in this process has. */
