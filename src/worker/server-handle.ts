@@ -103,13 +103,10 @@ export class ServerHandle implements Target {
 
   /** Also when the server was closed meanwhile: what is adopted has no other owner, and is served like any open one. */
   deliver(descriptor: Descriptor, onClosed: () => void): void {
-    this.#scope.runInAsyncScope(this.#open, this, descriptor, onClosed);
-  }
-
-  #open(descriptor: Descriptor, onClosed: () => void): void {
     const server = privateServer(this.#server);
     let connection;
     try {
+      // Outside of the scope, as in Node: what the app has put there for one client is none of the next one's.
       connection = openConnection(descriptor, 'path' in this.#address ? 'unix' : 'tcp', onClosed);
     } catch (error) {
       // As where accept(2) fails: the connection is lost, and the server goes on.
@@ -122,7 +119,7 @@ export class ServerHandle implements Target {
     server._connections--;
     const isDropped = this.#free === 0;
     try {
-      this.#handle.onconnection?.(0, connection);
+      this.#scope.runInAsyncScope(() => this.#handle.onconnection?.(0, connection));
     } finally {
       // One that is not dropped is counted again by now, and when that closes, Node looks by itself.
       if (isDropped) this.#noteLess(-1);

@@ -88,6 +88,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #capacity: number | null;
   /** What the present dispatcher was told of it. */
   #toldCapacity: number | null = null;
+  #isTellingCapacity = false;
   #claim: Claim | undefined;
   #isReady = false;
   #isDraining = false;
@@ -141,7 +142,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   set capacity(capacity: number | null) {
     checkCapacity(capacity);
     this.#capacity = capacity;
-    this.#tellCapacity();
+    // The last one of each turn, unless it is told before for another reason: the dispatcher bounds what a worker says.
+    if (this.#isTellingCapacity) return;
+    this.#isTellingCapacity = true;
+    setImmediate(() => {
+      this.#isTellingCapacity = false;
+      this.#tellCapacity();
+    });
   }
 
   /** Whether this server may have the connections of the dispatcher's own addresses: nobody else in this process has. */
@@ -153,12 +160,14 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
    * Has a server take the connections of the dispatcher's own addresses: any `net.Server`, so also one of http, https,
    * http2 or tls. It behaves as if it listened there itself; resolves when it does.
    * @throws {PassfdError} `ERR_DISPATCHER` when the dispatcher has no address; `ERR_ADDRESS_IN_USE` when another server,
-   * or a loop, has its connections already; `ERR_CLOSED` when the server is closed meanwhile; `ERR_PEER_GONE` when no
-   * dispatcher comes any more: it waits for one as long as this worker does
+   * or a loop, has its connections already; `ERR_CLOSED` when the server is closed meanwhile, or this worker drains or was
+   * closed; `ERR_PEER_GONE` when no dispatcher comes any more: it waits for one as long as this worker does
    */
   async serve(server: Server): Promise<void> {
     if (!(server instanceof Server)) throw new TypeError('serve takes a net.Server');
     if (server.listening) throw new TypeError('The server listens already: take one that does not');
+    if (this.#state.is === 'closed') throw this.#endError();
+    if (this.#isDraining) throw new PassfdError('ERR_CLOSED', 'This worker drains: it takes nothing new');
     await this.listenWith(server, undefined, noArguments);
     this.ready();
   }
@@ -207,16 +216,34 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
    * until then gives them to other workers. So a body that is awaited serves one client at a time.
    * @throws {PassfdError} as `serve`
    */
-  async *connections(): AsyncGenerator<Socket, void, undefined> {
+  connections(): AsyncGenerator<Socket, void, undefined> {
     const intake = new Intake(() => {
       this.#tellCapacity();
     });
+    const loop = this.#loop(intake);
+    // A generator takes up neither while a `next` waits, and that may be for ever: so that one is to end first.
+    const leave = loop.return.bind(loop);
+    const fail = loop.throw.bind(loop);
+    return Object.assign(loop, {
+      return: (value: void | PromiseLike<void>) => {
+        intake.end();
+        return leave(value);
+      },
+      throw: (error: unknown) => {
+        intake.end();
+        return fail(error);
+      },
+    });
+  }
+
+  async *#loop(intake: Intake): AsyncGenerator<Socket, void, undefined> {
+    if (this.#isDraining) return;
+    if (this.#state.is === 'closed') throw this.#endError();
     const claim = this.#take(intake);
     this.#tellCapacity();
     this.#reference(1);
     let registration: Registration | undefined;
     try {
-      if (this.#isDraining) return;
       await this.#ask(undefined, undefined, (listeners) => {
         if (listeners.length === 0) return;
         registration = { target: intake, listeners, ask: (link, granted) => link.serve(granted) };
@@ -299,7 +326,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     if (this.#closing.signal.aborted) {
       link.close();
       await link.ended;
-      throw new PassfdError('ERR_CLOSED', 'This worker was closed');
+      throw this.#endError();
     }
     this.#state = { is: 'linked', link };
     this.#welcome = welcome;
@@ -477,6 +504,11 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#servers.add(server);
     prepareClosing(server);
     handle.attach(listen);
+    if (!this.#isDraining) return;
+    // Right behind its 'listening', which would not come otherwise.
+    process.nextTick(() => {
+      closeGracefully(server);
+    });
   }
 
   /** @throws {PassfdError} `ERR_ADDRESS_IN_USE` when somebody else has the dispatcher's own addresses */
@@ -522,9 +554,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   ): Promise<void> {
     for (;;) {
       while (this.#isReconnecting) await this.#reconnected;
-      if (this.#state.is !== 'linked') {
-        throw new PassfdError('ERR_PEER_GONE', 'This worker has no dispatcher any more');
-      }
+      if (this.#state.is !== 'linked') throw this.#endError();
       const { link } = this.#state;
       try {
         await (wanted ? link.listen(wanted, backlog ?? 0, granted) : link.serve(granted));
@@ -535,6 +565,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         await link.ended;
       }
     }
+  }
+
+  /** Why nothing can be asked of a dispatcher any more. */
+  #endError(): PassfdError {
+    return this.#closing.signal.aborted
+      ? new PassfdError('ERR_CLOSED', 'This worker was closed')
+      : new PassfdError('ERR_PEER_GONE', 'This worker has no dispatcher any more');
   }
 
   /** Resolves when the dispatcher knows it; never rejects. */

@@ -290,3 +290,24 @@ test('what an AsyncLocalStorage holds where listen is called, it holds for each 
     ['request', 'of listen'],
   ]);
 });
+
+test('what a connection puts into an AsyncLocalStorage is not there for the data of the next one', async () => {
+  const storage = new AsyncLocalStorage();
+  const seen = [];
+  let count = 0;
+  const server = createServer((socket) => {
+    if (++count === 1) storage.enterWith('of the first client');
+    socket.on('data', () => {
+      seen.push(storage.getStore());
+      socket.end();
+    });
+  });
+  const where = await listening(server);
+  for (let client = 0; client < 2; client++) {
+    const socket = connect(where);
+    socket.write('hello');
+    await text(socket);
+  }
+  await closed(server);
+  assert.deepEqual(seen, [undefined, undefined]);
+});

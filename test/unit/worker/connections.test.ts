@@ -1,10 +1,11 @@
 // The connections of a worker one by one, for programs without a server: the loop gets what it asks for, and no more.
 import assert from 'node:assert/strict';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { join as joinPath } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { join } from '../../../src/worker/index.js';
@@ -15,6 +16,7 @@ import { isPending, turns } from '../../support/loop.js';
 import { onStage, type Stage } from './played-dispatcher.js';
 
 const CLIENTS = 12;
+const CHANGES = 50;
 
 /** Whoever waits longer for the loop waits for ever. */
 const DEADLINE_MS = 30_000;
@@ -23,15 +25,25 @@ type Connections = AsyncGenerator<Socket, void, undefined>;
 
 /** A loop over the connections that waits for its first one. */
 async function looping(stage: Stage): Promise<{ loop: Connections; first: Promise<Socket> }> {
-  const loop = stage.worker.connections();
-  const first = nextOf(loop);
-  await stage.dispatcher.grant(stage.acceptor);
-  await stage.dispatcher.hears('ready');
-  return { loop, first };
+  const { loop, next } = await waiting(stage);
+  return { loop, first: socketOf(next) };
 }
 
-async function nextOf(loop: Connections): Promise<Socket> {
-  const { value } = await loop.next();
+/** The same, for whom it may be over. */
+async function waiting(stage: Stage): Promise<{ loop: Connections; next: ReturnType<Connections['next']> }> {
+  const loop = stage.worker.connections();
+  const next = loop.next();
+  await stage.dispatcher.grant(stage.acceptor);
+  await stage.dispatcher.hears('ready');
+  return { loop, next };
+}
+
+function nextOf(loop: Connections): Promise<Socket> {
+  return socketOf(loop.next());
+}
+
+async function socketOf(next: ReturnType<Connections['next']>): Promise<Socket> {
+  const { value } = await next;
   assert.ok(value, 'the loop is over');
   return value;
 }
@@ -176,6 +188,70 @@ describe('a loop over the connections', () => {
   );
 
   it(
+    'that is left no longer has the dispatcher woken up for each connection that is closed',
+    onStage(async (stage) => {
+      const { dispatcher } = stage;
+      const { loop, first } = await looping(stage);
+      await come(stage);
+      const socket = await first;
+      await loop.return();
+      while ((await dispatcher.hears('capacity')).capacity !== null);
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        socket.destroy();
+        await once(socket, 'close');
+        await turns();
+        assert.deepEqual(dispatcher.heard, []);
+        mock.timers.runAll();
+      } finally {
+        mock.timers.reset();
+      }
+      assert.equal((await dispatcher.hears('closed')).total, 1);
+    }),
+  );
+
+  for (const way of ['return', 'throw'] as const) {
+    it(
+      `that is left by ${way}() while it waits ends at once, and the next taker is let in`,
+      onStage(async (stage) => {
+        const { dispatcher, worker } = stage;
+        const { loop, next: last } = await waiting(stage);
+        const left = way === 'return' ? loop.return() : loop.throw(new Error('enough'));
+        left.catch(() => undefined);
+        await dispatcher.hears('unlisten');
+        assert.equal((await last).done, true);
+        if (way === 'return') assert.equal((await left).done, true);
+        else await assert.rejects(left, /enough/);
+        const server = createServer();
+        await Promise.all([worker.serve(server), dispatcher.grant(stage.acceptor)]);
+        server.close();
+        await dispatcher.hears('unlisten');
+      }),
+    );
+  }
+
+  it(
+    'that is left while it waits still gets the connection that was adopted for it',
+    onStage(async (stage) => {
+      const { loop, first } = await looping(stage);
+      const { connection } = await stage.client();
+      const left = new Promise<IteratorResult<Socket, void>>((resolve) => {
+        // It is delivered right behind this.
+        const onStep = (step: unknown): void => {
+          if (step !== 'adopted') return;
+          unsubscribe('passfd:step', onStep);
+          resolve(loop.return());
+        };
+        subscribe('passfd:step', onStep);
+      });
+      await stage.dispatcher.handOff([connection]);
+      connection.close();
+      (await first).destroy();
+      assert.equal((await left).done, true);
+    }),
+  );
+
+  it(
     'gets what was adopted when a drain comes, and ends then',
     onStage(async (stage) => {
       const { dispatcher } = stage;
@@ -285,5 +361,45 @@ describe('the connections of a dispatcher', () => {
       (await other).destroy();
       await again.return();
     }),
+  );
+});
+
+describe('the capacity of a worker', () => {
+  it(
+    'is told once for all changes of one turn, with the last value',
+    onStage(async ({ worker, dispatcher }) => {
+      for (let capacity = 0; capacity <= CHANGES; capacity++) worker.capacity = capacity;
+      await turns();
+      assert.deepEqual(dispatcher.heard, [{ type: 'capacity', capacity: CHANGES }]);
+      worker.capacity = null;
+      assert.equal(worker.capacity, null);
+      await dispatcher.hears('capacity');
+      assert.equal((await dispatcher.hears('capacity')).capacity, null);
+    }),
+  );
+
+  it(
+    'is told before what is closed behind its change: that makes no room beyond it',
+    onStage(
+      async (stage) => {
+        const { dispatcher, worker } = stage;
+        const server = createServer();
+        const came = once(server, 'connection') as Promise<[Socket]>;
+        await Promise.all([worker.serve(server), dispatcher.grant(stage.acceptor)]);
+        await come(stage);
+        const [socket] = await came;
+        await dispatcher.hears('adopted');
+        worker.capacity = 0;
+        socket.destroy();
+        await once(socket, 'close');
+        await turns();
+        assert.deepEqual(dispatcher.heard, [
+          { type: 'capacity', capacity: 0 },
+          { type: 'closed', total: 1 },
+        ]);
+        server.close();
+      },
+      { capacity: 1 },
+    ),
   );
 });

@@ -147,6 +147,23 @@ describe('an intercepted listen', () => {
   );
 
   it(
+    'during a drain listens, and is closed at once by the drain, as others were',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      await stage.worker.drain();
+      const events: string[] = [];
+      const server = createServer();
+      for (const event of ['listening', 'close']) server.on(event, () => events.push(event));
+      server.listen(8000, '127.0.0.1');
+      await stage.dispatcher.grant(stage.acceptor);
+      await stage.dispatcher.hears('unlisten');
+      await turns();
+      assert.deepEqual(events, ['listening', 'close']);
+    }),
+  );
+
+  it(
     'has the name that it has in Node',
     onStage(async ({ worker }) => {
       const nameBefore = Server.prototype.listen.name;

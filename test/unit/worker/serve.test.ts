@@ -225,6 +225,31 @@ describe('a server that cannot be served', () => {
       server.close();
     }),
   );
+
+  it(
+    'is told as ERR_CLOSED when the worker drains, and does not listen',
+    onStage(async ({ worker }) => {
+      await worker.drain();
+      const server = createServer();
+      const served = worker.serve(server);
+      assert.ok(!(await isPending(served)), 'it waits for ever');
+      await assert.rejects(served, failsWith('ERR_CLOSED', /drains/));
+      assert.equal(server.listening, false);
+    }),
+  );
+
+  it(
+    'is told as ERR_CLOSED when the worker was closed, also while another one has the addresses',
+    onStage(async (stage) => {
+      const server = createServer();
+      await serving(stage, server);
+      await stage.worker.close();
+      await assert.rejects(stage.worker.serve(createServer()), failsWith('ERR_CLOSED', /was closed/));
+      await assert.rejects(stage.worker.connections().next(), failsWith('ERR_CLOSED', /was closed/));
+      server.close();
+      await assert.rejects(stage.worker.serve(createServer()), failsWith('ERR_CLOSED', /was closed/));
+    }),
+  );
 });
 
 describe('an app that throws in a listener', () => {
