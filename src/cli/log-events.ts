@@ -90,6 +90,9 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('crashLooped', (child, { exit }) => {
     log.error(ofChild(child), `process ends again and again before it works; last it ${describeExit(exit)}`);
   });
+  supervisor.on('outputLost', (child, error) => {
+    log.warn({ ...ofChild(child), reason: error.message }, 'output of the process is lost');
+  });
   supervisor.on('killed', (child) => {
     log.warn(ofChild(child), 'process killed: it did not end in time');
   });

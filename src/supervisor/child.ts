@@ -42,7 +42,14 @@ export type ChildReport =
   /** It has lost its dispatcher and has not joined again in time; it is being ended. */
   | { readonly is: 'stayedAway' }
   | { readonly is: 'killed' }
+  | OutputLost
   | ({ readonly is: 'ended' } & ChildEnd);
+
+/** Its output could not be written here. It is told once; the child goes on. */
+export interface OutputLost {
+  readonly is: 'outputLost';
+  readonly error: Error;
+}
 
 interface Death {
   readonly exit: Exit;
@@ -109,9 +116,13 @@ export class Child {
 
   /** Starts its process. When that fails, its end says why, but not before this has returned. */
   start(describe: () => Start): void {
-    const spawned = this.#host.spawn(describe, (exit) => {
-      this.#onExit(exit);
-    });
+    const spawned = this.#host.spawn(
+      describe,
+      (exit) => {
+        this.#onExit(exit);
+      },
+      this.#onLost,
+    );
     if (!spawned) return;
     this.#process = { pid: spawned.pid, identity: spawned.identity };
     this.#output = spawned.output;
@@ -124,7 +135,7 @@ export class Child {
     this.#process = { pid, identity };
     if (stdout || stderr) {
       const ends = { ...(stdout && { stdout }), ...(stderr && { stderr }) };
-      this.#output = this.#host.forward(ends, prefixOf(this.#slot));
+      this.#output = this.#host.forward(ends, prefixOf(this.#slot), this.#onLost);
     }
     this.#host.watch({ pid, identity }, () => {
       this.#onExit({ is: 'unknown' });
@@ -319,6 +330,10 @@ export class Child {
     }, restMs);
     this.#state = { ...this.#state, timer };
   }
+
+  readonly #onLost = (error: Error): void => {
+    this.#report(this, { is: 'outputLost', error });
+  };
 
   #onExit(exit: Exit): void {
     const state = this.#state;

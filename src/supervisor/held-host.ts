@@ -1,7 +1,7 @@
 // HeldHost: a host whose news can be held back, told later or dropped, so that one supervisor can give way to the next.
 import type { Exit } from './exit.js';
 import type { Host, ProcessName, Spawned, Start, Timer, Watch } from './host.js';
-import type { ChildOutput, OutputEnds } from './output.js';
+import type { ChildOutput, OnLost, OutputEnds } from './output.js';
 
 type State =
   | { readonly is: 'open' }
@@ -29,7 +29,7 @@ export class HeldHost {
   }
 
   /** As `Host.spawn`. @param describe what to start; when it throws, that is why nothing could be started */
-  spawn(describe: () => Start, onExit: (exit: Exit) => void): Spawned | undefined {
+  spawn(describe: () => Start, onExit: (exit: Exit) => void, onLost: OnLost): Spawned | undefined {
     let start: Start;
     try {
       start = describe();
@@ -41,12 +41,16 @@ export class HeldHost {
       });
       return undefined;
     }
-    const spawned = this.#host.spawn(start, (exit) => {
-      if (spawned) this.#ties.delete(spawned.forget);
-      this.#tell(() => {
-        onExit(exit);
-      });
-    });
+    const spawned = this.#host.spawn(
+      start,
+      (exit) => {
+        if (spawned) this.#ties.delete(spawned.forget);
+        this.#tell(() => {
+          onExit(exit);
+        });
+      },
+      this.#tellLost(onLost),
+    );
     if (!spawned) return undefined;
     this.#ties.add(spawned.forget);
     if (spawned.output) this.#keep(spawned.output);
@@ -64,8 +68,8 @@ export class HeldHost {
     this.#ties.add(close);
   }
 
-  forward(ends: OutputEnds, prefix: string): ChildOutput {
-    const output = this.#host.forward(ends, prefix);
+  forward(ends: OutputEnds, prefix: string, onLost: OnLost): ChildOutput {
+    const output = this.#host.forward(ends, prefix, this.#tellLost(onLost));
     this.#keep(output);
     return output;
   }
@@ -134,6 +138,14 @@ export class HeldHost {
         break;
       case 'dropped':
     }
+  }
+
+  #tellLost(onLost: OnLost): OnLost {
+    return (error) => {
+      this.#tell(() => {
+        onLost(error);
+      });
+    };
   }
 
   #keep(output: ChildOutput): void {

@@ -3,7 +3,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 
 import { isSameProcess, processIdentity, ProcessWatch, socketPair, StreamSocket } from '../fd/index.js';
 import type { Exit } from './exit.js';
-import { Output, type ChildOutput, type OutputEnds } from './output.js';
+import { Output, type ChildOutput, type OnLost, type OutputEnds } from './output.js';
 
 export interface Timer {
   /** A timer that was cleared does not fire. Clearing one that has fired does nothing. */
@@ -49,16 +49,17 @@ export interface Watch {
 export interface Host {
   /**
    * @param onExit called once, and never before this returns
+   * @param onLost with a prefix only
    * @returns undefined when it could not be started; `onExit` is told why
    */
-  spawn(start: Start, onExit: (exit: Exit) => void): Spawned | undefined;
+  spawn(start: Start, onExit: (exit: Exit) => void, onLost: OnLost): Spawned | undefined;
   /**
    * Watches a process that is no child.
    * @param onEnded called once, and never before this returns; soon when the process is not there any more
    */
   watch(process: ProcessName, onEnded: () => void): Watch;
   /** Takes over the output of a process that is no child, and writes it on with a prefix before each line. */
-  forward(ends: OutputEnds, prefix: string): ChildOutput;
+  forward(ends: OutputEnds, prefix: string, onLost: OnLost): ChildOutput;
   /** A signal to a process. One that has ended is no error. */
   kill(process: ProcessName, signal: 'SIGTERM' | 'SIGKILL'): void;
   /** In milliseconds, from anywhere; never goes back. */
@@ -70,7 +71,7 @@ export interface Host {
 export const CHANNEL_FD = 3;
 
 export const realHost: Host = {
-  spawn(start, onExit) {
+  spawn(start, onExit, onLost) {
     try {
       using channel = new Pair();
       using stdout = start.prefix === undefined ? undefined : new Pair();
@@ -82,7 +83,7 @@ export const realHost: Host = {
         pid: child.pid,
         identity: processIdentity(child.pid),
         channel: channel.take(),
-        output: outputOf(start.prefix, stdout, stderr),
+        output: outputOf(start.prefix, stdout, stderr, onLost),
         forget: () => {
           child.unref();
         },
@@ -109,7 +110,7 @@ export const realHost: Host = {
     };
   },
 
-  forward: (ends, prefix) => new Output(ends, prefix),
+  forward: (ends, prefix, onLost) => new Output(ends, prefix, onLost),
 
   kill({ pid, identity }, signal) {
     if (identity !== undefined && !isSameProcess(pid, identity)) return;
@@ -186,6 +187,7 @@ function outputOf(
   prefix: string | undefined,
   stdout: Pair | undefined,
   stderr: Pair | undefined,
+  onLost: OnLost,
 ): Output | undefined {
   if (prefix === undefined || !stdout || !stderr) return undefined;
   const partial = new Uint8Array();
@@ -195,5 +197,6 @@ function outputOf(
       stderr: { descriptor: stderr.here.release(), partial },
     },
     prefix,
+    onLost,
   );
 }

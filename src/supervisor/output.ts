@@ -40,15 +40,28 @@ export interface OutputTargets {
   readonly stderr: Writable;
 }
 
+/** Told once of an output that could not be written here. That is dropped, and what comes later is tried all the same. */
+export type OnLost = (error: Error) => void;
+
 export class Output implements ChildOutput {
   readonly ended: Promise<void>;
   readonly #stdout: Forwarding | undefined;
   readonly #stderr: Forwarding | undefined;
 
   /** Takes over the descriptors. */
-  constructor({ stdout, stderr }: OutputEnds, prefix: string, targets: OutputTargets = process) {
-    this.#stdout = stdout && open(stdout, targets.stdout, prefix);
-    this.#stderr = stderr && open(stderr, targets.stderr, prefix);
+  constructor(
+    { stdout, stderr }: OutputEnds,
+    prefix: string,
+    onLost: OnLost = () => undefined,
+    targets: OutputTargets = process,
+  ) {
+    let isLost = false;
+    const onFirstLost: OnLost = (error) => {
+      if (!isLost) onLost(error);
+      isLost = true;
+    };
+    this.#stdout = stdout && open(stdout, targets.stdout, prefix, onFirstLost);
+    this.#stderr = stderr && open(stderr, targets.stderr, prefix, onFirstLost);
     this.ended = Promise.all(this.#all.map(({ ended }) => ended)).then(() => undefined);
   }
 
@@ -81,11 +94,16 @@ export class Output implements ChildOutput {
 }
 
 /** @returns undefined for what cannot be read; such output is lost, and the child goes on */
-function open({ descriptor, partial }: OutputEnd, to: Writable, prefix: string): Forwarding | undefined {
+function open(
+  { descriptor, partial }: OutputEnd,
+  to: Writable,
+  prefix: string,
+  onLost: OnLost,
+): Forwarding | undefined {
   // Whoever has written is told, so that the event is no news; without a listener it would end this process.
   if (!to.listeners('error').includes(ignore)) to.on('error', ignore);
   try {
-    return new Forwarding(new StreamSocket(descriptor), to, new LinePrefixer(prefix, partial));
+    return new Forwarding(new StreamSocket(descriptor), to, new LinePrefixer(prefix, partial), onLost);
   } catch {
     descriptor.close();
     return undefined;
@@ -97,15 +115,17 @@ class Forwarding {
   readonly #socket: StreamSocket;
   readonly #to: Writable;
   readonly #prefixer: LinePrefixer;
+  readonly #onLost: OnLost;
   #onEnded: () => void = () => undefined;
   #pausing = new AbortController();
   #running: Promise<void>;
   #isHandedOn = false;
 
-  constructor(socket: StreamSocket, to: Writable, prefixer: LinePrefixer) {
+  constructor(socket: StreamSocket, to: Writable, prefixer: LinePrefixer, onLost: OnLost) {
     this.#socket = socket;
     this.#to = to;
     this.#prefixer = prefixer;
+    this.#onLost = onLost;
     this.ended = new Promise((resolve) => {
       this.#onEnded = resolve;
     });
@@ -137,7 +157,7 @@ class Forwarding {
     try {
       if (!this.#isHandedOn) await this.#forwardRest();
     } catch {
-      // Lost, as any output that cannot be read or not be written.
+      // Lost, as any output that cannot be read.
     }
     this.#end();
   }
@@ -146,10 +166,10 @@ class Forwarding {
   async #forward(signal: AbortSignal): Promise<void> {
     try {
       while (!this.#socket.closed && (await this.#forwardNext(signal)));
-      await written(this.#to, this.#prefixer.end());
+      await this.#write(this.#prefixer.end());
     } catch {
       if (signal.aborted) return;
-      // The output of a child that cannot be read, or not be written, is lost; the child goes on.
+      // The output of a child that cannot be read is lost; the child goes on.
     }
     this.#end();
   }
@@ -158,7 +178,7 @@ class Forwarding {
     for (let reads = 0; reads < LAST_READS && this.#socket.peek() !== null; reads++) {
       if (!(await this.#forwardNext())) break;
     }
-    await written(this.#to, this.#prefixer.end());
+    await this.#write(this.#prefixer.end());
   }
 
   /** @returns whether there may be more */
@@ -166,8 +186,21 @@ class Forwarding {
     // A child may write descriptors to a socket: they are closed with the message.
     using message = await this.#socket.receive(undefined, { signal });
     if (!message) return false;
-    await written(this.#to, this.#prefixer.push(message.bytes));
+    await this.#write(this.#prefixer.push(message.bytes));
     return true;
+  }
+
+  /**
+   * What cannot be written is dropped: a child whose output were closed, or stood still, would end by it or wait. A full
+   * disk may take what comes later. `pipe` would add listeners to the one output of this process for each child.
+   */
+  #write(bytes: Buffer): Promise<void> {
+    return new Promise((resolve) => {
+      this.#to.write(bytes, (error) => {
+        if (error) this.#onLost(error);
+        resolve();
+      });
+    });
   }
 
   #end(): void {
@@ -178,14 +211,4 @@ class Forwarding {
 
 function ignore(): void {
   // Told to whoever has written.
-}
-
-/** `pipe` would add listeners to the one output of this process for each child. */
-function written(to: Writable, bytes: Buffer): Promise<void> {
-  return new Promise((resolve, reject) => {
-    to.write(bytes, (error) => {
-      if (error) reject(error);
-      else resolve();
-    });
-  });
 }

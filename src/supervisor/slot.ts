@@ -1,5 +1,5 @@
 // Slot: a number with a process, and what follows when that ends, is replaced, or is to end.
-import { Child, type ChildEnd, type ChildOptions, type ChildReport } from './child.js';
+import { Child, type ChildEnd, type ChildOptions, type ChildReport, type OutputLost } from './child.js';
 import { isSuccess, type Exit } from './exit.js';
 import type { HeldHost } from './held-host.js';
 import type { Start, Timer } from './host.js';
@@ -52,6 +52,7 @@ export type ReplacementOutcome =
 /** What a slot tells of one of its processes; of none where it waited for its next one. */
 export type SlotReport =
   | { readonly is: 'started' | 'takenOver' | 'ready' | 'overdue' | 'stayedAway' | 'killed' }
+  | OutputLost
   | {
       readonly is: 'died';
       readonly exit: Exit;
@@ -282,6 +283,7 @@ export class Slot {
         this.#onOverdue(child);
         break;
       case 'killed':
+      case 'outputLost':
         this.#report(child, report);
         break;
       case 'stayedAway':

@@ -57,6 +57,8 @@ export interface SupervisorEvents {
   crashLooped: [child: ChildView, death: { readonly exit: Exit }];
   /** It had lost its dispatcher, and did not join again in time: it is being ended, and another one is started. */
   stayedAway: [child: ChildView];
+  /** Its output cannot be written here, and is dropped as long as that is so. It is told once of each process. */
+  outputLost: [child: ChildView, error: Error];
   /** It did not end in time, and was made to. */
   killed: [child: ChildView];
   /**
@@ -297,6 +299,9 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
       case 'stayedAway':
       case 'killed':
         this.emit(report.is, view);
+        break;
+      case 'outputLost':
+        this.emit(report.is, view, report.error);
         break;
       case 'died':
         this.#onDied(view, report);

@@ -59,6 +59,41 @@ describe('a service whose output nobody reads any more', () => {
   );
 });
 
+describe('an app whose output nobody reads any more, under --prefix-output', () => {
+  it(
+    'goes on in the same process, and the log says once what is lost',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const run = passfd(
+        'run',
+        '--workers',
+        '1',
+        '--prefix-output',
+        '--control',
+        control,
+        app('says-its-pid.js'),
+      );
+      const program = startPiped(start, UNTIL_IT_LISTENS, run);
+      program.say('go');
+      const [, port = ''] = await program.line(/^\[1\] listening (\d+)$/);
+      const pids = new Set<string>();
+      for (let requests = 0; requests < 20; requests++) {
+        const response = await fetch(`http://127.0.0.1:${port}/`, { headers: { connection: 'close' } });
+        pids.add(await response.text());
+      }
+      await program.errorLine(/output of the process is lost/);
+      assert.equal(pids.size, 1);
+      assert.equal(await start(...passfd('stop', '--control', control)).exit, 0);
+      await program.exit;
+      const log = await program.stderr;
+      assert.equal(log.split('output of the process is lost').length - 1, 1);
+      assert.doesNotMatch(log, /process ended with code 1/);
+      assert.match(log, /\nended 0\n$/);
+    }),
+  );
+});
+
 describe('a command whose answer nobody reads', () => {
   it(
     'has answered',

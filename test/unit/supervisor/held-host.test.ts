@@ -25,6 +25,7 @@ describe('a host that is held', () => {
         throw new Error('nothing to start');
       },
       ({ is }) => news.push(is),
+      () => undefined,
     );
     await held.hold();
     held.setTimer(() => news.push('one'), 10);

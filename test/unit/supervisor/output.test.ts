@@ -26,7 +26,7 @@ class Stage {
     };
     this.stdout = theirOut;
     this.stderr = theirErr;
-    this.output = new Output(this.#ends, '[1] ', this.targets);
+    this.output = new Output(this.#ends, '[1] ', undefined, this.targets);
   }
 
   /** What has come out so far and was not told yet. */
@@ -81,20 +81,35 @@ describe('the output of a child', () => {
   );
 
   it(
-    'is closed when it cannot be written here, and the child goes on',
+    'is dropped while it cannot be written here, which is told once, and the child goes on',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
-      const broken = new Writable({
-        write: (_chunk, _encoding, callback) => {
-          callback(new Error('EPIPE'));
+      const chunks: string[] = [];
+      let isFull = true;
+      const disk = new Writable({
+        // As the output of a process, which stays open behind an error.
+        destroy(this: Writable & { _undestroy?: () => void }, error, callback) {
+          callback(error);
+          this._undestroy?.();
+        },
+        write: (chunk, _encoding, callback) => {
+          if (!isFull) chunks.push(String(chunk));
+          callback(isFull ? new Error('ENOSPC') : null);
         },
       });
+      const told: string[] = [];
       const ends = { stdout: { descriptor: here.release(), partial: Buffer.alloc(0) } };
-      const output = new Output(ends, '[1] ', { stdout: broken, stderr: broken });
-      await there.send(Buffer.from('one\n'));
-      await output.ended;
-      assert.equal(await there.receive(), null);
+      const onLost = ({ message }: Error): number => told.push(message);
+      const output = new Output(ends, '[1] ', onLost, { stdout: disk, stderr: disk });
+      for (const line of ['one\n', 'two\n']) {
+        await there.send(Buffer.from(line));
+        await turns();
+      }
+      isFull = false;
+      await there.send(Buffer.from('three\n'));
       there.destroy();
+      await output.ended;
+      assert.deepEqual([told, chunks.join('')], [['ENOSPC'], '[1] three\n']);
     }),
   );
 
@@ -136,7 +151,7 @@ describe('paused output', () => {
         },
       });
       const ends = { stdout: { descriptor: here.release(), partial: Buffer.alloc(0) } };
-      const output = new Output(ends, '', { stdout: slow, stderr: slow });
+      const output = new Output(ends, '', undefined, { stdout: slow, stderr: slow });
       await there.send(Buffer.from('one\n'));
       await turns();
       const paused = output.pause();
@@ -176,7 +191,7 @@ describe('output that is handed on', () => {
       assert.deepEqual(await stage.said(), ['[1] one\n', '']);
       await stage.output.pause();
       await stage.stdout.send(Buffer.from('o\nth'));
-      const next = new Output(stage.output.duplicate(), '[1] ', stage.targets);
+      const next = new Output(stage.output.duplicate(), '[1] ', undefined, stage.targets);
       await stage.output.release();
       assert.deepEqual(await stage.said(), ['[1] two\n', '']);
       await stage.stdout.send(Buffer.from('ree\n'));
