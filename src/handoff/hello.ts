@@ -2,6 +2,7 @@
 import * as v from 'valibot';
 
 import { PassfdError } from '../fd/index.js';
+import { count, positive } from './numbers.js';
 import { shortened } from './reason.js';
 
 /** The protocol of `docs/protocol.md`. A peer of another version is refused with a reason, never guessed at. */
@@ -12,9 +13,6 @@ export const MAX_HELLO_BYTES = 4096;
 
 /** Descriptors that may be in flight to one worker at most, whatever it grants: each is open in the dispatcher too. */
 export const MAX_WINDOW = 4096;
-
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-const positive = v.pipe(count, v.minValue(1));
 
 const workerHello = v.object({
   passfd: v.literal(PROTOCOL_VERSION),

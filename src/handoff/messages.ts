@@ -19,6 +19,7 @@ import * as v from 'valibot';
 
 import { PassfdError } from '../fd/index.js';
 import { MAX_WINDOW, refuseChallenge } from './hello.js';
+import { count, integer, positive } from './numbers.js';
 import { shortened } from './reason.js';
 
 const HANDOFF = 1;
@@ -41,9 +42,6 @@ export const MAX_BATCH = 252;
 export const refusalReasons = ['capacity', 'not-listening', 'descriptors', 'draining'] as const;
 export type RefusalReason = (typeof refusalReasons)[number];
 
-const integer = v.pipe(v.number(), v.safeInteger());
-const count = v.pipe(integer, v.minValue(0));
-const positive = v.pipe(integer, v.minValue(1));
 const sixteenBits = v.pipe(count, v.maxValue(65_535));
 
 const address = v.union([v.object({ host: v.string(), port: sixteenBits }), v.object({ path: v.string() })]);

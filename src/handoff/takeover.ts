@@ -12,12 +12,11 @@ import * as v from 'valibot';
 
 import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
 import { encodeFrame } from './messages.js';
+import { count, positive } from './numbers.js';
 
 /** Of what the old generation says. */
 export const TAKEOVER_FORMAT = 1;
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-const positive = v.pipe(count, v.minValue(1));
 const identity = { id: positive, pid: positive };
 
 const passfdWorker = v.object({
