@@ -521,7 +521,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       take: (descriptors) => {
         for (const descriptor of descriptors) this.#takeRaw(descriptor, options);
       },
-      failed: (error) => this.emit('warned', error),
+      failed: (error, isRepeated) => {
+        if (!isRepeated) this.emit('warned', error);
+      },
     });
   }
 
