@@ -41,7 +41,7 @@ import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
 import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
 import { version } from './version.js';
-import type { FrozenWorker, WorkerHandle, WorkerView } from './worker-handle.js';
+import type { Dialect, FrozenWorker, WorkerHandle, WorkerView } from './worker-handle.js';
 
 export interface DispatcherOptions {
   /** The rule that chooses the worker: `round-robin` unless it is given. */
@@ -521,7 +521,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       take: (descriptors) => {
         for (const descriptor of descriptors) this.#takeRaw(descriptor, options);
       },
-      failed: (error) => this.emit('warned', error),
+      failed: (error, isRepeated) => {
+        if (!isRepeated) this.emit('warned', error);
+      },
     });
   }
 
@@ -603,13 +605,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     // One that comes back has connections open, and had its place with the dispatcher before; maybe as a child.
     const hasPlace = hello.returns !== undefined && (awaitedId !== undefined || isTrusted(peer));
     if (hasPlace) this.#add({ socket, peer }, create());
-    else this.#letIn({ socket, peer }, create);
+    else this.#letIn({ socket, peer }, 'passfd', create);
   }
 
   /** One that has come by a control socket, if there is a place for it. */
-  #letIn(joined: Joined, create: () => PassfdWorker | RecipeWorker): void {
+  #letIn(joined: Joined, dialect: Dialect, create: () => PassfdWorker | RecipeWorker): void {
     try {
-      this.#joined.check(joined.peer);
+      this.#joined.check(joined.peer, descriptorsFor(dialect));
     } catch (error) {
       this.#turnAway(joined.socket, error);
       return;
@@ -618,7 +620,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #add({ peer }: Joined, worker: PassfdWorker | RecipeWorker): void {
-    this.#joined.add(worker, peer);
+    this.#joined.add(worker, peer, descriptorsFor(worker.dialect));
     this.#join(worker);
   }
 
@@ -653,7 +655,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #joinRecipe(joined: Joined, pid: number, dialect: 'multiprocessing' | 'raw'): void {
-    this.#letIn(joined, () => {
+    this.#letIn(joined, dialect, () => {
       const identity = { id: this.#freeId(), pid, dialect };
       return new RecipeWorker(joined.socket, identity, this.#eventsFor(false), this.#diagnostics);
     });
@@ -898,9 +900,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#pool.add(worker);
     // The kernel names its process exactly when it has connected by itself, and was not given one end of a pair.
     const { peer } = socket;
-    if (peer.pid === worker.pid) this.#joined.add(worker, peer);
+    if (peer.pid === worker.pid) this.#joined.add(worker, peer, descriptorsFor(worker.dialect));
     this.#track(worker.run());
   }
+}
+
+/** How many a worker takes here: its channel; and of the recipe's, what watches its process and what it has received. */
+function descriptorsFor(dialect: Dialect): number {
+  return dialect === 'passfd' ? 1 : 3;
 }
 
 function ignore(): void {

@@ -90,7 +90,7 @@ export class Pool {
     this.update();
   }
 
-  /** Takes in what comes to an address from now on. */
+  /** Takes in what comes to an address from now on. @param failed accepting fails; once for each error until it is over */
   open(loop: AcceptLoop, failed: (error: unknown) => void): void {
     this.#loops.add(loop);
     const patience = this.#overload === 'refuse' ? this.#patienceAt(loop) : undefined;
@@ -105,7 +105,9 @@ export class Pool {
         else patience?.end();
         if (this.#isFrozen) patience?.suspend();
       },
-      failed,
+      failed: (error, isRepeated) => {
+        if (!isRepeated) failed(error);
+      },
     });
   }
 

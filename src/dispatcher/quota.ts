@@ -20,47 +20,63 @@ export const JOINED_LIMITS = { of: 'workers', total: 1024, perUser: 512 };
 /** Each kind may take a quarter of all descriptors, so that half of them is left for clients. */
 const SHARE = 4;
 
+interface Entry {
+  readonly uid: number;
+  readonly descriptors: number;
+}
+
 export class Quota<T> implements Iterable<T> {
   readonly #of: string;
   readonly #total: number;
+  /** Descriptors that all of them may take. */
+  readonly #share: number;
+  /** How many there may be of one user that take one descriptor each. */
   readonly perUser: number;
-  readonly #users = new Map<T, number>();
+  readonly #entries = new Map<T, Entry>();
 
   /** @param descriptors how many this process may have */
   constructor({ of, total, perUser }: QuotaLimits, descriptors = descriptorLimit()) {
     this.#of = of;
-    this.#total = Math.min(total, Math.floor(descriptors / SHARE));
+    this.#share = Math.floor(descriptors / SHARE);
+    this.#total = Math.min(total, this.#share);
     this.perUser = Math.min(perUser, Math.floor(this.#total / 2));
   }
 
   [Symbol.iterator](): IterableIterator<T> {
-    return this.#users.keys();
+    return this.#entries.keys();
   }
 
-  /** @throws {PassfdError} `ERR_DISPATCHER` when there is no place for one more of this user */
-  check({ uid }: PeerCredentials): void {
-    if (this.#users.size >= this.#total) {
+  /**
+   * @param descriptors how many it takes
+   * @throws {PassfdError} `ERR_DISPATCHER` when there is no place for one more of this user
+   */
+  check({ uid }: PeerCredentials, descriptors = 1): void {
+    const all = [...this.#entries.values()];
+    if (all.length >= this.#total || descriptorsOf(all) + descriptors > this.#share) {
       throw new PassfdError(
         'ERR_DISPATCHER',
-        `There are ${this.#total} ${this.#of} here, and no more are let in`,
+        `There are ${all.length} ${this.#of} here, and no more are let in`,
       );
     }
-    let count = 0;
-    for (const user of this.#users.values()) if (user === uid) count++;
-    if (count < this.perUser) return;
+    const own = all.filter((entry) => entry.uid === uid);
+    if (own.length < this.perUser && descriptorsOf(own) + descriptors <= this.#share / 2) return;
     throw new PassfdError(
       'ERR_DISPATCHER',
-      `User ${uid} has ${count} ${this.#of} here, and no more are let in of one user`,
+      `User ${uid} has ${own.length} ${this.#of} here, and no more are let in of one user`,
     );
   }
 
-  add(one: T, { uid }: PeerCredentials): void {
-    this.#users.set(one, uid);
+  add(one: T, { uid }: PeerCredentials, descriptors = 1): void {
+    this.#entries.set(one, { uid, descriptors });
   }
 
   delete(one: T): void {
-    this.#users.delete(one);
+    this.#entries.delete(one);
   }
+}
+
+function descriptorsOf(entries: readonly Entry[]): number {
+  return entries.reduce((sum, { descriptors }) => sum + descriptors, 0);
 }
 
 /** Node has no call for it; where the system does not tell it in a file, none is taken to be in force. */

@@ -62,10 +62,10 @@ export interface Consumer {
    */
   crowded?(isCrowded: boolean): void;
   /**
-   * Accepting failed, in a way that is not of one connection, and is tried again after a pause. That no descriptor is
-   * free (`ERR_DESCRIPTOR_LIMIT`) is told once until it is over.
+   * Accepting failed, in a way that is not of one connection, and is tried again after a pause.
+   * @param isRepeated whether the same was told before, and accepting has not worked since
    */
-  failed(error: PassfdError): void;
+  failed(error: PassfdError, isRepeated: boolean): void;
 }
 
 /** A listening socket. `accept` takes connections out of the kernel's backlog exactly when asked. */
@@ -83,8 +83,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   #isReferenced = true;
   /** Undefined while it is spent; null when none is kept. */
   #spare: Descriptor | undefined | null = null;
-  /** Of the descriptor limit; once until it is over. */
-  #hasWarned = false;
+  /** Errors of accepting that were told, until it works again. */
+  readonly #told = new Set<number>();
 
   /**
    * Takes over a listening socket, and makes it non-blocking.
@@ -329,10 +329,10 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       if (result === EAGAIN) break;
       if (result === EMFILE || result === ENFILE) {
         this.#pauseAccepting();
-        this.#warnOfLimit();
+        this.#warnOfLimit(result);
         break;
       }
-      this.#hasWarned = false;
+      this.#told.clear();
       this.#waiting.shift();
       if (result < 0) {
         waiting.reject(this.#acceptError(result));
@@ -356,17 +356,18 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       result = native.accept(this.#descriptor.fd, accepted, 1);
     }
     if (result > 0) {
-      this.#hasWarned = false;
+      this.#told.clear();
       consumer.take(ownedDescriptors(result));
       if (result < room) this.#setCrowded(consumer, false);
     } else if (result === EAGAIN) {
+      this.#told.clear();
       this.#setCrowded(consumer, false);
     } else {
       // It may stay so, and the socket readable: not to ask again and again at once.
       this.#pauseAccepting();
-      const isLimit = result === EMFILE || result === ENFILE;
-      if (!isLimit || !this.#hasWarned) consumer.failed(this.#acceptError(result));
-      this.#hasWarned = isLimit;
+      const isRepeated = this.#told.has(result);
+      this.#told.add(result);
+      consumer.failed(this.#acceptError(result), isRepeated);
     }
   }
 
@@ -397,9 +398,9 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     }, DESCRIPTOR_LIMIT_PAUSE_MS);
   }
 
-  #warnOfLimit(): void {
-    if (this.#hasWarned) return;
-    this.#hasWarned = true;
+  #warnOfLimit(result: number): void {
+    if (this.#told.has(result)) return;
+    this.#told.add(result);
     process.emitWarning(
       `No descriptor is free: connections to ${formatAddress(this.address)} wait in the backlog until one is. ` +
         'Raise the limit (ulimit -n), or close what is not needed.',

@@ -31,8 +31,9 @@ interface ListenerEvents {
   /** A client was not let in: wrong key, broken handshake, out of time. Nobody else is affected. */
   refused: [error: PassfdError];
   /**
-   * Accepting failed, and is tried again after a pause. Where nobody listens to this event, an `accept` that waits is
-   * rejected; and while no descriptor is free it waits on, and a process warning says so.
+   * Accepting failed, and is tried again after a pause; told once for each error until it works again. Where nobody
+   * listens to this event, an `accept` that waits is rejected each time; and while no descriptor is free it waits on, and
+   * a process warning says so.
    */
   warned: [error: PassfdError];
 }
@@ -109,8 +110,8 @@ class ConnectionListener
       take: (descriptors) => {
         for (const descriptor of descriptors) this.#startHandshake(descriptor);
       },
-      failed: (error) => {
-        this.#onFailed(error);
+      failed: (error, isRepeated) => {
+        this.#onFailed(error, isRepeated);
       },
     });
   }
@@ -270,13 +271,13 @@ class ConnectionListener
     });
   }
 
-  #onFailed(error: PassfdError): void {
-    if (this.emit('warned', error)) return;
-    if (error.code === 'ERR_DESCRIPTOR_LIMIT') {
-      process.emitWarning(error.message, { type: 'PassfdWarning', code: error.code });
-    } else {
-      this.#rejectWaiting(error);
-    }
+  #onFailed(error: PassfdError, isRepeated: boolean): void {
+    const isHeard = this.listenerCount('warned') > 0;
+    // Whoever waits without a listener for the event has to hear of it every time.
+    if (!isHeard && error.code !== 'ERR_DESCRIPTOR_LIMIT') this.#rejectWaiting(error);
+    else if (isRepeated) return;
+    else if (isHeard) this.emit('warned', error);
+    else process.emitWarning(error.message, { type: 'PassfdWarning', code: error.code });
   }
 
   #rejectWaiting(error: unknown): void {

@@ -61,6 +61,31 @@ describe('a quota', () => {
       failsWith('ERR_DISPATCHER', /There are 4 things here/),
     );
   });
+
+  it('counts the descriptors that each takes, where there are few', () => {
+    const THREE = 3;
+    const quota = new Quota<string>({ of: 'things', total: 1000, perUser: 400 }, 40);
+    quota.check(user(1), THREE);
+    quota.add('a', user(1), THREE);
+    quota.check(user(1), 2);
+    assert.throws(
+      () => {
+        quota.check(user(1), THREE);
+      },
+      failsWith('ERR_DISPATCHER', /User 1 has 1 things here/),
+    );
+    quota.add('b', user(2), THREE);
+    quota.add('c', user(3), THREE);
+    quota.check(user(4));
+    assert.throws(
+      () => {
+        quota.check(user(4), 2);
+      },
+      failsWith('ERR_DISPATCHER', /There are 3 things here/),
+    );
+    quota.delete('b');
+    quota.check(user(4), THREE);
+  });
 });
 
 /** Somebody who will give commands. */

@@ -1,6 +1,7 @@
 // Acceptor: takes connections out of the backlog exactly when asked.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
+import { constants } from 'node:os';
 import { describe, it, mock } from 'node:test';
 
 import {
@@ -268,7 +269,13 @@ describe('a consumer', () => {
       const full = mock.method(native, 'accept', () => EMFILE, { times: 3 });
       const failures: PassfdError[] = [];
       const taken = new Promise<Descriptor[]>((resolve) => {
-        acceptor.feed({ room: () => 9, take: resolve, failed: (error) => failures.push(error) });
+        acceptor.feed({
+          room: () => 9,
+          take: resolve,
+          failed: (error, isRepeated) => {
+            if (!isRepeated) failures.push(error);
+          },
+        });
       });
       using waiting = await clients(acceptor, 1);
       closeAll(await taken);
@@ -280,6 +287,45 @@ describe('a consumer', () => {
       );
       assert.match(failures[0]?.message ?? '', /wait in the backlog until a descriptor is free/);
       assert.deepEqual(warnings, []);
+      assert.notEqual(waiting, undefined);
+    }),
+  );
+});
+
+describe('a consumer of a socket at which accepting fails', () => {
+  it(
+    'is told each time, whether it knows that already, and is told anew when it was over meanwhile',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      const results = [-constants.errno.ENOMEM, EMFILE, -constants.errno.ENOMEM, EMFILE, undefined, EMFILE];
+      const accept = native.accept.bind(native);
+      const failing = mock.method(native, 'accept', (...args: Parameters<typeof accept>) => {
+        return results.shift() ?? accept(...args);
+      });
+      const told: unknown[] = [];
+      const bothTaken = new Promise<void>((resolve) => {
+        acceptor.feed({
+          room: () => 1,
+          take: (accepted) => {
+            closeAll(accepted);
+            told.push('taken');
+            if (told.length === 7) resolve();
+          },
+          failed: ({ code }, isRepeated) => told.push([code, isRepeated]),
+        });
+      });
+      using waiting = await clients(acceptor, 2);
+      await bothTaken;
+      assert.deepEqual(told, [
+        ['ERR_SYSTEM', false],
+        ['ERR_DESCRIPTOR_LIMIT', false],
+        ['ERR_SYSTEM', true],
+        ['ERR_DESCRIPTOR_LIMIT', true],
+        'taken',
+        ['ERR_DESCRIPTOR_LIMIT', false],
+        'taken',
+      ]);
+      failing.mock.restore();
       assert.notEqual(waiting, undefined);
     }),
   );
