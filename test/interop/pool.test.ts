@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { it } from 'node:test';
+import { it, mock } from 'node:test';
 
 import {
   Dispatcher,
@@ -195,6 +195,48 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
           assert.deepEqual([worker.active, view.active], [30, 30]);
           for (const client of clients) client[Symbol.dispose]();
           await until(() => worker.active === 0);
+        },
+        { policy: 'least-connections' },
+      ),
+    ),
+  );
+
+  it(
+    'makes one client wait behind another, and then no more, when it serves one at a time and others have much to do',
+    withPrograms((start) =>
+      withPool(
+        python,
+        start,
+        async ({ dispatcher, port, control, ...pool }) => {
+          const [, worker] = await pool.start('listener_worker');
+          using slow = await TcpClient.connect(port);
+          await slow.echo('I take my time');
+          const ready = once(dispatcher, 'ready') as Promise<[WorkerView]>;
+          using other = await FakeWorker.join(control, KEY);
+          await other.serve();
+          const [view] = await ready;
+          adoptAll(other);
+          const clients: TcpClient[] = [];
+          const given = (): number => worker.adopted + worker.inFlight + view.adopted;
+          const come = async (count: number): Promise<void> => {
+            const next = given() + 1;
+            for (let total = next; total < next + count; total++) {
+              clients.push(await TcpClient.connect(port));
+              await until(() => given() === total);
+            }
+          };
+          await come(16);
+          using behind = await TcpClient.connect(port);
+          await until(() => worker.inFlight === 1);
+          const now = performance.now.bind(performance);
+          const { mock: clock } = mock.method(performance, 'now', () => now() + 10);
+          await slow.hangUp();
+          await behind.echo('at last');
+          await until(() => worker.adopted === 2);
+          clock.restore();
+          await come(5);
+          assert.deepEqual([worker.adopted, worker.inFlight, view.adopted], [2, 0, 21]);
+          for (const client of clients) client[Symbol.dispose]();
         },
         { policy: 'least-connections' },
       ),
