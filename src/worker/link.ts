@@ -101,8 +101,10 @@ export class Link {
   #toldClosed = 0;
   /** Stops what will tell of closed connections; undefined when nothing will. */
   #stopTelling: (() => void) | undefined;
-  /** Whether room here, or the end of a drain, depends on what is closed. */
-  #isClosedAwaited: boolean;
+  /** Whether room here depends on what is closed. */
+  #isLimited: boolean;
+  /** Whether the end of a drain depends on it. */
+  #isDraining = false;
   /** Whether the dispatcher has died, and what it could not hand off any more comes from what it had left. */
   #isOrphaned = false;
   #farewell: PassfdError | undefined;
@@ -114,7 +116,7 @@ export class Link {
 
   private constructor(socket: StreamSocket, capacity: number | null, events: LinkEvents) {
     this.#channel = new Channel(socket);
-    this.#isClosedAwaited = capacity !== null;
+    this.#isLimited = capacity !== null;
     this.#events = events;
     this.ended = this.#read();
   }
@@ -210,12 +212,13 @@ export class Link {
 
   sayDraining(): void {
     this.#post(encodeJson({ type: 'draining' }));
-    this.#awaitClosed();
+    this.#beginDraining();
   }
 
   sayCapacity(capacity: number | null): void {
     this.#post(encodeJson({ type: 'capacity', capacity }));
-    if (capacity !== null) this.#awaitClosed();
+    this.#isLimited = capacity !== null;
+    if (this.#isLimited) this.#tellClosed();
   }
 
   /** Why this process is about to end, for who started it; at once, since nothing more may come of it. */
@@ -230,7 +233,7 @@ export class Link {
     const tell = (): void => {
       this.#tellClosed();
     };
-    if (this.#isClosedAwaited) {
+    if (this.#isLimited || this.#isDraining) {
       const immediate = setImmediate(tell);
       this.#stopTelling = () => {
         clearImmediate(immediate);
@@ -253,8 +256,8 @@ export class Link {
     this.#channel.post(frame).catch(() => undefined);
   }
 
-  #awaitClosed(): void {
-    this.#isClosedAwaited = true;
+  #beginDraining(): void {
+    this.#isDraining = true;
     this.#tellClosed();
   }
 
@@ -347,7 +350,7 @@ export class Link {
       }
       case 'drain':
         tellStep('drain-received');
-        this.#awaitClosed();
+        this.#beginDraining();
         // The app's listeners run in it: what they throw is no business of the channel's.
         process.nextTick(() => {
           this.#events.drain();

@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { join as joinPath } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { join } from '../../../src/worker/index.js';
@@ -16,6 +16,7 @@ import { isPending, turns } from '../../support/loop.js';
 import { onStage, type Stage } from './played-dispatcher.js';
 
 const CLIENTS = 12;
+const CHANGES = 50;
 
 /** Whoever waits longer for the loop waits for ever. */
 const DEADLINE_MS = 30_000;
@@ -186,6 +187,29 @@ describe('a loop over the connections', () => {
     }),
   );
 
+  it(
+    'that is left no longer has the dispatcher woken up for each connection that is closed',
+    onStage(async (stage) => {
+      const { dispatcher } = stage;
+      const { loop, first } = await looping(stage);
+      await come(stage);
+      const socket = await first;
+      await loop.return();
+      while ((await dispatcher.hears('capacity')).capacity !== null);
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        socket.destroy();
+        await once(socket, 'close');
+        await turns();
+        assert.deepEqual(dispatcher.heard, []);
+        mock.timers.runAll();
+      } finally {
+        mock.timers.reset();
+      }
+      assert.equal((await dispatcher.hears('closed')).total, 1);
+    }),
+  );
+
   for (const way of ['return', 'throw'] as const) {
     it(
       `that is left by ${way}() while it waits ends at once, and the next taker is let in`,
@@ -337,5 +361,52 @@ describe('the connections of a dispatcher', () => {
       (await other).destroy();
       await again.return();
     }),
+  );
+});
+
+describe('the capacity of a worker', () => {
+  it(
+    'is told once for all changes at a time, with the last value',
+    onStage(async ({ worker, dispatcher }) => {
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        for (let capacity = 0; capacity <= CHANGES; capacity++) {
+          worker.capacity = capacity;
+          assert.equal(worker.capacity, capacity);
+          await turns(1);
+        }
+        mock.timers.runAll();
+      } finally {
+        mock.timers.reset();
+      }
+      assert.equal((await dispatcher.hears('capacity')).capacity, CHANGES);
+      worker.capacity = null;
+      assert.equal((await dispatcher.hears('capacity')).capacity, null);
+    }),
+  );
+
+  it(
+    'is told before what is closed behind its change: that makes no room beyond it',
+    onStage(
+      async (stage) => {
+        const { dispatcher, worker } = stage;
+        const server = createServer();
+        const came = once(server, 'connection') as Promise<[Socket]>;
+        await Promise.all([worker.serve(server), dispatcher.grant(stage.acceptor)]);
+        await come(stage);
+        const [socket] = await came;
+        await dispatcher.hears('adopted');
+        worker.capacity = 0;
+        socket.destroy();
+        await once(socket, 'close');
+        await turns();
+        assert.deepEqual(dispatcher.heard, [
+          { type: 'capacity', capacity: 0 },
+          { type: 'closed', total: 1 },
+        ]);
+        server.close();
+      },
+      { capacity: 1 },
+    ),
   );
 });
