@@ -1,6 +1,6 @@
 // What Node keeps to itself about connections: the handle under a net.Socket, made from a descriptor.
 // The one file of this part that knows private things of Node.
-import { Socket, type Server } from 'node:net';
+import { Socket, type NetConnectOpts, type Server } from 'node:net';
 
 import type { Descriptor } from '../fd/index.js';
 
@@ -58,7 +58,7 @@ type StreamHandleClass = new (type: number) => StreamHandle;
 
 /** `TCPConstants.SOCKET` and `PipeConstants.SOCKET`. */
 const SOCKET = 0;
-/** `TCPConstants.SERVER`. */
+/** `TCPConstants.SERVER` and `PipeConstants.SERVER`. */
 const SERVER = 1;
 
 interface ReportingHandle extends StreamHandle {
@@ -70,8 +70,15 @@ type ReportingHandleClass = new (type: number) => ReportingHandle;
 /** By the family of the connection: `TCP` and `Pipe`, which Node does not export. */
 const classes = new Map<'tcp' | 'unix', ReportingHandleClass>();
 
+type ListeningHandleClass = new (type: number) => ListeningHandle;
+
 /** Found before there is an app, or what it traces its connections with, that replaces parts of `net.Socket`. */
-const ListeningTcp = findTcp();
+const listeningClasses: Readonly<Record<'tcp' | 'unix', ListeningHandleClass>> = {
+  // A socket has its handle as soon as it is to connect, before it knows where to,
+  tcp: findListeningClass({ host: 'nowhere', port: 1, lookup: () => undefined }),
+  // or whether it can: this is no directory.
+  unix: findListeningClass({ path: '/dev/null/nowhere' }),
+};
 
 /**
  * Makes the handle of a server that has no socket of its own. It is one of Node's, with nothing open: whatever takes it
@@ -79,8 +86,8 @@ const ListeningTcp = findTcp();
  * the process would crash.
  * @param own what it does, whatever a real one would do
  */
-export function createListeningHandle(own: ListeningHandle): ListeningHandle {
-  const handle = new ListeningTcp(SERVER);
+export function createListeningHandle(family: 'tcp' | 'unix', own: ListeningHandle): ListeningHandle {
+  const handle = new listeningClasses[family](SERVER);
   const base = {
     close: handle.close.bind(handle),
     ref: handle.ref.bind(handle),
@@ -102,15 +109,14 @@ export function createListeningHandle(own: ListeningHandle): ListeningHandle {
   });
 }
 
-/** A socket has it as soon as it is to connect, before it knows where to. */
-function findTcp(): new (type: number) => ListeningHandle {
-  const sample = new Socket().connect({ host: 'nowhere', port: 1, lookup: () => undefined });
+function findListeningClass(nowhere: NetConnectOpts): ListeningHandleClass {
+  const sample = new Socket().on('error', () => undefined).connect(nowhere);
   const { _handle: handle } = sample as unknown as { _handle?: { constructor: unknown } };
   sample.destroy();
   if (typeof handle?.constructor !== 'function') {
-    throw new TypeError(`Node ${process.version} has no handle for a TCP socket where passfd knows one`);
+    throw new TypeError(`Node ${process.version} has no handle for a socket where passfd knows one`);
   }
-  return handle.constructor as new (type: number) => ListeningHandle;
+  return handle.constructor as ListeningHandleClass;
 }
 
 /**

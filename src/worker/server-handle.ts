@@ -48,7 +48,7 @@ export class ServerHandle implements Target {
     this.#server = server;
     this.#address = address;
     this.#scope = scope;
-    this.#handle = createListeningHandle({
+    this.#handle = createListeningHandle('path' in address ? 'unix' : 'tcp', {
       listen: () => 0,
       close: () => {
         if (this.#isClosed) return;

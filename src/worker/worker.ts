@@ -46,6 +46,9 @@ export interface Reconnecting {
 const FIRST_RECONNECT_MS = 20;
 const LAST_RECONNECT_MS = 1_000;
 
+/** What an app may set in each turn is told no more often than this: the dispatcher bounds what a worker says. */
+const CAPACITY_DELAY_MS = 1;
+
 /** What is met while there is no dispatcher, or while one dies. */
 const nobodyThere: ReadonlySet<ErrorCode> = new Set([
   'ERR_ADDRESS_MISSING',
@@ -88,7 +91,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #capacity: number | null;
   /** What the present dispatcher was told of it. */
   #toldCapacity: number | null = null;
-  #isTellingCapacity = false;
+  /** Will tell what the app has set by then, where nothing tells it before. */
+  #capacityTimer: NodeJS.Timeout | undefined;
   #claim: Claim | undefined;
   #isReady = false;
   #isDraining = false;
@@ -142,13 +146,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   set capacity(capacity: number | null) {
     checkCapacity(capacity);
     this.#capacity = capacity;
-    // The last one of each turn, unless it is told before for another reason: the dispatcher bounds what a worker says.
-    if (this.#isTellingCapacity) return;
-    this.#isTellingCapacity = true;
-    setImmediate(() => {
-      this.#isTellingCapacity = false;
+    this.#capacityTimer ??= setTimeout(() => {
+      this.#capacityTimer = undefined;
       this.#tellCapacity();
-    });
+    }, CAPACITY_DELAY_MS);
   }
 
   /** Whether this server may have the connections of the dispatcher's own addresses: nobody else in this process has. */

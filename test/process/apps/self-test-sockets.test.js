@@ -214,6 +214,17 @@ test('readableAll and writableAll set the mode of the file', async () => {
   }
 });
 
+test('what a server listens with is of the kind of its address', async () => {
+  const kinds = [];
+  for (const where of [{ port: 0, host: '127.0.0.1' }, { path: join(directory, 'kind') }]) {
+    const server = createServer();
+    await listening(server, where);
+    kinds.push(server._handle.constructor.name);
+    await closed(server);
+  }
+  assert.deepEqual(kinds, ['TCP', 'Pipe']);
+});
+
 test('a Unix path without options has the mode that the umask leaves', async () => {
   const path = join(directory, 'plain');
   const server = createServer();
