@@ -54,7 +54,8 @@ export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
   });
   dispatcher.on('warned', (error) => {
     const fields = ofError(error);
-    warn(fields.reason, fields, 'something failed, and the dispatcher goes on');
+    // Not by its reason: that may name a peer, or a path, and be another one each time.
+    warn(fields.code ?? 'without a code', fields, 'something failed, and the dispatcher goes on');
   });
 }
 
@@ -69,8 +70,9 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('ready', (child) => {
     log.debug(ofChild(child), 'process ready');
   });
-  supervisor.on('overdue', (child) => {
-    log.warn(ofChild(child), 'process is not ready yet: it has not listened, nor joined the dispatcher');
+  supervisor.on('overdue', (child, { hasJoined }) => {
+    const what = hasJoined ? 'has not listened' : 'has not joined the dispatcher';
+    log.warn(ofChild(child), `process is not ready yet: it ${what}`);
   });
   supervisor.on('died', (child, { exit, restartInMs, lastWords }) => {
     log.error({ ...ofChild(child), restartInMs, lastWords }, `process ${describeExit(exit)}`);

@@ -112,7 +112,7 @@ function loadOrExplain(): Native {
   } catch (cause) {
     throw new PassfdError(
       'ERR_UNSUPPORTED',
-      `passfd has no binary for ${process.platform}-${process.arch}. With a C compiler, make and Python 3, compile it: ` +
+      `There is no binary for ${process.platform}-${process.arch}. With a C compiler, make and Python 3, compile it: ` +
         `npx node-gyp rebuild --directory ${directory}`,
       { cause },
     );

@@ -38,12 +38,18 @@ interface Draining {
 export type ChildReport =
   | { readonly is: 'ready' }
   /** It was not ready in time; nothing was done about it. */
-  | { readonly is: 'overdue' }
+  | Overdue
   /** It has lost its dispatcher and has not joined again in time; it is being ended. */
   | { readonly is: 'stayedAway' }
   | { readonly is: 'killed' }
   | OutputLost
   | ({ readonly is: 'ended' } & ChildEnd);
+
+export interface Overdue {
+  readonly is: 'overdue';
+  /** Whether the pool knows it, and waits only for its word that it can take connections. */
+  readonly hasJoined: boolean;
+}
 
 /** Its output could not be written here. It is told once; the child goes on. */
 export interface OutputLost {
@@ -274,7 +280,7 @@ export class Child {
   #awaitReady(): void {
     const timer = this.#host.setTimer(() => {
       this.#state = { is: 'starting', timer: undefined };
-      this.#report(this, { is: 'overdue' });
+      this.#report(this, { is: 'overdue', hasJoined: this.#workerInPool !== undefined });
     }, this.#options.readyTimeoutMs);
     this.#state = { is: 'starting', timer };
   }

@@ -1,5 +1,12 @@
 // Slot: a number with a process, and what follows when that ends, is replaced, or is to end.
-import { Child, type ChildEnd, type ChildOptions, type ChildReport, type OutputLost } from './child.js';
+import {
+  Child,
+  type ChildEnd,
+  type ChildOptions,
+  type ChildReport,
+  type OutputLost,
+  type Overdue,
+} from './child.js';
 import { isSuccess, type Exit } from './exit.js';
 import type { HeldHost } from './held-host.js';
 import type { Start, Timer } from './host.js';
@@ -51,7 +58,8 @@ export type ReplacementOutcome =
 
 /** What a slot tells of one of its processes; of none where it waited for its next one. */
 export type SlotReport =
-  | { readonly is: 'started' | 'takenOver' | 'ready' | 'overdue' | 'stayedAway' | 'killed' }
+  | { readonly is: 'started' | 'takenOver' | 'ready' | 'stayedAway' | 'killed' }
+  | Overdue
   | OutputLost
   | {
       readonly is: 'died';
@@ -280,7 +288,7 @@ export class Slot {
         this.#onFreshReady(child);
         break;
       case 'overdue':
-        this.#onOverdue(child);
+        this.#onOverdue(child, report);
         break;
       case 'killed':
       case 'outputLost':
@@ -312,12 +320,12 @@ export class Slot {
   }
 
   /** One that replaces nobody may take as long as it likes, but that is told once. */
-  #onOverdue(child: Child): void {
+  #onOverdue(child: Child, report: Overdue): void {
     const replacement = this.#replacement;
     if (replacement?.is === 'starting' && replacement.fresh === child) this.#giveUp(replacement);
     else if (!this.#wasOverdue) {
       this.#wasOverdue = true;
-      this.#report(child, { is: 'overdue' });
+      this.#report(child, report);
     }
   }
 

@@ -50,7 +50,7 @@ export interface SupervisorEvents {
   takenOver: [child: ChildView];
   ready: [child: ChildView];
   /** It is not ready in time. It is left to go on; a slot tells that once, until one of its processes is ready. */
-  overdue: [child: ChildView];
+  overdue: [child: ChildView, how: { readonly hasJoined: boolean }];
   /** It ended when it should not have, and another one is started. */
   died: [child: ChildView, death: Death];
   /** It died early so many times in a row that it hardly works the next time. It is still started again. */
@@ -295,10 +295,12 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
       case 'started':
       case 'takenOver':
       case 'ready':
-      case 'overdue':
       case 'stayedAway':
       case 'killed':
         this.emit(report.is, view);
+        break;
+      case 'overdue':
+        this.emit(report.is, view, { hasJoined: report.hasJoined });
         break;
       case 'outputLost':
         this.emit(report.is, view, report.error);
@@ -330,10 +332,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     if (this.#slots.some(({ wasReady, hasFinished }) => wasReady || hasFinished)) return;
     this.#failure = new PassfdError(
       'ERR_WORKER_FAILED',
-      `No worker was ever ready, and worker ${id} ${describeExit(exit)}; ` +
-        (lastWords === undefined
-          ? 'run its command on its own to see why'
-          : `its last words: ${withoutStack(lastWords)}`),
+      `No worker was ever ready, and worker ${id} ${describeExit(exit)}${whyItEnded(exit, lastWords)}`,
       exit.is === 'not-started' ? { cause: exit.error } : {},
     );
     // Owned by `start`, which is rejected when all have ended.
@@ -377,6 +376,14 @@ class Deferred {
       this.reject = reject;
     });
   }
+}
+
+/** A start that failed names its cause already. */
+function whyItEnded(exit: Exit, lastWords: string | undefined): string {
+  if (exit.is === 'not-started') return '';
+  return lastWords === undefined
+    ? '; run its command on its own to see why'
+    : `; its last words: ${withoutStack(lastWords)}`;
 }
 
 function requireCount(name: string, count: number): void {

@@ -34,7 +34,7 @@ function examplesOf(page: string): Example[] {
       line: markdown.slice(0, match.index).split('\n').length,
       language,
       code,
-      file: /^(?:\/\/|#) (\S+\.(?:js|ts|py))$/m.exec(code.split('\n')[0] ?? '')?.[1],
+      file: /^(?:\/\/|#) (\S+\.(?:mjs|mts|py))$/m.exec(code.split('\n')[0] ?? '')?.[1],
     };
   });
 }
@@ -43,9 +43,10 @@ function examplesOf(page: string): Example[] {
 function install(directory: string, examples: readonly Example[]): void {
   mkdirSync(join(directory, 'node_modules'));
   symlinkSync(root, join(directory, 'node_modules/passfd'));
-  writeFileSync(join(directory, 'package.json'), '{ "type": "module" }');
-  for (const { language, code, file = 'example.ts' } of examples) {
-    writeFileSync(join(directory, file.replace(/\.ts$/, '.js')), language === 'ts' ? compiled(code) : code);
+  // As `npm init` writes it.
+  writeFileSync(join(directory, 'package.json'), '{ "type": "commonjs" }');
+  for (const { language, code, file = 'example.mts' } of examples) {
+    writeFileSync(join(directory, file.replace(/\.mts$/, '.mjs')), language === 'ts' ? compiled(code) : code);
   }
 }
 
@@ -94,7 +95,7 @@ describe('an example in the documentation', () => {
       withPrograms(async (start) => {
         await using directory = await temporaryDirectory();
         install(directory.path, [example]);
-        const program = start(process.execPath, ['example.js'], { cwd: directory.path });
+        const program = start(process.execPath, ['example.mjs'], { cwd: directory.path });
         const exit = await program.exit;
         assert.equal(await program.stderr, '');
         assert.equal(exit, 0);
@@ -109,7 +110,7 @@ describe('an example in the documentation', () => {
       await using directory = await temporaryDirectory();
       install(directory.path, filesOf('README.md'));
       const options = { cwd: directory.path, env: { XDG_RUNTIME_DIR: directory.path } };
-      const program = start(...passfd('run', '--workers', '4', 'server.js', '0'), options);
+      const program = start(...passfd('run', '--workers', '4', 'server.mjs', '0'), options);
       let port: string | undefined;
       for (let worker = 0; worker < 4; worker++) [, port] = await program.line(/^listening on port (\d+)$/);
       assert.deepEqual(
@@ -130,9 +131,9 @@ describe('an example in the documentation', () => {
       const options = { cwd: directory.path, env: { XDG_RUNTIME_DIR: directory.path } };
       const server = start(...passfd('serve', '--listen', '127.0.0.1:0'), options);
       const [, port] = await server.errorLine(/127\.0\.0\.1:(\d+)/);
-      const worker = start(process.execPath, ['worker.js'], options);
+      const worker = start(process.execPath, ['worker.mjs'], options);
       await worker.line(/^ready$/);
-      const app = start(...passfd('worker', 'server.js'), { ...options, ownGroup: true });
+      const app = start(...passfd('worker', 'server.mjs'), { ...options, ownGroup: true });
       await app.line(new RegExp(`^listening on port ${String(port)}$`));
       assert.deepEqual(await answersOf(port, 2), ['hello from worker 1\n', 'hello from worker 2\n']);
     }),
@@ -144,7 +145,7 @@ describe('an example in the documentation', () => {
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       install(directory.path, filesOf('docs/multiprocessing.md'));
-      const server = start(process.execPath, ['server.js'], { cwd: directory.path });
+      const server = start(process.execPath, ['server.mjs'], { cwd: directory.path });
       // The Python worker does not wait for the server, so this does.
       await server.line(/^waiting for a worker$/);
       const worker = start('python3', ['worker.py'], { cwd: directory.path });

@@ -10,6 +10,7 @@ import { publint } from 'publint';
 import { formatMessage } from 'publint/utils';
 
 import { temporaryDirectory } from '../support/files.js';
+import { withPrograms, type Start } from '../support/program.js';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
@@ -36,7 +37,7 @@ function install(directory: string): string {
 
   const project = join(directory, 'project');
   mkdirSync(project);
-  writeFileSync(join(project, 'package.json'), '{}');
+  execFileSync('npm', ['init', '-y'], { cwd: project, stdio: 'pipe' });
   for (const path of dependencies()) {
     cpSync(join(root, path), join(project, path), { recursive: true });
   }
@@ -51,6 +52,21 @@ function dependencies(): string[] {
     packages: Readonly<Record<string, { readonly dev?: boolean }>>;
   };
   return Object.entries(lock.packages).flatMap(([path, { dev }]) => (path !== '' && !dev ? [path] : []));
+}
+
+/** The README's, with the README's command, but for the port. */
+async function runsTheFirstProgram(start: Start, readme: string, project: string): Promise<void> {
+  const [, code = '', file = ''] = /^```js\n(\/\/ (\S+)\n.*?)^```$/ms.exec(readme) ?? [];
+  writeFileSync(join(project, file), code);
+  const [, workers = ''] = new RegExp(`^npx passfd run --workers (\\d+) ${file} `, 'm').exec(readme) ?? [];
+  const command = join(project, 'node_modules/.bin/passfd');
+  const options = { cwd: project, env: { XDG_RUNTIME_DIR: project } };
+  const service = start(command, ['run', '--workers', workers, file, '0'], options);
+  const [, port = ''] = await service.line(/^listening on port (\d+)$/);
+  const response = await fetch(`http://127.0.0.1:${port}`, { headers: { connection: 'close' } });
+  assert.match(await response.text(), /^hello from worker \d\n$/);
+  assert.equal(await start(command, ['stop'], options).exit, 0);
+  assert.equal(await service.exit, 0);
 }
 
 describe('the published package', () => {
@@ -76,15 +92,17 @@ describe('the published package', () => {
     );
   });
 
-  it('is packed and installed as the README says, works without being compiled, and holds no tests', async () => {
-    const readme = readFileSync(join(root, 'README.md'), 'utf8');
-    assert.match(readme, /^npm ci && npm pack /m);
-    assert.ok(readme.includes(`npm install ../passfd/${archiveName}`));
-    await using directory = await temporaryDirectory();
-    const project = install(directory.path);
-    writeFileSync(
-      join(project, 'program.mjs'),
-      `import { socketPair } from 'passfd';
+  it(
+    'is packed and installed as the README says, works without being compiled, and holds no tests',
+    withPrograms(async (start) => {
+      const readme = readFileSync(join(root, 'README.md'), 'utf8');
+      assert.match(readme, /^npm ci && npm pack /m);
+      assert.ok(readme.includes(`npm install ../passfd/${archiveName}`));
+      await using directory = await temporaryDirectory();
+      const project = install(directory.path);
+      writeFileSync(
+        join(project, 'program.mjs'),
+        `import { socketPair } from 'passfd';
        import { Pipe } from 'passfd/multiprocessing';
        const [near, far] = socketPair();
        await near.send(Buffer.from('x'), [0]);
@@ -93,23 +111,26 @@ describe('the published package', () => {
        await first.send(message.descriptors.length);
        console.log(await second.recv());
        process.exit();`,
-    );
-    const output = execFileSync(process.execPath, ['program.mjs'], { cwd: project, encoding: 'utf8' });
-    assert.equal(output, '1\n');
-    const command = join(project, 'node_modules/.bin/passfd');
-    assert.equal(execFileSync(command, ['--version'], { encoding: 'utf8' }), `${manifest.version}\n`);
+      );
+      const output = execFileSync(process.execPath, ['program.mjs'], { cwd: project, encoding: 'utf8' });
+      assert.equal(output, '1\n');
+      const command = join(project, 'node_modules/.bin/passfd');
+      assert.equal(execFileSync(command, ['--version'], { encoding: 'utf8' }), `${manifest.version}\n`);
 
-    const target = join(project, 'node_modules/passfd');
-    for (const left of ['test', 'build/test', 'build/bench', 'native/build', 'native/test']) {
-      assert.ok(!existsSync(join(target, left)), left);
-    }
+      await runsTheFirstProgram(start, readme, project);
 
-    rmSync(join(target, 'native/prebuilds'), { recursive: true });
-    const { status, stdout, stderr } = spawnSync(command, ['--version'], { encoding: 'utf8' });
-    assert.deepEqual([status, stdout], [1, '']);
-    assert.match(
-      stderr,
-      /^passfd: passfd has no binary for [^\n]* compile it: npx node-gyp rebuild [^\n]*\n$/,
-    );
-  });
+      const target = join(project, 'node_modules/passfd');
+      for (const left of ['test', 'build/test', 'build/bench', 'native/build', 'native/test']) {
+        assert.ok(!existsSync(join(target, left)), left);
+      }
+
+      rmSync(join(target, 'native/prebuilds'), { recursive: true });
+      const { status, stdout, stderr } = spawnSync(command, ['--version'], { encoding: 'utf8' });
+      assert.deepEqual([status, stdout], [1, '']);
+      assert.match(
+        stderr,
+        /^passfd: There is no binary for [^\n]* compile it: npx node-gyp rebuild [^\n]*\n$/,
+      );
+    }),
+  );
 });

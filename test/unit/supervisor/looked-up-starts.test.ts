@@ -62,7 +62,7 @@ describe('the environment of a child', () => {
         supervisor.start(),
         failsWith(
           'ERR_WORKER_FAILED',
-          /worker 1 could not be started: The environment file \/nonexistent\/env/,
+          /worker 1 could not be started: The environment file \/nonexistent\/env [^;]*$/,
         ),
       );
       assert.match(events[0] ?? '', /^died 1: The environment file .* again in 100 ms$/);

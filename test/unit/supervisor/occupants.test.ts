@@ -73,7 +73,7 @@ describe('a worker that an earlier generation has started', () => {
       assert.equal(await isPending(started), true);
       pool.ready(1, 51);
       await started;
-      assert.deepEqual(events, ['takenOver 1 as 51', 'overdue 1 as 51', 'ready 1']);
+      assert.deepEqual(events, ['takenOver 1 as 51', 'overdue 1 as 51, joined', 'ready 1']);
     }),
   );
 

@@ -317,7 +317,9 @@ export class Stage {
     const { supervisor, events } = this;
     supervisor.on('started', ({ id, pid }) => events.push(`started ${id} as ${String(pid)}`));
     supervisor.on('ready', ({ id }) => events.push(`ready ${id}`));
-    supervisor.on('overdue', ({ id, pid }) => events.push(`overdue ${id} as ${String(pid)}`));
+    supervisor.on('overdue', ({ id, pid }, { hasJoined }) =>
+      events.push(`overdue ${id} as ${String(pid)}${hasJoined ? ', joined' : ''}`),
+    );
     supervisor.on('died', ({ id }, { exit, restartInMs }) =>
       events.push(`died ${id}: ${textOf(exit)}, again in ${restartInMs} ms`),
     );

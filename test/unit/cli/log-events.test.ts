@@ -1,0 +1,49 @@
+// What the log says of events that others can bring about as often as they like, or that may have several causes.
+import assert from 'node:assert/strict';
+import { EventEmitter } from 'node:events';
+import { describe, it } from 'node:test';
+
+import { pino } from 'pino';
+
+import type { Log } from '../../../src/cli/log.js';
+import { logDispatcher, logSupervisor } from '../../../src/cli/log-events.js';
+import type { Dispatcher } from '../../../src/dispatcher/index.js';
+import { PassfdError } from '../../../src/fd/index.js';
+import type { Supervisor } from '../../../src/supervisor/index.js';
+
+/** A log, and the messages that are written to it. */
+function collected(): [log: Log, messages: string[]] {
+  const messages: string[] = [];
+  const write = (line: string): void => {
+    messages.push((JSON.parse(line) as { msg: string }).msg);
+  };
+  return [pino({}, { write }), messages];
+}
+
+describe('the log of a dispatcher', () => {
+  it('has one line for warnings of a kind, however their words differ', () => {
+    const [log, messages] = collected();
+    const dispatcher = new EventEmitter();
+    logDispatcher(log, dispatcher as unknown as Dispatcher);
+    for (let port = 1; port <= 100; port++) {
+      dispatcher.emit('warned', new PassfdError('ERR_SYSTEM', `port ${port}`));
+      dispatcher.emit('warned', new Error(`port ${port}`));
+    }
+    assert.equal(messages.length, 2);
+    dispatcher.emit('warned', new PassfdError('ERR_DESCRIPTOR_LIMIT', 'no descriptor'));
+    assert.equal(messages.length, 3);
+  });
+});
+
+describe('the log of a supervisor', () => {
+  it('says of a process that is not ready whether it has joined', () => {
+    const [log, messages] = collected();
+    const supervisor = new EventEmitter();
+    logSupervisor(log, supervisor as unknown as Supervisor);
+    for (const hasJoined of [true, false]) supervisor.emit('overdue', { id: 1, pid: 2 }, { hasJoined });
+    assert.deepEqual(messages, [
+      'process is not ready yet: it has not listened',
+      'process is not ready yet: it has not joined the dispatcher',
+    ]);
+  });
+});
