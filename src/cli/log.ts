@@ -8,7 +8,7 @@ import { pino, type Logger } from 'pino';
 import { prettyFactory } from 'pino-pretty';
 import sonicBoom from 'sonic-boom';
 
-// Not `process.stderr`: Node would make it non-blocking for the workers too, which may be no Node and have the same one.
+// Not written to by `process.stderr`: Node makes that non-blocking, and so for workers too that may be no Node.
 const STDERR = 2;
 
 /** Lines that wait for their reader: some thousands. What comes beyond that is dropped, and counted. */
@@ -62,7 +62,12 @@ export function openLog(level: LogLevel, fd: number = STDERR, isTerminal: boolea
       formatters: { level: (label: string) => ({ level: label }) },
     },
     // Without `flushSync`, which would wait for the reader.
-    { write: (line) => destination.write(isTerminal ? pretty(line) : line) },
+    {
+      write(line) {
+        // An event may come late, when the log is over.
+        if (!isOver) destination.write(isTerminal ? pretty(line) : line);
+      },
+    },
   );
 
   /** What `process.exit` and an uncaught error leave. */
@@ -85,6 +90,7 @@ export function openLog(level: LogLevel, fd: number = STDERR, isTerminal: boolea
       const closed = once(destination, 'close').catch(() => undefined); // an error, which was ignored above
       destination.end();
       await closed;
+      isOver = true;
       clearTimeout(timer);
       process.off('exit', onExit);
       destination.destroy();
