@@ -22,7 +22,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 /** The packages that a part may import. */
 const packagesOf: Readonly<Record<string, readonly string[]>> = {
   handoff: ['valibot'],
-  cli: ['commander', 'pino', 'pino-pretty', 'sonic-boom', 'valibot'],
+  cli: ['commander', 'pino', 'pino-pretty', 'valibot'],
 };
 
 interface Import {

@@ -1,13 +1,14 @@
 // The log: every line in its order, and nobody waits for whoever reads it.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, openSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 
 import { openLog, type OpenLog } from '../../../src/cli/log.js';
-import { keepsDescriptors } from '../../support/descriptors.js';
+import { keepsDescriptors, openDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 
 interface Line {
@@ -21,6 +22,8 @@ interface Stage {
   /** What has come to the reader so far, and was not taken yet. */
   readonly read: () => string;
   readonly hangUp: () => void;
+  /** What was open before the log was, of what still is: `hangUp` closes one. */
+  readonly before: () => string[];
 }
 
 /** A log that is written to a pipe, which nobody reads but by `read`. */
@@ -36,9 +39,12 @@ function onPipe(body: (stage: Stage) => Promise<void>, isTerminal = false): () =
       if (isOpen) closeSync(reader);
       isOpen = false;
     };
+    const atFirst = openDescriptors();
+    const before = (): string[] =>
+      atFirst.filter((descriptor) => isOpen || !descriptor.startsWith(`${reader} `));
     try {
       const opened = openLog('info', writer, isTerminal);
-      await body({ opened, read: () => readAll(reader), hangUp });
+      await body({ opened, read: () => readAll(reader), hangUp, before });
     } finally {
       hangUp();
       closeSync(writer);
@@ -125,6 +131,36 @@ describe('the log', () => {
       await setImmediate();
       opened.log.info('two');
       await opened[Symbol.asyncDispose]();
+    }),
+  );
+
+  it(
+    'has closed what it opened when its disposal resolves, even if its reader has gone',
+    onPipe(async ({ opened, hangUp, before }) => {
+      hangUp();
+      for (let turn = 0; turn < 10; turn++) {
+        opened.log.info('line');
+        await setImmediate();
+      }
+      await opened[Symbol.asyncDispose]();
+      assert.deepEqual(openDescriptors(), before());
+    }),
+  );
+
+  it(
+    'never closes the descriptor that it was given',
+    keepsDescriptors(async () => {
+      for (const path of ['/dev/full', '/dev/null']) {
+        const given = openSync(path, constants.O_WRONLY);
+        const { rdev } = fstatSync(given);
+        const opened = openLog('info', given, false);
+        opened.log.info('line');
+        await opened[Symbol.asyncDispose]();
+        // Whatever was begun in libuv's pool before is done after these.
+        for (let turn = 0; turn < 20; turn++) await Promise.all([1, 2, 3, 4].map(() => stat(path)));
+        assert.equal(fstatSync(given).rdev, rdev);
+        closeSync(given);
+      }
     }),
   );
 
