@@ -18,6 +18,9 @@ const MAX_PORT = 65_535;
 /** Descriptors 0 to 2 are the standard streams. */
 const FIRST_INHERITED_FD = 3;
 
+/** A descriptor is an int. */
+const LAST_FD = 0x7fff_ffff;
+
 /** @throws {InvalidArgumentError} */
 export function parseAddress(text: string): WrittenAddress {
   if (text.startsWith('unix:')) return { path: parsePath(text.slice('unix:'.length)) };
@@ -36,12 +39,12 @@ function parsePath(text: string): string {
 function parseInherited(text: string): { fd: number } | { fdName: string } {
   const fd = Number(text);
   if (/^\d+$/.test(text)) {
-    if (fd >= FIRST_INHERITED_FD) return { fd };
+    if (fd >= FIRST_INHERITED_FD && fd <= LAST_FD) return { fd };
   } else if (isDescriptorName(text)) {
     return { fdName: text };
   }
   throw new InvalidArgumentError(
-    `Behind "fd:" stands the number of an inherited descriptor, from ${FIRST_INHERITED_FD}, or the name of one.`,
+    `Behind "fd:" stands the number of an inherited descriptor, from ${FIRST_INHERITED_FD} to ${LAST_FD}, or the name of one.`,
   );
 }
 

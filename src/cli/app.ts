@@ -9,6 +9,7 @@ import { inheritedOptions } from './inspect.js';
 
 /** Ends with a usage error when Node would find nothing to run: every process would only say the same, again and again. */
 export function requireApp(command: Command, app: string): void {
+  if (app === '') command.error('error: the name of the app is empty');
   if (whatNodeTries(app).some(isFile)) return;
   command.error(
     existsSync(app)
@@ -22,8 +23,13 @@ function whatNodeTries(app: string): string[] {
   return [app, `${app}.js`, join(app, 'index.js'), join(app, 'package.json')];
 }
 
+/** Nothing is a file that cannot be looked at: its name is too long, or its directory is another user's. */
 function isFile(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+  try {
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
 }
 
 export function appCommand(app: string, args: readonly string[]): [program: string, ...args: string[]] {

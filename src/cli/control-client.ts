@@ -1,6 +1,6 @@
 // ControlClient: a command's connection to a running dispatcher, one answer for each request.
 import { PassfdError, type ErrorCode } from '../fd/index.js';
-import { encodeHello, PROTOCOL_VERSION, refuseChallenge } from '../handoff/index.js';
+import { encodeHello, PROTOCOL_VERSION, refuseChallenge, type CommandMessage } from '../handoff/index.js';
 import { Client, type Connection } from '../multiprocessing/index.js';
 
 /** Longest answer: a status with some ten thousand workers. */
@@ -8,13 +8,6 @@ const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
 /** Generations that may take over, one after the other, while one request is asked. */
 const MAX_TRIES = 10;
-
-export type Request =
-  | { readonly type: 'status' }
-  | { readonly type: 'drain'; readonly worker: number }
-  | { readonly type: 'restart' }
-  | { readonly type: 'takeover' }
-  | { readonly type: 'stop' };
 
 export class ControlClient implements Disposable {
   readonly #connect: () => Promise<Connection>;
@@ -35,7 +28,7 @@ export class ControlClient implements Disposable {
    * @param onProgress what the dispatcher tells meanwhile
    * @throws {PassfdError} what the dispatcher answers when it cannot do it
    */
-  async ask(request: Request, onProgress: (text: string) => void = () => undefined): Promise<unknown> {
+  async ask(request: CommandMessage, onProgress: (text: string) => void = () => undefined): Promise<unknown> {
     for (let tries = 0; ; tries++) {
       await this.#send(Buffer.from(JSON.stringify(request)));
       const answer = await this.#hear(onProgress);

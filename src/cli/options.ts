@@ -1,5 +1,5 @@
 // The options that several commands have, each with the words of its help.
-import { Option, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 
 import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
 import {
@@ -40,14 +40,15 @@ export interface ServiceFlags extends ControlFlags {
 export function addControlOptions(command: Command): Command {
   return command
     .addOption(
-      new Option(
-        '--control <path>',
-        'the Unix socket where workers and commands reach the dispatcher',
-      ).default(defaultControlPath()),
+      new Option('--control <path>', 'the Unix socket where workers and commands reach the dispatcher')
+        .argParser(parsePath)
+        .default(defaultControlPath()),
     )
-    .option(
-      '--authkey-file <file>',
-      'a file with the key that dispatcher, workers and commands share; or set PASSFD_AUTHKEY',
+    .addOption(
+      new Option(
+        '--authkey-file <file>',
+        'a file with the key that dispatcher, workers and commands share; or set PASSFD_AUTHKEY',
+      ).argParser(parsePath),
     );
 }
 
@@ -103,10 +104,20 @@ export function addServiceOptions(command: Command, listen: Option): Command {
         .default(1),
     )
     // Node itself takes `--env-file`, wherever it stands.
-    .option('--worker-env-file <file>', 'variables for the workers, read whenever one is started')
+    .addOption(
+      new Option(
+        '--worker-env-file <file>',
+        'variables for the workers, read whenever one is started',
+      ).argParser(parsePath),
+    )
     .option('--prefix-output', 'begin each line that a worker prints with its number, as "[2] "');
   return addControlOptions(command)
-    .option('--raw-control <path>', 'a second socket, for workers that only take descriptors and answer "OK"')
+    .addOption(
+      new Option(
+        '--raw-control <path>',
+        'a second socket, for workers that only take descriptors and answer "OK"',
+      ).argParser(parsePath),
+    )
     .addOption(
       repeatable('--allow-uid <uid>', 'let processes of this user join too (repeatable)', parseUserId),
     )
@@ -126,6 +137,12 @@ export function listenOption(description: string): Option {
     `${description}: PORT, HOST:PORT, [::1]:PORT, unix:PATH, fd:N or fd:NAME (repeatable)`,
     parseAddress,
   );
+}
+
+/** @throws {InvalidArgumentError} for what a shell makes of a variable that is not set */
+function parsePath(text: string): string {
+  if (text !== '') return text;
+  throw new InvalidArgumentError('A path is not empty.');
 }
 
 /** Not `<value...>`, which would take the arguments behind it too. */

@@ -3,9 +3,11 @@ import { EventEmitter } from 'node:events';
 
 import { PassfdError, type Acceptor, type PeerCredentials, type StreamSocket } from '../fd/index.js';
 import {
+  decodeCommand,
   decodeIntroduction,
   encodeJson,
   MAX_HELLO_BYTES,
+  shortened,
   type Introduction,
   type WorkerHello,
 } from '../handoff/index.js';
@@ -216,10 +218,7 @@ export class Control extends EventEmitter<ControlEvents> {
       connection.sendBytes(Buffer.from(JSON.stringify({ type: 'progress', text }))).catch(() => undefined);
     };
     try {
-      const message = JSON.parse(frame.toString()) as unknown;
-      if (typeof message !== 'object' || message === null || !('type' in message)) {
-        throw new PassfdError('ERR_PROTOCOL', 'A command is a JSON object with a type');
-      }
+      const message = decodeCommand(frame);
       const { type } = message;
       if (type !== 'status' && !isTrusted(connection.socket.peer)) {
         throw new PassfdError(
@@ -227,13 +226,12 @@ export class Control extends EventEmitter<ControlEvents> {
           'Only the user of the dispatcher, and root, may ask for that',
         );
       }
-      const command =
-        typeof type === 'string' && Object.hasOwn(this.#commands, type) ? this.#commands[type] : undefined;
+      const command = Object.hasOwn(this.#commands, type) ? this.#commands[type] : undefined;
       if (!command) {
         const known = Object.keys(this.#commands).join(', ');
         throw new PassfdError(
           'ERR_PROTOCOL',
-          `There is no command ${JSON.stringify(type)} here, but: ${known}`,
+          shortened(`There is no command ${JSON.stringify(type)} here, but: ${known}`),
         );
       }
       return { type: 'done', result: (await command(message, progress)) ?? null };

@@ -490,7 +490,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       ...options,
       commands: {
         status: () => Promise.resolve(this.status()),
-        drain: ({ worker }) => this.drainWorker(Number(worker)),
+        // It is checked where it came in.
+        drain: ({ worker }) => this.drainWorker(worker as number),
         ...options.commands,
       },
     };

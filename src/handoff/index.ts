@@ -1,5 +1,6 @@
 // The channel between dispatcher and worker: its hello, its messages, and what is in flight on it.
 export { Channel, type TakeGroup } from './channel.js';
+export { decodeCommand, type AnyCommandMessage, type CommandMessage } from './commands.js';
 export { defaultControlPath, prepareControlDirectory } from './control-path.js';
 export type { DescriptorGroup } from './frame-reader.js';
 export {

@@ -79,3 +79,36 @@ describe('a start', () => {
     }),
   );
 });
+
+describe('a command with a wrong argument', () => {
+  const endless = 'x'.repeat(300);
+  const wrong: Readonly<Record<string, readonly string[]>> = {
+    'a descriptor that is no int': ['serve', '--listen', 'fd:4294967299'],
+    'a descriptor that is not open': ['serve', '--listen', 'fd:2147483647'],
+    'an empty control path': ['status', '--control', ''],
+    'a control path that is too long': ['status', '--control', endless],
+    'an empty path of the raw control socket': ['serve', '--listen', '127.0.0.1:0', '--raw-control', ''],
+    'an empty file of the key': ['status', '--authkey-file', ''],
+    'an empty file of variables': ['run', '--worker-env-file', '', app('http.js')],
+    'an empty app': ['run', ''],
+    'an app whose name is too long': ['run', endless],
+    'an app that cannot be looked at': ['worker', join(app('http.js'), 'index.js')],
+    'an empty command': ['serve', '--listen', '127.0.0.1:0', '--workers', '1', ''],
+    'a host that is none': ['serve', '--listen', 'a b:80'],
+    'a worker that is a fraction': ['drain', '1.5'],
+    'a worker in hexadecimal': ['drain', '0x3'],
+  };
+  for (const [name, words] of Object.entries(wrong)) {
+    it(
+      `fails with one sentence and no stack: ${name}`,
+      ends(
+        () => words,
+        ({ exit, errors }) => {
+          assert.ok(exit === 1 || exit === 2, String(exit));
+          assert.notEqual(errors.length, 0);
+          assert.doesNotMatch(errors.join('\n'), /\bat .*:\d+:\d+|TypeError/);
+        },
+      ),
+    );
+  }
+});

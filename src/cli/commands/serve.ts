@@ -28,6 +28,7 @@ export function addServeCommand(program: Command): void {
       if (program === undefined && flags.workers !== undefined) {
         command.error('error: --workers needs a COMMAND to start, as in: --workers 4 -- python worker.py');
       }
+      if (program === '') command.error('error: the name of COMMAND is empty');
       giveOwnInspectPort(process.env);
       process.exitCode = await runService(
         flags,

@@ -32,6 +32,7 @@ describe('an address', () => {
     'unix:a:b': { path: 'a:b' },
     'unix:@name': { path: '\0name' },
     'fd:3': { fd: 3 },
+    'fd:2147483647': { fd: 2_147_483_647 },
     'fd:web': { fdName: 'web' },
     'fd:3rd': { fdName: '3rd' },
     'fd:passfd.socket': { fdName: 'passfd.socket' },
@@ -59,6 +60,12 @@ describe('an address', () => {
       'unix:@',
       'fd:',
       'fd:2',
+      'fd:2147483648',
+      'fd:4294967299',
+      'fd:99999999999999999999',
+      '99999999999999999999',
+      '0x50',
+      '8e1',
       'fd:a:b',
       'fd:a\nb',
       'fd:ü',
@@ -83,16 +90,16 @@ describe('a number', () => {
 
   it('of a backlog is from 1', () => {
     assert.equal(parseBacklog('4096'), 4_096);
-    refuses(parseBacklog, ['0', 'many', '2147483648']);
+    refuses(parseBacklog, ['0', 'many', '2147483648', '1.5', '0x10', '']);
   });
 
   it('of a user or a group may be 0, which is root', () => {
     assert.deepEqual([parseUserId('0'), parseUserId('4294967294')], [0, 4_294_967_294]);
-    refuses(parseUserId, ['root', '-1', '4294967295']);
+    refuses(parseUserId, ['root', '-1', '4294967295', '0x0', '1e3', '']);
   });
 
   it('of a worker is from 1', () => {
     assert.equal(parseWorkerId('3'), 3);
-    refuses(parseWorkerId, ['0', 'three', '']);
+    refuses(parseWorkerId, ['0', 'three', '', '1.5', '0x3', '9007199254740993']);
   });
 });

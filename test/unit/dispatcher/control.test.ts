@@ -353,11 +353,12 @@ describe('a control socket', () => {
         assert.deepEqual(Object.keys(result as object), Object.keys(stage.dispatcher.status()));
         for (const [message, code, reason] of [
           [{ type: 'toString' }, 'ERR_PROTOCOL', /no command "toString" here, but: status, drain, double/],
-          [{ type: 7 }, 'ERR_PROTOCOL', /no command 7 /],
+          [{ type: 7 }, 'ERR_PROTOCOL', /JSON object with a type/],
+          [[], 'ERR_PROTOCOL', /JSON object with a type/],
+          [{ type: 'x'.repeat(2000) }, 'ERR_PROTOCOL', /^.{0,504}$/],
           [null, 'ERR_PROTOCOL', /JSON object with a type/],
           ['{', 'ERR_PROTOCOL', /JSON/],
           [{ type: 'drain', worker: 9 }, 'ERR_DISPATCHER', /no worker 9 here; these are: 1/],
-          [{ type: 'drain' }, 'ERR_DISPATCHER', /no worker NaN/],
         ] as const) {
           const failed = (await ask(message)) as { type: string; code: string; reason: string };
           assert.deepEqual([failed.type, failed.code], ['failed', code]);
@@ -366,6 +367,30 @@ describe('a control socket', () => {
         assert.deepEqual(await ask({ type: 'drain', worker: 1 }), { type: 'done', result: null });
       },
     ),
+  );
+});
+
+describe('the command drain', () => {
+  it(
+    'takes the number of a worker, and nothing that could be made one',
+    onStage({}, async (stage) => {
+      await stage.joinServing();
+      using connection = await Client(stage.control);
+      await connection.sendBytes(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' }));
+      const drain = async (worker: unknown, more: object = {}): Promise<string> => {
+        await connection.sendBytes(Buffer.from(JSON.stringify({ type: 'drain', worker, ...more })));
+        return (await connection.recvBytes()).toString();
+      };
+      for (const worker of [undefined, true, [1], '1', '0x1', null, 0, -1, 1.5, 2 ** 53, {}]) {
+        assert.match(
+          await drain(worker),
+          /"code":"ERR_PROTOCOL","reason":"The command drain is not understood/,
+        );
+        assert.equal(stage.dispatcher.workers[0]?.state, 'ready');
+      }
+      // Of a later release.
+      assert.deepEqual(JSON.parse(await drain(1, { gently: true })), { type: 'done', result: null });
+    }),
   );
 });
 
