@@ -1,7 +1,7 @@
 // What the log says of each event of the dispatcher and the supervisor.
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { formatAddress, PassfdError } from '../fd/index.js';
-import { describeExit, type ChildView, type Supervisor } from '../supervisor/index.js';
+import { describeExit, type ChildView, type Supervisor, type Vacancy } from '../supervisor/index.js';
 import type { Log } from './log.js';
 import { Repeats } from './repeats.js';
 
@@ -86,8 +86,8 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('replaced', (child, { old }) => {
     log.info({ ...ofChild(child), old }, 'process replaced');
   });
-  supervisor.on('restarted', ({ of }) => {
-    log.info({ workers: of }, 'restarted');
+  supervisor.on('restarted', ({ replaced }) => {
+    log.info({ workers: replaced }, 'restarted');
   });
   supervisor.on('crashLooped', (child, { exit }) => {
     log.error(ofChild(child), `process ends again and again before it works; last it ${describeExit(exit)}`);
@@ -98,13 +98,22 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('killed', (child) => {
     log.warn(ofChild(child), 'process killed: it did not end in time');
   });
-  supervisor.on('exited', (child, { exit }) => {
-    log.info(ofChild(child), exit ? `process ${describeExit(exit)}` : 'process not started again');
+  supervisor.on('recycled', (child, { exit }) => {
+    log.info(ofChild(child), `process ${describeExit(exit)} after it had served, and is replaced`);
+  });
+  supervisor.on('exited', (child, { exit, vacancy }) => {
+    const what = exit ? `process ${describeExit(exit)}` : 'process not started again';
+    log.info(ofChild(child), vacancy ? `${what} ${whyVacant[vacancy]}` : what);
   });
   supervisor.on('finished', () => {
-    log.info('every process has finished');
+    log.info('every process has finished without listening');
   });
 }
+
+const whyVacant: Record<Vacancy, string> = {
+  finished: 'and never listened: it has finished, and passfd restart starts another one',
+  drained: 'after it was drained by hand; passfd restart starts another one',
+};
 
 export function ofError(error: unknown): { code?: string; reason: string } {
   return error instanceof PassfdError

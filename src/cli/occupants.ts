@@ -12,18 +12,20 @@ const positive = v.pipe(count, v.minValue(1));
 const output = v.optional(v.string());
 
 const occupant = v.union([
-  v.object({ id: positive, state: v.literal('finished') }),
+  v.object({ id: positive, state: v.literal('finished'), wasDrained: v.optional(v.boolean()) }),
   v.object({
     id: positive,
     state: v.literal('waiting'),
     restartInMs: count,
     history: v.object({ deaths: count, earlyDeaths: count }),
+    hasServed: v.optional(v.boolean()),
   }),
   v.object({
     id: positive,
     pid: positive,
     identity: v.optional(v.string()),
     state: v.picklist(['starting', 'ready', 'awaited', 'leaving']),
+    hasServed: v.optional(v.boolean()),
     stdout: output,
     stderr: output,
   }),

@@ -38,6 +38,7 @@ export class Roster {
       if (pid !== undefined) this.#slots.delete(pid);
     };
     supervisor.on('died', forget);
+    supervisor.on('recycled', forget);
     supervisor.on('exited', forget);
   }
 

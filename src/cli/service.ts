@@ -340,8 +340,7 @@ class Service {
         );
       }
       if (this.#takingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
-      await this.#supervisor.restart();
-      return { restarted: this.#parts.children?.count ?? 0 };
+      return { restarted: await this.#supervisor.restart() };
     } catch (error) {
       this.#log.error(ofError(error), 'restart failed; what is not replaced goes on');
       throw error;

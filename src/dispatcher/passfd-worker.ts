@@ -92,6 +92,7 @@ export interface PassfdWorkerSnapshot {
   /** Of one that is parted with: why. What is unsent ends with its farewell, if that is. */
   readonly parting?: string | undefined;
   readonly isStalled?: boolean | undefined;
+  readonly isTakenOut?: boolean | undefined;
   readonly window: number;
   readonly capacity: number | null;
   /** See `#carried`. */
@@ -152,6 +153,7 @@ export class PassfdWorker implements WorkerHandle {
   #isReturning = false;
   #hasBrought = false;
   #lastWords: string | undefined;
+  #isTakenOut: boolean;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
 
@@ -193,6 +195,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#whyParted = snapshot.parting;
     this.#window = snapshot.window;
     this.#capacity = snapshot.capacity;
+    this.#isTakenOut = snapshot.isTakenOut ?? false;
     this.#carried = snapshot.carried;
     this.#adopted = snapshot.adopted;
     this.#closed = snapshot.closed;
@@ -350,6 +353,11 @@ export class PassfdWorker implements WorkerHandle {
     return this.#subscriptions.size > 0;
   }
 
+  /** Whether it drains because it was told so here, and not because it wants to. */
+  get isTakenOut(): boolean {
+    return this.#isTakenOut;
+  }
+
   /** Why it ended, as far as it could tell. */
   get lastWords(): string | undefined {
     return this.#lastWords;
@@ -452,6 +460,7 @@ export class PassfdWorker implements WorkerHandle {
       state: this.state,
       parting: this.#state.is === 'parting' ? this.#whyParted : undefined,
       isStalled: this.isStalled,
+      isTakenOut: this.#isTakenOut,
       window: this.#window,
       capacity: this.#capacity,
       carried: this.#carried,
@@ -481,6 +490,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   drain(): void {
+    this.#isTakenOut = true;
     if (this.state === 'draining') return;
     this.#post(encodeJson({ type: 'drain' }));
     this.#beginDraining();

@@ -23,6 +23,8 @@ export interface WorkerView {
   readonly listens: boolean;
   /** Whether something is in flight to it and it has not answered for a while; until it does, it gets nothing new. */
   readonly isStalled: boolean;
+  /** Whether it was told to drain, by `drain`. Undefined where the dialect does not know. */
+  readonly isTakenOut?: boolean;
   /** What it told of its end before that, if it did. */
   readonly lastWords?: string | undefined;
 }

@@ -29,6 +29,7 @@ const passfdWorker = v.object({
   state: v.picklist(['starting', 'ready', 'draining']),
   parting: v.optional(v.string()),
   isStalled: v.optional(v.boolean()),
+  isTakenOut: v.optional(v.boolean()),
   window: positive,
   capacity: v.nullable(count),
   carried: count,

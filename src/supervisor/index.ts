@@ -5,6 +5,7 @@ export type { Living, Occupant } from './occupant.js';
 export type { ChildOutput, OutputEnd, OutputEnds } from './output.js';
 export type { Pool, PoolWorker } from './pool.js';
 export type { Progress } from './rolling-restart.js';
+export type { Vacancy } from './slot.js';
 export type { Output } from './start.js';
 export {
   Supervisor,

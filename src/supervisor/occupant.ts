@@ -15,6 +15,8 @@ export interface Living extends OutputEnds {
    * place, or its slot is gone; it is drained and ended. One that is no worker any more finishes what it has open by itself.
    */
   readonly state: 'starting' | 'ready' | 'awaited' | 'leaving';
+  /** Whether a process of this slot ever was ready. Unknown of what an older release hands over. */
+  readonly hasServed?: boolean | undefined;
 }
 
 export type Occupant =
@@ -25,6 +27,7 @@ export type Occupant =
       readonly state: 'waiting';
       readonly restartInMs: number;
       readonly history: History;
+      readonly hasServed?: boolean | undefined;
     }
-  /** The slot has no process and gets none: it had no more to do. */
-  | { readonly id: number; readonly state: 'finished' };
+  /** The slot has no process, and gets none before a restart: the last one had no more to do, or was drained by hand. */
+  | { readonly id: number; readonly state: 'finished'; readonly wasDrained?: boolean | undefined };

@@ -8,6 +8,8 @@ export interface PoolWorker {
   readonly state: 'starting' | 'ready' | 'draining';
   /** Whether it takes connections now; of one that has left, whether it did at its end. */
   readonly listens: boolean;
+  /** Whether the dispatcher has told it to drain. */
+  readonly isTakenOut?: boolean;
   /** What it told its dispatcher before it died: for people, why. */
   readonly lastWords?: string | undefined;
 }

@@ -48,7 +48,8 @@ export function afterDeath(history: History, life: Life): Consequence {
   };
 }
 
-function wasStable({ readyAt, endedAt }: Life): boolean {
+/** Whether it was ready for so long that its end tells nothing about the next one. */
+export function wasStable({ readyAt, endedAt }: Life): boolean {
   return readyAt !== undefined && endedAt - readyAt >= STABLE_MS;
 }
 

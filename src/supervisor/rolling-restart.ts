@@ -15,9 +15,10 @@ export interface Progress {
   readonly of: number;
 }
 
-/** Slots whose number is settled when it begins: those that have finished stay so. */
+/** Fills every slot anew. */
 export class RollingRestart {
-  readonly ended: Promise<void>;
+  /** Resolves with the number of processes that were replaced: those that finished at once were not. */
+  readonly ended: Promise<number>;
   readonly count: number;
   readonly #options: RollingRestartOptions;
   readonly #extra: () => number;
@@ -25,7 +26,8 @@ export class RollingRestart {
   readonly #untouched: Set<Slot>;
   readonly #underWay = new Set<Slot>();
   #isOver = false;
-  #resolve: () => void = () => undefined;
+  #replaced = 0;
+  #resolve: (replaced: number) => void = () => undefined;
   #reject: (error: PassfdError) => void = () => undefined;
 
   /**
@@ -38,7 +40,7 @@ export class RollingRestart {
     extra: () => number,
     tell: (slot: Slot, outcome: ReplacementOutcome, progress: Progress) => void,
   ) {
-    this.#untouched = new Set(slots.filter(({ hasFinished }) => !hasFinished));
+    this.#untouched = new Set(slots);
     this.count = this.#untouched.size;
     this.#options = options;
     this.#extra = extra;
@@ -53,14 +55,13 @@ export class RollingRestart {
   advance(): void {
     for (const slot of this.#untouched) {
       if (this.#isOver) return;
-      if (slot.hasFinished) this.#untouched.delete(slot);
-      else if (slot.canBeReplaced && (slot.isEmpty || this.#extra() < this.#options.maxExtra)) {
+      if (slot.canBeReplaced && (slot.isEmpty || this.#extra() < this.#options.maxExtra)) {
         this.#begin(slot);
       }
     }
     if (this.#isOver || this.#untouched.size > 0 || this.#underWay.size > 0) return;
     this.#isOver = true;
-    this.#resolve();
+    this.#resolve(this.#replaced);
   }
 
   /** Replaces no more; new processes that have no place yet are ended. */
@@ -90,6 +91,7 @@ export class RollingRestart {
       return;
     }
     this.#underWay.delete(slot);
+    if (outcome.is === 'replaced') this.#replaced++;
     this.#tell(slot, outcome, this.#progress);
   }
 

@@ -12,15 +12,18 @@ import type { HeldHost } from './held-host.js';
 import type { Start, Timer } from './host.js';
 import type { Living, Occupant } from './occupant.js';
 import type { Pool, PoolWorker } from './pool.js';
-import { afterDeath, noDeaths, type History } from './restart.js';
+import { afterDeath, noDeaths, wasStable, type History } from './restart.js';
 
 type State =
   /** Without a process; the timer starts one. None before the first start. */
   | { readonly is: 'waiting'; readonly next: NextStart | undefined }
   | { readonly is: 'occupied'; readonly child: Child }
-  /** The last process had no more to do. */
-  | { readonly is: 'finished' }
+  /** Without a process, until a restart starts one. */
+  | { readonly is: 'vacant'; readonly reason: Vacancy }
   | { readonly is: 'stopped' };
+
+/** Why no process follows: the last one had no more to do, or somebody has taken it out of service by hand. */
+export type Vacancy = 'finished' | 'drained';
 
 interface NextStart {
   readonly timer: Timer;
@@ -33,6 +36,8 @@ type Replacement =
   | {
       readonly is: 'starting';
       readonly fresh: Child;
+      /** Whether the last process here had finished, so that this one may do so too. */
+      readonly mayFinish: boolean;
       readonly tell: (outcome: ReplacementOutcome) => void;
     }
   /** The new one has the place, and the old one is leaving. */
@@ -46,7 +51,7 @@ type Replacement =
 /** How a replacement went. */
 export type ReplacementOutcome =
   | { readonly is: 'replaced'; readonly fresh: Child; readonly old: Child | undefined }
-  /** The slot had no process, and the new one had no more to do. */
+  /** The last process of the slot had finished, and so has the new one. */
   | { readonly is: 'finished' }
   | {
       readonly is: 'failed';
@@ -68,8 +73,10 @@ export type SlotReport =
       readonly crashLoopBegan: boolean;
       readonly lastWords: string | undefined;
     }
-  /** It is not followed by another one: it finished, was stopped, or its place is taken. */
-  | { readonly is: 'exited'; readonly exit: Exit | undefined };
+  /** It had served and ended well, and is followed by another one. */
+  | { readonly is: 'recycled'; readonly exit: Exit }
+  /** It is not followed by another one. Without a vacancy: it was stopped, or its place is taken. */
+  | { readonly is: 'exited'; readonly exit: Exit | undefined; readonly vacancy?: Vacancy };
 
 export interface SlotOwner {
   readonly startFor: (id: number) => Start;
@@ -91,6 +98,8 @@ export class Slot {
   #history: History = noDeaths;
   #lastPid: number | undefined;
   #wasReady = false;
+  /** Whether any process here ever was ready, also under an earlier generation: then an end is never that of a job. */
+  #hasServed = false;
   /** Since one was ready. */
   #wasOverdue = false;
 
@@ -106,12 +115,18 @@ export class Slot {
     return this.#wasReady;
   }
 
+  /** Whether its last process never listened, and had no more to do. */
   get hasFinished(): boolean {
-    return this.#state.is === 'finished';
+    return this.#state.is === 'vacant' && this.#state.reason === 'finished';
   }
 
+  get isVacant(): boolean {
+    return this.#state.is === 'vacant';
+  }
+
+  /** Whether it has no process, and may get one. */
   get isEmpty(): boolean {
-    return this.#state.is === 'waiting';
+    return this.#state.is === 'waiting' || this.#state.is === 'vacant';
   }
 
   /** Whether nothing has happened here yet. */
@@ -121,7 +136,7 @@ export class Slot {
 
   /** Whether it has no process, and gets none any more. */
   get isOver(): boolean {
-    return (this.hasFinished || this.#state.is === 'stopped') && this.#leaving.size === 0;
+    return (this.isVacant || this.#state.is === 'stopped') && this.#leaving.size === 0;
   }
 
   /** Processes that run beside the one that is wanted. */
@@ -132,7 +147,7 @@ export class Slot {
     );
   }
 
-  /** Not while it is unknown yet whether the process that has just ended had no more to do. */
+  /** Not while it is unknown yet what follows the process that has just ended. */
   get canBeReplaced(): boolean {
     return this.isEmpty || (this.#state.is === 'occupied' && this.#state.child.isAlive);
   }
@@ -146,15 +161,18 @@ export class Slot {
   /** Has this occupant, which an earlier generation had here. A second one can only leave. */
   takeOver(occupant: Occupant): void {
     if (occupant.state === 'finished') {
-      if (this.isEmpty) this.#state = { is: 'finished' };
+      const reason = occupant.wasDrained === true ? 'drained' : 'finished';
+      if (this.isEmpty) this.#state = { is: 'vacant', reason };
     } else if (occupant.state === 'waiting') {
       this.#history = occupant.history;
+      this.#hasServed = occupant.hasServed === true;
       if (this.isEmpty) this.#startIn(occupant.restartInMs);
     } else if (occupant.state === 'leaving' || !this.isEmpty) {
       this.takeOverLeaving(occupant);
     } else {
       const child = this.#newChild();
       this.#state = { is: 'occupied', child };
+      this.#hasServed = occupant.state !== 'starting' || occupant.hasServed === true;
       this.#lastPid = occupant.pid;
       this.#owner.report(this, occupant.pid, { is: 'takenOver' });
       child.takeOver(occupant);
@@ -178,12 +196,18 @@ export class Slot {
   describe(): Occupant[] {
     const place: (Occupant | undefined)[] = [];
     const { id } = this;
-    if (this.#state.is === 'finished') place.push({ id, state: 'finished' });
+    const hasServed = this.#hasServed;
+    if (this.#state.is === 'vacant') {
+      place.push({ id, state: 'finished', wasDrained: this.#state.reason === 'drained' });
+    }
     if (this.#state.is === 'waiting' && this.#state.next) {
       const restartInMs = Math.max(0, Math.round(this.#state.next.at - this.#host.now()));
-      place.push({ id, state: 'waiting', restartInMs, history: this.#history });
+      place.push({ id, state: 'waiting', restartInMs, history: this.#history, hasServed });
     }
-    if (this.#state.is === 'occupied') place.push(this.#state.child.describe(false));
+    if (this.#state.is === 'occupied') {
+      const living = this.#state.child.describe(false);
+      place.push(living && { ...living, hasServed });
+    }
     for (const child of this.#leaving) place.push(child.describe(true));
     return place.filter((occupant) => occupant !== undefined);
   }
@@ -203,11 +227,10 @@ export class Slot {
    */
   replace(tell: (outcome: ReplacementOutcome) => void): void {
     const fresh = this.#newChild();
-    if (this.#state.is === 'waiting') {
-      this.#state.next?.timer.clear();
-      this.#state = { is: 'occupied', child: fresh };
-    }
-    this.#replacement = { is: 'starting', fresh, tell };
+    const { hasFinished } = this;
+    if (this.#state.is === 'waiting') this.#state.next?.timer.clear();
+    if (this.isEmpty) this.#state = { is: 'occupied', child: fresh };
+    this.#replacement = { is: 'starting', fresh, mayFinish: hasFinished, tell };
     this.#launch(fresh);
   }
 
@@ -234,7 +257,7 @@ export class Slot {
         this.#state = { is: 'stopped' };
         this.#dismiss(state.child);
         break;
-      case 'finished':
+      case 'vacant':
       case 'stopped':
     }
   }
@@ -283,6 +306,7 @@ export class Slot {
       case 'ready':
         if (this.#leaving.has(child)) return;
         this.#wasReady = true;
+        this.#hasServed = true;
         this.#wasOverdue = false;
         this.#report(child, report);
         this.#onFreshReady(child);
@@ -371,29 +395,53 @@ export class Slot {
     this.#replacement = undefined;
     if (this.#hasPlace(fresh)) this.#judge(fresh, end);
     else this.#report(fresh, { is: 'exited', exit });
-    if (this.hasFinished) tell({ is: 'finished' });
+    const mayFinish = replacement.is === 'starting' && replacement.mayFinish;
+    if (mayFinish && this.hasFinished) tell({ is: 'finished' });
     else tell({ is: 'failed', fresh, exit, lastWords });
   }
 
-  #judge(child: Child, { exit, life, worker, wasAwaited }: ChildEnd): void {
-    if (hadNoMoreToDo(exit, worker)) {
-      this.#state = { is: 'finished' };
-      this.#report(child, { is: 'exited', exit });
+  #judge(child: Child, end: ChildEnd): void {
+    const { exit, life, wasAwaited } = end;
+    const vacancy = this.#vacancyAfter(end);
+    if (vacancy) {
+      this.#state = { is: 'vacant', reason: vacancy };
+      this.#report(child, { is: 'exited', exit, vacancy });
       return;
     }
     const { lastWords } = child;
     if (wasAwaited) {
       // It had worked, and died without a supervisor to start it again.
-      this.#state = { is: 'waiting', next: undefined };
-      this.#report(child, { is: 'died', exit, restartInMs: 0, crashLoopBegan: false, lastWords });
-      // Whoever is told may have stopped everything.
-      if (this.isEmpty) this.start();
+      this.#startAfter(() => {
+        this.#report(child, { is: 'died', exit, restartInMs: 0, crashLoopBegan: false, lastWords });
+      });
+      return;
+    }
+    if (endedWell(end) && wasStable(life)) {
+      this.#history = noDeaths;
+      this.#startAfter(() => {
+        this.#report(child, { is: 'recycled', exit });
+      });
       return;
     }
     const { history, restartInMs, crashLoopBegan } = afterDeath(this.#history, life);
     this.#history = history;
     this.#startIn(restartInMs);
     this.#report(child, { is: 'died', exit, restartInMs, crashLoopBegan, lastWords });
+  }
+
+  /** A process whose exit code nobody knows is no finished job: the next one is a child, which tells how it ends. */
+  #vacancyAfter({ exit, worker }: ChildEnd): Vacancy | undefined {
+    if (worker?.isTakenOut === true) return 'drained';
+    return isSuccess(exit) && !this.#hasServed ? 'finished' : undefined;
+  }
+
+  /** Starts the next process at once, unless whoever is told of the end of the last one stops everything. */
+  #startAfter(tell: () => void): void {
+    this.#state = { is: 'waiting', next: undefined };
+    tell();
+    // A restart that is under way has it for its own turn.
+    if (this.isEmpty) this.#owner.changed();
+    if (this.isEmpty) this.start();
   }
 
   #startIn(delayMs: number): void {
@@ -404,7 +452,7 @@ export class Slot {
   }
 }
 
-/** How an earlier generation's process ended is not known: then it had no more to do if it had closed its servers. */
-function hadNoMoreToDo(exit: Exit, worker: PoolWorker | undefined): boolean {
-  return exit.is === 'unknown' ? worker?.listens === false : isSuccess(exit) && worker?.listens !== true;
+/** Of a process of an earlier generation nobody knows the exit code: then it ended well if it had closed its servers. */
+function endedWell({ exit, worker }: ChildEnd): boolean {
+  return exit.is === 'unknown' ? worker?.listens === false : isSuccess(exit);
 }

@@ -9,7 +9,7 @@ import { realHost, type Host } from './host.js';
 import type { Living, Occupant } from './occupant.js';
 import type { Pool, PoolWorker } from './pool.js';
 import { RollingRestart, type Progress } from './rolling-restart.js';
-import { Slot, type ReplacementOutcome, type SlotReport } from './slot.js';
+import { Slot, type ReplacementOutcome, type SlotReport, type Vacancy } from './slot.js';
 import { createStarts, type StartOptions } from './start.js';
 
 export interface SupervisorOptions extends StartOptions {
@@ -61,17 +61,20 @@ export interface SupervisorEvents {
   outputLost: [child: ChildView, error: Error];
   /** It did not end in time, and was made to. */
   killed: [child: ChildView];
+  /** It had served and ended well by itself, which is no fault; another one is started. */
+  recycled: [child: ChildView, end: { readonly exit: Exit }];
   /**
-   * It ended and is not started again: it had no more to do, was stopped, or another one has its place. No exit when it
-   * had no process.
+   * It ended and is not started again. The slot is vacant when the process never listened and had no more to do, or was
+   * drained by hand; otherwise it was stopped, or another one has its place. No exit when it had no process.
    */
-  exited: [child: ChildView, end: { readonly exit: Exit | undefined }];
-  /** Every child had no more to do, and none was stopped. */
+  exited: [child: ChildView, end: { readonly exit: Exit | undefined; readonly vacancy: Vacancy | undefined }];
+  /** No child ever listened, and every one ended well. */
   finished: [];
   restartBegan: [what: { readonly of: number }];
   /** A new process is ready in the slot, and the old one has ended. No old one where the slot had none. */
   replaced: [child: ChildView, how: Progress & { readonly old: number | undefined }];
-  restarted: [what: { readonly of: number }];
+  /** Fewer are replaced than there are where one had finished before, and finished again. */
+  restarted: [what: { readonly of: number; readonly replaced: number }];
   restartFailed: [error: PassfdError];
 }
 
@@ -140,13 +143,14 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   /**
-   * Replaces the process of every slot that has not finished: starts a new one, waits until it is ready, then drains the
-   * old one and ends it. Resolves when the last old one has ended. A slot that waits for its next process gets it at once.
+   * Replaces the process of every slot: starts a new one, waits until it is ready, then drains the old one and ends it.
+   * Resolves when the last old one has ended. A slot that has no process gets one at once.
+   * @returns how many were replaced
    * @throws {PassfdError} `ERR_WORKER_FAILED` when a new one cannot be started, dies before the old one has ended, or is
    * not ready in time: it is ended, its old one serves on, and the slots behind it are not touched. `ERR_DISPATCHER` while
    * a restart runs, before the start, and while the children are handed over; `ERR_CLOSED` when they are being stopped
    */
-  async restart(): Promise<void> {
+  async restart(): Promise<number> {
     this.#requireRunning();
     if (this.#restart) throw new PassfdError('ERR_DISPATCHER', 'A restart is running already');
     if (this.#host.isHeld) throw new PassfdError('ERR_DISPATCHER', 'The workers are being handed over');
@@ -155,8 +159,9 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.emit('restartBegan', { of: restart.count });
     restart.advance();
     try {
-      await restart.ended;
-      this.emit('restarted', { of: restart.count });
+      const replaced = await restart.ended;
+      this.emit('restarted', { of: restart.count, replaced });
+      return replaced;
     } catch (error) {
       this.emit('restartFailed', error as PassfdError);
       throw error;
@@ -308,8 +313,11 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
       case 'died':
         this.#onDied(view, report);
         break;
+      case 'recycled':
+        this.emit('recycled', view, { exit: report.exit });
+        break;
       case 'exited':
-        this.emit('exited', view, { exit: report.exit });
+        this.emit('exited', view, { exit: report.exit, vacancy: report.vacancy });
     }
   }
 
@@ -329,7 +337,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   /** As long as nothing ever worked, more tries would only hide from who started it that nothing does. */
   #failStart({ id }: ChildView, { exit, lastWords }: { exit: Exit; lastWords: string | undefined }): void {
     if (this.#stopping || this.#hasWorked) return;
-    if (this.#slots.some(({ wasReady, hasFinished }) => wasReady || hasFinished)) return;
+    if (this.#slots.some(({ wasReady, isVacant }) => wasReady || isVacant)) return;
     this.#failure = new PassfdError(
       'ERR_WORKER_FAILED',
       `No worker was ever ready, and worker ${id} ${describeExit(exit)}${whyItEnded(exit, lastWords)}`,
@@ -340,7 +348,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   #onChanged(): void {
-    if (!this.#stopping && this.#slots.every(({ wasReady, hasFinished }) => wasReady || hasFinished)) {
+    if (!this.#stopping && this.#slots.every(({ wasReady, isVacant }) => wasReady || isVacant)) {
       this.#starting?.resolve();
     }
     this.#restart?.advance();
@@ -350,7 +358,8 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   #noteOver(): void {
     if (!this.#all.every(({ isOver }) => isOver)) return;
     if (!this.#stopping) {
-      if (this.#isListening) {
+      // Where somebody has drained the workers by hand, the next restart starts them again.
+      if (this.#isListening && this.#slots.every(({ hasFinished }) => hasFinished)) {
         this.#unlisten();
         this.emit('finished');
       }

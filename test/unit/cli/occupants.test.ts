@@ -29,6 +29,8 @@ describe('an occupant that is handed on', () => {
         assert.deepEqual(sent({ ...living, state }), { ...living, state });
       }
       assert.deepEqual(sent({ id: 1, state: 'finished' }), { id: 1, state: 'finished' });
+      const drained: Occupant = { id: 1, state: 'finished', wasDrained: true };
+      assert.deepEqual(sent(drained), drained);
       const history = { deaths: 7, earlyDeaths: 4 };
       const waiting: Occupant = { id: 1, state: 'waiting', restartInMs: 800, history };
       assert.deepEqual(sent(waiting), waiting);

@@ -89,33 +89,104 @@ describe('a child that dies', () => {
   );
 });
 
-describe('a child that has no more to do', () => {
+describe('a child that has served and ends well by itself', () => {
   it(
-    'is not started again when it ends well behind its closed server',
-    onStage({ count: 2 }, ({ host, pool, events, supervisor }) => {
-      supervisor.start().catch(() => undefined);
+    'is replaced at once, and that is no death',
+    onStage({ count: 2 }, (stage) => {
+      const { host, pool, events } = stage;
+      stage.start();
       pool.ready(1, 101);
       pool.ready(2, 102);
+      host.pass(1_000);
       pool.unlisten(101);
       pool.leave(101);
       host.process(101).exit(success);
-      host.pass(60_000);
-      assert.deepEqual(events.slice(-1), ['exited 1: code 0']);
-      assert.equal(host.processes.length, 2);
+      assert.deepEqual(events.slice(-2), ['recycled 1: code 0', 'started 1 as 103']);
+      assert.equal(host.process(103).start?.env['PASSFD_WORKER_ID'], '1');
     }),
   );
 
   it(
-    'is known when its end is seen before its last words: they are waited for',
+    'is replaced at once also when it leaves its servers open',
     onStage({}, (stage) => {
       const { host, pool, events } = stage;
       stage.start();
       pool.ready(1, 101);
-      host.process(101).exit(success);
-      assert.equal(events.at(-1), 'ready 1');
-      pool.unlisten(101);
+      host.pass(1_000);
       pool.leave(101);
-      assert.deepEqual(events.slice(-2), ['exited 1: code 0', 'finished']);
+      host.process(101).exit(success);
+      assert.deepEqual(events.slice(-2), ['recycled 1: code 0', 'started 1 as 102']);
+    }),
+  );
+
+  it(
+    'is no crash loop however often it does so, and ends a row of deaths',
+    onStage({}, (stage) => {
+      const { host, pool, events } = stage;
+      stage.start();
+      for (let life = 0; life < 12; life++) {
+        pool.ready(1, 101 + life);
+        host.pass(life === 0 ? 0 : 1_000);
+        stage.dieAndRestart(life === 0 ? failure : success);
+      }
+      assert.deepEqual(
+        events.filter((event) => !/^(started|ready)/.test(event)),
+        ['died 1: code 1, again in 100 ms', ...Array.from({ length: 11 }, () => 'recycled 1: code 0')],
+      );
+      pool.ready(1, 113);
+      stage.dieAndRestart(failure);
+      assert.equal(events.at(-2), 'died 1: code 1, again in 100 ms');
+    }),
+  );
+
+  it(
+    'waits as after any death when it was ready for less than a second',
+    onStage({}, (stage) => {
+      const { pool, events } = stage;
+      stage.start();
+      for (let life = 0; life < 5; life++) {
+        pool.ready(1, 101 + life);
+        stage.dieAndRestart(success);
+      }
+      assert.deepEqual(
+        events.filter((event) => !/^(started|ready)/.test(event)),
+        [
+          ...[100, 200, 400, 800, 1_600].map((pause) => `died 1: code 0, again in ${pause} ms`),
+          'crashLooped 1',
+        ],
+      );
+    }),
+  );
+
+  it(
+    'never ends the supervisor, not even when all do so in the same moment',
+    onStage({ count: 2 }, (stage) => {
+      const { host, pool, events } = stage;
+      stage.start();
+      for (const pid of [101, 102]) pool.ready(pid - 100, pid);
+      host.pass(1_000);
+      for (const pid of [101, 102]) {
+        pool.unlisten(pid);
+        pool.leave(pid);
+        host.process(pid).exit(success);
+      }
+      assert.equal(events.includes('finished'), false);
+      assert.equal(host.processes.length, 4);
+    }),
+  );
+
+  it(
+    'is replaced as one that died when the next process ends well before it listens',
+    onStage({}, (stage) => {
+      const { host, pool, events } = stage;
+      stage.start();
+      pool.ready(1, 101);
+      host.pass(1_000);
+      stage.dieAndRestart(success);
+      host.process(102).exit(success);
+      assert.deepEqual(events.slice(-2), ['started 1 as 102', 'died 1: code 0, again in 100 ms']);
+      host.pass(100);
+      assert.equal(events.at(-1), 'started 1 as 103');
     }),
   );
 
@@ -125,14 +196,81 @@ describe('a child that has no more to do', () => {
       const { host, pool, events } = stage;
       stage.start();
       pool.ready(1, 101);
+      host.pass(1_000);
       host.process(101).exit(success);
       host.pass(999);
       assert.equal(events.at(-1), 'ready 1');
       host.pass(1);
-      assert.equal(events.at(-1), 'died 1: code 0, again in 100 ms');
+      assert.deepEqual(events.slice(-2), ['recycled 1: code 0', 'started 1 as 102']);
       pool.leave(101);
-      host.pass(100);
-      assert.equal(events.at(-1), 'started 1 as 102');
+      host.pass(60_000);
+      assert.equal(host.processes.length, 2);
+    }),
+  );
+
+  it(
+    'is not followed by another one when all are stopped because of it',
+    onStage({}, async (stage) => {
+      const { host, pool, supervisor, events } = stage;
+      let stopped: Promise<void> | undefined;
+      supervisor.on('recycled', () => {
+        stopped = supervisor.stop();
+      });
+      stage.start();
+      pool.ready(1, 101);
+      host.pass(1_000);
+      stage.dieAndRestart(success);
+      await stopped;
+      assert.equal(host.processes.length, 1);
+      assert.deepEqual(events.slice(-2), ['recycled 1: code 0', 'exited 1: no process']);
+    }),
+  );
+});
+
+describe('a child that was drained by hand', () => {
+  for (const [how, exit] of [
+    ['well', success],
+    ['by a signal', killed],
+  ] as const) {
+    it(
+      `and ends ${how} leaves its slot empty until a restart`,
+      onStage({ count: 2 }, async (stage) => {
+        const { host, pool, supervisor, events } = stage;
+        stage.start();
+        for (const pid of [101, 102]) pool.ready(pid - 100, pid);
+        host.pass(1_000);
+        for (const pid of [101, 102]) {
+          pool.takeOut(pid);
+          pool.leave(pid);
+          host.process(pid).exit(exit);
+          host.pass(60_000);
+          assert.match(events.at(-1) ?? '', /^exited \d: .*, drained$/);
+        }
+        assert.equal(host.processes.length, 2);
+        const restarted = supervisor.restart();
+        for (const pid of [103, 104]) pool.ready(pid - 102, pid);
+        assert.equal(await restarted, 2);
+      }),
+    );
+  }
+});
+
+describe('a child that has no more to do', () => {
+  it(
+    'is not started again when it ends well and never listened, while another one serves',
+    onStage({ count: 2 }, (stage) => {
+      const { host, pool, events } = stage;
+      stage.start();
+      pool.join(1, 101);
+      pool.ready(2, 102);
+      pool.leave(101);
+      host.process(101).exit(success);
+      host.pass(60_000);
+      assert.equal(events.at(-1), 'exited 1: code 0, finished');
+      assert.equal(host.processes.length, 2);
+      pool.leave(102);
+      host.process(102).exit(success);
+      assert.equal(events.at(-1), 'started 2 as 103');
     }),
   );
 

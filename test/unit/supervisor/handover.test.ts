@@ -83,7 +83,13 @@ describe('the occupants', () => {
       await stage.supervisor.pause();
       const occupants = stage.supervisor.occupants();
       assert.deepEqual(occupants, [
-        { id: 1, state: 'waiting', restartInMs: 500, history: { deaths: 4, earlyDeaths: 4 } },
+        {
+          id: 1,
+          state: 'waiting',
+          restartInMs: 500,
+          history: { deaths: 4, earlyDeaths: 4 },
+          hasServed: true,
+        },
       ]);
       stage.supervisor.resume();
       await onStage({}, (next) => {

@@ -37,17 +37,66 @@ describe('a worker that an earlier generation has started', () => {
   );
 
   it(
-    'has finished when it had closed its servers, though nobody knows how it ended',
+    'is replaced at once when it had closed its servers, though nobody knows how it ended',
     onStage({}, ({ host, pool, supervisor, events }) => {
       pool.ready(1, 51);
       supervisor.start([host.earlier(1, 51)]).catch(() => undefined);
+      host.pass(1_000);
       host.process(51).exit(killed);
       assert.equal(events.at(-1), 'ready 1');
       pool.unlisten(51);
       pool.leave(51);
-      assert.deepEqual(events.slice(-2), [`exited 1: ${unknown}`, 'finished']);
+      assert.deepEqual(events.slice(-2), [`recycled 1: ${unknown}`, 'started 1 as 101']);
     }),
   );
+
+  it(
+    'has not finished when it ends before it listens, since nobody knows how; the next process tells',
+    onStage({}, ({ host, pool, supervisor, events }) => {
+      pool.join(1, 51);
+      supervisor.start([host.earlier(1, 51, 'starting')]).catch(() => undefined);
+      pool.leave(51);
+      host.process(51).exit(killed);
+      host.pass(100);
+      host.process(101).exit(success);
+      assert.deepEqual(events, [
+        'takenOver 1 as 51',
+        `died 1: ${unknown}, again in 100 ms`,
+        'started 1 as 101',
+        'exited 1: code 0, finished',
+        'finished',
+      ]);
+    }),
+  );
+
+  it(
+    'leaves its slot empty when it was drained by hand before',
+    onStage({}, ({ host, pool, supervisor, events }) => {
+      pool.ready(1, 51);
+      pool.takeOut(51);
+      supervisor.start([host.earlier(1, 51)]).catch(() => undefined);
+      pool.leave(51);
+      host.process(51).exit(killed);
+      assert.deepEqual(events.slice(2), [`exited 1: ${unknown}, drained`]);
+    }),
+  );
+
+  for (const state of ['starting', 'waiting'] as const) {
+    it(
+      `that is ${state}, in a slot that has served, is replaced when it ends well without listening`,
+      onStage({}, ({ host, supervisor, events }) => {
+        const slot =
+          state === 'starting'
+            ? { ...host.earlier(1, 51, state), hasServed: true }
+            : { id: 1, state, restartInMs: 0, history: { deaths: 1, earlyDeaths: 0 }, hasServed: true };
+        supervisor.start([slot]).catch(() => undefined);
+        if (state === 'starting') host.process(51).exit(killed);
+        host.pass(100);
+        host.process(101).exit(success);
+        assert.match(events.at(-1) ?? '', /^died 1: code 0/);
+      }),
+    );
+  }
 
   it(
     'is drained and ended as a child when all are stopped',
@@ -335,12 +384,19 @@ describe('a slot that has finished', () => {
       const started = supervisor.start([{ id: 2, state: 'finished' }]);
       pool.ready(1, 101);
       await started;
-      host.process(101).exit(success);
+      host.pass(60_000);
       assert.deepEqual(events, ['started 1 as 101', 'ready 1']);
-      pool.unlisten(101);
-      pool.leave(101);
-      assert.equal(events.at(-1), 'finished');
-      assert.equal(host.processes.length, 1);
+    }),
+  );
+
+  it(
+    'was drained by hand when that is said, and keeps the service going',
+    onStage({}, async ({ pool, supervisor, events }) => {
+      await supervisor.start([{ id: 1, state: 'finished', wasDrained: true }]);
+      assert.deepEqual(events, []);
+      const restarted = supervisor.restart();
+      pool.ready(1, 101);
+      assert.equal(await restarted, 1);
     }),
   );
 

@@ -172,44 +172,109 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'leaves a slot alone that has finished, before it or during it',
-    onStage({ count: 3 }, async (stage) => {
-      startReady(stage, 3);
-      for (const pid of [101, 103]) stage.pool.unlisten(pid);
-      stage.pool.leave(101);
+    'fills the slot of one that has finished, at once',
+    onStage({ count: 2 }, async (stage) => {
+      stage.start();
       stage.host.process(101).exit(success);
+      stage.pool.ready(2, 102);
       const restarted = stage.supervisor.restart();
-      assert.equal(stage.events.at(-1), 'started 2 as 104');
-      stage.pool.leave(103);
+      assert.deepEqual(pids(stage).slice(2), [103, 104]);
+      stage.pool.ready(1, 103);
+      stage.pool.ready(2, 104);
+      await leave(stage, 102);
+      assert.equal(await restarted, 2);
+      assert.equal(stage.events.at(-1), 'restarted 2');
+    }),
+  );
+
+  it(
+    'does not fail when one that had finished finishes again, and does not count it',
+    onStage({ count: 2 }, async (stage) => {
+      stage.start();
+      stage.host.process(101).exit(success);
+      stage.pool.ready(2, 102);
+      const restarted = stage.supervisor.restart();
       stage.host.process(103).exit(success);
       stage.pool.ready(2, 104);
       await leave(stage, 102);
-      await restarted;
+      assert.equal(await restarted, 1);
+      assert.equal(stage.events.at(-1), 'restarted 1');
+    }),
+  );
+
+  it(
+    'fails when a new one ends well before it listens, and the old one serves on',
+    onStage({}, async (stage) => {
+      startReady(stage, 1);
+      const restarted = stage.supervisor.restart();
+      stage.host.process(102).exit(success);
+      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /ended with code 0/));
+      stage.host.pass(60_000);
+      assert.deepEqual([stage.host.processes.length, stage.signals(101)], [2, []]);
+    }),
+  );
+
+  it(
+    'fails when a new one ends well before it listens in a slot that waited, and tries again',
+    onStage({}, async (stage) => {
+      startReady(stage, 1);
+      stage.pool.leave(101);
+      stage.host.process(101).exit(failure);
+      const restarted = stage.supervisor.restart();
+      stage.host.process(102).exit(success);
+      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /ended with code 0/));
+      stage.host.pass(60_000);
+      assert.equal(stage.last.pid, 103);
+    }),
+  );
+
+  it(
+    'gives one that ends well by itself before its turn its new process once',
+    onStage({ count: 2 }, async (stage) => {
+      startReady(stage, 2);
+      stage.host.pass(1_000);
+      const restarted = stage.supervisor.restart();
+      stage.pool.leave(102);
+      stage.host.process(102).exit(success);
+      assert.deepEqual(stage.events.slice(2), ['recycled 2: code 0', 'started 2 as 104']);
+      stage.pool.ready(2, 104);
+      stage.pool.ready(1, 103);
+      await leave(stage, 101);
+      assert.equal(await restarted, 2);
       assert.equal(stage.host.processes.length, 4);
     }),
   );
 
   it(
-    'waits for the last words of one that ended before its turn: it may have finished',
-    onStage({ count: 1 }, async (stage) => {
-      startReady(stage, 1);
-      stage.pool.unlisten(101);
-      stage.host.process(101).exit(success);
+    'goes on when an old one ends well by itself while its new one starts, and when a new one does later',
+    onStage({ count: 2 }, async (stage) => {
+      startReady(stage, 2);
       const restarted = stage.supervisor.restart();
-      assert.equal(stage.host.processes.length, 1);
       stage.pool.leave(101);
-      await restarted;
-      assert.equal(stage.host.processes.length, 1);
+      stage.host.process(101).exit(success);
+      assert.equal(stage.host.processes.length, 4);
+      stage.pool.ready(1, 103);
+      stage.host.pass(1_000);
+      stage.pool.leave(103);
+      stage.host.process(103).exit(success);
+      assert.equal(stage.events.at(-1), 'started 1 as 105');
+      stage.pool.ready(2, 104);
+      await leave(stage, 102);
+      assert.equal(await restarted, 2);
     }),
   );
 
   it(
-    'has nothing to do when all have finished',
-    onStage({}, async (stage) => {
-      stage.start();
+    'waits for the last words of one that ended before its turn',
+    onStage({ count: 1 }, async (stage) => {
+      startReady(stage, 1);
       stage.host.process(101).exit(success);
-      await stage.supervisor.restart();
-      assert.deepEqual(stage.events.slice(-2), ['restartBegan of 0', 'restarted 0']);
+      const restarted = stage.supervisor.restart();
+      assert.equal(stage.host.processes.length, 1);
+      stage.pool.leave(101);
+      assert.equal(stage.last.pid, 102);
+      stage.pool.ready(1, 102);
+      assert.equal(await restarted, 1);
     }),
   );
 
@@ -477,21 +542,6 @@ describe('a rolling restart whose new process fails', () => {
       stage.host.process(102).exit(success);
       await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /ended with code 0/));
       assert.deepEqual(stage.signals(101), []);
-    }),
-  );
-
-  it(
-    'has not failed when a slot without an old one finishes',
-    onStage({ count: 2 }, async (stage) => {
-      startReady(stage, 2);
-      stage.pool.leave(101);
-      stage.host.process(101).exit(failure);
-      const restarted = stage.supervisor.restart();
-      stage.host.process(103).exit(success);
-      stage.pool.ready(2, 104);
-      await leave(stage, 102);
-      await restarted;
-      assert.deepEqual(stage.events.slice(-2), ['replaced 2: 104 for 102, 2 of 2', 'restarted 2']);
     }),
   );
 });

@@ -249,6 +249,13 @@ export class FakePool extends EventEmitter<{ ready: [PoolWorker]; left: [PoolWor
     );
   }
 
+  /** Somebody has drained it by hand. */
+  takeOut(pid: number): void {
+    this.workers = this.workers.map((worker) =>
+      worker.pid === pid ? { ...worker, state: 'draining', listens: false, isTakenOut: true } : worker,
+    );
+  }
+
   leave(pid: number): void {
     const worker = this.workers.find((candidate) => candidate.pid === pid);
     assert.ok(worker, `process ${pid} has joined`);
@@ -325,14 +332,17 @@ export class Stage {
     );
     supervisor.on('crashLooped', ({ id }) => events.push(`crashLooped ${id}`));
     supervisor.on('killed', ({ id }) => events.push(`killed ${id}`));
-    supervisor.on('exited', ({ id }, { exit }) => events.push(`exited ${id}: ${textOf(exit)}`));
+    supervisor.on('recycled', ({ id }, { exit }) => events.push(`recycled ${id}: ${textOf(exit)}`));
+    supervisor.on('exited', ({ id }, { exit, vacancy }) =>
+      events.push(`exited ${id}: ${textOf(exit)}${vacancy ? `, ${vacancy}` : ''}`),
+    );
     supervisor.on('takenOver', ({ id, pid }) => events.push(`takenOver ${id} as ${String(pid)}`));
     supervisor.on('stayedAway', ({ id, pid }) => events.push(`stayedAway ${id} as ${String(pid)}`));
     supervisor.on('restartBegan', ({ of }) => events.push(`restartBegan of ${of}`));
     supervisor.on('replaced', ({ id, pid }, { old, done, of }) =>
       events.push(`replaced ${id}: ${String(pid)} for ${old ?? 'none'}, ${done} of ${of}`),
     );
-    supervisor.on('restarted', ({ of }) => events.push(`restarted ${of}`));
+    supervisor.on('restarted', ({ replaced }) => events.push(`restarted ${replaced}`));
     supervisor.on('restartFailed', ({ code }) => events.push(`restartFailed ${code}`));
     supervisor.on('finished', () => events.push('finished'));
   }

@@ -102,7 +102,7 @@ describe('a supervisor that starts', () => {
       const started = supervisor.start();
       host.process(101).exit(success);
       await started;
-      assert.deepEqual(events, ['started 1 as 101', 'exited 1: code 0', 'finished']);
+      assert.deepEqual(events, ['started 1 as 101', 'exited 1: code 0, finished', 'finished']);
     }),
   );
 
