@@ -25,7 +25,7 @@ const archiveName = `passfd-${manifest.version}.tgz`;
 
 /** What a checkout does not begin with, or need not have. */
 const NOT_IN_A_FRESH_CHECKOUT = new Set(
-  ['node_modules', '.git', 'native/prebuilds', 'bench/results'].map((name) => join(root, name)),
+  ['node_modules', '.git', 'build', 'native/prebuilds', 'bench/results'].map((name) => join(root, name)),
 );
 
 /** Packs and installs as the README says, without a registry: everything that the package depends on is there already. */

@@ -5,6 +5,7 @@ import { before, describe, it } from 'node:test';
 
 import { dumps, Float, FrozenSet, loads, Tuple } from '../../src/multiprocessing/pickle/index.js';
 import { op, refusedOpcodes } from '../../src/multiprocessing/pickle/opcodes.js';
+import { STUCK_AFTER_MS } from '../support/deadline.js';
 import { pythons } from '../support/pythons.js';
 
 interface Sample {
@@ -178,7 +179,7 @@ function ask(path: string, program: string, input: unknown): unknown {
     input: JSON.stringify(input),
     encoding: 'utf8',
     maxBuffer: 1 << 28,
-    timeout: 60_000,
+    timeout: STUCK_AFTER_MS,
   });
   assert.equal(child.status, 0, child.stderr);
   return JSON.parse(child.stdout);

@@ -6,6 +6,7 @@ import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 
 import { native, READABLE, RESULTS_LENGTH } from '../../src/fd/native.js';
+import { STUCK_AFTER_MS } from '../support/deadline.js';
 
 export const { errno } = constants;
 
@@ -55,9 +56,6 @@ export async function untilReadable(fd: number): Promise<void> {
   });
 }
 
-/** A fixture that takes longer is stuck, and is killed. */
-const FIXTURE_TIMEOUT_MS = 60_000;
-
 export interface Ended {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
@@ -70,7 +68,7 @@ export async function runFixture(name: string, args: string[], nodeFlags: string
   const path = fileURLToPath(new URL(`./fixtures/${name}.js`, import.meta.url));
   const child = spawn(process.execPath, [...nodeFlags, path, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: FIXTURE_TIMEOUT_MS,
+    timeout: STUCK_AFTER_MS,
     killSignal: 'SIGKILL',
   });
   const ended = new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {

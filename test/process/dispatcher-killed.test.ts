@@ -51,7 +51,7 @@ describe('a worker whose dispatcher is killed', () => {
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
-      const flags = ['--workers', '1', '--orphan-timeout', '700', '--control', control];
+      const flags = ['--workers', '1', '--orphan-timeout', '5000', '--control', control];
       const program = start(...passfd('run', ...flags, app('http.js')));
       const [, port = ''] = await program.line(/^listening (\d+)$/);
       program.kill();

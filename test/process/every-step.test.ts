@@ -7,6 +7,7 @@ import { setImmediate } from 'node:timers/promises';
 
 import type { Step } from '../../src/handoff/index.js';
 import { Crowd, type Outcome } from '../support/crowd.js';
+import { STUCK_AFTER_MS } from '../support/deadline.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms, type Start } from '../support/program.js';
@@ -39,9 +40,6 @@ const cases: readonly Case[] = [
 
 /** A stopped worker holds a window that it has adopted, and one in flight: some more are left for the other worker. */
 const CLIENTS = 3 * 128;
-
-/** A step that nobody reaches in this time is reached never. */
-const REACHED_WITHIN_MS = 30_000;
 
 /** Connections that are served while one worker is stopped, and behind that. */
 const MEANWHILE = 500;
@@ -96,7 +94,7 @@ async function interrupted(
 
 /** The process that has reached the step, as it says in a file. */
 async function pidIn(mark: string): Promise<number> {
-  const deadline = AbortSignal.timeout(REACHED_WITHIN_MS);
+  const deadline = AbortSignal.timeout(STUCK_AFTER_MS);
   while (!existsSync(mark)) await setImmediate(undefined, { signal: deadline });
   return Number(readFileSync(mark, 'utf8'));
 }

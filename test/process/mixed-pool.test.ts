@@ -18,8 +18,6 @@ const COUNT = 10_000;
 /** At a time. */
 const CLIENTS = 50;
 
-const DEADLINE_MS = 180_000;
-
 /** Workers by their dialect. */
 function byDialect({ workers }: Status): Map<string, Status['workers'][number]> {
   return new Map(workers.map((worker) => [worker.dialect, worker]));
@@ -110,6 +108,6 @@ describeWithOnePython('a pool of a passfd worker, a Python worker and a raw work
       const outcome = await crowd.stop();
       assertExactlyOnce(outcome, await ready(), records);
       assert.ok(outcome.lost.length <= received.length + CLIENTS, `${outcome.lost.length} lost`);
-    }, DEADLINE_MS),
+    }),
   );
 });

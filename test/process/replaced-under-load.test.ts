@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
+import { STUCK_AFTER_MS } from '../support/deadline.js';
 import { temporaryDirectory } from '../support/files.js';
 import { backlogOf } from '../support/dispatcher-stage.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
@@ -16,7 +17,7 @@ import { withPrograms, type Program, type Start } from '../support/program.js';
 const ROUNDS = Number(process.env['PASSFD_ROUNDS'] ?? 5);
 
 /** For one round, on a machine that has better things to do. */
-const DEADLINE_MS = 30_000 + 20_000 * ROUNDS;
+const DEADLINE_MS = STUCK_AFTER_MS + 20_000 * ROUNDS;
 
 const WORKERS = 2;
 

@@ -16,7 +16,7 @@ describe('a service whose working directory another one has taken the place of',
       const current = `${path}/current`;
       for (const name of ['first', 'second']) mkdirSync(`${path}/${name}`);
       symlinkSync('first', current);
-      const run = ['run', '--workers', '1', '--orphan-timeout', '20000', '--control'];
+      const run = ['run', '--workers', '1', '--orphan-timeout', '60000', '--control'];
       const words = passfd(...run, 'control', app('slow.js'));
       const service = start(...words, { cwd: current, env: { PWD: current } });
       await service.line(/^listening/);

@@ -17,8 +17,8 @@ import { withPrograms, type Program, type Start } from '../support/program.js';
 
 const preload = fileURLToPath(new URL('./fixtures/at-step.js', import.meta.url));
 
-/** Where nothing is to fail by the time that it takes. */
-const PATIENT = ['--ready-timeout', '600000'];
+/** Where a process that hangs is to be given up; still long enough for every process that starts. */
+const READY_TIMEOUT_MS = 15_000;
 
 /** Fewer than the app's backlog. */
 const CROWD = 200;
@@ -46,7 +46,7 @@ class Scene {
     this.#start = start;
     this.control = `${directory}/control`;
     this.#words = [
-      ...['run', '--workers', '1', '--orphan-timeout', '60000', '--ready-timeout', '2000'],
+      ...['run', '--workers', '1', '--orphan-timeout', '60000', '--ready-timeout', '600000'],
       ...['--control', this.control, ...flags, app('slow.js')],
     ];
     this.#env = {
@@ -133,7 +133,7 @@ async function successorOf(command: Program): Promise<number> {
 describe('a takeover whose new process', () => {
   const accidents = [
     ['exit loaded', /ended before it was ready/],
-    ['hang loaded', /was not there within 2000 ms/],
+    ['hang loaded', /was not there within 15000 ms/],
     ['kill hello-said', /ended/],
     ['exit taken-over', /ended/],
     ['hang taken-over', /did not answer within/],
@@ -141,9 +141,10 @@ describe('a takeover whose new process', () => {
     ['starve hello-said', /reached its limit/],
   ] as const;
   for (const [accident, reason] of accidents) {
+    const flags = accident === 'hang loaded' ? ['--ready-timeout', String(READY_TIMEOUT_MS)] : [];
     it(
       `meets with an accident (${accident}) leaves the old one serving, and says why`,
-      withScene({ accident: `new ${accident}` }, async (scene) => {
+      withScene({ accident: `new ${accident}`, flags }, async (scene) => {
         const worker = await scene.worker();
         const failing = scene.takeover();
         assert.equal(await failing.exit, 1);
@@ -237,7 +238,7 @@ describe('a takeover whose old process has no descriptor left', () => {
 describe('a takeover from the second generation to the third', () => {
   it(
     'counts when the second is killed behind its last word, before the first process knows',
-    withScene({ accident: 'new stop go-sent', flags: PATIENT }, async (scene) => {
+    withScene({ accident: 'new stop go-sent' }, async (scene) => {
       const worker = await scene.worker();
       assert.equal(await scene.takeover().exit, 0);
       const second = (await statusOf(scene.control)).pid;
@@ -253,7 +254,7 @@ describe('a takeover from the second generation to the third', () => {
 
   it(
     'loses no signal: a stop right behind it ends the third',
-    withScene({ flags: PATIENT }, async (scene) => {
+    withScene({}, async (scene) => {
       await scene.worker();
       assert.equal(await scene.takeover().exit, 0);
       await scene.end();
@@ -358,7 +359,7 @@ describe('a service that has been taken over', () => {
 describe('two that want to change a service at a time', () => {
   it(
     'of a takeover and a restart behind it the restart is refused, and then possible',
-    withScene({ accident: 'new stop loaded', flags: PATIENT }, async (scene) => {
+    withScene({ accident: 'new stop loaded' }, async (scene) => {
       const worker = await scene.worker();
       const takeover = scene.takeover();
       const successor = await successorOf(takeover);
@@ -376,7 +377,7 @@ describe('two that want to change a service at a time', () => {
 
   it(
     'of two takeovers one is refused',
-    withScene({ accident: 'new stop loaded', flags: PATIENT }, async (scene) => {
+    withScene({ accident: 'new stop loaded' }, async (scene) => {
       const first = scene.takeover();
       const successor = await successorOf(first);
       await untilStopped(successor);
@@ -391,7 +392,7 @@ describe('two that want to change a service at a time', () => {
 
   it(
     'a stop does not wait for a new generation that is not ready',
-    withScene({ accident: 'new hang loaded', flags: PATIENT }, async (scene) => {
+    withScene({ accident: 'new hang loaded' }, async (scene) => {
       const command = scene.takeover();
       const successor = await successorOf(command);
       await scene.end();

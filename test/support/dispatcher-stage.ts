@@ -10,14 +10,12 @@ import {
   type DispatcherOptions,
 } from '../../src/dispatcher/index.js';
 import { connect, type Address, type PassfdError, type StreamSocket } from '../../src/fd/index.js';
+import { STUCK_AFTER_MS } from './deadline.js';
 import { keepsDescriptors } from './descriptors.js';
 import { FakeWorker, type FakeWorkerOptions } from './fake-worker.js';
 import { temporaryDirectory } from './files.js';
 import { HeldIntervals } from './held-intervals.js';
 import { turns } from './loop.js';
-
-/** A test that takes longer is stuck, and is told so. */
-const DEADLINE_MS = 20_000;
 
 export interface StageOptions extends DispatcherOptions {
   readonly control?: ControlOptions;
@@ -113,7 +111,7 @@ export function onStage(options: StageOptions, body: (stage: Stage) => Promise<v
     const deadline = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
         reject(new Error(`The test is stuck at ${JSON.stringify(stage.dispatcher.status())}`));
-      }, DEADLINE_MS);
+      }, STUCK_AFTER_MS);
     });
     try {
       await stage.dispatcher.openControl(stage.control, control);

@@ -6,10 +6,8 @@ import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
+import { STUCK_AFTER_MS } from './deadline.js';
 import { keepsDescriptors } from './descriptors.js';
-
-/** A test that takes longer is stuck: its programs are killed, so that it fails and says what they printed. */
-const DEADLINE_MS = 60_000;
 
 export interface ProgramOptions {
   readonly env?: NodeJS.ProcessEnv;
@@ -23,10 +21,13 @@ export interface ProgramOptions {
 /** Starts a program that ends with the test; one that may leave a child behind needs its own group for that. */
 export type Start = (command: string, args: readonly string[], options?: ProgramOptions) => Program;
 
-/** The body of a test that starts programs: no process and no descriptor is left behind it, however it ends. */
+/**
+ * The body of a test that starts programs: no process and no descriptor is left behind it, however it ends. The programs
+ * of a test that is stuck are killed, so that it fails and says what they printed.
+ */
 export function withPrograms(
   body: (start: Start) => Promise<void>,
-  deadlineMs = DEADLINE_MS,
+  deadlineMs = STUCK_AFTER_MS,
 ): () => Promise<void> {
   return keepsDescriptors(async () => {
     const programs: Program[] = [];

@@ -4,6 +4,8 @@ import { readdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
+import { STUCK_AFTER_MS } from './deadline.js';
+
 export interface Python {
   /** The interpreter itself, not a link or a shim that leads to it. */
   readonly path: string;
@@ -49,7 +51,10 @@ if sys.implementation.name == 'cpython' and sys.version_info >= (3, 8):
 
 /** @returns undefined when it is missing, fails (as a shim of a version that is not chosen), or is something else */
 function ask(command: string): Python | undefined {
-  const { status, stdout } = spawnSync(command, ['-c', QUESTION], { encoding: 'utf8', timeout: 10_000 });
+  const { status, stdout } = spawnSync(command, ['-c', QUESTION], {
+    encoding: 'utf8',
+    timeout: STUCK_AFTER_MS,
+  });
   if (status !== 0) return undefined;
   const [path, version] = stdout.split('\n');
   return path && version ? { path, version } : undefined;

@@ -289,7 +289,7 @@ describe('close', () => {
 describe('status', () => {
   it(
     'tells what there is and what has been',
-    onStage({ control: { handshakeTimeoutMs: 20 } }, async (stage) => {
+    onStage({ control: { handshakeTimeoutMs: 1000 } }, async (stage) => {
       const { dispatcher } = stage;
       const address = await stage.address();
       assert.ok('port' in address);

@@ -6,6 +6,7 @@ import { PassfdError } from '../../../src/fd/index.js';
 import { dumps, loads, type PickleLimits } from '../../../src/multiprocessing/pickle/index.js';
 import { op, refusedOpcodes } from '../../../src/multiprocessing/pickle/opcodes.js';
 import { hex, pickle, protocol3, protocol4 } from './pickle-vectors.js';
+import { STUCK_AFTER_MS } from '../../support/deadline.js';
 
 const vectors = [...protocol3, ...protocol4].map((vector) => vector.pickle);
 const opcodes = Object.values(op);
@@ -153,7 +154,7 @@ describe('without other limits, loads', () => {
     ['more than 64 MiB', Buffer.alloc(64 * 1024 * 1024 + 1)],
   ];
   for (const [what, bytes] of hostile) {
-    it(`refuses ${what}`, { timeout: 20_000 }, () => {
+    it(`refuses ${what}`, { timeout: STUCK_AFTER_MS }, () => {
       assert.throws(() => loads(bytes), { code: 'ERR_PICKLE', message: /over the limit/ });
     });
   }

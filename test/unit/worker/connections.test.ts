@@ -12,14 +12,12 @@ import { join } from '../../../src/worker/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
 import { temporaryDirectory } from '../../support/files.js';
+import { STUCK_AFTER_MS } from '../../support/deadline.js';
 import { isPending, turns } from '../../support/loop.js';
 import { onStage, type Stage } from './played-dispatcher.js';
 
 const CLIENTS = 12;
 const CHANGES = 50;
-
-/** Whoever waits longer for the loop waits for ever. */
-const DEADLINE_MS = 30_000;
 
 type Connections = AsyncGenerator<Socket, void, undefined>;
 
@@ -300,7 +298,7 @@ describe('a loop over the connections', () => {
 describe('a loop that serves one client at a time', () => {
   it(
     'makes nobody wait while another worker is free, and loses nobody when it is left',
-    { timeout: DEADLINE_MS },
+    { timeout: STUCK_AFTER_MS },
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const control = joinPath(directory.path, 'control');
