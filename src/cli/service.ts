@@ -1,6 +1,6 @@
 // Service: one generation of a dispatcher with the processes that it has started, from its start, or its takeover, to its end.
 import { resolve } from 'node:path';
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 
 import {
   awaitGo,
@@ -31,7 +31,7 @@ import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
 import { Roster } from './roster.js';
-import { Signals, type SignalHandlers } from './signals.js';
+import { SAME_REQUEST_MS, Signals, type SignalHandlers } from './signals.js';
 
 /** The processes to start. */
 export interface Children {
@@ -172,12 +172,8 @@ class Service {
     } finally {
       await this.#dispatcher.close();
       this.#lineage.close();
-      this.#signals[Symbol.dispose]();
+      this.#signals.end();
     }
-  }
-
-  get #isStoppedAtOnce(): boolean {
-    return this.#signals.stops > 1;
   }
 
   #signalHandlers(): SignalHandlers {
@@ -185,6 +181,12 @@ class Service {
       stop: (signal) => {
         this.#log.info({ signal }, 'stopping; a second signal stops at once');
         this.#end({ is: 'signal' });
+      },
+      repeated: (signal) => {
+        this.#log.info(
+          { signal },
+          `still stopping: a signal within ${SAME_REQUEST_MS} ms of the first is the same request`,
+        );
       },
       SIGHUP: () => {
         this.#restart().catch(() => undefined); // the log has it
@@ -223,7 +225,7 @@ class Service {
         ...(authkey !== undefined && { authkey }),
         awaited: living.filter(({ isLeaving }) => !isLeaving),
         prepare: async () => {
-          if (this.#isStoppedAtOnce) throw new PassfdError('ERR_CLOSED', 'The service was stopped');
+          if (this.#signals.isStoppedAtOnce) throw new PassfdError('ERR_CLOSED', 'The service was stopped');
           isTaken = true;
           await this.#listen();
           if (rawControl !== undefined) {
@@ -383,8 +385,11 @@ class Service {
     this.#successor = next;
     // What was asked for before, and nobody has done, is for the next one too.
     if (this.#isStopping) next.signal('SIGTERM');
-    // Not the same once more: of two that wait the kernel makes one.
-    if (this.#isStoppedAtOnce) next.signal('SIGINT');
+    if (this.#signals.isStoppedAtOnce) {
+      // Later than what counts as the same request, and the other signal: of two that wait the kernel makes one.
+      await sleep(2 * SAME_REQUEST_MS);
+      next.signal('SIGINT');
+    }
     this.#signals.passOnTo(next.signal);
     return next;
   }

@@ -1,54 +1,83 @@
-// Signals: what a service does on each of them, from here until it is disposed of, or passes them on to its next generation.
+// Signals: what a service does on each of them, until its process ends; or they are passed on to its next generation.
 
-/** They ask it to stop; a second one to stop at once. */
+/** They ask it to stop; a second one asks it to stop at once. */
 const STOPPING = ['SIGTERM', 'SIGINT'] as const;
+type Stopping = (typeof STOPPING)[number];
+
+/**
+ * Signals that come within this time of a request are the same request: npm and bash pass on what the process group has
+ * got already, as another signal a moment later.
+ */
+export const SAME_REQUEST_MS = 500;
 
 export interface SignalHandlers {
   stop(signal: NodeJS.Signals): void;
+  /** One that changes nothing, since it is the same request. */
+  repeated(signal: NodeJS.Signals): void;
   SIGHUP(): void;
   SIGUSR2(): void;
 }
 
-export class Signals implements Disposable {
-  /** Resolves at the second one that asks to stop. */
-  readonly second: Promise<void>;
-  readonly #listeners: readonly (readonly [NodeJS.Signals, (signal: NodeJS.Signals) => void])[];
-  #stops = 0;
-  #passOn: ((signal: NodeJS.Signals) => void) | undefined;
+/** What signals need of the process. */
+export interface SignalHost {
+  /** In milliseconds, from a clock that nobody sets. */
+  now(): number;
+  /** Sends this process the signal. */
+  raise(signal: NodeJS.Signals): void;
+}
 
-  constructor(handlers: SignalHandlers) {
-    let onSecond = (): void => undefined;
+const realHost: SignalHost = {
+  now: () => performance.now(),
+  raise: (signal) => {
+    process.kill(process.pid, signal);
+  },
+};
+
+export class Signals implements Disposable {
+  /** Resolves when it is asked a second time to stop. */
+  readonly second: Promise<void>;
+  readonly #handlers: SignalHandlers;
+  readonly #host: SignalHost;
+  readonly #listeners: readonly (readonly [NodeJS.Signals, () => void])[];
+  #onSecond: () => void = () => undefined;
+  #requests = 0;
+  /** When the last request came. */
+  #askedAt: number | undefined;
+  #passOn: ((signal: NodeJS.Signals) => void) | undefined;
+  #isOver = false;
+
+  constructor(handlers: SignalHandlers, host = realHost) {
+    this.#handlers = handlers;
+    this.#host = host;
     this.second = new Promise((resolve) => {
-      onSecond = resolve;
+      this.#onSecond = resolve;
     });
-    const onStop = (signal: NodeJS.Signals): void => {
-      if (++this.#stops === 1) handlers.stop(signal);
-      else onSecond();
-    };
-    const onHup = (): void => {
-      handlers.SIGHUP();
-    };
-    const onUser = (): void => {
-      handlers.SIGUSR2();
-    };
-    const listeners: readonly (readonly [NodeJS.Signals, (signal: NodeJS.Signals) => void])[] = [
-      ...STOPPING.map((signal) => [signal, onStop] as const),
-      ['SIGHUP', onHup],
-      ['SIGUSR2', onUser],
+    this.#listeners = [
+      ...STOPPING.map(
+        (signal) =>
+          [
+            signal,
+            () => {
+              this.#askToStop(signal);
+            },
+          ] as const,
+      ),
+      ...(['SIGHUP', 'SIGUSR2'] as const).map(
+        (signal) =>
+          [
+            signal,
+            () => {
+              this.#handle(signal);
+            },
+          ] as const,
+      ),
     ];
-    this.#listeners = listeners.map(([signal, handle]) => [
-      signal,
-      () => {
-        if (this.#passOn) this.#passOn(signal);
-        else handle(signal);
-      },
-    ]);
     for (const [signal, listener] of this.#listeners) process.on(signal, listener);
   }
 
-  /** How often it was asked to stop. */
-  get stops(): number {
-    return this.#stops;
+  /** Whether it was asked a second time to stop. */
+  get isStoppedAtOnce(): boolean {
+    return this.#requests > 1;
   }
 
   /** From now on they are another process's business. A second call names another one. */
@@ -56,7 +85,38 @@ export class Signals implements Disposable {
     this.#passOn = receiver;
   }
 
+  /** The service is over, and its process about to end. A new request, and nothing else, ends that as if nobody listened. */
+  end(): void {
+    this.#isOver = true;
+  }
+
   [Symbol.dispose](): void {
     for (const [signal, listener] of this.#listeners) process.off(signal, listener);
+  }
+
+  #askToStop(signal: Stopping): void {
+    const now = this.#host.now();
+    const isSame = this.#askedAt !== undefined && now - this.#askedAt < SAME_REQUEST_MS;
+    if (!isSame) this.#askedAt = now;
+    if (this.#isOver) {
+      if (isSame) return;
+      this[Symbol.dispose]();
+      this.#host.raise(signal);
+    } else if (this.#passOn) {
+      // The receiver has a clock of its own.
+      this.#passOn(signal);
+    } else if (isSame) {
+      this.#handlers.repeated(signal);
+    } else if (++this.#requests === 1) {
+      this.#handlers.stop(signal);
+    } else {
+      this.#onSecond();
+    }
+  }
+
+  #handle(signal: 'SIGHUP' | 'SIGUSR2'): void {
+    if (this.#isOver) return;
+    if (this.#passOn) this.#passOn(signal);
+    else this.#handlers[signal]();
   }
 }

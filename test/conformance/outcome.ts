@@ -1,6 +1,6 @@
 // How a test file of Node's ends: alone, and as the only worker of `passfd run`.
 import { temporaryDirectory } from '../support/files.js';
-import { passfd } from '../support/passfd.js';
+import { passfd, stopAtOnce } from '../support/passfd.js';
 import { Program } from '../support/program.js';
 import type { NodeTest } from './source.js';
 
@@ -42,7 +42,7 @@ export async function underPassfd({ path, flags }: NodeTest, lane: number): Prom
   return run(command, lane, async (program, hangs) => {
     const ended = program.errorLine(/"child":1,.*"msg":"process (ended with code \d+|was ended by \w+)"/);
     const found = await Promise.race([ended, hangs]);
-    await stop(program);
+    await stopAtOnce(program);
     if (found === HANGS) ended.catch(() => undefined);
     return typeof found === 'string' ? found : (found[1] ?? '');
   });
@@ -77,12 +77,4 @@ async function run(
     clearTimeout(timer);
     program.kill();
   }
-}
-
-/** Two signals that come as one would be one. */
-async function stop(program: Program): Promise<void> {
-  program.signal('SIGTERM');
-  const isStopping = await program.errorLine(/a second signal stops at once/).catch(() => undefined);
-  if (isStopping) program.signal('SIGTERM');
-  await program.ended;
 }

@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 
 import { temporaryDirectory } from '../support/files.js';
-import { app, passfd, statusOf } from '../support/passfd.js';
+import { app, passfd, statusOf, stopAtOnce } from '../support/passfd.js';
 import { isAlive, untilEnded } from '../support/processes.js';
 import { withPrograms, type Program } from '../support/program.js';
 
@@ -80,10 +80,7 @@ describe('a dispatcher that waits for the workers of a killed one', () => {
       process.kill(worker, 'SIGSTOP');
       const next = scene.start();
       await refusedTakeover(scene); // so it waits
-      next.signal('SIGTERM');
-      await next.errorLine(/stopping/);
-      next.signal('SIGTERM');
-      assert.equal(await next.ended, 1);
+      assert.equal(await stopAtOnce(next), 1);
       await untilEnded(worker);
       assert.ok(!next.errorLines.some((line) => line.includes('"listening"')), 'it has waited for nobody');
     }),

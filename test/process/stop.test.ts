@@ -53,4 +53,28 @@ describe('`passfd run` on SIGTERM', () => {
       assert.equal(await program.exit, 0);
     }),
   );
+
+  for (const signals of [
+    ['SIGINT', 'SIGTERM'],
+    ['SIGTERM', 'SIGINT'],
+  ] as const) {
+    it(
+      `loses no answer when a launcher passes the request on a second time: ${signals.join(', ')}`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        const program = start(
+          ...passfd('run', '--workers', '1', '--control', control, app('one-at-a-time.js')),
+        );
+        const [, port] = await program.line(/^listening (\d+)$/);
+        using client = await TcpClient.connect(Number(port));
+        await client.echo('one');
+        for (const signal of signals) program.signal(signal);
+        await program.errorLine(/worker draining/);
+        await client.echo('bye');
+        await client.hangUp();
+        assert.equal(await program.exit, 0);
+      }),
+    );
+  }
 });

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 import type { Status } from '../../src/dispatcher/index.js';
+import type { Program } from './program.js';
 
 const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 
@@ -24,6 +25,18 @@ export function passfd(...args: readonly string[]): [command: string, args: stri
 /** The path of an app that knows nothing of passfd. */
 export function app(name: string): string {
   return fileURLToPath(new URL(name, apps));
+}
+
+/** Asks a service to stop, and again until it says that it stopped at once. @returns how it ended */
+export async function stopAtOnce(service: Program): Promise<number | string> {
+  const asking = setInterval(() => {
+    if (!service.errorLines.some((line) => line.includes('stopped at once'))) service.signal('SIGTERM');
+  }, 100);
+  try {
+    return await service.ended;
+  } finally {
+    clearInterval(asking);
+  }
 }
 
 const run = promisify(execFile);

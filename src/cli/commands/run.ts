@@ -13,8 +13,8 @@ Examples:
   $ passfd run --workers 4 server.js --verbose  four processes; what follows the app is the app's own
   $ passfd run --listen 8080 server.js          whatever address the app asks for, clients come to port 8080
 
-SIGTERM and SIGINT let the workers finish what they have open; a second one ends them at once. SIGHUP replaces the workers
-one by one (passfd restart), SIGUSR2 the dispatcher (passfd takeover).`;
+SIGTERM and SIGINT let the workers finish what they have open; a second one, at least 500 ms later, ends them at once.
+SIGHUP replaces the workers one by one (passfd restart), SIGUSR2 the dispatcher (passfd takeover).`;
 
 export function addRunCommand(program: Command): void {
   const command = program
