@@ -13,12 +13,13 @@ import { works } from '../../bench/dispatch/works.js';
 import { temporaryDirectory } from '../support/files.js';
 import { turns } from '../support/loop.js';
 import { withPrograms, type Program, type ProgramOptions, type Start } from '../support/program.js';
+import { FILE_TIMEOUT_MS } from '../support/test-files.js';
 import { withoutPrograms } from './programs.js';
 
 const main = fileURLToPath(new URL('../../bench/run.js', import.meta.url));
 
 /** Every contestant in every work, each in new processes, on a busy machine. */
-const DEADLINE_MS = 400_000;
+const DEADLINE_MS = FILE_TIMEOUT_MS;
 
 /** A directory for the results, and one for what has to be gone at the end. */
 interface Place {

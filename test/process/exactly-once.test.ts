@@ -9,8 +9,9 @@ import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms } from '../support/program.js';
 import { assertExactlyOnce } from '../support/records.js';
 
-/** How long workers are killed and stopped at random. */
+/** How long workers are killed and stopped at random, and how often at least, however slow the machine is. */
 const STORM_MS = 60_000;
+const MIN_KILLS = 10;
 
 /**
  * Three windows of clients at a time: a stopped worker keeps what it had adopted last, a window at most, and one that is
@@ -32,7 +33,7 @@ describe('workers that are killed and stopped at random moments, under full load
       const [, port] = await program.line(/^listening (\d+)$/);
       using crowd = new Crowd({ port: Number(port), concurrency: CLIENTS });
       let kills = 0;
-      for (const end = performance.now() + STORM_MS; performance.now() < end;) {
+      for (const end = performance.now() + STORM_MS; performance.now() < end || kills < MIN_KILLS;) {
         await crowd.untilMore(1 + Math.floor(Math.random() * 1000));
         const ready = (await statusOf(control)).workers.filter(({ state }) => state === 'ready');
         const victim = ready[Math.floor(Math.random() * ready.length)];
@@ -47,7 +48,6 @@ describe('workers that are killed and stopped at random moments, under full load
         kills++;
       }
       const outcome = await crowd.stop();
-      assert.ok(kills > 10, `${kills} workers were killed`);
       assertExactlyOnce(outcome, await statusOf(control), records);
       console.log(
         `${outcome.answered} answered, ${outcome.lost.length} lost with ${kills} workers that had adopted them`,
