@@ -1,5 +1,6 @@
 /* The Node-API layer: checks every argument, calls passfd.c and will.c, and returns its counts and -errno as they are. */
 #include "addon.h"
+#include "hold.h"
 #include "passfd.h"
 #include "will.h"
 
@@ -320,6 +321,18 @@ static napi_value lock_directory(napi_env env, napi_callback_info info)
 	return integer(env, length < PATH_MAX ? passfd_lock_directory(path) : -ENAMETOOLONG);
 }
 
+/* lock(fd, exclusive) */
+static napi_value lock_file(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[2];
+	int fd, exclusive;
+
+	if (!get_arguments(env, info, 2, arguments) || !get_fd(env, arguments[0], &fd) ||
+	    !addon_integer(env, arguments[1], "exclusive", 0, 1, &exclusive))
+		return NULL;
+	return integer(env, passfd_lock(fd, exclusive));
+}
+
 /* setNonblocking(fd, on) */
 static napi_value set_nonblocking(napi_env env, napi_callback_info info)
 {
@@ -529,6 +542,7 @@ NAPI_MODULE_INIT()
 		{"listenTcp", listen_tcp},
 		{"connectTcp", connect_tcp},
 		{"lockDirectory", lock_directory},
+		{"lock", lock_file},
 		{"setNonblocking", set_nonblocking},
 		{"closeAll", close_all},
 		{"peer", peer},
@@ -554,6 +568,8 @@ NAPI_MODULE_INIT()
 		{"unread", passfd_unread},
 		{"watchReceipts", passfd_watch_receipts},
 		{"takeReceipts", passfd_take_receipts},
+		{"holdBegin", hold_begin},
+		{"holdEnd", hold_end},
 	};
 
 	for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)

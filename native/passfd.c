@@ -581,6 +581,11 @@ int passfd_lock_directory(const char *path)
 	return flock(fd, LOCK_EX | LOCK_NB) < 0 ? close_and_return(fd, -errno) : fd;
 }
 
+int passfd_lock(int fd, int exclusive)
+{
+	return flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0 ? -errno : 0;
+}
+
 int passfd_reap(pid_t pid)
 {
 	pid_t ended;

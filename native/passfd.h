@@ -157,6 +157,10 @@ int passfd_pidfd_open(pid_t pid);
  * holds it. */
 int passfd_lock_directory(const char *path);
 
+/* A lock (flock(2)) of an open file, exclusive or shared with others that share it; in place of the one that it has, which
+ * is lost when this fails. -EWOULDBLOCK: someone else holds it. */
+int passfd_lock(int fd, int exclusive);
+
 /* Waits for a child that has ended, and forgets how: 1, or 0 when it has not ended. */
 int passfd_reap(pid_t pid);
 

@@ -1,50 +1,97 @@
-// Roster: which workers the present generation has, and in which slots; noted beside the control socket for whoever comes after a crash.
-import type { Dispatcher } from '../dispatcher/index.js';
+// Roster: which workers the present generation has, in which slots; noted beside the control socket for whoever comes after a crash.
+import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
+import { isSameProcess, processIdentity } from '../fd/index.js';
 import type { ChildView, Occupant, Supervisor } from '../supervisor/index.js';
-import { Survivors, type Survivor } from './survivors.js';
+import { Journal, type Check, type ServiceName, type Survivor } from './journal.js';
+
+/**
+ * How long the coming and going of workers that nobody has started here may stay unnoted: they come as fast as they like.
+ * Should this process die meanwhile, the next one does not wait for them, and lets them in all the same.
+ */
+const GUESTS_DELAY_MS = 250;
+
+/** A process that a supervisor has started, here or in an earlier generation. */
+interface Child {
+  readonly slot: number;
+  readonly identity: string | undefined;
+}
 
 export class Roster {
   readonly #dispatcher: Dispatcher;
-  readonly #survivors: Survivors;
+  readonly #journal: Journal;
   readonly #warned: (error: unknown) => void;
-  /** Of the processes that were started here or by the generation before. */
-  readonly #slots = new Map<number, number>();
+  /** By their processes. */
+  readonly #children = new Map<number, Child>();
+  /** Workers that nobody has started here: to look one up costs a system call. */
+  readonly #identities = new WeakMap<WorkerView, string | undefined>();
+  /** Workers of a dispatcher that died which have not come back yet, by their processes. */
+  readonly #expected = new Map<number, Survivor>();
+  /** What `claim` has found. */
+  #claimed: readonly Survivor[] | undefined;
   #isOpen = false;
   #isNoting = false;
+  #timer: NodeJS.Timeout | undefined;
 
   /**
    * @param control the path of the control socket
    * @param warned told when the workers could not be noted: after a crash, they will be started anew
    */
-  constructor(control: string, dispatcher: Dispatcher, warned: (error: unknown) => void) {
+  constructor(
+    control: string,
+    service: ServiceName,
+    dispatcher: Dispatcher,
+    warned: (error: unknown) => void,
+  ) {
     this.#dispatcher = dispatcher;
-    this.#survivors = new Survivors(control);
+    this.#journal = new Journal(control, service, warned);
     this.#warned = warned;
-    for (const event of ['joined', 'draining', 'left'] as const) {
-      dispatcher.on(event, () => {
-        this.#note();
-      });
-    }
+    dispatcher.on('joined', (worker) => {
+      this.#expected.delete(worker.pid);
+    });
+    const note = ({ pid }: WorkerView): void => {
+      if (this.#children.has(pid)) this.#noteNow();
+      else this.#noteSoon();
+    };
+    dispatcher.on('joined', note);
+    dispatcher.on('draining', note);
+    dispatcher.on('left', note);
   }
 
-  /** Knows from now on which processes its supervisor starts. */
+  /** Knows from now on which processes its supervisor has. */
   follow(supervisor: Supervisor): void {
-    supervisor.on('started', ({ id, pid }) => {
-      if (pid !== undefined) this.#slots.set(pid, id);
-      this.#note();
-    });
+    const know = ({ id, pid }: ChildView): void => {
+      if (pid === undefined) return;
+      this.#children.set(pid, { slot: id, identity: processIdentity(pid) });
+      this.#noteNow();
+    };
+    supervisor.on('started', know);
+    supervisor.on('takenOver', know);
     // The number may be another process's from now on.
     const forget = ({ pid }: ChildView): void => {
-      if (pid !== undefined) this.#slots.delete(pid);
+      if (pid === undefined) return;
+      this.#children.delete(pid);
+      this.#expected.delete(pid);
+      this.#noteNow();
     };
     supervisor.on('died', forget);
     supervisor.on('recycled', forget);
     supervisor.on('exited', forget);
   }
 
-  /** Workers of a dispatcher that died, which live. */
-  survivors(): Survivor[] {
-    return this.#survivors.read();
+  /**
+   * Takes the journal of a dispatcher that died.
+   * @returns its workers, which live
+   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when it lives, or was another service's
+   */
+  claim(): readonly Survivor[] {
+    this.#claimed = this.#journal.claim();
+    this.#expect(this.#claimed);
+    return this.#claimed;
+  }
+
+  /** Takes part in the journal of the generation before, which goes on with it until it is over. */
+  join(): void {
+    this.#expect(this.#journal.join());
   }
 
   /** Of survivors, those that were children of their dispatcher: some are back already. */
@@ -54,11 +101,11 @@ export class Roster {
     );
     return survivors
       .filter(({ isChild }) => isChild)
-      .map(({ id, pid, identity, isLeaving }) => ({
+      .map(({ id, pid, identity, hasJoined, isLeaving }) => ({
         id,
         pid,
         identity,
-        state: isLeaving ? 'leaving' : ready.has(pid) ? 'ready' : 'awaited',
+        state: isLeaving ? 'leaving' : ready.has(pid) ? 'ready' : hasJoined ? 'awaited' : 'starting',
       }));
   }
 
@@ -70,42 +117,106 @@ export class Roster {
   /** This generation is the present one, with what is in its slots. */
   open(occupants: readonly Occupant[]): void {
     this.#isOpen = true;
+    this.#journal.catchUp();
     for (const occupant of occupants) {
-      if ('pid' in occupant) this.#slots.set(occupant.pid, occupant.id);
+      if (!('pid' in occupant)) continue;
+      const { id, pid, identity } = occupant;
+      this.#children.set(pid, { slot: id, identity: identity ?? processIdentity(pid) });
     }
-    this.#note();
+    this.#noteNow();
+  }
+
+  /** Whether the journal is still in its place: see `Journal`. */
+  check(): Check {
+    return this.#isOpen ? this.#journal.check() : 'kept';
+  }
+
+  /** Writes what waits, for the next generation. */
+  flush(): void {
+    if (this.#timer || this.#isNoting) this.#write();
   }
 
   /** It is no more: another one notes them, or nobody needs to. */
   close(): void {
     this.#isOpen = false;
+    clearTimeout(this.#timer);
+    this.#journal.close();
   }
 
   /** At an end in good order: nobody is left behind. */
   remove(): void {
-    this.#survivors.remove();
+    this.#isOpen = false;
+    clearTimeout(this.#timer);
+    this.#journal.remove();
+  }
+
+  /** Behind a start that has failed: survivors are for the next one, and a journal that was joined is another's. */
+  abandon(): void {
+    const isNeeded = this.#claimed?.some(({ pid, identity }) => isSameProcess(pid, identity)) ?? true;
+    if (isNeeded) this.close();
+    else this.remove();
+  }
+
+  #expect(survivors: readonly Survivor[]): void {
+    for (const survivor of survivors) this.#expected.set(survivor.pid, survivor);
+  }
+
+  #noteSoon(): void {
+    if (this.#timer || this.#isNoting || !this.#isOpen) return;
+    this.#timer = setTimeout(() => {
+      this.#write();
+    }, GUESTS_DELAY_MS).unref();
   }
 
   /** Once for all that happens in a turn of the event loop. */
-  #note(): void {
+  #noteNow(): void {
     if (this.#isNoting) return;
     this.#isNoting = true;
     queueMicrotask(() => {
-      this.#isNoting = false;
-      if (!this.#isOpen) return;
-      const workers = this.#dispatcher.workers.filter(({ dialect }) => dialect === 'passfd');
-      try {
-        this.#survivors.write(
-          workers.map(({ id, pid, state }) => ({
-            id: this.#slots.get(pid) ?? id,
-            pid,
-            isChild: this.#slots.has(pid),
-            isLeaving: state === 'draining',
-          })),
-        );
-      } catch (error) {
-        this.#warned(error);
-      }
+      this.#write();
     });
+  }
+
+  #write(): void {
+    this.#isNoting = false;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (!this.#isOpen) return;
+    try {
+      this.#journal.write(this.#survivors());
+    } catch (error) {
+      this.#warned(error);
+    }
+  }
+
+  /** Everybody who would be there if this process died now: who has joined, who was started, and who is still expected. */
+  #survivors(): Survivor[] {
+    const all = new Map<number, Survivor>();
+    for (const [pid, survivor] of this.#expected) {
+      if (isSameProcess(pid, survivor.identity)) all.set(pid, survivor);
+      else this.#expected.delete(pid);
+    }
+    for (const [pid, { slot, identity }] of this.#children) {
+      if (all.has(pid)) continue;
+      all.set(pid, { id: slot, pid, identity, isChild: true, hasJoined: false, isLeaving: false });
+    }
+    for (const worker of this.#dispatcher.workers) {
+      const { id, pid, dialect, state } = worker;
+      if (dialect !== 'passfd') continue;
+      const child = this.#children.get(pid);
+      all.set(pid, {
+        id: child?.slot ?? id,
+        pid,
+        identity: child ? child.identity : this.#identityOf(worker),
+        isChild: child !== undefined,
+        hasJoined: true,
+        isLeaving: state === 'draining',
+      });
+    }
+    return [...all.values()];
+  }
+  #identityOf(worker: WorkerView): string | undefined {
+    if (!this.#identities.has(worker)) this.#identities.set(worker, processIdentity(worker.pid));
+    return this.#identities.get(worker);
   }
 }

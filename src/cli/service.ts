@@ -11,9 +11,15 @@ import {
   version,
   type ControlOptions,
 } from '../dispatcher/index.js';
-import { closeAll, OrphanReaper, PassfdError, type Address } from '../fd/index.js';
+import { closeAll, OrphanReaper, PassfdError, settleWills, type Address } from '../fd/index.js';
 import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
-import { Supervisor, type ChildView, type Occupant, type SupervisorOptions } from '../supervisor/index.js';
+import {
+  namedDirectory,
+  Supervisor,
+  type ChildView,
+  type Occupant,
+  type SupervisorOptions,
+} from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
 import { resolveListen } from './activation.js';
 import { ANY_HOST, type ListenAddress, type WrittenAddress } from './address.js';
@@ -30,6 +36,7 @@ import { openLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
+import type { Survivor } from './journal.js';
 import { Roster } from './roster.js';
 import { SAME_REQUEST_MS, Signals, type SignalHandlers } from './signals.js';
 
@@ -51,6 +58,8 @@ type End =
 interface Parts {
   readonly flags: ServiceFlags;
   readonly children: Children | undefined;
+  /** What the service is known by: the command, the app or program, and its arguments. */
+  readonly words: readonly string[];
   readonly log: Log;
   readonly notifier: Notifier;
   readonly inherited: readonly InheritedDescriptor[];
@@ -58,8 +67,16 @@ interface Parts {
   readonly descent: Descent | undefined;
 }
 
-/** Runs until it is stopped, here or in a later generation. @returns the exit code */
-export async function runService(flags: ServiceFlags, children: Children | undefined): Promise<number> {
+/**
+ * Runs until it is stopped, here or in a later generation.
+ * @param words what the service is known by: the command, the app or program, and its arguments
+ * @returns the exit code
+ */
+export async function runService(
+  flags: ServiceFlags,
+  children: Children | undefined,
+  words: readonly string[],
+): Promise<number> {
   await using opened = openLog(flags.logLevel);
   const { log } = opened;
   using notifier = new Notifier(process.env, {
@@ -77,6 +94,7 @@ export async function runService(flags: ServiceFlags, children: Children | undef
     const service = new Service({
       flags: withAbsolutePaths(flags, descent?.control),
       children,
+      words,
       log,
       notifier,
       inherited,
@@ -111,7 +129,7 @@ class Service {
   #successor: NextGeneration | undefined;
 
   constructor(parts: Parts) {
-    const { flags, children, log, notifier, descent } = parts;
+    const { flags, children, words, log, notifier, descent } = parts;
     this.#parts = parts;
     this.#log = log;
     this.#ended = new Promise((resolve) => {
@@ -136,7 +154,8 @@ class Service {
     });
     logDispatcher(log, this.#dispatcher);
     this.#keepStore();
-    this.#roster = new Roster(flags.control, this.#dispatcher, (error) => {
+    const service = { words, directory: namedDirectory() ?? process.cwd() };
+    this.#roster = new Roster(flags.control, service, this.#dispatcher, (error) => {
       log.warn(ofError(error), 'after a crash, workers will be started anew: they cannot be noted');
     });
     if (!children) return;
@@ -171,6 +190,7 @@ class Service {
       return await this.#stop(end);
     } finally {
       await this.#dispatcher.close();
+      this.#roster.abandon();
       this.#lineage.close();
       this.#signals.end();
     }
@@ -216,14 +236,14 @@ class Service {
     const { flags, authkey } = this.#parts;
     const { control, rawControl } = flags;
     prepareControlDirectory(control);
-    const living = this.#roster.survivors();
+    const living = await this.#claim();
     // The path first, so that of two dispatchers the second one ends before it has touched anything else.
     let isTaken = false;
     const opened = this.#dispatcher
       .openControl(control, {
         ...this.#controlOptions(),
         ...(authkey !== undefined && { authkey }),
-        awaited: living.filter(({ isLeaving }) => !isLeaving),
+        awaited: living.filter(({ hasJoined, isLeaving }) => hasJoined && !isLeaving),
         prepare: async () => {
           if (this.#signals.isStoppedAtOnce) throw new PassfdError('ERR_CLOSED', 'The service was stopped');
           isTaken = true;
@@ -243,12 +263,26 @@ class Service {
     return this.#roster.occupantsAmong(living);
   }
 
+  /** The workers of a dispatcher that is proved dead. @throws {PassfdError} `ERR_ADDRESS_IN_USE` when it lives */
+  async #claim(): Promise<readonly Survivor[]> {
+    const { control } = this.#parts.flags;
+    const living = this.#roster.claim();
+    for (const pid of await settleWills(control)) {
+      this.#log.warn(
+        { pid },
+        'passfd-will of the dispatcher that was killed did not end, and was killed: what no worker had yet is lost',
+      );
+    }
+    return living;
+  }
+
   /** Begins where another generation is, and goes on. */
   async #succeed({ predecessor }: Descent): Promise<Occupant[]> {
     const { authkey } = this.#parts;
     await predecessor.send({ type: 'hello', version, format: TAKEOVER_FORMAT, pid: process.pid });
     tellStep('hello-said');
     let occupants: Occupant[];
+    this.#roster.join();
     try {
       const attachments = await takeOver(this.#dispatcher, predecessor, {
         ...this.#controlOptions(),
@@ -381,6 +415,7 @@ class Service {
     progress(`the new generation is process ${next.pid}`);
     tellStep('successor-started');
     await this.#handOver(next);
+    // The next one has had the journal since before it was asked to go.
     this.#roster.close();
     this.#successor = next;
     // What was asked for before, and nobody has done, is for the next one too.
@@ -398,6 +433,7 @@ class Service {
     try {
       await this.#awaitHello(next);
       await this.#supervisor?.pause();
+      this.#roster.flush();
       try {
         await this.#handOverTo(next);
       } catch (error) {
@@ -471,11 +507,12 @@ class Service {
       this.#finish().then(() => true),
       this.#signals.second.then(() => false),
     ]);
-    this.#roster.close();
     if (!isInTime) {
       this.#log.warn('stopped at once');
       await this.#supervisor?.kill();
     }
+    // The next start is let in when nothing of this one is left.
+    await this.#dispatcher.close();
     this.#roster.remove();
     if (end.is === 'failed') throw end.error;
     if (isInTime) this.#log.info('stopped');

@@ -18,7 +18,9 @@ export {
 } from './descriptor.js';
 export { DescriptorStream } from './descriptor-stream.js';
 export { PassfdError, type ErrorCode } from './errors.js';
+export { Hold, lockFile, type LockKind } from './file-lock.js';
 export { LastWill, type WillChannel } from './last-will.js';
+export { settleWills } from './left-wills.js';
 export { Message } from './message.js';
 export { MAX_DESCRIPTORS } from './native.js';
 export { OrphanReaper } from './orphan-reaper.js';

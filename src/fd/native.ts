@@ -44,6 +44,10 @@ export interface Native {
   listenTcp(host: string, port: number, backlog: number, ipv6Only: 0 | 1): number;
   connectTcp(host: string, port: number): number;
   lockDirectory(path: string): number;
+  lock(fd: number, exclusive: 0 | 1): number;
+  /** See `native/hold.h`. Returns a number for `holdEnd`. */
+  holdBegin(fd: number): number;
+  holdEnd(hold: number): number;
   setCloseOnExec(fd: number): number;
   setNonblocking(fd: number, on: 0 | 1): number;
   isNonblocking(fd: number): number;

@@ -27,9 +27,10 @@ export function addRunCommand(program: Command): void {
     .addHelpText('after', EXAMPLES)
     .action(async (app: string, args: string[], flags: ServiceFlags) => {
       requireApp(command, app);
-      process.exitCode = await runService(flags, {
+      const children = {
         command: appCommand(app, args),
         count: flags.workers ?? availableParallelism(),
-      });
+      };
+      process.exitCode = await runService(flags, children, ['run', app, ...args]);
     });
 }

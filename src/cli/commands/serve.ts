@@ -38,6 +38,7 @@ export function addServeCommand(program: Command): void {
               command: [program, ...args],
               count: flags.workers ?? availableParallelism(),
             },
+        ['serve', ...words],
       );
     });
 }

@@ -1,0 +1,255 @@
+// Journal: the file that tells the next dispatcher whom to wait for, who may have it, and when it is not believed.
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+
+import { Journal, type ServiceName, type Survivor } from '../../../src/cli/journal.js';
+import { PassfdError, processIdentity } from '../../../src/fd/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+import { temporaryDirectory } from '../../support/files.js';
+
+/** Above the most that a process's number can be. */
+const NOBODY = 2 ** 31 - 1;
+
+const service: ServiceName = { words: ['run', 'a.js'], directory: '/srv/a' };
+const other: ServiceName = { words: ['run', 'b.js'], directory: '/srv/a' };
+
+const { pid } = process;
+const living: Survivor = {
+  id: 3,
+  pid,
+  identity: processIdentity(pid),
+  isChild: true,
+  hasJoined: true,
+  isLeaving: false,
+};
+
+interface Scene {
+  /** Of a dispatcher at the same path. */
+  readonly journal: (name?: ServiceName) => Journal;
+  readonly path: string;
+  readonly directory: string;
+  /** Reasons of which one was warned. */
+  readonly warnings: string[];
+}
+
+function withJournals(body: (scene: Scene) => void): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    await using directory = await temporaryDirectory();
+    const control = `${directory.path}/control`;
+    const journals: Journal[] = [];
+    const warnings: string[] = [];
+    try {
+      body({
+        journal: (name = service) => {
+          const journal = new Journal(control, name, (error) => warnings.push((error as Error).message));
+          journals.push(journal);
+          return journal;
+        },
+        path: `${control}.workers`,
+        directory: directory.path,
+        warnings,
+      });
+    } finally {
+      for (const journal of journals) journal.close();
+    }
+  });
+}
+
+/** Whose dispatcher is dead, with this in it. */
+function leave({ journal }: Scene, survivors: readonly Survivor[], name?: ServiceName): void {
+  const left = journal(name);
+  left.claim();
+  left.write(survivors);
+  left.close();
+}
+
+describe('a journal', () => {
+  it(
+    'tells the next dispatcher those of the workers noted last which live',
+    withJournals((scene) => {
+      leave(scene, [{ ...living, id: 1 }]);
+      leave(scene, [living, { ...living, id: 4, pid: NOBODY }, { ...living, id: 5, identity: '1' }]);
+      assert.deepEqual(scene.journal().claim(), [living]);
+      assert.deepEqual(scene.warnings, []);
+    }),
+  );
+
+  it(
+    'is for its own user alone, and one file',
+    withJournals((scene) => {
+      leave(scene, [living]);
+      assert.equal(statSync(scene.path).mode & 0o777, 0o600);
+      assert.deepEqual(readdirSync(scene.directory), ['control.workers']);
+    }),
+  );
+
+  it(
+    'is refused while its dispatcher lives, and says which one that is',
+    withJournals(({ journal }) => {
+      journal().claim();
+      assert.throws(
+        () => journal().claim(),
+        (error) =>
+          error instanceof PassfdError &&
+          error.code === 'ERR_ADDRESS_IN_USE' &&
+          error.message.includes(`passfd run a.js (in /srv/a) lives, process ${pid}`),
+      );
+    }),
+  );
+
+  it(
+    'has two generations at a time, and is free when both are over',
+    withJournals(({ journal }) => {
+      const [first, second] = [journal(), journal()];
+      first.claim();
+      first.write([living]);
+      assert.deepEqual(second.join(), [living]);
+      first.write([{ ...living, id: 7 }]);
+      first.close();
+      second.catchUp();
+      second.write([{ ...living, id: 8 }]);
+      assert.throws(() => journal().claim(), /lives/);
+      second.close();
+      assert.deepEqual(journal().claim(), [{ ...living, id: 8 }]);
+    }),
+  );
+
+  it(
+    'is refused to another service whose workers live, and names both',
+    withJournals((scene) => {
+      leave(scene, [living]);
+      assert.throws(
+        () => scene.journal(other).claim(),
+        new RegExp(
+          `another service live.*passfd run a.js \\(in /srv/a\\), processes ${pid}\\. Start that one`,
+        ),
+      );
+      assert.deepEqual(scene.journal().claim(), [living]);
+    }),
+  );
+
+  it(
+    'is given to another service where nobody waits any more',
+    withJournals((scene) => {
+      leave(scene, [
+        { ...living, isLeaving: true },
+        { ...living, pid: NOBODY },
+      ]);
+      assert.equal(scene.journal(other).claim().length, 1);
+    }),
+  );
+
+  it(
+    'keeps what it said before when the last record is torn',
+    withJournals((scene) => {
+      leave(scene, [living]);
+      leave(scene, [
+        { ...living, id: 9 },
+        { ...living, id: 10 },
+      ]);
+      const file = readFileSync(scene.path);
+      file.fill(0, file.indexOf('"id":10'), file.indexOf('"id":10') + 100);
+      writeFileSync(scene.path, file);
+      assert.deepEqual(scene.journal().claim(), [living]);
+    }),
+  );
+
+  it(
+    'is made anew, with what it said, when somebody has removed it',
+    withJournals((scene) => {
+      const journal = scene.journal();
+      journal.claim();
+      journal.write([living]);
+      assert.equal(journal.check(), 'kept');
+      rmSync(scene.path);
+      assert.equal(journal.check(), 'restored');
+      assert.equal(journal.check(), 'kept');
+      assert.throws(() => scene.journal().claim(), /lives/);
+      journal.close();
+      assert.deepEqual(scene.journal().claim(), [living]);
+    }),
+  );
+
+  it(
+    'is left alone when another dispatcher has its place by now, also at the end',
+    withJournals((scene) => {
+      const journal = scene.journal();
+      journal.claim();
+      rmSync(scene.path);
+      scene.journal(other).claim();
+      assert.equal(journal.check(), 'displaced');
+      journal.remove();
+      assert.equal(existsSync(scene.path), true);
+    }),
+  );
+
+  it(
+    'is gone behind an end in good order, which can be told twice',
+    withJournals((scene) => {
+      leave(scene, [living]);
+      const journal = scene.journal();
+      journal.claim();
+      journal.remove();
+      journal.remove();
+      assert.equal(existsSync(scene.path), false);
+      assert.deepEqual(scene.journal().claim(), []);
+    }),
+  );
+
+  it(
+    'does without a file where a link is, and leaves alone where that leads',
+    withJournals((scene) => {
+      const victim = `${scene.directory}/victim`;
+      writeFileSync(victim, 'precious');
+      symlinkSync(victim, scene.path);
+      const journal = scene.journal();
+      assert.deepEqual(journal.claim(), []);
+      journal.write([living]);
+      assert.equal(readFileSync(victim, 'utf8'), 'precious');
+      assert.match(scene.warnings.join(), /cannot be opened: ELOOP/);
+    }),
+  );
+
+  it(
+    'of an earlier release is understood',
+    withJournals((scene) => {
+      const { id, identity, isChild, isLeaving } = living;
+      writeFileSync(scene.path, JSON.stringify({ workers: [{ id, pid, identity, isChild, isLeaving }] }));
+      assert.deepEqual(scene.journal().claim(), [living]);
+    }),
+  );
+
+  it(
+    'of another machine, or container, names nobody',
+    withJournals((scene) => {
+      leave(scene, [living]);
+      const said = readFileSync(scene.path, 'latin1');
+      const elsewhere = said.replace(/"pidSpace":"./, '"pidSpace":"?');
+      assert.notEqual(said, elsewhere);
+      // A record whose checksum is wrong is no record: so the earlier release's form.
+      writeFileSync(scene.path, elsewhere, 'latin1');
+      assert.deepEqual(scene.journal().claim(), []);
+    }),
+  );
+
+  for (const [what, text] of [
+    ['is cut off', '{"workers":[{"id":1'],
+    ['says something else', '{"workers":"all"}'],
+    ['names a process that cannot be one', JSON.stringify({ workers: [{ ...living, pid: -1 }] })],
+    ['is absurdly long', JSON.stringify({ workers: [living] }) + ' '.repeat(3 * 1024 * 1024) + '!'],
+    ['has a wrong checksum', `1 14 7\n{"workers":[]}`],
+  ] as const) {
+    it(
+      `that ${what} names nobody, and can be used`,
+      withJournals((scene) => {
+        writeFileSync(scene.path, text);
+        const journal = scene.journal();
+        assert.deepEqual(journal.claim(), []);
+        journal.write([living]);
+        journal.close();
+        assert.deepEqual(scene.journal().claim(), [living]);
+      }),
+    );
+  }
+});
