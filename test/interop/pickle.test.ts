@@ -22,6 +22,7 @@ interface Answer {
 }
 
 const range = (length: number): number[] => Array.from({ length }, (_, index) => index);
+const everyByte = Buffer.from(range(256));
 const texts = range(300).map((n) => `text ${n}`);
 
 const samples: Sample[] = [
@@ -98,6 +99,40 @@ const samples: Sample[] = [
   },
 ];
 
+/** Every type that the documentation names, as values that older protocols write in another way than protocol 4. */
+const plain: Sample[] = [
+  {
+    python: `[None, True, False, 0, 255, -1, 2 ** 70, 1.5, 'é']`,
+    value: [null, true, false, 0, 255, -1, 2n ** 70n, 1.5, 'é'],
+  },
+  {
+    python: `[b'', b'a', bytes(range(256)), b'a' * 300]`,
+    value: [Buffer.alloc(0), Buffer.from('a'), everyByte, Buffer.alloc(300, 'a')],
+  },
+  { python: `bytearray()`, value: Buffer.alloc(0) },
+  { python: `bytearray(range(256))`, value: everyByte },
+  { python: `bytearray(b'x' * 70000)`, value: Buffer.alloc(70_000, 'x') },
+  {
+    python: `(lambda a, b: [a, b, a, bytes(a), {'a': a}])(bytearray(b'ab'), bytearray(b'cd'))`,
+    value: ['ab', 'cd', 'ab', 'ab']
+      .map((text): unknown => Buffer.from(text))
+      .concat(dict({ a: Buffer.from('ab') })),
+  },
+  {
+    python: `[set(), {1}, set(range(2500)), {'a'}]`,
+    value: [new Set(), new Set([1]), new Set(range(2500)), new Set(['a'])],
+  },
+  {
+    python: `[frozenset(), frozenset([1]), frozenset(range(2500))]`,
+    value: [new FrozenSet(), new FrozenSet([1]), new FrozenSet(range(2500))],
+  },
+  { python: `(lambda s: (s, [s, s], {'s': s}))({None, 2.5})`, value: shared(new Set([null, 2.5])) },
+  {
+    python: `[[], (), {}, {1: (2,)}, {'k': [3]}]`,
+    value: [[], new Tuple([]), dict({}), new Map([[1, new Tuple([2])]]), dict({ k: [3] })],
+  },
+];
+
 const found = pythons();
 
 describe('a pickle', { skip: found.length === 0 && 'needs CPython 3.8 or later' }, () => {
@@ -135,6 +170,18 @@ describe('a pickle', { skip: found.length === 0 && 'needs CPython 3.8 or later' 
         }
       });
 
+      for (const protocol of [2, 3, 4, 5]) {
+        it(`of theirs in protocol ${protocol} is read as the same value, whatever plain type it has`, () => {
+          const theirs = ask(path, IN_PROTOCOL, [protocol, plain.map(({ python }) => python)]) as string[];
+          assert.equal(theirs.length, 2 * plain.length);
+          for (const [index, { python, value }] of plain.entries()) {
+            for (const written of theirs.slice(2 * index, 2 * index + 2)) {
+              assert.deepEqual(loads(Buffer.from(written, 'hex')), value, python);
+            }
+          }
+        });
+      }
+
       it('has no opcode that is neither taken nor refused by its name', () => {
         const known = [
           ...Object.entries(op),
@@ -169,6 +216,22 @@ if hasattr(sys, 'set_int_max_str_digits'): sys.set_int_max_str_digits(0)
 print(json.dumps([answer(*sample) for sample in json.load(sys.stdin)]))
 `;
 
+const IN_PROTOCOL = `
+import json, pickle, sys
+from multiprocessing.reduction import ForkingPickler
+
+protocol, sources = json.load(sys.stdin)
+written = []
+for source in sources:
+    value = eval(source)
+    # The pickler in C and the one in Python may differ.
+    for theirs in (bytes(ForkingPickler.dumps(value, protocol)), pickle._dumps(value, protocol)):
+        assert pickle.loads(theirs) == value
+    written.append(bytes(ForkingPickler.dumps(value, protocol)).hex())
+    written.append(pickle._dumps(value, protocol).hex())
+print(json.dumps(written))
+`;
+
 const OPCODES = `
 import json, pickletools
 print(json.dumps({opcode.name: ord(opcode.code) for opcode in pickletools.opcodes}))
@@ -191,6 +254,10 @@ function dict(entries: Record<string, unknown>): unknown {
 
 function sharing(shared: unknown): unknown {
   return [shared, new Tuple([shared, shared]), dict({ l: shared })];
+}
+
+function shared(value: unknown): unknown {
+  return new Tuple([value, [value, value], dict({ s: value })]);
 }
 
 function nestedTuples(): unknown {

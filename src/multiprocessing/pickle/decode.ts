@@ -1,8 +1,9 @@
 // The pickle decoder: a machine with a stack and a memo, as Python's, but one that has no instruction to run anything.
 import { PassfdError } from '../../fd/index.js';
+import { constructorNamed, encodeLatin1, type Constructor } from './constructors.js';
 import { Input } from './input.js';
 import { checkLimit, completeLimits, type PickleLimits } from './limits.js';
-import { op, refusedOpcodes } from './opcodes.js';
+import { callingOpcodes, op, refusedOpcodes } from './opcodes.js';
 import { scalarReaders } from './scalars.js';
 import { FrozenSet, isKey, Tuple, type PickleDict, type PickleKey, type PickleValue } from './values.js';
 
@@ -35,6 +36,8 @@ interface Item {
   depth: number;
   /** A list, dict or set that takes items still, as it is in no other container. Until then a dict is a `Map`. */
   isOpen: boolean;
+  /** What a name stands for. It is no value: it can only be called, or called again from the memo. */
+  readonly constructs?: Constructor;
 }
 
 class Decoder {
@@ -46,6 +49,7 @@ class Decoder {
   readonly #memo: Item[] = [];
   #pushed = 0;
   #numericKeys = 0;
+  #encodedBytes = 0;
 
   constructor(bytes: Uint8Array, limits: PickleLimits) {
     checkLimit(limits, 'bytes', bytes.length);
@@ -73,7 +77,17 @@ class Decoder {
   }
 
   #step(opcode: number): void {
+    const { position } = this.#input;
     switch (opcode) {
+      case op.GLOBAL:
+        this.#pushConstructor(constructorNamed(this.#input.line(), this.#input.line()), opcode, position);
+        break;
+      case op.STACK_GLOBAL:
+        this.#pushConstructor(this.#popConstructor(), opcode, position);
+        break;
+      case op.REDUCE:
+        this.#construct(position);
+        break;
       case op.FRAME:
         this.#input.checkLeft(this.#input.uint64());
         break;
@@ -139,8 +153,62 @@ class Decoder {
         this.#get(this.#input.uint32());
         break;
       default:
-        throw this.#refuse(opcode);
+        throw this.#refuse(opcode, position);
     }
+  }
+
+  #pushConstructor(constructs: Constructor | undefined, opcode: number, position: number): void {
+    if (!constructs) throw this.#refuse(opcode, position);
+    this.#push({ value: null, size: 1, depth: 0, isOpen: false, constructs });
+  }
+
+  #popConstructor(): Constructor | undefined {
+    const [module, name] = this.#pop(2);
+    return constructorNamed(module?.value, name?.value);
+  }
+
+  /** Makes the value that CPython would get by a call. */
+  #construct(position: number): void {
+    const [callee, args] = this.#pop(2);
+    if (!callee?.constructs || !(args?.value instanceof Tuple)) throw this.#refuse(op.REDUCE, position);
+    const { constructs } = callee;
+    const { items } = args.value;
+    const value =
+      constructs === 'set' || constructs === 'frozenset'
+        ? this.#constructSet(constructs, items)
+        : this.#constructBytes(constructs, items);
+    if (value === undefined) {
+      throw this.#malformed(`${constructs} is called with other arguments than data has`);
+    }
+    const isSet = value instanceof Set;
+    this.#push({ value, size: isSet ? 1 + value.size : 1, depth: isSet ? 1 : 0, isOpen: false });
+  }
+
+  #constructSet(
+    kind: 'set' | 'frozenset',
+    [members, ...others]: readonly PickleValue[],
+  ): PickleValue | undefined {
+    if (!Array.isArray(members) || others.length > 0) return undefined;
+    // A list that is shared is copied each time.
+    this.#pushed += members.length;
+    checkLimit(this.#limits, 'values', this.#pushed);
+    const keys = members.map((member) => this.#key(member));
+    return kind === 'set' ? new Set(keys) : new FrozenSet(keys);
+  }
+
+  #constructBytes(
+    kind: 'bytes' | 'bytearray' | 'encode',
+    args: readonly PickleValue[],
+  ): PickleValue | undefined {
+    const [first, codec] = args;
+    if (kind !== 'encode' && args.length === 0) return Buffer.alloc(0);
+    if (kind === 'bytearray' && args.length === 1) return Buffer.isBuffer(first) ? first : undefined;
+    if (kind === 'bytes' || args.length !== 2) return undefined;
+    const bytes = encodeLatin1(first, codec);
+    // A text that is shared is copied each time.
+    this.#encodedBytes += bytes?.length ?? 0;
+    checkLimit(this.#limits, 'bytes', this.#encodedBytes);
+    return bytes;
   }
 
   #pushValue(value: PickleValue, depth: 0 | 1): void {
@@ -184,7 +252,7 @@ class Decoder {
     if (!(dict instanceof Map)) throw this.#malformed('keys are set in what is not a dict');
     let key: PickleKey = null;
     for (const [index, item] of items.entries()) {
-      if (index % 2 === 0) key = this.#key(item);
+      if (index % 2 === 0) key = this.#key(item.value);
       else dict.set(key, item.value);
     }
   }
@@ -192,15 +260,16 @@ class Decoder {
   #addMembers(items: readonly Item[]): void {
     const set = this.#fill(items);
     if (!(set instanceof Set)) throw this.#malformed('members are added to what is not a set');
-    for (const item of items) set.add(this.#key(item));
+    for (const item of items) set.add(this.#key(item.value));
   }
 
   #pushFrozenSet(items: readonly Item[]): void {
-    this.#pushFilled(new FrozenSet(items.map((item) => this.#key(item))), items);
+    this.#close(items);
+    this.#pushFilled(new FrozenSet(items.map(({ value }) => this.#key(value))), items);
   }
 
   #pushTuple(items: readonly Item[]): void {
-    items.forEach(close);
+    this.#close(items);
     this.#pushFilled(new Tuple(items.map(({ value }) => value)), items);
   }
 
@@ -214,12 +283,20 @@ class Decoder {
   #fill(items: readonly Item[]): PickleValue {
     const container = this.#top();
     // Before the container is asked, so that it cannot take itself: nothing that holds itself can come about.
-    items.forEach(close);
+    this.#close(items);
     if (!container.isOpen) {
       throw this.#malformed('items go into no container, or one that is in another already or in itself');
     }
     this.#measure(container, items);
     return container.value;
+  }
+
+  /** They are in a container from now on, or are the result. */
+  #close(items: readonly Item[]): void {
+    for (const item of items) {
+      if (item.constructs) throw this.#refused(`has the callable ${item.constructs} as a value`);
+      close(item);
+    }
   }
 
   #measure(container: Item, items: readonly Item[]): void {
@@ -231,7 +308,7 @@ class Decoder {
     checkLimit(this.#limits, 'depth', container.depth);
   }
 
-  #key({ value }: Item): PickleKey {
+  #key(value: PickleValue): PickleKey {
     if (!isKey(value)) throw this.#malformed('a key or member is not None, a bool, an int, a float or a str');
     if (typeof value === 'number' || typeof value === 'bigint') {
       checkLimit(this.#limits, 'numericKeys', ++this.#numericKeys);
@@ -261,16 +338,21 @@ class Decoder {
       throw this.#malformed(`it ends with ${this.#stack.length} values and ${this.#marks.length} marks`);
     }
     if (this.#input.left > 0) throw this.#malformed(`${this.#input.left} bytes follow its end`);
-    close(item);
+    this.#close([item]);
     return item.value;
   }
 
-  #refuse(opcode: number): PassfdError {
-    const name = refusedOpcodes.get(opcode);
+  /** @param position behind the opcode */
+  #refuse(opcode: number, position: number): PassfdError {
+    const name = refusedOpcodes.get(opcode) ?? callingOpcodes.get(opcode);
     if (name === undefined) return this.#malformed(`no opcode is ${opcode}`);
+    return this.#refused(`uses ${name} at byte ${position - 1}`);
+  }
+
+  #refused(what: string): PassfdError {
     return new PassfdError(
       'ERR_PICKLE_REFUSED',
-      `A pickle uses ${name} at byte ${this.#input.position - 1}, which plain data does without: objects of classes, enums too, are not read`,
+      `A pickle ${what}, which plain data does without: objects of classes, enums too, are not read`,
     );
   }
 

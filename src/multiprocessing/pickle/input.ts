@@ -32,6 +32,13 @@ export class Input {
     throw this.malformed(`${length} bytes are announced, and ${this.left} follow`);
   }
 
+  /** Up to a newline, which is taken too. @throws {PassfdError} `ERR_PICKLE` when there is none */
+  line(): string {
+    const length = this.#bytes.subarray(this.#position).indexOf('\n');
+    if (length < 0) throw this.malformed('a line has no end');
+    return this.take(length + 1).toString('latin1', 0, length);
+  }
+
   uint8(): number {
     return this.take(1).readUInt8();
   }

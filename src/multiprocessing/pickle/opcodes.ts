@@ -1,6 +1,6 @@
 // The opcodes of pickles: those that are read and written here, and the names of those that are refused.
 
-/** All that plain data needs in protocols 2 to 5. */
+/** All that plain data needs in protocols 2 to 5. GLOBAL, STACK_GLOBAL and REDUCE are read for a few names only. */
 export const op = {
   MARK: 0x28,
   EMPTY_TUPLE: 0x29,
@@ -16,6 +16,8 @@ export const op = {
   EMPTY_LIST: 0x5d,
   APPEND: 0x61,
   APPENDS: 0x65,
+  GLOBAL: 0x63,
+  REDUCE: 0x52,
   BINGET: 0x68,
   LONG_BINGET: 0x6a,
   BINPUT: 0x71,
@@ -38,16 +40,21 @@ export const op = {
   EMPTY_SET: 0x8f,
   ADDITEMS: 0x90,
   FROZENSET: 0x91,
+  STACK_GLOBAL: 0x93,
   MEMOIZE: 0x94,
   FRAME: 0x95,
   BYTEARRAY8: 0x96,
 } as const;
 
+/** Those of `op` that are refused, except for the names of plain types. */
+export const callingOpcodes: ReadonlyMap<number, string> = new Map([
+  [op.GLOBAL, 'GLOBAL'],
+  [op.STACK_GLOBAL, 'STACK_GLOBAL'],
+  [op.REDUCE, 'REDUCE'],
+]);
+
 /** Those that name a class, run code or refer outside, and those that plain data of protocol 2 and later does without. */
 export const refusedOpcodes: ReadonlyMap<number, string> = new Map([
-  [0x63, 'GLOBAL'],
-  [0x93, 'STACK_GLOBAL'],
-  [0x52, 'REDUCE'],
   [0x62, 'BUILD'],
   [0x81, 'NEWOBJ'],
   [0x92, 'NEWOBJ_EX'],

@@ -12,6 +12,13 @@ const vectors = [...protocol3, ...protocol4].map((vector) => vector.pickle);
 const opcodes = Object.values(op);
 const malformed = { code: 'ERR_PICKLE' };
 
+/** The opcode of a short text. */
+function text(value: string): Buffer {
+  return Buffer.from(`\x8c${String.fromCharCode(value.length)}${value}`, 'latin1');
+}
+
+const BYTEARRAY = Buffer.concat([text('builtins'), text('bytearray'), hex('93')]);
+
 describe('an opcode that is more than data', () => {
   for (const [opcode, name] of refusedOpcodes) {
     it(`is refused by name: ${name}`, () => {
@@ -26,6 +33,59 @@ describe('an opcode that is more than data', () => {
   it('is refused where it would run something', () => {
     const system = Buffer.from('\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.', 'latin1');
     assert.throws(() => loads(system), { code: 'ERR_PICKLE_REFUSED', message: /GLOBAL at byte 2/ });
+    for (const [module, name] of [
+      ['posix', 'system'],
+      ['builtins', 'eval'],
+      ['builtins', 'bytearray.fromhex'],
+      ['_codecs', 'decode'],
+      ['', 'bytearray'],
+    ] as const) {
+      const named = pickle(text(module), text(name), '93 29 52');
+      assert.throws(() => loads(named), { code: 'ERR_PICKLE_REFUSED', message: /STACK_GLOBAL at byte/ });
+    }
+  });
+
+  it('calls nothing but what plain types are named by', () => {
+    for (const calling of [pickle('4e 29 52'), pickle('4300 29 52'), pickle(BYTEARRAY, '5d 52')]) {
+      assert.throws(() => loads(calling), { code: 'ERR_PICKLE_REFUSED', message: /REDUCE at byte/ });
+    }
+  });
+
+  it('leaves no callable in what is read', () => {
+    for (const kept of ['', '85', '85 85', '94 86']) {
+      const leaving = kept.endsWith('86') ? pickle(BYTEARRAY, '94 6800 86') : pickle(BYTEARRAY, kept);
+      assert.throws(() => loads(leaving), { code: 'ERR_PICKLE_REFUSED', message: /callable bytearray/ });
+    }
+    for (const holding of [
+      pickle('5d', BYTEARRAY, '61'),
+      pickle('7d 4b01', BYTEARRAY, '73'),
+      pickle('7d', BYTEARRAY, '4b01 73'),
+      pickle('8f 28', BYTEARRAY, '90'),
+      pickle('28', BYTEARRAY, '91'),
+    ]) {
+      assert.throws(() => loads(holding), { code: 'ERR_PICKLE_REFUSED', message: /callable bytearray/ });
+    }
+  });
+
+  it('is malformed with other arguments than plain data has', () => {
+    for (const args of [
+      '4e 85',
+      '4b05 85',
+      '8c0161 85',
+      '4300 4300 86',
+      '8c0161 8c0475746638 86',
+      '4300 4300 4300 87',
+    ]) {
+      assert.throws(() => loads(pickle(BYTEARRAY, args, '52')), malformed, args);
+    }
+    const set = (args: string): Buffer => pickle(text('builtins'), text('set'), '93', args, '52');
+    for (const args of ['29', '4e 85', '8c0161 85', '5d 5d 61 85', '5d 5d 86', '29 85']) {
+      assert.throws(() => loads(set(args)), malformed, args);
+    }
+    const encode = (args: string): Buffer => pickle(text('_codecs'), text('encode'), '93', args, '52');
+    for (const args of ['29', '8c0161 85', '8c02c480 8c066c6174696e31 86', '4300 8c066c6174696e31 86']) {
+      assert.throws(() => loads(encode(args)), malformed, args);
+    }
   });
 
   it('is any that is not known', () => {
@@ -33,7 +93,7 @@ describe('an opcode that is more than data', () => {
     for (let opcode = 0; opcode <= 0xff; opcode++) {
       if (!known.has(opcode)) assert.throws(() => loads(pickle(Uint8Array.of(opcode))), malformed);
     }
-    assert.equal(known.size, 39 + 29);
+    assert.equal(known.size, 42 + 26);
   });
 });
 
@@ -158,6 +218,22 @@ describe('without other limits, loads', () => {
       assert.throws(() => loads(bytes), { code: 'ERR_PICKLE', message: /over the limit/ });
     });
   }
+
+  it('refuses sets and bytes that are made of one shared value again and again', () => {
+    const list = Buffer.concat([hex('5d 28'), repeated('8c0161', 1000), hex('65 85 94')]);
+    const set = Buffer.concat([text('builtins'), text('set'), hex('93 94')]);
+    const sets = pickle(list, set, '28', repeated('6801 6800 52', 1001), '74 87');
+    assert.throws(() => loads(sets), { code: 'ERR_PICKLE', message: /over the limit values/ });
+    const long = Buffer.concat([
+      hex('58 00001000'),
+      Buffer.alloc(0x10_0000, 'a'),
+      text('latin1'),
+      hex('86 94'),
+    ]);
+    const encode = Buffer.concat([text('_codecs'), text('encode'), hex('93 94')]);
+    const copies = pickle(long, encode, '28', repeated('6801 6800 52', 65), '74 87');
+    assert.throws(() => loads(copies), { code: 'ERR_PICKLE', message: /over the limit bytes/ });
+  });
 
   it('reads 1000 levels', () => {
     loads(pickle(repeated('5d', 1000), repeated('61', 999)));
