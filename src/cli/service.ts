@@ -37,6 +37,7 @@ import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
 import type { Survivor } from './journal.js';
+import { Restarts, type TellProgress } from './restarts.js';
 import { Roster } from './roster.js';
 import { SAME_REQUEST_MS, Signals, type SignalHandlers } from './signals.js';
 
@@ -44,6 +45,10 @@ import { SAME_REQUEST_MS, Signals, type SignalHandlers } from './signals.js';
 export interface Children {
   readonly command: SupervisorOptions['command'];
   readonly count: number;
+}
+
+interface RestartResult {
+  readonly restarted: number;
 }
 
 /** What begins the end. */
@@ -124,7 +129,14 @@ class Service {
   #takingOver: Promise<unknown> | undefined;
   /** What of a takeover can be given up: a new process that has not said hello. */
   #unready: NextGeneration | undefined;
+  readonly #restarts = new Restarts<RestartResult>({
+    restart: (progress) => this.#restart(progress),
+    untilFree: () => this.#untilRestartable(),
+  });
   readonly #signals = new Signals(this.#signalHandlers());
+  /** Resolves when this generation is the present one, or will never be. */
+  readonly #begun: Promise<void>;
+  #begin: () => void = () => undefined;
   /** The generation that has everything now. */
   #successor: NextGeneration | undefined;
 
@@ -132,9 +144,13 @@ class Service {
     const { flags, children, words, log, notifier, descent } = parts;
     this.#parts = parts;
     this.#log = log;
+    this.#begun = new Promise((resolve) => {
+      this.#begin = resolve;
+    });
     this.#ended = new Promise((resolve) => {
       this.#end = (end) => {
         this.#isEnding = true;
+        this.#begin();
         this.#isStopping ||= end.is === 'signal' || end.is === 'request';
         this.#unready?.signal('SIGKILL');
         resolve(end);
@@ -209,7 +225,7 @@ class Service {
         );
       },
       SIGHUP: () => {
-        this.#restart().catch(() => undefined); // the log has it
+        this.#askForRestart('signal').catch(() => undefined); // the log has it
       },
       SIGUSR2: () => {
         this.#takeOver().catch((error: unknown) => {
@@ -309,6 +325,7 @@ class Service {
     if (descent) this.#sayStarted(descent).catch(() => undefined); // whom it is for may have ended
     notifier.startKeepAlive();
     const started = this.#supervisor?.start(occupants) ?? Promise.resolve();
+    this.#begin();
     started
       .then(async () => {
         notifier.ready();
@@ -349,7 +366,7 @@ class Service {
       allowUids: allowUid,
       allowGids: allowGid,
       commands: {
-        restart: (_message, progress) => this.#restart(progress),
+        restart: (_message, progress) => this.#askForRestart('command', progress),
         takeover: (_message, progress) => this.#takeOver(progress),
         stop: () => {
           this.#log.info('stopping by request');
@@ -360,10 +377,32 @@ class Service {
     };
   }
 
+  /** A restart that begins from now on, one for all that are asked for before it can. */
+  #askForRestart(by: 'signal' | 'command', progress?: TellProgress): Promise<RestartResult> {
+    const reason = this.#whyRestartWaits();
+    if (reason !== undefined) {
+      this.#log.info(`restart asked for while ${reason}: it follows, once for all that are asked for`);
+      progress?.(`${reason}; this restart follows`);
+    }
+    return this.#restarts.ask(by, progress);
+  }
+
+  #whyRestartWaits(): string | undefined {
+    if (this.#isEnding) return undefined;
+    if (this.#restarts.isUnderWay) return 'another restart runs';
+    if (this.#takingOver) return 'a takeover runs';
+    return this.#roster.isOpen ? undefined : 'the service is starting';
+  }
+
+  /** @returns false where the next generation has the workers, and is asked */
+  async #untilRestartable(): Promise<boolean> {
+    await this.#begun;
+    while (this.#takingOver) await this.#takingOver.catch(() => undefined);
+    return !this.#successor;
+  }
+
   /** @throws {PassfdError} as `Supervisor.restart`; `ERR_DISPATCHER` when there is nothing to restart */
-  async #restart(
-    progress: (text: string) => void = () => undefined,
-  ): Promise<{ readonly restarted: number }> {
+  async #restart(progress: TellProgress): Promise<RestartResult> {
     const onReplaced = ({ id, pid }: ChildView): void => {
       progress(`worker ${id} is process ${pid ?? 0} now`);
     };
@@ -375,7 +414,7 @@ class Service {
           'This dispatcher has started no workers; restart them where they were started',
         );
       }
-      if (this.#takingOver) throw new PassfdError('ERR_DISPATCHER', 'A takeover is running');
+      if (this.#isEnding) throw new PassfdError('ERR_CLOSED', 'The service is being stopped');
       return { restarted: await this.#supervisor.restart() };
     } catch (error) {
       this.#log.error(ofError(error), 'restart failed; what is not replaced goes on');
@@ -425,6 +464,7 @@ class Service {
       await sleep(2 * SAME_REQUEST_MS);
       next.signal('SIGINT');
     }
+    if (this.#restarts.isSignalled) next.signal('SIGHUP');
     this.#signals.passOnTo(next.signal);
     return next;
   }

@@ -7,6 +7,9 @@ import { app, passfd, statusOf } from '../support/passfd.js';
 import { untilEnded } from '../support/processes.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 
+/** Several processes start one after the other, and the machine may be busy. */
+const DEADLINE_MS = 300_000;
+
 class Scene {
   readonly #start: Start;
   readonly #flags: readonly string[];
@@ -65,7 +68,7 @@ function withScene(count: number, body: (scene: Scene) => Promise<void>): () => 
     await body(scene);
     scene.service.signal('SIGTERM');
     assert.equal(await scene.service.exit, 0);
-  });
+  }, DEADLINE_MS);
 }
 
 describe('a worker that has served and ends with code 0', () => {

@@ -123,23 +123,6 @@ describe('a rolling restart', () => {
   }
 
   it(
-    'is refused while another one runs, which a stop ends',
-    withScene(async (scene) => {
-      scene.setMood('hang');
-      const restarts = [scene.restart(), scene.restart()];
-      const [code, refused] = await Promise.race(
-        restarts.map(async (restart) => [await restart.exit, restart] as const),
-      );
-      assert.equal(code, 1);
-      assert.match(await refused.stderr, /running already/);
-      const other = restarts.find((restart) => restart !== refused);
-      assert.ok(other);
-      scene.stop();
-      assert.equal(await other.exit, 1);
-    }),
-  );
-
-  it(
     'that a signal asks for is refused in the log, where there are no workers to restart',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();

@@ -10,7 +10,7 @@ Example:
   $ passfd restart    as SIGHUP to the dispatcher: new code, environment and Node take effect
 
 Each worker serves until the new one in its place is ready, and finishes then what it has open. When a new one is not ready
-in time, the old one stays, and so do those behind it.`;
+in time, the old one stays, and so do those behind it. A restart that is asked for while another one runs follows it.`;
 
 export function addRestartCommand(program: Command): void {
   const command = program
