@@ -1,10 +1,23 @@
 // ControlClient: a command's connection to a running dispatcher, one answer for each request.
 import { PassfdError, type ErrorCode } from '../fd/index.js';
-import { encodeHello, PROTOCOL_VERSION, refuseChallenge, type CommandMessage } from '../handoff/index.js';
+import {
+  checkDispatcher,
+  decodeAnswer,
+  encodeHello,
+  PROTOCOL_VERSION,
+  refuseChallenge,
+  trustedUsers,
+  type Answer,
+  type CommandMessage,
+  type TrustedUsers,
+} from '../handoff/index.js';
 import { Client, type Connection } from '../multiprocessing/index.js';
 
 /** Longest answer: a status with some ten thousand workers. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
+
+/** Time in which a dispatcher says what it need not wait for. It may be busy, and so may its machine. */
+const ANSWER_TIMEOUT_MS = 30_000;
 
 /** Generations that may take over, one after the other, while one request is asked. */
 const MAX_TRIES = 10;
@@ -18,26 +31,58 @@ export class ControlClient implements Disposable {
     this.#connect = connect;
   }
 
-  /** @throws {PassfdError} `ERR_CONNECTION_REFUSED` when no dispatcher is there; or as `Client` */
-  static async connect(path: string, authkey: string | undefined): Promise<ControlClient> {
-    const connect = (): Promise<Connection> => introduce(path, authkey);
+  /**
+   * @throws {PassfdError} `ERR_CONNECTION_REFUSED` when no dispatcher is there, `ERR_PEER_DENIED` when it is not trusted;
+   * or as `Client`
+   */
+  static async connect(
+    path: string,
+    authkey: string | undefined,
+    trusted: TrustedUsers = trustedUsers(),
+  ): Promise<ControlClient> {
+    const connect = (): Promise<Connection> => introduce(path, authkey, trusted);
     return new ControlClient(await connect(), connect);
   }
 
   /**
+   * What takes long is asked of a dispatcher that answers: one that hangs is found by a status before.
    * @param onProgress what the dispatcher tells meanwhile
-   * @throws {PassfdError} what the dispatcher answers when it cannot do it
+   * @throws {PassfdError} what the dispatcher answers when it cannot do it; `ERR_NO_ANSWER`
    */
   async ask(request: CommandMessage, onProgress: (text: string) => void = () => undefined): Promise<unknown> {
+    if (isQuick(request)) return this.#ask(request, ignore, ANSWER_TIMEOUT_MS);
+    await this.#ask({ type: 'status' }, ignore, ANSWER_TIMEOUT_MS);
+    return this.#ask(request, onProgress);
+  }
+
+  async #ask(
+    request: CommandMessage,
+    onProgress: (text: string) => void,
+    timeoutMs?: number,
+  ): Promise<unknown> {
     for (let tries = 0; ; tries++) {
       await this.#send(Buffer.from(JSON.stringify(request)));
-      const answer = await this.#hear(onProgress);
+      const answer = await this.#inTime(timeoutMs, this.#hear(onProgress));
       if (answer !== 'again') return answer.result;
       if (tries === MAX_TRIES) {
         throw new PassfdError('ERR_DISPATCHER', 'The dispatcher was replaced again and again; try once more');
       }
       this.#connection.close();
       this.#connection = await this.#connect();
+    }
+  }
+
+  /** @throws {PassfdError} `ERR_NO_ANSWER`; then the connection is closed */
+  async #inTime<T>(timeoutMs: number | undefined, answer: Promise<T>): Promise<T> {
+    if (timeoutMs === undefined) return answer;
+    const { socket } = this.#connection;
+    const timer = setTimeout(() => {
+      socket.destroy(noAnswer(socket.peer.pid, timeoutMs));
+    }, timeoutMs);
+    try {
+      return await answer;
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -84,10 +129,34 @@ export class ControlClient implements Disposable {
   }
 }
 
-async function introduce(path: string, authkey: string | undefined): Promise<Connection> {
+/** Whether a dispatcher answers it at once. */
+function isQuick({ type }: CommandMessage): boolean {
+  return type === 'status' || type === 'stop';
+}
+
+function ignore(): void {
+  // Nothing is told meanwhile.
+}
+
+function noAnswer(pid: number, timeoutMs: number): PassfdError {
+  return new PassfdError(
+    'ERR_NO_ANSWER',
+    `The dispatcher did not answer within ${timeoutMs} ms: it is stopped, or hangs. The process ${pid} has opened its socket; ` +
+      `look at it: ps -o pid,stat,pcpu,args -p ${pid}`,
+  );
+}
+
+async function introduce(
+  path: string,
+  authkey: string | undefined,
+  trusted: TrustedUsers,
+): Promise<Connection> {
   const connection = await Client(path, {
     maxFrameBytes: MAX_ANSWER_BYTES,
     ...(authkey !== undefined && { authkey }),
+    checkPeer: (peer) => {
+      checkDispatcher(path, peer, trusted);
+    },
   }).catch((error: unknown) => {
     throw explain(error, path, authkey !== undefined);
   });
@@ -102,34 +171,12 @@ async function sendUnlessGone(connection: Connection, frame: Buffer): Promise<vo
   });
 }
 
-/** What a dispatcher says to a command. */
-export type Answer =
-  | { readonly type: 'done'; readonly result: unknown }
-  | { readonly type: 'progress'; readonly text: string }
-  | { readonly type: 'again' };
-
 /** @throws {PassfdError} what the dispatcher says when it cannot do what it was asked for */
-export function answerIn(frame: Buffer): Answer {
+export function answerIn(frame: Buffer): Exclude<Answer, { reason: string }> {
   refuseChallenge(frame);
-  const { type, result, text, code, reason } = objectIn(frame);
-  if (type === 'done') return { type, result };
-  if (type === 'again') return { type };
-  if (type === 'progress' && typeof text === 'string') return { type, text };
-  throw new PassfdError(
-    (typeof code === 'string' ? code : 'ERR_DISPATCHER') as ErrorCode,
-    typeof reason === 'string' ? reason : 'The dispatcher gave an answer that is not understood',
-  );
-}
-
-function objectIn(frame: Buffer): Readonly<Record<string, unknown>> {
-  let answer: unknown;
-  try {
-    answer = JSON.parse(frame.toString());
-  } catch (cause) {
-    throw new PassfdError('ERR_PROTOCOL', 'The answer of the dispatcher is not JSON', { cause });
-  }
-  if (typeof answer === 'object' && answer !== null) return answer as Record<string, unknown>;
-  throw new PassfdError('ERR_PROTOCOL', 'The answer of the dispatcher is not an object');
+  const answer = decodeAnswer(frame);
+  if (!('reason' in answer)) return answer;
+  throw new PassfdError(answer.code as ErrorCode, answer.reason);
 }
 
 /** Behind a stop: the dispatcher has hung up, or the next generation had done so already. */

@@ -7,6 +7,7 @@ import { pino, type Logger } from 'pino';
 import { prettyFactory } from 'pino-pretty';
 
 import { Descriptor } from '../fd/index.js';
+import { printable } from '../handoff/index.js';
 import { LineWriter } from './line-writer.js';
 
 // Not written to by `process.stderr`: Node makes that non-blocking, and so for workers too that may be no Node.
@@ -46,7 +47,7 @@ export function openLog(level: LogLevel, fd: number = STDERR, isTerminal: boolea
     // Without `flushSync`, which would wait for the reader.
     {
       write(line) {
-        writer.write(isTerminal ? pretty(line) : line);
+        writer.write(isTerminal ? forTerminal(line, pretty) : printableLine(line));
       },
     },
   );
@@ -65,6 +66,23 @@ export function openLog(level: LogLevel, fd: number = STDERR, isTerminal: boolea
       own?.close();
     },
   };
+}
+
+/** The same JSON, and harmless to a terminal where somebody shows the file. */
+function printableLine(line: string): string {
+  return `${printable(line.trimEnd())}\n`;
+}
+
+/** A colour, or an end of a line: what is printed for people has some. */
+const LAYOUT = /(\u001b\[[\d;]*m|\n)/;
+
+/** For people. What has a colour comes from here: the message is made printable before, and fields stand as JSON. */
+function forTerminal(line: string, pretty: (event: object) => string): string {
+  const event = JSON.parse(line) as { readonly msg?: string };
+  return pretty({ ...event, msg: printable(event.msg ?? '') })
+    .split(LAYOUT)
+    .map((part, index) => (index % 2 === 0 ? printable(part) : part))
+    .join('');
 }
 
 /**

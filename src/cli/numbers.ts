@@ -3,14 +3,13 @@ import { availableParallelism } from 'node:os';
 
 import { InvalidArgumentError } from 'commander';
 
+import { MAX_USER_ID } from '../handoff/index.js';
+
 /** A longer one overflows a timer of Node, which then fires at once (TIMEOUT_MAX). */
 const MAX_MS = 0x7fff_ffff;
 
 /** More processes than this are a typing error. */
 const MAX_WORKERS = 1024;
-
-/** Ids of users and groups (uid_t), the last of which means "none". */
-const MAX_USER_ID = 0xffff_fffe;
 
 /** The kernel caps it at `net.core.somaxconn`; an int in listen(2). */
 const MAX_BACKLOG = 0x7fff_ffff;

@@ -18,6 +18,11 @@ export interface ControlFlags {
   readonly authkeyFile?: string;
 }
 
+/** Of the commands that go to a running dispatcher. */
+export interface ClientFlags extends ControlFlags {
+  readonly trustUid?: readonly number[];
+}
+
 /** Of the commands that run a dispatcher. */
 export interface ServiceFlags extends ControlFlags {
   readonly listen?: readonly WrittenAddress[];
@@ -37,7 +42,7 @@ export interface ServiceFlags extends ControlFlags {
   readonly logLevel: LogLevel;
 }
 
-export function addControlOptions(command: Command): Command {
+function addControlOptions(command: Command): Command {
   return command
     .addOption(
       new Option('--control <path>', 'the Unix socket where workers and commands reach the dispatcher')
@@ -50,6 +55,16 @@ export function addControlOptions(command: Command): Command {
         'a file with the key that dispatcher, workers and commands share; or set PASSFD_AUTHKEY',
       ).argParser(parsePath),
     );
+}
+
+export function addClientOptions(command: Command): Command {
+  return addControlOptions(command).addOption(
+    repeatable(
+      '--trust-uid <uid>',
+      "trust a dispatcher of this user, beside root's and your own (repeatable); or set PASSFD_TRUST_UIDS",
+      parseUserId,
+    ),
+  );
 }
 
 export function addServiceOptions(command: Command, listen: Option): Command {

@@ -1,10 +1,11 @@
 // A command that asks a running dispatcher for something.
+import { trustedUsers } from '../handoff/index.js';
 import { readAuthkey } from './authkey.js';
 import { ControlClient } from './control-client.js';
-import type { ControlFlags } from './options.js';
+import type { ClientFlags } from './options.js';
 import { warn } from './tell.js';
 
 /** Connects as the flags say. The caller owns the connection. */
-export async function connectAs(flags: ControlFlags): Promise<ControlClient> {
-  return ControlClient.connect(flags.control, await readAuthkey(flags, warn));
+export async function connectAs(flags: ClientFlags): Promise<ControlClient> {
+  return ControlClient.connect(flags.control, await readAuthkey(flags, warn), trustedUsers(flags.trustUid));
 }

@@ -619,6 +619,8 @@ function supervisorOptions({ flags, authkey }: Parts, { command, count }: Childr
     env: {
       // A child may join by the control socket: at once, or when its dispatcher has died.
       PASSFD_AUTHKEY: authkey,
+      // It may become another user before it does.
+      PASSFD_TRUST_UIDS: String(process.getuid?.() ?? 0),
       PASSFD_ORPHAN_TIMEOUT: String(orphanTimeout),
       PASSFD_DRAIN_TIMEOUT: String(drainTimeout),
     },

@@ -1,18 +1,53 @@
 // What `passfd status` prints for people: the numbers of a status, aligned.
-import type { Status } from '../dispatcher/index.js';
+import * as v from 'valibot';
+
+import { printable } from '../handoff/index.js';
 
 type Row = readonly string[];
 
-/** Whether what a dispatcher answered has the parts that are shown here; it may be of another release. */
-export function isStatus(answer: unknown): answer is Status {
-  if (typeof answer !== 'object' || answer === null) return false;
-  const { listeners, connections, workers } = answer as Partial<Status>;
-  return (
-    Array.isArray(listeners) && Array.isArray(workers) && typeof connections === 'object' && !!connections
-  );
+const cell = v.pipe(v.string(), v.transform(printable));
+const count = v.number();
+
+const shownStatus = v.object({
+  version: cell,
+  pid: count,
+  generation: count,
+  uptimeMs: count,
+  listeners: v.pipe(v.array(v.object({ address: cell, accepted: count })), v.readonly()),
+  connections: v.object({
+    accepted: count,
+    adopted: count,
+    redelivered: count,
+    refused: count,
+    waiting: count,
+    inFlight: count,
+  }),
+  workers: v.pipe(
+    v.array(
+      v.object({
+        id: count,
+        pid: count,
+        dialect: cell,
+        state: cell,
+        adopted: count,
+        active: v.nullable(count),
+        inFlight: count,
+      }),
+    ),
+    v.readonly(),
+  ),
+});
+
+/** What is shown of a status. */
+export type ShownStatus = v.InferOutput<typeof shownStatus>;
+
+/** @returns undefined when what a dispatcher answered has not the parts that are shown here: it may be of another release */
+export function statusIn(answer: unknown): ShownStatus | undefined {
+  const result = v.safeParse(shownStatus, answer);
+  return result.success ? result.output : undefined;
 }
 
-export function formatStatus(status: Status): string {
+export function formatStatus(status: ShownStatus): string {
   const { version, pid, generation, uptimeMs, connections } = status;
   const sections = [
     [`passfd ${version}, pid ${pid}, generation ${generation}, up ${formatDuration(uptimeMs)}`],

@@ -6,6 +6,7 @@ import {
   decodeCommand,
   decodeIntroduction,
   encodeJson,
+  isTrusted,
   MAX_HELLO_BYTES,
   shortened,
   type Introduction,
@@ -279,11 +280,6 @@ export function checkPeer(peer: PeerCredentials, options: ControlOptions): void 
     'ERR_PEER_DENIED',
     `Process ${peer.pid} of user ${peer.uid}, group ${peer.gid}, may not connect; allow it by --allow-uid or --allow-gid`,
   );
-}
-
-/** The same user, or root, who can do anyway whatever this process can. */
-export function isTrusted(peer: PeerCredentials): boolean {
-  return peer.uid === 0 || peer.uid === process.getuid?.();
 }
 
 /** By convention a worker of the recipe says its process id first; another object says nothing, and the kernel knows. */

@@ -15,6 +15,7 @@ import {
 } from '../fd/index.js';
 import {
   decodeIntroduction,
+  isTrusted,
   MAX_HELLO_BYTES,
   RETURN_TIMEOUT_MS,
   type WorkerHello,
@@ -22,15 +23,7 @@ import {
 import { Connection } from '../multiprocessing/index.js';
 import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
 import { Bequest } from './bequest.js';
-import {
-  checkPeer,
-  Control,
-  isTrusted,
-  modeFor,
-  turnAway,
-  type ControlOptions,
-  type Joined,
-} from './control.js';
+import { checkPeer, Control, modeFor, turnAway, type ControlOptions, type Joined } from './control.js';
 import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
 import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
 import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';

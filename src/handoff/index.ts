@@ -1,6 +1,12 @@
 // The channel between dispatcher and worker: its hello, its messages, and what is in flight on it.
 export { Channel, type TakeGroup } from './channel.js';
-export { decodeCommand, type AnyCommandMessage, type CommandMessage } from './commands.js';
+export {
+  decodeAnswer,
+  decodeCommand,
+  type Answer,
+  type AnyCommandMessage,
+  type CommandMessage,
+} from './commands.js';
 export { defaultControlPath, prepareControlDirectory } from './control-path.js';
 export type { DescriptorGroup } from './frame-reader.js';
 export {
@@ -33,9 +39,11 @@ export {
   type ToWorker,
   type WantedAddress,
 } from './messages.js';
+export { printable, printableLines } from './printable.js';
 export { shortened } from './reason.js';
 export { tellStep, type Step } from './steps.js';
 export { TAKEOVER_FORMAT, TakeoverChannel, type TakeoverMessage } from './takeover.js';
+export { checkDispatcher, isTrusted, MAX_USER_ID, trustedUsers, type TrustedUsers } from './trust.js';
 export {
   DEFAULT_DRAIN_TIMEOUT_MS,
   DEFAULT_ORPHAN_TIMEOUT_MS,

@@ -1,5 +1,5 @@
 // Client: connects to a Listener, here or in Python.
-import { connect } from '../fd/index.js';
+import { connect, type PeerCredentials } from '../fd/index.js';
 import { fromPython, type ConnectionAddress } from './address.js';
 import { authenticateToListener, toKey, type AuthKey } from './authentication.js';
 import { Connection, type ConnectionOptions } from './connection.js';
@@ -13,6 +13,8 @@ export interface ClientOptions extends Pick<ConnectionOptions, 'maxFrameBytes' |
   readonly handshakeTimeoutMs?: number;
   /** Wait until somebody listens at the address, instead of failing at once. */
   readonly waitForListener?: boolean;
+  /** Looks at who listens at a Unix socket, before anything is said or read; throws to give up. */
+  readonly checkPeer?: (peer: PeerCredentials) => void;
   /** Gives up. */
   readonly signal?: AbortSignal;
 }
@@ -20,7 +22,7 @@ export interface ClientOptions extends Pick<ConnectionOptions, 'maxFrameBytes' |
 /**
  * Connects to the listener at an address, as `multiprocessing.connection.Client` does.
  * @throws {PassfdError} `ERR_AUTHENTICATION` when the keys differ; `ERR_HANDSHAKE`, `ERR_HANDSHAKE_TIMEOUT`; or as
- * `connect`
+ * `connect`, and what `checkPeer` throws
  */
 export async function Client(address: ConnectionAddress, options: ClientOptions = {}): Promise<Connection> {
   const {
@@ -32,6 +34,12 @@ export async function Client(address: ConnectionAddress, options: ClientOptions 
   checkMilliseconds(handshakeTimeoutMs, 'handshakeTimeoutMs');
   const key = authkey === undefined ? undefined : toKey(authkey);
   const socket = await connect(await fromPython(address), { waitForListener, ...(signal && { signal }) });
+  try {
+    options.checkPeer?.(socket.peer);
+  } catch (error) {
+    socket.destroy();
+    throw error;
+  }
   const connection = new Connection(socket, options);
   if (key) {
     await shakeHands(

@@ -3,7 +3,13 @@ import { watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
 import { Descriptor, StreamSocket } from '../fd/index.js';
-import { DEFAULT_ORPHAN_TIMEOUT_MS, defaultControlPath, MAX_WINDOW } from '../handoff/index.js';
+import {
+  checkDispatcher,
+  DEFAULT_ORPHAN_TIMEOUT_MS,
+  defaultControlPath,
+  MAX_WINDOW,
+  trustedUsers,
+} from '../handoff/index.js';
 import { Client, type AuthKey } from '../multiprocessing/index.js';
 import { Link, type LinkOptions } from './link.js';
 import { checkCapacity, Worker } from './worker.js';
@@ -13,6 +19,11 @@ export interface JoinOptions {
   readonly control?: string;
   /** The key of the control socket, where it has one; `PASSFD_AUTHKEY` if it is not given. */
   readonly authkey?: AuthKey;
+  /**
+   * Users whose dispatcher is trusted, beside root, the user of this process as it is now, and those in
+   * `PASSFD_TRUST_UIDS`.
+   */
+  readonly trustUids?: readonly number[];
   /** Connections that may be on their way here at most. */
   readonly window?: number;
   /** Connections that this worker wants to have open at most. */
@@ -40,8 +51,8 @@ const MAX_TIMER_MS = 0x7fff_ffff;
 
 /**
  * Joins a dispatcher as a worker.
- * @throws {PassfdError} as `connect` and `Client` when nobody is there or the keys differ; `ERR_DISPATCHER` with the
- * dispatcher's reason, `ERR_HANDSHAKE_TIMEOUT`
+ * @throws {PassfdError} as `connect` and `Client` when nobody is there or the keys differ; `ERR_PEER_DENIED` when the
+ * dispatcher is of a user that is not trusted, `ERR_DISPATCHER` with its reason, `ERR_HANDSHAKE_TIMEOUT`
  */
 export async function join(options: JoinOptions = {}): Promise<Worker> {
   const {
@@ -119,6 +130,8 @@ function orphanTimeoutInEnvironment(): number | undefined {
 /** What is in the environment is read once: the key may be taken out of it. */
 function connector(control: string, options: JoinOptions): () => Promise<StreamSocket> {
   const { authkey = process.env['PASSFD_AUTHKEY'], signal } = options;
+  // The user may be another one when it is tried again.
+  const trusted = trustedUsers(options.trustUids);
   // Only at first: later the worker tries again by itself, as long as anybody needs it.
   let waitForListener = options.waitForDispatcher ?? false;
   return async () => {
@@ -127,6 +140,9 @@ function connector(control: string, options: JoinOptions): () => Promise<StreamS
       ...(options.handshakeTimeoutMs !== undefined && { handshakeTimeoutMs: options.handshakeTimeoutMs }),
       ...(signal && { signal }),
       waitForListener,
+      checkPeer: (peer) => {
+        checkDispatcher(control, peer, trusted);
+      },
     });
     waitForListener = false;
     return connection.socket;

@@ -10,7 +10,9 @@ import {
   encodeJson,
   encodeRefused,
   MAX_LAST_WORDS,
+  printable,
   PROTOCOL_VERSION,
+  shortened,
   tellStep,
   type DescriptorGroup,
   type Listening,
@@ -343,7 +345,9 @@ export class Link {
         this.#requests.delete(message.request);
         break;
       case 'listen-failed': {
-        const error = new PassfdError('ERR_DISPATCHER', message.reason, { cause: { code: message.code } });
+        const error = new PassfdError('ERR_DISPATCHER', said(message.reason), {
+          cause: { code: message.code },
+        });
         this.#requests.get(message.request)?.reject(error);
         this.#requests.delete(message.request);
         break;
@@ -359,7 +363,7 @@ export class Link {
       case 'farewell':
         this.#farewell = new PassfdError(
           'ERR_DISPATCHER',
-          `The dispatcher refused this worker: ${message.reason}`,
+          `The dispatcher refused this worker: ${said(message.reason)}`,
         );
     }
   }
@@ -495,4 +499,9 @@ export class Link {
 
 function goneError(): PassfdError {
   return new PassfdError('ERR_PEER_GONE', 'The dispatcher closed the channel, or died');
+}
+
+/** It becomes part of a message, which an app may print. */
+function said(reason: string): string {
+  return printable(shortened(reason));
 }

@@ -56,6 +56,7 @@ async function becomeWorker(): Promise<void> {
     process.exit(1);
   } finally {
     delete process.env['PASSFD_AUTHKEY'];
+    delete process.env['PASSFD_TRUST_UIDS'];
     delete process.env['PASSFD_ORPHAN_TIMEOUT'];
   }
 }

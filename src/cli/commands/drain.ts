@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 
 import { parseWorkerId } from '../numbers.js';
-import { addControlOptions, type ControlFlags } from '../options.js';
+import { addClientOptions, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
 import { answer } from '../tell.js';
 
@@ -17,9 +17,9 @@ export function addDrainCommand(program: Command): void {
     .command('drain')
     .description('give one worker no more connections, and wait until it has none open')
     .argument('<id>', 'the number of the worker, as passfd status shows it', parseWorkerId);
-  addControlOptions(command)
+  addClientOptions(command)
     .addHelpText('after', EXAMPLES)
-    .action(async (worker: number, flags: ControlFlags) => {
+    .action(async (worker: number, flags: ClientFlags) => {
       using client = await connectAs(flags);
       await client.ask({ type: 'drain', worker });
       answer(`worker ${worker} is drained`);

@@ -1,7 +1,7 @@
 // passfd restart: replaces the worker processes one by one.
 import type { Command } from 'commander';
 
-import { addControlOptions, type ControlFlags } from '../options.js';
+import { addClientOptions, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
 import { answer } from '../tell.js';
 
@@ -16,9 +16,9 @@ export function addRestartCommand(program: Command): void {
   const command = program
     .command('restart')
     .description('replace the workers one by one, without a client noticing');
-  addControlOptions(command)
+  addClientOptions(command)
     .addHelpText('after', EXAMPLES)
-    .action(async (flags: ControlFlags) => {
+    .action(async (flags: ClientFlags) => {
       using client = await connectAs(flags);
       await client.ask({ type: 'restart' }, answer);
       answer('restarted');

@@ -1,18 +1,19 @@
 // passfd status: what a dispatcher has done so far, and its workers.
 import type { Command } from 'commander';
 
-import { addControlOptions, type ControlFlags } from '../options.js';
+import { addClientOptions, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
-import { formatStatus, isStatus } from '../status-table.js';
+import { formatStatus, statusIn } from '../status-table.js';
 import { answer } from '../tell.js';
 import { PassfdError } from '../../fd/index.js';
+import { printable } from '../../handoff/index.js';
 
 const EXAMPLES = `
 Examples:
   $ passfd status
   $ passfd status --json | jq '.workers[] | {id, active}'`;
 
-interface StatusFlags extends ControlFlags {
+interface StatusFlags extends ClientFlags {
   readonly json?: true;
 }
 
@@ -21,16 +22,18 @@ export function addStatusCommand(program: Command): void {
     .command('status')
     .description('show the listeners, the connections and the workers of a running dispatcher')
     .option('--json', 'one JSON object, for programs');
-  addControlOptions(command)
+  addClientOptions(command)
     .addHelpText('after', EXAMPLES)
     .action(async (flags: StatusFlags) => {
       using client = await connectAs(flags);
-      const status = await client.ask({ type: 'status' });
+      const result = await client.ask({ type: 'status' });
       if (flags.json === true) {
-        answer(JSON.stringify(status));
+        // It is printed so that it is the same JSON.
+        answer(printable(JSON.stringify(result)));
         return;
       }
-      if (!isStatus(status)) {
+      const status = statusIn(result);
+      if (!status) {
         throw new PassfdError(
           'ERR_PROTOCOL',
           'The dispatcher is of a release whose status this one does not know; passfd status --json shows it',

@@ -1,7 +1,7 @@
 // passfd stop: ends a dispatcher and the processes that it has started.
 import type { Command } from 'commander';
 
-import { addControlOptions, type ControlFlags } from '../options.js';
+import { addClientOptions, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
 import { answer } from '../tell.js';
 
@@ -15,9 +15,9 @@ export function addStopCommand(program: Command): void {
   const command = program
     .command('stop')
     .description('end a running dispatcher and its workers, when they have finished what is open');
-  addControlOptions(command)
+  addClientOptions(command)
     .addHelpText('after', EXAMPLES)
-    .action(async (flags: ControlFlags) => {
+    .action(async (flags: ClientFlags) => {
       using client = await connectAs(flags);
       await client.stop();
       answer('stopped');

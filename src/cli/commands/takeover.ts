@@ -1,7 +1,8 @@
 // passfd takeover: replaces the dispatcher.
 import type { Command } from 'commander';
+import * as v from 'valibot';
 
-import { addControlOptions, type ControlFlags } from '../options.js';
+import { addClientOptions, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
 import { answer } from '../tell.js';
 
@@ -16,16 +17,21 @@ export function addTakeoverCommand(program: Command): void {
   const command = program
     .command('takeover')
     .description('replace the dispatcher by its next generation, without workers or clients noticing');
-  addControlOptions(command)
+  addClientOptions(command)
     .addHelpText('after', EXAMPLES)
-    .action(async (flags: ControlFlags) => {
+    .action(async (flags: ClientFlags) => {
       using client = await connectAs(flags);
       const result = await client.ask({ type: 'takeover' }, answer);
       answer(describe(result));
     });
 }
 
+const takenOver = v.object({ generation: v.number(), pid: v.number() });
+
 function describe(result: unknown): string {
-  const { generation, pid } = (result ?? {}) as { generation?: unknown; pid?: unknown };
-  return `generation ${String(generation)} is process ${String(pid)}`;
+  const { success, output } = v.safeParse(takenOver, result);
+  // A later release may tell something else.
+  return success
+    ? `generation ${output.generation} is process ${output.pid}`
+    : 'the next generation has taken over';
 }

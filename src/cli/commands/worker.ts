@@ -5,8 +5,9 @@ import { once } from 'node:events';
 import type { Command } from 'commander';
 
 import { appCommand, requireApp } from '../app.js';
+import { trustedUsers } from '../../handoff/index.js';
 import { readAuthkey } from '../authkey.js';
-import { addControlOptions, type ControlFlags } from '../options.js';
+import { addClientOptions, type ClientFlags } from '../options.js';
 import { warn } from '../tell.js';
 
 const EXAMPLES = `
@@ -27,15 +28,17 @@ export function addWorkerCommand(program: Command): void {
     .argument('<app>', 'the file that Node runs')
     .argument('[args...]', 'arguments of the app')
     .passThroughOptions();
-  addControlOptions(command)
+  addClientOptions(command)
     .addHelpText('after', EXAMPLES)
-    .action(async (app: string, args: string[], flags: ControlFlags) => {
+    .action(async (app: string, args: string[], flags: ClientFlags) => {
       requireApp(command, app);
       const authkey = await readAuthkey(flags, warn);
       const end = await run(appCommand(app, args), {
         PASSFD_JOIN: '1',
         PASSFD_CONTROL: flags.control,
         PASSFD_AUTHKEY: authkey,
+        // Those of the environment are among them.
+        PASSFD_TRUST_UIDS: [...trustedUsers(flags.trustUid)].join(','),
         // Of a child that has a channel; this one may run below such a child.
         PASSFD_CHANNEL_FD: undefined,
         PASSFD_WORKER_ID: undefined,

@@ -1,6 +1,6 @@
 // What a dispatcher answers to a command, and that the two are connected.
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import { answerIn, ControlClient, explain } from '../../../src/cli/control-client.js';
 import { PassfdError } from '../../../src/fd/index.js';
@@ -8,7 +8,7 @@ import { Listener } from '../../../src/multiprocessing/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
 import { temporaryDirectory } from '../../support/files.js';
-import { isPending } from '../../support/loop.js';
+import { isPending, turns } from '../../support/loop.js';
 
 function answer(json: unknown): Buffer {
   return Buffer.from(JSON.stringify(json));
@@ -41,8 +41,38 @@ describe('the answer of a dispatcher', () => {
 
   it('is an error when it is not understood', () => {
     assert.throws(() => answerIn(Buffer.from('{')), failsWith('ERR_PROTOCOL', /not JSON/));
-    assert.throws(() => answerIn(answer(null)), failsWith('ERR_PROTOCOL', /not an object/));
-    assert.throws(() => answerIn(answer({ type: 7 })), failsWith('ERR_DISPATCHER', /not understood/));
+    for (const other of [
+      null,
+      [],
+      { type: 7 },
+      { type: 'progress' },
+      { type: 'failed', code: 1, reason: 'x' },
+    ]) {
+      assert.throws(() => answerIn(answer(other)), failsWith('ERR_PROTOCOL', /not understood/));
+    }
+  });
+
+  it('has texts that do nothing to a terminal, and look like nothing of this program', () => {
+    assert.deepEqual(answerIn(answer({ type: 'progress', text: 'a\u001b]0;x\u0007\nrestarted' })), {
+      type: 'progress',
+      text: 'a\\u001b]0;x\\u0007\\u000arestarted',
+    });
+    assert.throws(
+      () => answerIn(answer({ type: 'failed', code: 'ERR_DISPATCHER', reason: 'a\u009bb\npassfd: c\u202e' })),
+      failsWith('ERR_DISPATCHER', /^a\\u009bb\n {2}passfd: c\\u202e$/),
+    );
+  });
+
+  it('is as long as a person reads', () => {
+    const endless = 'x'.repeat(1_000_000);
+    const said = answerIn(answer({ type: 'progress', text: endless }));
+    assert.ok(said.type === 'progress' && said.text.length < 1000);
+    assert.throws(
+      () => answerIn(answer({ type: 'failed', code: 'ERR_DISPATCHER', reason: endless })),
+      (error) => {
+        return error instanceof PassfdError && error.message.length < 20_000;
+      },
+    );
   });
 });
 
@@ -58,6 +88,8 @@ describe('a control client', () => {
       using there = dispatcher;
       const asking = here.ask({ type: 'drain', worker: 3 });
       assert.deepEqual(JSON.parse((await there.recvBytes()).toString()), { passfd: 1, role: 'control' });
+      assert.deepEqual(JSON.parse((await there.recvBytes()).toString()), { type: 'status' });
+      await there.sendBytes(answer({ type: 'done', result: {} }));
       assert.deepEqual(JSON.parse((await there.recvBytes()).toString()), { type: 'drain', worker: 3 });
       await there.sendBytes(answer({ type: 'done', result: null }));
       assert.equal(await asking, null);
@@ -87,6 +119,37 @@ describe('a control client', () => {
       await stopped;
     }),
   );
+
+  for (const request of [{ type: 'status' }, { type: 'drain', worker: 1 }, { type: 'stop' }] as const) {
+    it(
+      `gives up on a dispatcher that does not answer: ${request.type}`,
+      keepsDescriptors(async () => {
+        await using directory = await temporaryDirectory();
+        const path = `${directory.path}/control`;
+        await using listener = await Listener(path);
+        const [dispatcher, client] = await Promise.all([
+          listener.accept(),
+          ControlClient.connect(path, undefined),
+        ]);
+        using here = client;
+        using there = dispatcher;
+        mock.timers.enable({ apis: ['setTimeout'] });
+        try {
+          const asking = here.ask(request);
+          await turns();
+          mock.timers.tick(30_000);
+          await assert.rejects(
+            asking,
+            failsWith('ERR_NO_ANSWER', new RegExp(`within 30000 ms.*ps .* -p ${process.pid}$`)),
+          );
+        } finally {
+          mock.timers.reset();
+        }
+        await there.recvBytes();
+        assert.match((await there.recvBytes()).toString(), /"status"|"stop"/);
+      }),
+    );
+  }
 
   it(
     'says what to do when no dispatcher is there',

@@ -186,4 +186,30 @@ describe('the log', () => {
       assert.match(read(), /^[^\n]*worker left[^\n]*"worker":1[^\n]*\n$/);
     }, true),
   );
+
+  const evil = 'a\u001b[2Jb\u009b31mc\u202ed\u007f\u2028';
+
+  it(
+    'has nothing at a terminal that a peer could move its cursor or turn its text with',
+    onPipe(async ({ opened, read }) => {
+      opened.log.info({ reason: evil, [evil]: 1 }, `process ${evil}\n`);
+      await opened[Symbol.asyncDispose]();
+      // Colours are this program's own.
+      const line = read().replace(/\u001b\[\d+m/g, '');
+      assert.match(line, /^[\x20-\x7e]+\n$/);
+      assert.match(line, /process a\\u001b\[2Jb\\u009b31mc\\u202ed\\u007f\\u2028/);
+    }, true),
+  );
+
+  it(
+    'has no such thing in a file either, and is the same JSON',
+    onPipe(async ({ opened, read }) => {
+      opened.log.info({ reason: evil, [evil]: 1 }, `process ${evil}`);
+      await opened[Symbol.asyncDispose]();
+      const line = read();
+      assert.match(line, /^[\x20-\x7e]+\n$/);
+      const { reason, msg, [evil]: one } = JSON.parse(line) as Record<string, unknown>;
+      assert.deepEqual([reason, msg, one], [evil, `process ${evil}`, 1]);
+    }),
+  );
 });

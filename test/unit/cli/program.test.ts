@@ -8,6 +8,7 @@ import { createProgram } from '../../../src/cli/program.js';
 import { defaultControlPath } from '../../../src/handoff/index.js';
 
 const control = ['--control <path>', '--authkey-file <file>'];
+const client = [...control, '--trust-uid <uid>'];
 const service = [
   '--workers <n>',
   '--listen <addr>',
@@ -31,12 +32,12 @@ const service = [
 const commands: Readonly<Record<string, readonly string[]>> = {
   run: service,
   serve: service,
-  worker: control,
-  status: ['--json', ...control],
-  restart: control,
-  takeover: control,
-  drain: control,
-  stop: control,
+  worker: client,
+  status: ['--json', ...client],
+  restart: client,
+  takeover: client,
+  drain: client,
+  stop: client,
 };
 
 interface Line {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { formatDuration, formatStatus, isStatus } from '../../../src/cli/status-table.js';
+import { formatDuration, formatStatus, statusIn } from '../../../src/cli/status-table.js';
 import type { Status } from '../../../src/dispatcher/index.js';
 
 const status: Status = {
@@ -66,9 +66,26 @@ describe('a duration', () => {
 
 describe('an answer', () => {
   it('is a status when it has its parts', () => {
-    assert.equal(isStatus(status), true);
-    for (const other of [null, 7, {}, { workers: [] }, { ...status, connections: null }]) {
-      assert.equal(isStatus(other), false, JSON.stringify(other));
+    const { peers, ...shown } = status;
+    assert.deepEqual(statusIn(status), shown);
+    assert.deepEqual(statusIn({ ...status, peers: undefined, ofALaterRelease: peers }), shown);
+    for (const other of [
+      null,
+      7,
+      {},
+      { workers: [] },
+      { ...status, connections: null },
+      { ...status, workers: [{ ...status.workers[0], id: '1' }] },
+    ]) {
+      assert.equal(statusIn(other), undefined, JSON.stringify(other));
     }
+  });
+
+  it('shows no character that only a terminal would understand, and no line that is not its own', () => {
+    const address = 'unix:/a\u001b[2J\u009b1m\u202eb\nWORKER';
+    const shown = statusIn({ ...status, listeners: [{ address, accepted: 1 }] });
+    assert.ok(shown);
+    const text = formatStatus(shown);
+    assert.match(text, /^unix:\/a\\u001b\[2J\\u009b1m\\u202eb\\u000aWORKER {9}1$/m);
   });
 });

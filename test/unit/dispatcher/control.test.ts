@@ -7,9 +7,15 @@ import { describe, it, mock } from 'node:test';
 import { connect, socketPair, type PassfdError, type PeerCredentials } from '../../../src/fd/index.js';
 import { native } from '../../../src/fd/native.js';
 import { EMFILE } from '../../../src/fd/system-error.js';
-import { checkPeer, isTrusted, modeFor } from '../../../src/dispatcher/control.js';
+import { checkPeer, modeFor } from '../../../src/dispatcher/control.js';
 import { Dispatcher } from '../../../src/dispatcher/index.js';
-import { encodeFrame, encodeHello, MAX_WINDOW, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
+import {
+  encodeFrame,
+  encodeHello,
+  isTrusted,
+  MAX_WINDOW,
+  PROTOCOL_VERSION,
+} from '../../../src/handoff/index.js';
 import { Client, dumps } from '../../../src/multiprocessing/index.js';
 import { openDescriptors } from '../../support/descriptors.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
