@@ -3,16 +3,15 @@ import { EventEmitter } from 'node:events';
 
 import { PassfdError, type Acceptor, type PeerCredentials, type StreamSocket } from '../fd/index.js';
 import {
-  decodeCommand,
   decodeIntroduction,
   encodeJson,
   isTrusted,
   MAX_HELLO_BYTES,
-  shortened,
   type Introduction,
   type WorkerHello,
 } from '../handoff/index.js';
-import { Listener, loads, type AuthKey, type Connection } from '../multiprocessing/index.js';
+import { Crowd, Listener, loads, originOf, type AuthKey, type Connection } from '../multiprocessing/index.js';
+import { CommandConnection, isEnd, type Commands } from './command-connection.js';
 import { CONTROL_LIMITS, Quota } from './quota.js';
 
 export interface ControlOptions {
@@ -28,24 +27,13 @@ export interface ControlOptions {
   readonly commands?: Commands;
 }
 
-/** @param progress tells whoever asked how far it is */
-export type CommandHandler = (
-  message: Readonly<Record<string, unknown>>,
-  progress: (text: string) => void,
-) => Promise<unknown>;
-
-export type Commands = Readonly<Record<string, CommandHandler>>;
-
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
-/** Peers that have not said yet who they are; when one more comes, the oldest gives way. */
+/** Peers that have not said yet who they are; when one more comes, one of whoever has the most gives way. */
 const MAX_STRANGERS = 64;
 
 /** Time that peers have to finish their introduction when another process takes over; the others are cut off. */
 const SETTLE_TIMEOUT_MS = 1_000;
-
-/** Longest command. */
-const MAX_COMMAND_BYTES = 65_536;
 
 /** Everyone may try to connect where users are named, since each is checked; else the file's mode keeps others out. */
 const OPEN_MODE = 0o666;
@@ -68,9 +56,8 @@ export class Control extends EventEmitter<ControlEvents> {
   readonly #listener: Listener;
   readonly #commands: Commands;
   readonly #timeoutMs: number;
-  /** In the order in which they came. */
-  readonly #strangers = new Set<Connection>();
-  readonly #controls = new Quota<Connection>(CONTROL_LIMITS);
+  readonly #strangers = new Crowd<Connection>(MAX_STRANGERS);
+  readonly #controls = new Quota<CommandConnection>(CONTROL_LIMITS);
   #whenSettled: (() => void) | undefined;
   #loop: Promise<void> | undefined;
 
@@ -135,7 +122,7 @@ export class Control extends EventEmitter<ControlEvents> {
   async abandon(): Promise<void> {
     await this.#listener.abandon();
     for (const connection of this.#strangers) connection.close();
-    for (const connection of this.#controls) {
+    for (const { connection } of this.#controls) {
       connection.sendBytes(Buffer.from(JSON.stringify({ type: 'again' }))).catch(() => undefined);
       connection.close();
     }
@@ -144,15 +131,15 @@ export class Control extends EventEmitter<ControlEvents> {
 
   async close(): Promise<void> {
     await this.#listener.close();
-    for (const connection of [...this.#strangers, ...this.#controls]) connection.close();
+    for (const connection of this.#strangers) connection.close();
+    for (const { connection } of this.#controls) connection.close();
     await this.#loop;
   }
 
   async #accept(): Promise<void> {
     for await (const connection of this.#listener) {
-      const [oldest] = this.#strangers;
-      if (oldest && this.#strangers.size >= MAX_STRANGERS) oldest.socket.destroy(crowdedOut());
-      this.#strangers.add(connection);
+      const outgoing = this.#strangers.enter(connection, originOf(connection.socket));
+      outgoing?.socket.destroy(crowdedOut());
       this.#introduce(connection).catch((error: unknown) => {
         this.#refuse(connection, error);
       });
@@ -193,52 +180,34 @@ export class Control extends EventEmitter<ControlEvents> {
     }
   }
 
-  /** One answer for each command, until the peer hangs up. */
   async #serveCommands(connection: Connection): Promise<void> {
-    const { peer } = connection.socket;
-    this.#controls.check(peer);
-    this.#controls.add(connection, peer);
+    const one = new CommandConnection(connection, this.#commands);
+    this.#makePlace(one.peer);
+    this.#controls.add(one, one.peer);
     try {
-      for (;;) {
-        const frame = await connection.recvBytes(MAX_COMMAND_BYTES);
-        const answer = await this.#run(frame, connection);
-        await connection.sendBytes(Buffer.from(JSON.stringify(answer)));
-      }
-    } catch (error) {
-      connection.close();
-      if (!isEnd(error)) throw error;
+      await one.run();
     } finally {
-      this.#controls.delete(connection);
+      this.#controls.delete(one);
       this.#listener.acceptor.resume();
     }
   }
 
-  async #run(frame: Buffer, connection: Connection): Promise<unknown> {
-    const progress = (text: string): void => {
-      // Who has hung up does not want to know.
-      connection.sendBytes(Buffer.from(JSON.stringify({ type: 'progress', text }))).catch(() => undefined);
-    };
+  /**
+   * Where a user has no place left, the oldest of its connections that waits for nothing gives way.
+   * @throws {PassfdError} `ERR_DISPATCHER` when all of them wait for something
+   */
+  #makePlace(peer: PeerCredentials): void {
     try {
-      const message = decodeCommand(frame);
-      const { type } = message;
-      if (type !== 'status' && !isTrusted(connection.socket.peer)) {
-        throw new PassfdError(
-          'ERR_PEER_DENIED',
-          'Only the user of the dispatcher, and root, may ask for that',
-        );
-      }
-      const command = Object.hasOwn(this.#commands, type) ? this.#commands[type] : undefined;
-      if (!command) {
-        const known = Object.keys(this.#commands).join(', ');
-        throw new PassfdError(
-          'ERR_PROTOCOL',
-          shortened(`There is no command ${JSON.stringify(type)} here, but: ${known}`),
-        );
-      }
-      return { type: 'done', result: (await command(message, progress)) ?? null };
+      this.#controls.check(peer);
     } catch (error) {
-      const code = error instanceof PassfdError ? error.code : 'ERR_PROTOCOL';
-      return { type: 'failed', code, reason: (error as Error).message };
+      const idle = [...this.#controls].find((one) => one.isIdle && one.peer.uid === peer.uid);
+      if (!idle) throw error;
+      this.#controls.delete(idle);
+      this.#refuse(
+        idle.connection,
+        new PassfdError('ERR_DISPATCHER', 'It was idle, and its place is needed'),
+      );
+      this.#controls.check(peer);
     }
   }
 
@@ -293,13 +262,9 @@ function pidIn(pickle: Buffer, peer: PeerCredentials): number {
   }
 }
 
-function isEnd(error: unknown): boolean {
-  return error instanceof PassfdError && ['ERR_EOF', 'ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
-}
-
 function crowdedOut(): PassfdError {
   return new PassfdError(
     'ERR_HANDSHAKE_TIMEOUT',
-    `More than ${MAX_STRANGERS} peers have not said who they are, and this one has taken the longest`,
+    `More than ${MAX_STRANGERS} peers have not said who they are, and this one is the oldest of the process that has the most`,
   );
 }

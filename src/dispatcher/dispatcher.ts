@@ -93,6 +93,11 @@ export interface OpenControlOptions extends ControlOptions {
   readonly prepare?: () => Promise<void>;
 }
 
+export interface DrainOptions {
+  /** Ends the waiting. The worker drains on: it has been told. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface StopOptions {
   /** 5 s unless it is given. */
   readonly timeoutMs?: number;
@@ -114,15 +119,17 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   readonly #diagnostics = SocketDiagnostics.open();
   readonly #startedAt = performance.now();
   /** Whom to tell when a worker that drains has nothing open any more. */
-  readonly #drains = new Map<WorkerHandle, (() => void)[]>();
+  readonly #drains = new Map<WorkerHandle, Set<() => void>>();
   readonly #runs = new Set<Promise<void>>();
-  readonly #joined = new Quota<WorkerHandle>(JOINED_LIMITS);
+  /** Workers, and the sockets of those that are not welcomed yet. */
+  readonly #joined = new Quota<WorkerHandle | StreamSocket>(JOINED_LIMITS);
   /** Channels of children that have not said anything yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
   readonly #awaited = new AwaitedWorkers();
   readonly #bequest: Bequest;
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
+  #isPreparing = false;
   /** What there is, or is just being opened. */
   readonly #taken = new Set<'control socket' | 'raw control socket'>();
   #control: Control | undefined;
@@ -259,9 +266,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /**
    * Gives a worker nothing new, and resolves when it has nothing open any more, or has left.
-   * @throws {PassfdError} `ERR_DISPATCHER` when there is no such worker
+   * @throws {PassfdError} `ERR_DISPATCHER` when there is no such worker; the reason of the signal
    */
-  drainWorker(id: number): Promise<void> {
+  drainWorker(id: number, options: DrainOptions = {}): Promise<void> {
     const worker =
       this.#pool.workers.find((candidate) => candidate.id === id && candidate.state !== 'draining') ??
       this.#pool.workers.find((candidate) => candidate.id === id);
@@ -271,18 +278,27 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         new PassfdError('ERR_DISPATCHER', `There is no worker ${id} here; these are: ${known}`),
       );
     }
-    return this.drain(worker);
+    return this.drain(worker, options);
   }
 
   /** As `drainWorker`, of exactly this one: while a worker is replaced, two have the same id. */
-  drain(view: WorkerView): Promise<void> {
+  drain(view: WorkerView, { signal }: DrainOptions = {}): Promise<void> {
     const worker = this.#pool.workers.find((candidate) => candidate === view);
     if (!worker) return Promise.resolve();
     worker.drain();
-    return new Promise((resolve) => {
-      const waiting = this.#drains.get(worker);
-      if (waiting) waiting.push(resolve);
-      else this.#drains.set(worker, [resolve]);
+    return new Promise((resolve, reject) => {
+      const waiting = this.#drains.get(worker) ?? new Set();
+      this.#drains.set(worker, waiting);
+      const abort = (): void => {
+        waiting.delete(end);
+        reject(signal?.reason);
+      };
+      const end = (): void => {
+        signal?.removeEventListener('abort', abort);
+        resolve();
+      };
+      waiting.add(end);
+      signal?.addEventListener('abort', abort, { once: true });
       this.#noteDrained(worker);
     });
   }
@@ -483,8 +499,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       ...options,
       commands: {
         status: () => Promise.resolve(this.status()),
-        // It is checked where it came in.
-        drain: ({ worker }) => this.drainWorker(worker as number),
+        // The number was checked where it came in.
+        drain: ({ worker }, _progress, signal) => this.drainWorker(worker as number, { signal }),
         ...options.commands,
       },
     };
@@ -528,10 +544,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     prepare: (() => Promise<void>) | undefined,
   ): Promise<void> {
     const returned = this.#awaited.any(awaited, RETURN_TIMEOUT_MS);
+    this.#isPreparing = true;
     control.start();
-    await returned;
-    await prepare?.();
-    await this.#listeners.closeReturned();
+    try {
+      await returned;
+      await prepare?.();
+      await this.#listeners.closeReturned();
+    } finally {
+      this.#isPreparing = false;
+    }
   }
 
   /** With all that is there by now. */
@@ -578,7 +599,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /** One that is new waits until everything is there that it may ask for. */
   async #admit({ socket, peer }: Joined, hello: WorkerHello): Promise<void> {
-    if (!hello.returns) await this.#prepared.catch(ignore);
+    const waits = !hello.returns && this.#isPreparing;
+    if (waits && !(await this.#awaitPrepared({ socket, peer }))) return;
+    // From here on its worker has the place.
+    this.#joined.delete(socket);
     if (this.#closing) {
       socket.destroy();
       return;
@@ -597,9 +621,31 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#eventsFor(isTrusted(peer)),
       );
     // One that comes back has connections open, and had its place with the dispatcher before; maybe as a child.
-    const hasPlace = hello.returns !== undefined && (awaitedId !== undefined || isTrusted(peer));
+    const hasPlace = waits || (hello.returns !== undefined && (awaitedId !== undefined || isTrusted(peer)));
     if (hasPlace) this.#add({ socket, peer }, create());
     else this.#letIn({ socket, peer }, 'passfd', create);
+  }
+
+  /**
+   * Waits until everything is there that a new worker may ask for. Its socket takes the place of a worker meanwhile.
+   * @returns false when there is no place, or it has hung up by then
+   */
+  async #awaitPrepared({ socket, peer }: Joined): Promise<boolean> {
+    try {
+      this.#joined.check(peer, descriptorsFor('passfd'));
+    } catch (error) {
+      this.#turnAway(socket, error);
+      return false;
+    }
+    this.#joined.add(socket, peer, descriptorsFor('passfd'));
+    const prepared = new AbortController();
+    const isPrepared = this.#prepared.catch(ignore).then(() => true);
+    const isThere = await Promise.race([isPrepared, untilEnd(socket, prepared.signal).then(() => false)]);
+    prepared.abort();
+    if (isThere) return true;
+    this.#joined.delete(socket);
+    socket.destroy();
+    return false;
   }
 
   /** One that has come by a control socket, if there is a place for it. */
@@ -786,7 +832,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #endDrains(worker: WorkerHandle): void {
-    for (const resolve of this.#drains.get(worker) ?? []) resolve();
+    for (const end of this.#drains.get(worker) ?? []) end();
     this.#drains.delete(worker);
   }
 
@@ -902,6 +948,20 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 /** How many a worker takes here: its channel; and of the recipe's, what watches its process and what it has received. */
 function descriptorsFor(dialect: Dialect): number {
   return dialect === 'passfd' ? 1 : 3;
+}
+
+/** Resolves when the peer has hung up and has said nothing more before, and never otherwise. */
+function untilEnd(socket: StreamSocket, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    socket
+      .untilReadable({ signal })
+      .then(() => {
+        if (socket.peek(1)?.length === 0) resolve();
+      })
+      .catch(() => {
+        if (!signal.aborted) resolve();
+      });
+  });
 }
 
 function ignore(): void {

@@ -1,5 +1,6 @@
 // The dispatcher: accepts connections and hands each to one of several workers.
-export type { Commands, ControlOptions } from './control.js';
+export type { Commands } from './command-connection.js';
+export type { ControlOptions } from './control.js';
 export {
   Dispatcher,
   type ChildIdentity,

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 
 import { PassfdError, type PeerCredentials } from '../fd/index.js';
+import { isTrusted } from '../handoff/index.js';
 
 export interface QuotaLimits {
   /** What is counted, in the plural. */
@@ -9,19 +10,22 @@ export interface QuotaLimits {
   readonly total: number;
   /** Less than the total, so that no user takes the place of all others. */
   readonly perUser: number;
+  /** Of the total, for root and the user of this process: whoever else is let in cannot lock them out. */
+  readonly reserved: number;
 }
 
 /** Connections over which commands come. */
-export const CONTROL_LIMITS = { of: 'control connections', total: 256, perUser: 64 };
+export const CONTROL_LIMITS = { of: 'control connections', total: 256, perUser: 64, reserved: 128 };
 
 /** Workers that join at a control socket. Children are as many as their supervisor starts. */
-export const JOINED_LIMITS = { of: 'workers', total: 1024, perUser: 512 };
+export const JOINED_LIMITS = { of: 'workers', total: 1024, perUser: 512, reserved: 512 };
 
 /** Each kind may take a quarter of all descriptors, so that half of them is left for clients. */
 const SHARE = 4;
 
 interface Entry {
   readonly uid: number;
+  readonly isTrusted: boolean;
   readonly descriptors: number;
 }
 
@@ -32,14 +36,17 @@ export class Quota<T> implements Iterable<T> {
   readonly #share: number;
   /** How many there may be of one user that take one descriptor each. */
   readonly perUser: number;
+  /** What users may have together that are not trusted, as a part of the whole. */
+  readonly #partOfOthers: number;
   readonly #entries = new Map<T, Entry>();
 
   /** @param descriptors how many this process may have */
-  constructor({ of, total, perUser }: QuotaLimits, descriptors = descriptorLimit()) {
+  constructor({ of, total, perUser, reserved }: QuotaLimits, descriptors = descriptorLimit()) {
     this.#of = of;
     this.#share = Math.floor(descriptors / SHARE);
     this.#total = Math.min(total, this.#share);
-    this.perUser = Math.min(perUser, Math.floor(this.#total / 2));
+    this.perUser = Math.max(1, Math.floor((perUser * this.#total) / total));
+    this.#partOfOthers = 1 - reserved / total;
   }
 
   [Symbol.iterator](): IterableIterator<T> {
@@ -58,6 +65,16 @@ export class Quota<T> implements Iterable<T> {
         `There are ${all.length} ${this.#of} here, and no more are let in`,
       );
     }
+    const others = all.filter((entry) => !entry.isTrusted);
+    const isFull =
+      others.length >= this.#total * this.#partOfOthers ||
+      descriptorsOf(others) + descriptors > this.#share * this.#partOfOthers;
+    if (isFull && !isTrusted({ uid })) {
+      throw new PassfdError(
+        'ERR_DISPATCHER',
+        `There are ${others.length} ${this.#of} of other users here, and the rest is kept for root and the own one`,
+      );
+    }
     const own = all.filter((entry) => entry.uid === uid);
     if (own.length < this.perUser && descriptorsOf(own) + descriptors <= this.#share / 2) return;
     throw new PassfdError(
@@ -67,7 +84,7 @@ export class Quota<T> implements Iterable<T> {
   }
 
   add(one: T, { uid }: PeerCredentials, descriptors = 1): void {
-    this.#entries.set(one, { uid, descriptors });
+    this.#entries.set(one, { uid, isTrusted: isTrusted({ uid }), descriptors });
   }
 
   delete(one: T): void {

@@ -8,10 +8,14 @@ import { Acceptor, listen, PassfdError, type Descriptor, type PeerCredentials } 
 import { fromPython, toPython, type ConnectionAddress } from './address.js';
 import { authenticateClient, toKey, type AuthKey } from './authentication.js';
 import { Connection, type ConnectionOptions } from './connection.js';
+import { Crowd, originOf } from './crowd.js';
 import { DEFAULT_HANDSHAKE_TIMEOUT_MS, shakeHands } from './handshake.js';
 import { checkMilliseconds } from './milliseconds.js';
 
-/** Handshakes at the same time; when one more comes, the oldest gives way, so that silent clients keep nobody out. */
+/**
+ * Handshakes at the same time; when one more comes, one of whoever has the most gives way, so that silent clients keep
+ * nobody out.
+ */
 const MAX_HANDSHAKES = 64;
 
 export interface ListenerOptions extends Pick<ConnectionOptions, 'maxFrameBytes' | 'pickleLimits'> {
@@ -81,8 +85,7 @@ class ConnectionListener
   readonly #directory: string | undefined;
   readonly #options: ListenerOptions;
   readonly #closing = new AbortController();
-  /** In the order in which they began. */
-  readonly #handshakes = new Set<Handshake>();
+  readonly #handshakes = new Crowd<Handshake>(MAX_HANDSHAKES);
   /** Let in, and not yet taken by an `accept`: at most as many as there are handshakes at a time. */
   readonly #ready: Connection[] = [];
   readonly #waiting: Waiting[] = [];
@@ -213,11 +216,9 @@ class ConnectionListener
   }
 
   #startHandshake(descriptor: Descriptor): void {
-    const [oldest] = this.#handshakes;
-    if (oldest && this.#handshakes.size >= MAX_HANDSHAKES) {
-      oldest.connection.socket.destroy(crowdedOutError());
-    }
     const connection = new Connection(descriptor, this.#options);
+    // One that is refused is closed at once.
+    const origin = originOf(connection.socket);
     const handshake: Handshake = {
       connection,
       ended: this.#letIn(connection).finally(() => {
@@ -225,7 +226,10 @@ class ConnectionListener
         this.#acceptor.resume();
       }),
     };
-    this.#handshakes.add(handshake);
+    // Nobody makes room for one that was refused at once.
+    if (connection.closed) return;
+    const outgoing = this.#handshakes.enter(handshake, origin);
+    outgoing?.connection.socket.destroy(crowdedOutError());
   }
 
   /** Never rejects. */
@@ -293,7 +297,7 @@ interface Handshake {
 function crowdedOutError(): PassfdError {
   return new PassfdError(
     'ERR_HANDSHAKE_TIMEOUT',
-    `More than ${MAX_HANDSHAKES} clients are in their handshake, and this one has taken the longest`,
+    `More than ${MAX_HANDSHAKES} clients are in their handshake, and this one is the oldest of the process or host that has the most`,
   );
 }
 

@@ -1,13 +1,19 @@
 // Many channels: nobody has so many that others find no place.
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { existsSync } from 'node:fs';
+import { describe, it, mock } from 'node:test';
 
 import { CONTROL_LIMITS, JOINED_LIMITS, Quota } from '../../../src/dispatcher/quota.js';
+import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { connect } from '../../../src/fd/index.js';
 import { encodeFrame, encodeHello, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { failsWith } from '../../support/errors.js';
 import { FakeWorker } from '../../support/fake-worker.js';
+import { isPending, turns } from '../../support/loop.js';
+
+/** Neither root nor the user of this process. */
+const OTHER = (process.getuid?.() ?? 0) + 4711;
 
 function user(uid: number): { readonly pid: number; readonly uid: number; readonly gid: number } {
   return { pid: 1, uid, gid: 1 };
@@ -15,7 +21,7 @@ function user(uid: number): { readonly pid: number; readonly uid: number; readon
 
 describe('a quota', () => {
   it('has an end for one user, and one for all of them', () => {
-    const quota = new Quota<string>({ of: 'things', total: 4, perUser: 2 });
+    const quota = new Quota<string>({ of: 'things', total: 4, perUser: 2, reserved: 0 });
     for (const one of ['a', 'b']) {
       quota.check(user(1));
       quota.add(one, user(1));
@@ -40,10 +46,10 @@ describe('a quota', () => {
     assert.deepEqual([...quota], ['b', 'c', 'd']);
   });
 
-  it('is a quarter of the descriptors where there are few, and half of that for one user', () => {
-    const limits = { of: 'things', total: 1000, perUser: 400 };
+  it('is a quarter of the descriptors where there are few, and as much less for one user', () => {
+    const limits = { of: 'things', total: 1000, perUser: 400, reserved: 0 };
     for (const [descriptors, perUser] of [
-      [256, 32],
+      [256, 25],
       [4000, 400],
       [Number.POSITIVE_INFINITY, 400],
     ] as const) {
@@ -64,7 +70,7 @@ describe('a quota', () => {
 
   it('counts the descriptors that each takes, where there are few', () => {
     const THREE = 3;
-    const quota = new Quota<string>({ of: 'things', total: 1000, perUser: 400 }, 40);
+    const quota = new Quota<string>({ of: 'things', total: 1000, perUser: 400, reserved: 0 }, 40);
     quota.check(user(1), THREE);
     quota.add('a', user(1), THREE);
     quota.check(user(1), 2);
@@ -95,13 +101,91 @@ async function commander(stage: Stage): Promise<FakeWorker> {
   return peer;
 }
 
+/** A command that is never done, and how many wait for it. */
+class Endless {
+  waiting = 0;
+
+  readonly wait = (_message: unknown, _progress: unknown, hungUp: AbortSignal): Promise<never> => {
+    this.waiting++;
+    return new Promise((_, reject) => {
+      hungUp.addEventListener('abort', () => {
+        this.waiting--;
+        reject(hungUp.reason as Error);
+      });
+    });
+  };
+}
+
+function ask(peer: FakeWorker, ...commands: object[]): Promise<void> {
+  return peer.say(...commands.map((command) => encodeFrame(Buffer.from(JSON.stringify(command)))));
+}
+
+async function answerOf(peer: FakeWorker): Promise<string> {
+  return String((await peer.socket.receive())?.bytes);
+}
+
+describe('a quota with a reserve', () => {
+  it('keeps places for root and the own user, whoever else fills the rest', () => {
+    const quota = new Quota<number>({ of: 'things', total: 8, perUser: 4, reserved: 4 });
+    for (const one of [1, 2, 3, 4]) {
+      quota.check(user(OTHER + one));
+      quota.add(one, user(OTHER + one));
+    }
+    assert.throws(
+      () => {
+        quota.check(user(OTHER));
+      },
+      failsWith('ERR_DISPATCHER', /There are 4 things of other users here, .* kept for root/),
+    );
+    for (const one of [5, 6, 7, 8]) {
+      quota.check(user(0));
+      quota.add(one, user(0));
+    }
+    assert.throws(
+      () => {
+        quota.check(user(0));
+      },
+      failsWith('ERR_DISPATCHER', /There are 8 things here/),
+    );
+  });
+
+  it('keeps descriptors, too, where there are few', () => {
+    const quota = new Quota<number>({ of: 'things', total: 100, perUser: 100, reserved: 50 }, 40);
+    quota.check(user(OTHER), 5);
+    quota.add(1, user(OTHER), 5);
+    assert.throws(
+      () => {
+        quota.check(user(OTHER + 1));
+      },
+      failsWith('ERR_DISPATCHER', /kept for root/),
+    );
+    quota.check(user(0), 5);
+  });
+});
+
 describe('many control connections of one user', () => {
-  it(
-    'are refused behind the 64th, with a reason, and a place that becomes free is given away',
-    onStage({}, async (stage) => {
-      const { perUser } = new Quota(CONTROL_LIMITS);
+  const { perUser } = new Quota(CONTROL_LIMITS);
+
+  /** The body of a test in which one user has all its connections wait for an answer. */
+  function allWaiting(
+    body: (stage: Stage, peers: readonly FakeWorker[], endless: Endless) => Promise<void>,
+  ): () => Promise<void> {
+    const endless = new Endless();
+    return onStage({ control: { commands: { wait: endless.wait } } }, async (stage) => {
       const peers: FakeWorker[] = [];
-      while (peers.length < perUser) peers.push(await commander(stage));
+      while (peers.length < perUser) {
+        const peer = await commander(stage);
+        peers.push(peer);
+        await ask(peer, { type: 'wait' });
+        await stage.until(() => endless.waiting === peers.length);
+      }
+      await body(stage, peers, endless);
+    });
+  }
+
+  it(
+    'that wait for an answer are refused behind the 64th, with a reason, and are no concern of workers',
+    allWaiting(async (stage) => {
       const farewell = await (await commander(stage)).next('farewell');
       assert.equal(farewell.code, 'ERR_DISPATCHER');
       assert.match(farewell.reason, new RegExp(`has ${perUser} control connections here`));
@@ -109,20 +193,110 @@ describe('many control connections of one user', () => {
         stage.refusedPeers.map(({ code }) => code),
         ['ERR_DISPATCHER'],
       );
-      // Workers are not their concern.
       const worker = await stage.joinServing();
       await stage.client();
       await worker.handoffs(1);
-      const [first, second] = peers;
+    }),
+  );
+
+  it(
+    'leave a free place as soon as one hangs up, whatever it waits for, and whatever it had asked for behind that',
+    allWaiting(async (stage, [first, second], endless) => {
       assert.ok(first && second);
       first.die();
-      // What the dispatcher hears behind that end comes when it has seen the end.
-      await second.say(encodeFrame(Buffer.from('{"type":"status"}')));
-      assert.notEqual(await second.socket.receive(), null);
+      await stage.until(() => endless.waiting === perUser - 1);
       const another = await commander(stage);
-      await another.say(encodeFrame(Buffer.from('{"type":"status"}')));
-      const answer = await another.socket.receive();
-      assert.doesNotMatch(String(answer?.bytes), /farewell/);
+      await ask(another, { type: 'status' });
+      assert.match(await answerOf(another), /"type":"done"/);
+      await ask(second, { type: 'wait' }, { type: 'wait' });
+      second.die();
+      await stage.until(() => endless.waiting === perUser - 2);
+    }),
+  );
+
+  it(
+    'make room themselves where they wait for nothing: the oldest is told so',
+    onStage({}, async (stage) => {
+      const peers: FakeWorker[] = [];
+      while (peers.length < perUser) peers.push(await commander(stage));
+      const another = await commander(stage);
+      await ask(another, { type: 'status' });
+      assert.match(await answerOf(another), /"type":"done"/);
+      const [first, second] = peers;
+      assert.ok(first && second);
+      assert.match((await first.next('farewell')).reason, /was idle/);
+      await ask(second, { type: 'status' });
+      assert.match(await answerOf(second), /"type":"done"/);
+    }),
+  );
+});
+
+describe('a drain whose asker has hung up', () => {
+  it(
+    'goes on, and takes no place: others can still ask',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      await worker.adopt();
+      await stage.until(() => stage.dispatcher.workers[0]?.active === 1);
+      const { perUser } = new Quota(CONTROL_LIMITS);
+      for (let count = 0; count < perUser + 6; count++) {
+        const peer = await commander(stage);
+        await ask(peer, { type: 'drain', worker: worker.id });
+        await stage.until(() => stage.dispatcher.workers[0]?.state === 'draining');
+        await turns();
+        peer.die();
+        await turns();
+      }
+      assert.equal((await worker.message())?.type, 'drain');
+      const drained = commander(stage).then(async (peer) => {
+        await ask(peer, { type: 'drain', worker: worker.id });
+        return answerOf(peer);
+      });
+      assert.equal(await isPending(drained), true);
+      await worker.sayClosed(1);
+      assert.match(await drained, /"type":"done","result":null/);
+      assert.deepEqual(stage.refusedPeers, []);
+    }),
+  );
+});
+
+describe('a control connection', () => {
+  it(
+    'has the answers to what it asks for in one breath, in their order, also when it says nothing more behind that',
+    onStage({}, async (stage) => {
+      const peer = await commander(stage);
+      await ask(peer, ...Array.from({ length: 16 }, (_, index) => ({ type: `number ${index}` })));
+      await peer.socket.end();
+      let said = '';
+      for await (const { bytes } of peer.socket) said += String(bytes);
+      const numbers = [...said.matchAll(/no command \\"number (\d+)\\"/g)].map(([, number]) =>
+        Number(number),
+      );
+      assert.deepEqual(
+        numbers,
+        Array.from({ length: 16 }, (_, index) => index),
+      );
+    }),
+  );
+
+  it(
+    'is cut off when too much waits behind a command that runs, and is told so',
+    onStage({ control: { commands: { wait: new Endless().wait } } }, async (stage) => {
+      const peer = await commander(stage);
+      await ask(peer, ...Array<object>(18).fill({ type: 'wait' }));
+      const farewell = await peer.next('farewell');
+      assert.deepEqual(
+        [farewell.code, farewell.reason],
+        ['ERR_PROTOCOL', 'More than 16 commands wait for their turn'],
+      );
+      const refused = stage.next('peerRefused');
+      const large = await commander(stage);
+      const padding = 'x'.repeat(40_000);
+      await ask(large, { type: 'wait' }, { type: 'wait', padding }, { type: 'wait', padding });
+      const [{ code }] = await refused;
+      assert.equal(code, 'ERR_FRAME_TOO_LARGE');
     }),
   );
 });
@@ -151,6 +325,54 @@ describe('many workers of one user', () => {
       const back = await stage.join({ returns: { id: perUser + 7 } });
       assert.equal(back.id, perUser + 7);
       assert.equal(stage.dispatcher.workers.length, perUser + 1);
+    }),
+  );
+});
+
+/** As many new workers as may join wait, one too many comes, one leaves and another comes; then an old one returns. */
+async function fillAndReturn(stage: Stage, perUser: number): Promise<void> {
+  await using next = new Dispatcher();
+  const opened = next.openControl(stage.control, { awaited: [{ id: 1, pid: process.pid }] });
+  await stage.until(() => existsSync(stage.control));
+  const newWorker = async (): Promise<FakeWorker> => {
+    const worker = stage.own(new FakeWorker(await connect(stage.control)));
+    const hello = {
+      passfd: PROTOCOL_VERSION,
+      role: 'worker',
+      pid: 1,
+      window: 1,
+      capacity: null,
+    } as const;
+    await worker.say(encodeFrame(encodeHello(hello)));
+    return worker;
+  };
+  const first = await newWorker();
+  for (let count = 1; count < perUser; count++) await newWorker();
+  const { code, reason } = await (await newWorker()).next('farewell');
+  assert.equal(code, 'ERR_DISPATCHER');
+  assert.match(reason, new RegExp(`has ${perUser} workers here`));
+  assert.deepEqual(next.workers, []);
+  first.die();
+  await turns();
+  const late = await newWorker();
+  await stage.join({ custody: true, returns: { id: 1 } });
+  await opened;
+  assert.equal((await late.next('welcome')).type, 'welcome');
+}
+
+describe('new workers that wait while a dispatcher takes others back', () => {
+  it(
+    'are no more than may join, and leave a place when they hang up',
+    onStage({}, async (stage) => {
+      const { perUser } = new Quota(JOINED_LIMITS);
+      await stage.dispatcher.close();
+      // However long they take to come, the dispatcher waits on.
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        await fillAndReturn(stage, perUser);
+      } finally {
+        mock.timers.reset();
+      }
     }),
   );
 });
