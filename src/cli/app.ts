@@ -1,5 +1,5 @@
 // The command that runs an unmodified app: Node as it runs here, with the module that takes over the app's servers.
-import { existsSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readSync, statSync } from 'node:fs';
 import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 
 import type { Command } from 'commander';
@@ -7,15 +7,61 @@ import type { Command } from 'commander';
 import { namedDirectory } from '../supervisor/index.js';
 import { inheritedOptions } from './inspect.js';
 
+/** What to do when the command is one that starts the app, as `tsx` and `npm start` are. */
+export const RUN_THE_APP =
+  'give passfd run the file that Node runs, not a command that starts it (for tsx app.ts: NODE_OPTIONS="--import tsx" passfd run app.ts)';
+
 /** Ends with a usage error when Node would find nothing to run: every process would only say the same, again and again. */
 export function requireApp(command: Command, app: string): void {
   if (app === '') command.error('error: the name of the app is empty');
-  if (whatNodeTries(app).some(isFile)) return;
-  command.error(
-    existsSync(app)
-      ? `error: the directory ${app} has no index.js, and no package.json that says what to run`
-      : `error: there is no file ${app} in ${process.cwd()}`,
-  );
+  if (whatNodeTries(app).some(isFile)) {
+    const program = isFile(app) ? programIn(app) : undefined;
+    if (program !== undefined) {
+      command.error(`error: ${app} is ${program}, and no JavaScript: ${RUN_THE_APP}`);
+    }
+    return;
+  }
+  if (existsSync(app)) {
+    command.error(`error: the directory ${app} has no index.js, and no package.json that says what to run`);
+  }
+  const missing = `error: there is no file ${app} in ${process.cwd()}`;
+  command.error(isCommand(app) ? `${missing}, and ${app} is a command: ${RUN_THE_APP}` : missing);
+}
+
+/** Enough for the first line of a script. */
+const HEAD_BYTES = 256;
+
+/** Those of scripts that Node cannot run. It passes over the first line of any other. */
+const INTERPRETERS = /^#!\s*\S*?((?:[/ ](?:ba|da|z|k|fi)?sh)|(?:[/ ](?:python|perl|ruby|php)[\d.]*))(?:\s|$)/;
+
+/** What a file is that Node cannot run; undefined of one that it may. */
+function programIn(path: string): string | undefined {
+  const head = headOf(path);
+  if (head.startsWith('\x7fELF')) return 'a program of this machine';
+  const interpreter = INTERPRETERS.exec(head)?.[1];
+  return interpreter === undefined ? undefined : `a script for ${interpreter.slice(1)}`;
+}
+
+/** Nothing of a file that cannot be read: Node says why. */
+function headOf(path: string): string {
+  try {
+    const fd = openSync(path, 'r');
+    try {
+      const head = Buffer.alloc(HEAD_BYTES);
+      return head.toString('latin1', 0, readSync(fd, head));
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    return '';
+  }
+}
+
+/** Whether a shell, or npm in a script of this package, would find a command by that name. */
+function isCommand(name: string): boolean {
+  if (name.includes('/')) return false;
+  const directories = (process.env['PATH'] ?? '').split(delimiter);
+  return [join('node_modules', '.bin'), ...directories].some((directory) => isFile(join(directory, name)));
 }
 
 /** Node finds an app without its extension too, and in a directory. */

@@ -2,6 +2,8 @@
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { formatAddress, PassfdError } from '../fd/index.js';
 import { describeExit, type ChildView, type Supervisor, type Vacancy } from '../supervisor/index.js';
+import { RUN_THE_APP } from './app.js';
+import { launchedBy } from './launched.js';
 import type { Log } from './log.js';
 import { Repeats } from './repeats.js';
 
@@ -72,7 +74,10 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   });
   supervisor.on('overdue', (child, { hasJoined }) => {
     const what = hasJoined ? 'has not listened' : 'has not joined the dispatcher';
-    log.warn(ofChild(child), `process is not ready yet: it ${what}`);
+    const launched = child.pid === undefined ? undefined : launchedBy(child.pid);
+    const instead =
+      launched === undefined ? '' : `. It has started ${launched}, which is no worker: ${RUN_THE_APP}`;
+    log.warn(ofChild(child), `process is not ready yet: it ${what}${instead}`);
   });
   supervisor.on('died', (child, { exit, restartInMs, lastWords }) => {
     log.error({ ...ofChild(child), restartInMs, lastWords }, `process ${describeExit(exit)}`);

@@ -1,6 +1,6 @@
 // Has `listen` of every net.Server in this process served by the dispatcher, as `cluster` has it served by its primary.
 import { Server } from 'node:net';
-import { resolve } from 'node:path';
+import { parse, resolve } from 'node:path';
 
 import { PassfdError } from '../fd/index.js';
 import type { WantedAddress } from '../handoff/index.js';
@@ -62,7 +62,12 @@ export function interceptListen(worker: Worker): void {
     const server = privateServer(this);
     // Node tells a path as the app gave it.
     if (server._handle && address && server._pipeName === toBoundPath(address)) server._pipeName = address;
-    if (exclusive || server._handle || ((flags ?? 0) & REUSE_PORT) !== 0) {
+    if (
+      exclusive ||
+      isOwnSocket(address, addressType) ||
+      server._handle ||
+      ((flags ?? 0) & REUSE_PORT) !== 0
+    ) {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
       return;
     }
@@ -80,6 +85,14 @@ export function interceptListen(worker: Worker): void {
     };
     listenThrough(worker, this, wanted, listen);
   };
+}
+
+/**
+ * Whether the file is named by the number of this process, as the socket by which a launcher speaks with what it starts:
+ * it is no address of a service, since it is another one after each start.
+ */
+function isOwnSocket(address: string | null, addressType: unknown): boolean {
+  return addressType === -1 && address !== null && parse(address).name === String(process.pid);
 }
 
 function listenThrough(

@@ -8,6 +8,9 @@ import type { Worker } from './worker.js';
 /** The dispatcher may be busy, and learn late that a worker is drained. */
 const SIGNAL_TIMEOUT_MS = 5_000;
 
+/** What Node calls the handle of a server that listens. */
+const SERVER_HANDLES = new Set(['TCPServerWrap', 'PipeServerWrap']);
+
 const drainTimeout = process.env['PASSFD_DRAIN_TIMEOUT'];
 delete process.env['PASSFD_DRAIN_TIMEOUT'];
 
@@ -50,6 +53,7 @@ async function becomeWorker(): Promise<void> {
     });
     if (isChild) worker.once('drained', awaitSignal);
     tellLastWords(worker);
+    warnOfEarlyServer();
     interceptListen(worker);
   } catch (error) {
     tell(`this process could not join its dispatcher: ${(error as Error).message}`);
@@ -59,6 +63,15 @@ async function becomeWorker(): Promise<void> {
     delete process.env['PASSFD_TRUST_UIDS'];
     delete process.env['PASSFD_ORPHAN_TIMEOUT'];
   }
+}
+
+/** A preload of `--require` runs before this one, and one in `NODE_OPTIONS` does. */
+function warnOfEarlyServer(): void {
+  if (!process.getActiveResourcesInfo().some((name) => SERVER_HANDLES.has(name))) return;
+  tell(
+    'a server listens already, by a preload (--require, or NODE_OPTIONS) that ran before passfd: this process listens ' +
+      'there by itself, and the workers do not share it. Let the app import that module, or listen later',
+  );
 }
 
 /** Whoever has started this one may have forgotten the dispatcher, or named another path. */

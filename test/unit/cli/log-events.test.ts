@@ -1,6 +1,7 @@
 // What the log says of events that others can bring about as often as they like, or that may have several causes.
 import assert from 'node:assert/strict';
-import { EventEmitter } from 'node:events';
+import { spawn } from 'node:child_process';
+import { EventEmitter, once } from 'node:events';
 import { describe, it } from 'node:test';
 
 import { pino } from 'pino';
@@ -40,10 +41,26 @@ describe('the log of a supervisor', () => {
     const [log, messages] = collected();
     const supervisor = new EventEmitter();
     logSupervisor(log, supervisor as unknown as Supervisor);
-    for (const hasJoined of [true, false]) supervisor.emit('overdue', { id: 1, pid: 2 }, { hasJoined });
+    for (const hasJoined of [true, false]) {
+      supervisor.emit('overdue', { id: 1, pid: undefined }, { hasJoined });
+    }
     assert.deepEqual(messages, [
       'process is not ready yet: it has not listened',
       'process is not ready yet: it has not joined the dispatcher',
     ]);
+  });
+
+  it('names what a process that is not ready has started, and says what to do', async () => {
+    const [log, messages] = collected();
+    const supervisor = new EventEmitter();
+    logSupervisor(log, supervisor as unknown as Supervisor);
+    const child = spawn(process.execPath, ['-e', 'process.stdin.resume()']);
+    const ended = once(child, 'exit');
+    await once(child, 'spawn');
+    supervisor.emit('overdue', { id: 1, pid: process.pid }, { hasJoined: true });
+    child.stdin.end();
+    await ended;
+    const told = `has not listened. It has started process ${child.pid} \\(.*\\), which is no worker: give passfd run the file`;
+    assert.match(messages[0] ?? '', new RegExp(told));
   });
 });
