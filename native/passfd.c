@@ -51,7 +51,7 @@ static ssize_t send_message(int socket, struct sockaddr_un *address, socklen_t s
 		memcpy(CMSG_DATA(header), fds, room);
 	}
 	do
-		sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+		sent = platform_sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (sent < 0 && errno == EINTR);
 	if (sent < 0)
 		return errno == ETOOMANYREFS || errno == ENOMEM ? -ENOBUFS : -errno;

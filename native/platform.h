@@ -38,6 +38,17 @@ static inline int platform_set_flag(int fd, int get, int set, int flag, int on)
 
 #define PLATFORM_RECEIVE_FLAGS MSG_CMSG_CLOEXEC
 
+/* The system call itself: musl's function refuses more than 1024 bytes of control data, 253 descriptors need 1032. The
+ * kernel takes musl's message as it is, since the padding beside its short lengths is zero. */
+static inline ssize_t platform_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+#ifdef __GLIBC__
+	return sendmsg(fd, message, flags);
+#else
+	return syscall(SYS_sendmsg, fd, message, flags);
+#endif
+}
+
 static inline int platform_socket(int family, int type)
 {
 	int fd = socket(family, type | SOCK_CLOEXEC, 0);
@@ -135,6 +146,11 @@ static inline int platform_take_receipts(int watch)
 #else /* macOS: no close-on-exec at birth, so a fork between the two calls can still inherit */
 
 #define PLATFORM_RECEIVE_FLAGS 0
+
+static inline ssize_t platform_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	return sendmsg(fd, message, flags);
+}
 
 static inline int platform_close_on_exec(int fd)
 {

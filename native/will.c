@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 /* Since Linux 5.3; older headers do not have it. */
 #ifndef SYS_pidfd_open

@@ -3,8 +3,11 @@
 #include "will.h"
 
 #include <limits.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 /* A thread that ends leaves the will of the process to nobody who could cancel it; and the code of this addon may go with
  * the last thread that has loaded it. The main thread ends with the process, which is what the will is for. */

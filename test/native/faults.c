@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 struct fault {
@@ -88,14 +90,47 @@ void die_in_send(enum death when)
 	death_in_send = when;
 }
 
+static void die_if(enum death when)
+{
+	if (death_in_send == when)
+		kill(getpid(), SIGKILL);
+}
+
+#ifdef __GLIBC__
+
 ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);
 
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
 {
-	if (death_in_send == DEATH_BEFORE)
-		kill(getpid(), SIGKILL);
+	die_if(DEATH_BEFORE);
 	ssize_t result = is_due(&of_sendmsg) ? -1 : __real_sendmsg(fd, message, flags);
-	if (death_in_send == DEATH_BEHIND)
-		kill(getpid(), SIGKILL);
+	die_if(DEATH_BEHIND);
 	return result;
 }
+
+#else /* platform_sendmsg is the system call itself */
+
+long __real_syscall(long number, ...);
+
+long __wrap_syscall(long number, ...)
+{
+	long arguments[6];
+	va_list list;
+
+	/* More than were given are not looked at by the kernel. */
+	va_start(list, number);
+	for (int i = 0; i < 6; i++)
+		arguments[i] = va_arg(list, long);
+	va_end(list);
+	if (number == SYS_sendmsg)
+		die_if(DEATH_BEFORE);
+	long result = number == SYS_sendmsg && is_due(&of_sendmsg)
+	                  ? -1
+	                  : __real_syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
+	                                   arguments[5]);
+	if (number == SYS_sendmsg)
+		die_if(DEATH_BEHIND);
+	return result;
+}
+
+#endif
