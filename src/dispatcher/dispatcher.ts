@@ -827,7 +827,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #noteDrained(worker: WorkerHandle): void {
-    if (worker.state !== 'draining' || worker.inFlight > 0 || worker.active !== 0) return;
+    if (worker.state !== 'draining' || worker.inFlight > 0 || worker.active !== 0 || worker.isHolding) return;
     this.#endDrains(worker);
   }
 

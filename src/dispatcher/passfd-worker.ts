@@ -93,6 +93,7 @@ export interface PassfdWorkerSnapshot {
   readonly parting?: string | undefined;
   readonly isStalled?: boolean | undefined;
   readonly isTakenOut?: boolean | undefined;
+  readonly isHolding?: boolean | undefined;
   readonly window: number;
   readonly capacity: number | null;
   /** See `#carried`. */
@@ -154,6 +155,7 @@ export class PassfdWorker implements WorkerHandle {
   #hasBrought = false;
   #lastWords: string | undefined;
   #isTakenOut: boolean;
+  #isHolding: boolean;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
 
@@ -199,6 +201,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#carried = snapshot.carried;
     this.#adopted = snapshot.adopted;
     this.#closed = snapshot.closed;
+    this.#isHolding = snapshot.isHolding ?? false;
     this.#ledger = new Ledger(snapshot.settled);
     const onStalled = (): void => {
       this.#events.stalled(this);
@@ -234,7 +237,14 @@ export class PassfdWorker implements WorkerHandle {
     );
     worker.#isReturning = returns !== undefined;
     worker.#post(
-      encodeJson({ type: 'welcome', passfd: PROTOCOL_VERSION, id: worker.id, pid: process.pid, serves }),
+      encodeJson({
+        type: 'welcome',
+        passfd: PROTOCOL_VERSION,
+        id: worker.id,
+        pid: process.pid,
+        serves,
+        holding: true,
+      }),
     );
     return worker;
   }
@@ -321,6 +331,10 @@ export class PassfdWorker implements WorkerHandle {
 
   get isStalled(): boolean {
     return this.#stallWatch.isStalled;
+  }
+
+  get isHolding(): boolean {
+    return this.#isHolding;
   }
 
   get handedOut(): readonly Descriptor[] {
@@ -461,6 +475,7 @@ export class PassfdWorker implements WorkerHandle {
       parting: this.#state.is === 'parting' ? this.#whyParted : undefined,
       isStalled: this.isStalled,
       isTakenOut: this.#isTakenOut,
+      isHolding: this.#isHolding,
       window: this.#window,
       capacity: this.#capacity,
       carried: this.#carried,
@@ -623,6 +638,10 @@ export class PassfdWorker implements WorkerHandle {
       case 'capacity':
         this.#capacity = message.capacity;
         this.#stopPolling();
+        this.#events.changed(this);
+        break;
+      case 'holding':
+        this.#isHolding = message.on;
         this.#events.changed(this);
         break;
       case 'draining':

@@ -218,6 +218,9 @@ export class RecipeWorker implements WorkerHandle {
     return this.#state === 'ready';
   }
 
+  /** It can tell nothing of that. */
+  readonly isHolding = false;
+
   /**
    * A worker that serves one client at a time would let the next one wait. It is known by what it has open: a worker
    * that has never taken one more while it had so many is expected to be busy with them.

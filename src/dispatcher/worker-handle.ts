@@ -46,6 +46,8 @@ export interface WorkerHandle extends WorkerView, Candidate {
   give(connection: AcceptedConnection): void;
   /** Sends what was given. */
   flush(): void;
+  /** Whether it has connections open that came from no dispatcher: it is not drained before they are closed. */
+  readonly isHolding: boolean;
   /** Descriptors of connections that were sent to it and are still open here. */
   readonly handedOut: readonly Descriptor[];
   /** Gives it nothing more, and tells it so. A second call does nothing. */

@@ -105,6 +105,8 @@ interface PrivateHandle {
   readonly fd?: number;
   /** Of streams: whether libuv reads. `net.Socket` starts it again when this is false and more is wanted. */
   reading?: boolean;
+  /** Whether another process was given a duplicate: the connection may live on when this handle is closed. */
+  isPassedOn?: boolean;
   readStart?(): number;
   readStop?(): number;
 }
@@ -157,6 +159,7 @@ function lendSocket(socket: Socket): Loan & { readonly fd: number } {
     fd,
     sent: () => {
       onLoan.delete(socket);
+      handle.isPassedOn = true;
       socket.destroy();
     },
     failed,

@@ -24,13 +24,18 @@ export class SocketDiagnostics implements Disposable {
     return result < 0 ? undefined : new SocketDiagnostics(new Descriptor(result));
   }
 
+  /** @returns undefined for what is no connected TCP or Unix socket; whether the kernel finds it is not asked */
+  static identityOf(descriptor: Descriptor): SocketIdentity | undefined {
+    const bytes = new Uint8Array(IDENTITY_BYTES);
+    return native.identify(descriptor.fd, bytes) < 0 ? undefined : { bytes };
+  }
+
   /** @returns undefined for what is no connected TCP or Unix socket, or one that the kernel does not find */
   identify(descriptor: Descriptor): SocketIdentity | undefined {
-    const bytes = new Uint8Array(IDENTITY_BYTES);
-    if (native.identify(descriptor.fd, bytes) < 0) return undefined;
+    const identity = SocketDiagnostics.identityOf(descriptor);
     // It is held at this moment, by the descriptor here. Where the kernel says otherwise (another network namespace, a
     // socket bound to a device, no tcp_diag or unix_diag), its answers would later be taken for a connection that was closed.
-    return native.isHeld(this.#descriptor.fd, bytes) === 1 ? { bytes } : undefined;
+    return identity && this.isHeld(identity) === true ? identity : undefined;
   }
 
   /** Whether some process has a descriptor of it open; undefined when the kernel does not tell. */

@@ -93,6 +93,8 @@ const fromWorkerJson = v.variant('type', [
   }),
   /** It takes nothing new from here on; what comes all the same is refused. */
   v.object({ type: v.literal('draining') }),
+  /** Whether connections are open there that came from no dispatcher. A drain waits for them as well. */
+  v.object({ type: v.literal('holding'), on: v.boolean() }),
   /** A listening socket of a dispatcher that died, as its descriptor, with the key that came with it. */
   v.object({ type: v.literal('custody'), key }),
   /** Why it is about to end, for who started it. */
@@ -108,6 +110,8 @@ const toWorkerJson = v.variant('type', [
     pid: positive,
     /** Whether the dispatcher has addresses of its own, which `serve` asks for. */
     serves: v.boolean(),
+    /** Whether the dispatcher understands `holding`. */
+    holding: v.optional(v.boolean()),
   }),
   v.object({ type: v.literal('listening'), request: count, listeners: v.array(listening) }),
   v.object({ type: v.literal('unlistened'), request: count }),

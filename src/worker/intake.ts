@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net';
 
 import type { Descriptor } from '../fd/index.js';
+import { openSocket, type OnClosing } from './node-handles.js';
 import type { Target } from './target.js';
 
 export class Intake implements Target {
@@ -30,19 +31,18 @@ export class Intake implements Target {
     if (change < 0) this.#wake?.();
   }
 
-  deliver(descriptor: Descriptor, onClosed: () => void): void {
+  deliver(descriptor: Descriptor, onClosed: OnClosing): void {
     this.expect(-1);
     let socket;
     try {
-      socket = descriptor.toSocket({ pauseOnCreate: true });
+      socket = openSocket(descriptor, onClosed);
     } catch (error) {
       // As where accept(2) fails: the connection is lost, and the loop goes on.
       descriptor.close();
-      onClosed();
+      onClosed(undefined);
       process.emitWarning(`A connection could not be opened: ${(error as Error).message}`, 'PassfdWarning');
       return;
     }
-    socket.once('close', onClosed);
     if (this.#isLeft) {
       socket.destroy();
       return;

@@ -58,17 +58,28 @@ export function interceptListen(worker: Worker): void {
     this: Server,
     ...[address, port, addressType, backlog, fd, flags]: Parameters<PrivateServer['_listen2']>
   ): void {
-    const { exclusive = false, ...modes } = options.get(this) ?? {};
+    const { exclusive, ...modes } = options.get(this) ?? {};
     const server = privateServer(this);
+    const listenStandalone = (): void => {
+      Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
+      worker.watchStandalone(this);
+    };
     // Node tells a path as the app gave it.
     if (server._handle && address && server._pipeName === toBoundPath(address)) server._pipeName = address;
-    if (
-      exclusive ||
-      isOwnSocket(address, addressType) ||
-      server._handle ||
-      ((flags ?? 0) & REUSE_PORT) !== 0
-    ) {
+    // No drain waits for it: a launcher's child is connected for as long as it lives.
+    if (isOwnSocket(address, addressType)) {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
+      return;
+    }
+    const isStandalone =
+      Boolean(exclusive) ||
+      server._handle !== null ||
+      ((flags ?? 0) & REUSE_PORT) !== 0 ||
+      worker.isFinishing;
+    // A session that is open can want a socket of its own, as FTP does: what it gets must not go to another worker's session.
+    const isOfSession = exclusive === undefined && port === 0 && worker.active > 0 && !worker.mayServe(this);
+    if (isStandalone || isOfSession) {
+      listenStandalone();
       return;
     }
     // The first server of the app has the dispatcher's own addresses; when that is closed, the next one that listens.
@@ -83,7 +94,7 @@ export function interceptListen(worker: Worker): void {
       fd,
       flags,
     };
-    listenThrough(worker, this, wanted, listen);
+    listenThrough(worker, this, { wanted, listen, listenStandalone });
   };
 }
 
@@ -98,15 +109,28 @@ function isOwnSocket(address: string | null, addressType: unknown): boolean {
 function listenThrough(
   worker: Worker,
   server: Server,
-  wanted: WantedAddress | undefined,
-  listen: ListenArguments,
+  {
+    wanted,
+    listen,
+    listenStandalone,
+  }: {
+    readonly wanted: WantedAddress | undefined;
+    readonly listen: ListenArguments;
+    readonly listenStandalone: () => void;
+  },
 ): void {
+  const { _listeningId: call } = privateServer(server);
   const listening = (): void => {
     worker.ready();
   };
   server.once('listening', listening);
   worker.listenWith(server, wanted, listen).catch((error: unknown) => {
     server.off('listening', listening);
+    // The drain began before the answer came.
+    if (worker.isFinishing) {
+      if (privateServer(server)._listeningId === call) listenStandalone();
+      return;
+    }
     const isClosed = error instanceof PassfdError && error.code === 'ERR_CLOSED';
     if (!isClosed) failListen(server, listen, codeOf(error, wanted));
   });

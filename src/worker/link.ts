@@ -1,5 +1,11 @@
 // Link: a worker's end of one channel to a dispatcher. Adopts connections, and never touches one before it has said so.
-import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
+import {
+  closeAll,
+  PassfdError,
+  type Descriptor,
+  type SocketIdentity,
+  type StreamSocket,
+} from '../fd/index.js';
 import {
   Channel,
   decodeToWorker,
@@ -51,8 +57,11 @@ export interface LinkEvents {
   drain(): void;
   /** So many more connections are adopted, or about to be: of each its `closed` is told. */
   opened(count: number): void;
-  /** One more of them is closed: it is for the present channel to tell, whichever it came by. */
-  closed(): void;
+  /**
+   * One more of them is closed here: it is for the present channel to tell, whichever it came by.
+   * @param passedOn what the kernel knows it by, where another process may have it open
+   */
+  closed(passedOn: SocketIdentity | undefined): void;
   /** A listening socket is to be kept. The receiver owns it. */
   entrusted(listener: number, key: string, descriptor: Descriptor): void;
   /** These need not be kept any more. @param stale nor those that came from a dispatcher before, and not from this one */
@@ -77,6 +86,9 @@ interface Answered {
  * wake it up for each would cost more than all else that is done for a connection.
  */
 const CLOSED_DELAY_MS = 10;
+
+/** How long the dispatcher may take it that connections are open which came from no dispatcher, when they are closed. */
+const HOLDING_DELAY_MS = 10;
 
 /** Gets the answer at once: connections may come right behind it. */
 export type Granted = (listeners: readonly Listening[]) => void;
@@ -107,6 +119,12 @@ export class Link {
   #isLimited: boolean;
   /** Whether the end of a drain depends on it. */
   #isDraining = false;
+  /** Whether connections are open here that came from no dispatcher. */
+  #isHolding = false;
+  #toldHolding = false;
+  #holdingTimer: NodeJS.Timeout | undefined;
+  /** Whether the dispatcher understands that. */
+  #hearsHolding = false;
   /** Whether the dispatcher has died, and what it could not hand off any more comes from what it had left. */
   #isOrphaned = false;
   #farewell: PassfdError | undefined;
@@ -164,6 +182,7 @@ export class Link {
       link.#post(encodeFrame(encodeHello(hello)));
       tellStep('hello-sent');
       const welcomed = await welcome;
+      link.#hearsHolding = welcomed.holding ?? false;
       for (const { key, descriptor } of returns?.custody ?? []) {
         await link.#channel.post(encodeJson({ type: 'custody', key }), [descriptor]);
       }
@@ -174,6 +193,11 @@ export class Link {
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  /** Whether a drain has begun. The worker learns of one that the dispatcher began a tick later. */
+  get isDraining(): boolean {
+    return this.#isDraining;
   }
 
   /** Whether waiting for the dispatcher keeps the process alive. */
@@ -221,6 +245,25 @@ export class Link {
     this.#post(encodeJson({ type: 'capacity', capacity }));
     this.#isLimited = capacity !== null;
     if (this.#isLimited) this.#tellClosed();
+  }
+
+  /** Whether connections are open here that came from no dispatcher. That there are none is told a little later. */
+  setHolding(on: boolean): void {
+    this.#isHolding = on;
+    if (!this.#hearsHolding || this.#isOver || on === this.#toldHolding) return;
+    if (on) this.#tellHolding();
+    else {
+      this.#holdingTimer ??= setTimeout(() => {
+        this.#holdingTimer = undefined;
+        this.#tellHolding();
+      }, HOLDING_DELAY_MS);
+    }
+  }
+
+  #tellHolding(): void {
+    if (this.#isHolding === this.#toldHolding || this.#isOver) return;
+    this.#toldHolding = this.#isHolding;
+    this.#post(encodeJson({ type: 'holding', on: this.#isHolding }));
   }
 
   /** Why this process is about to end, for who started it; at once, since nothing more may come of it. */
@@ -306,6 +349,7 @@ export class Link {
     this.#tellAdopted();
     this.#channel.socket.destroy();
     this.#isOver = true;
+    clearTimeout(this.#holdingTimer);
     for (const request of this.#requests.values()) request.reject(this.#farewell ?? goneError());
     this.#requests.clear();
     await this.#answered;
@@ -475,7 +519,9 @@ export class Link {
       if (!target || this.#farewell) {
         if (isExpected) target?.expect(-descriptors.length);
         closeAll(descriptors);
-        for (let count = isExpected ? descriptors.length : 0; count > 0; count--) this.#events.closed();
+        for (let count = isExpected ? descriptors.length : 0; count > 0; count--) {
+          this.#events.closed(undefined);
+        }
         continue;
       }
       if (!isExpected) {
@@ -489,8 +535,8 @@ export class Link {
   /** Each on its own, so that an exception of the app's is an ordinary one, and concerns no other connection. */
   #deliver(target: Target, descriptor: Descriptor): void {
     process.nextTick(() => {
-      target.deliver(descriptor, () => {
-        this.#events.closed();
+      target.deliver(descriptor, (passedOn) => {
+        this.#events.closed(passedOn);
       });
       tellStep('delivered');
     });

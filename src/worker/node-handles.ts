@@ -1,8 +1,10 @@
 // What Node keeps to itself about connections: the handle under a net.Socket, made from a descriptor.
 // The one file of this part that knows private things of Node.
+import { subscribe } from 'node:diagnostics_channel';
 import { Socket, type NetConnectOpts, type Server } from 'node:net';
 
-import type { Descriptor } from '../fd/index.js';
+import type { Descriptor, SocketIdentity } from '../fd/index.js';
+import { identify } from './passed-on.js';
 
 /** The handle of one connection, as `net.Server` gets it from libuv. */
 export interface ConnectionHandle {
@@ -18,7 +20,7 @@ export interface ListeningHandle {
   /** Not of a Unix socket: its path is kept by the server. */
   getsockname?: ((out: { address?: string; port?: number; family?: string }) => number) | undefined;
   /** Set by the server: takes one connection. */
-  onconnection?(status: number, connection: ConnectionHandle): void;
+  onconnection?: (this: ListeningHandle, status: number, connection: ConnectionHandle) => void;
 }
 
 /** The fields of a `net.Server` that Node keeps for its own modules, cluster among them. */
@@ -49,6 +51,9 @@ export function privateServer(server: Server): PrivateServer {
 }
 
 interface StreamHandle extends ConnectionHandle {
+  readonly fd: number;
+  /** Set by `passfd` itself where it has passed the connection on. */
+  readonly isPassedOn?: boolean;
   open(fd: number): number;
   /** Of TCP alone: closes with a reset, for `socket.resetAndDestroy()`. */
   reset(callback?: () => void): number;
@@ -61,8 +66,14 @@ const SOCKET = 0;
 /** `TCPConstants.SERVER` and `PipeConstants.SERVER`. */
 const SERVER = 1;
 
-interface ReportingHandle extends StreamHandle {
-  onClosing: (() => void) | undefined;
+/**
+ * Whoever has a connection closes it here.
+ * @param passedOn what the kernel knows it by, where another process may have it open
+ */
+export type OnClosing = (passedOn: SocketIdentity | undefined) => void;
+
+interface ReportingHandle extends Omit<StreamHandle, 'reset'>, Partial<Pick<StreamHandle, 'reset'>> {
+  onClosing: OnClosing | undefined;
 }
 
 type ReportingHandleClass = new (type: number) => ReportingHandle;
@@ -71,6 +82,18 @@ type ReportingHandleClass = new (type: number) => ReportingHandle;
 const classes = new Map<'tcp' | 'unix', ReportingHandleClass>();
 
 type ListeningHandleClass = new (type: number) => ListeningHandle;
+
+/** Under which a handle has its `net.Socket` (`initSocketHandle` in lib/net.js). */
+let ownerSymbol: symbol | undefined;
+/** Under which a `net.Socket` is marked that a child process has as a standard stream. No other socket has it. */
+let stdioSymbol: symbol | undefined;
+let hasStartedProcess = false;
+subscribe('child_process', () => {
+  hasStartedProcess = true;
+});
+
+/** Those of servers that have no socket of their own. */
+const standIns = new WeakSet<object>();
 
 /** Found before there is an app, or what it traces its connections with, that replaces parts of `net.Socket`. */
 const listeningClasses: Readonly<Record<'tcp' | 'unix', ListeningHandleClass>> = {
@@ -88,6 +111,7 @@ const listeningClasses: Readonly<Record<'tcp' | 'unix', ListeningHandleClass>> =
  */
 export function createListeningHandle(family: 'tcp' | 'unix', own: ListeningHandle): ListeningHandle {
   const handle = new listeningClasses[family](SERVER);
+  standIns.add(handle);
   const base = {
     close: handle.close.bind(handle),
     ref: handle.ref.bind(handle),
@@ -112,6 +136,7 @@ export function createListeningHandle(family: 'tcp' | 'unix', own: ListeningHand
 function findListeningClass(nowhere: NetConnectOpts): ListeningHandleClass {
   const sample = new Socket().on('error', () => undefined).connect(nowhere);
   const { _handle: handle } = sample as unknown as { _handle?: { constructor: unknown } };
+  ownerSymbol ??= handle && symbolOf(handle, 'owner_symbol');
   sample.destroy();
   if (typeof handle?.constructor !== 'function') {
     throw new TypeError(`Node ${process.version} has no handle for a socket where passfd knows one`);
@@ -128,7 +153,7 @@ function findListeningClass(nowhere: NetConnectOpts): ListeningHandleClass {
 export function openConnection(
   descriptor: Descriptor,
   family: 'tcp' | 'unix',
-  onClosing: () => void,
+  onClosing: OnClosing,
 ): ConnectionHandle {
   let Handle = classes.get(family);
   if (!Handle) {
@@ -143,6 +168,14 @@ export function openConnection(
   descriptor.release();
   handle.onClosing = onClosing;
   return handle;
+}
+
+/** The same, as a socket that is paused. @throws {TypeError} when it is no connection */
+export function openSocket(descriptor: Descriptor, onClosing: OnClosing): Socket {
+  const family = descriptor.describe().family === 'unix' ? 'unix' : 'tcp';
+  const handle = openConnection(descriptor, family, onClosing);
+  const options = { handle, pauseOnCreate: true, readable: true, writable: true };
+  return new Socket(options);
 }
 
 /** Node makes the right handle for a descriptor of each family; a duplicate serves to see which one that is. */
@@ -161,28 +194,28 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
   }
   const Base = found as StreamHandleClass;
   class ReportingStreamHandle extends Base {
-    onClosing: (() => void) | undefined = undefined;
+    onClosing: OnClosing | undefined = undefined;
 
     override close(callback?: () => void): void {
+      const passedOn = identityOfPassedOn(this);
       super.close(callback);
-      tellClosing(this);
+      tellClosing(this, passedOn);
     }
 
     override reset(callback?: () => void): number {
+      const passedOn = identityOfPassedOn(this);
       const status = super.reset(callback);
-      tellClosing(this);
+      tellClosing(this, passedOn);
       return status;
     }
   }
   // A socket that is transferred to another thread is closed in this one by Node itself, without a call of `close`; this
   // is what it calls then, where `close` has not put the callback of its caller (HandleWrap::OnClose).
-  const onClosed = Object.getOwnPropertySymbols(handle).find(
-    ({ description }) => description === 'handle_onclose',
-  );
+  const onClosed = symbolOf(handle, 'handle_onclose');
   if (onClosed) {
     Object.defineProperty(ReportingStreamHandle.prototype, onClosed, {
       value(this: ReportingHandle): void {
-        tellClosing(this);
+        tellClosing(this, undefined);
       },
       // Else `close` could not put its own in front of it.
       writable: true,
@@ -192,9 +225,104 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
   return Object.defineProperty(ReportingStreamHandle, 'name', { value: Base.name });
 }
 
+/** What a server that listens by itself does. */
+export interface StandaloneEvents {
+  /** It has accepted a connection. @returns what to call when that is closed */
+  accepted(): OnClosing;
+  /** It listens no more. */
+  closed(): void;
+}
+
+const watchedHandles = new WeakSet<object>();
+
+/** Tells what a server does that has a listening socket of its own. @returns whether it has */
+export function watchStandalone(server: Server, events: StandaloneEvents): boolean {
+  const handle = privateServer(server)._handle;
+  if (!handle || standIns.has(handle) || watchedHandles.has(handle)) return false;
+  watchedHandles.add(handle);
+  let { onconnection } = handle;
+  // A `cluster` of the app's puts another function there, when the server listens.
+  Object.defineProperty(handle, 'onconnection', {
+    configurable: true,
+    enumerable: true,
+    get: () => counting,
+    set: (replacement: typeof onconnection) => {
+      onconnection = replacement;
+    },
+  });
+  const counting = function (this: ListeningHandle, status: number, connection: ConnectionHandle): void {
+    // There is none where accept(2) has failed.
+    if (status === 0) reportClosing(connection as ReportingHandle, events.accepted());
+    if (onconnection) Reflect.apply(onconnection, this, [status, connection]);
+  };
+  const close = handle.close.bind(handle);
+  handle.close = (callback) => {
+    events.closed();
+    close(callback);
+  };
+  return true;
+}
+
 /** Not a private method, since each connection would pay for that. */
-function tellClosing(handle: ReportingHandle): void {
+function tellClosing(handle: ReportingHandle, passedOn: SocketIdentity | undefined): void {
   const { onClosing } = handle;
   handle.onClosing = undefined;
-  onClosing?.();
+  onClosing?.(passedOn);
+}
+
+/** Of a handle that Node has made by itself. */
+function reportClosing(handle: ReportingHandle, onClosing: OnClosing): void {
+  handle.onClosing = onClosing;
+  const close = handle.close.bind(handle);
+  handle.close = (callback) => {
+    const passedOn = identityOfPassedOn(handle);
+    close(callback);
+    tellClosing(handle, passedOn);
+  };
+  if (handle.reset) {
+    const reset = handle.reset.bind(handle);
+    handle.reset = (callback) => {
+      const passedOn = identityOfPassedOn(handle);
+      const status = reset(callback);
+      tellClosing(handle, passedOn);
+      return status;
+    };
+  }
+  const onClosed = symbolOf(handle, 'handle_onclose');
+  if (onClosed) {
+    Object.defineProperty(handle, onClosed, {
+      value: () => {
+        tellClosing(handle, undefined);
+      },
+      writable: true,
+    });
+  }
+}
+
+interface HandleOwner {
+  readonly _handle?: unknown;
+  readonly [symbol: symbol]: unknown;
+}
+
+function symbolOf(object: object, name: string): symbol | undefined {
+  return Object.getOwnPropertySymbols(object).find(({ description }) => description === name);
+}
+
+/**
+ * A socket closes its handle while it still has it. Node's own code closes a handle that no socket has, when it was given
+ * to another process (`send`, the round robin of `cluster`), or when it is one too many (`maxConnections`). A socket that a
+ * child has as one of its standard streams is marked. So the kernel is asked about few that were not passed on.
+ */
+function identityOfPassedOn(handle: ReportingHandle): SocketIdentity | undefined {
+  if (!ownerSymbol || !handle.onClosing) return undefined;
+  const owner = (handle as unknown as Record<symbol, HandleOwner | undefined>)[ownerSymbol];
+  const isPlain = owner?._handle === handle && handle.isPassedOn !== true && !isStdio(owner);
+  return isPlain || handle.fd < 0 ? undefined : identify(handle.fd);
+}
+
+/** The symbol is not known before one such socket was seen. */
+function isStdio(socket: HandleOwner): boolean {
+  if (!hasStartedProcess) return false;
+  stdioSymbol ??= symbolOf(socket, 'kIsUsedAsStdio');
+  return stdioSymbol !== undefined && socket[stdioSymbol] === true;
 }

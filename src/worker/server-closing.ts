@@ -34,15 +34,23 @@ export function prepareClosing(server: Server): void {
  * the app or the client ends them. A second call does nothing.
  */
 export function closeGracefully(server: Server): void {
-  const prepared = preparedServers.get(server);
-  if (!prepared || prepared.isClosing) return;
-  prepared.isClosing = true;
-  prepared.http.drain();
-  prepared.http2.drain();
-  if (!server.listening) return;
+  if (!finishConnections(server) || !server.listening) return;
   // That of HTTP servers closes idle connections at once, and its clients may be sending.
   Server.prototype.close.call(server);
   leaveCloseToApp(server);
+}
+
+/**
+ * Ends the connections that it has, and those that it still gets, as `closeGracefully` does. It goes on listening.
+ * @returns whether this was the first call
+ */
+export function finishConnections(server: Server): boolean {
+  const prepared = preparedServers.get(server);
+  if (!prepared || prepared.isClosing) return false;
+  prepared.isClosing = true;
+  prepared.http.drain();
+  prepared.http2.drain();
+  return true;
 }
 
 /** The app has not closed it, so its own call is the first one, and succeeds: also when nothing is open any more. */

@@ -9,6 +9,7 @@ import {
   openConnection,
   privateServer,
   type ListeningHandle,
+  type OnClosing,
 } from './node-handles.js';
 import type { Target } from './target.js';
 
@@ -102,7 +103,7 @@ export class ServerHandle implements Target {
   }
 
   /** Also when the server was closed meanwhile: what is adopted has no other owner, and is served like any open one. */
-  deliver(descriptor: Descriptor, onClosed: () => void): void {
+  deliver(descriptor: Descriptor, onClosed: OnClosing): void {
     const server = privateServer(this.#server);
     let connection;
     try {
@@ -111,7 +112,7 @@ export class ServerHandle implements Target {
     } catch (error) {
       // As where accept(2) fails: the connection is lost, and the server goes on.
       descriptor.close();
-      onClosed();
+      onClosed(undefined);
       this.expect(-1);
       process.emitWarning(`A connection could not be opened: ${(error as Error).message}`, 'PassfdWarning');
       return;

@@ -1,5 +1,6 @@
 // Target: where a worker's connections go, a server or whoever takes them one by one.
 import type { Descriptor } from '../fd/index.js';
+import type { OnClosing } from './node-handles.js';
 
 export interface Target {
   /** How many more it takes at this moment. */
@@ -8,7 +9,7 @@ export interface Target {
   expect(change: number): void;
   /**
    * Takes over a connection that is adopted.
-   * @param onClosed to be called once, when the connection is closed
+   * @param onClosed to be called once, when the connection is closed here
    */
-  deliver(descriptor: Descriptor, onClosed: () => void): void;
+  deliver(descriptor: Descriptor, onClosed: OnClosing): void;
 }

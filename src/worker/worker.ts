@@ -3,14 +3,15 @@ import { AsyncResource } from 'node:async_hooks';
 import { EventEmitter } from 'node:events';
 import { Server, type Socket } from 'node:net';
 
-import { PassfdError, type Address, type ErrorCode } from '../fd/index.js';
+import { PassfdError, type Address, type ErrorCode, type SocketIdentity } from '../fd/index.js';
 import type { Listening, WantedAddress } from '../handoff/index.js';
 import { tellDrain } from './drain-channel.js';
 import { Intake } from './intake.js';
 import { Custody } from './custody.js';
 import type { End, Granted, Link, LinkEvents, Returning, Welcome } from './link.js';
-import { privateServer } from './node-handles.js';
-import { closeGracefully, prepareClosing } from './server-closing.js';
+import { privateServer, watchStandalone } from './node-handles.js';
+import { PassedOn } from './passed-on.js';
+import { closeGracefully, finishConnections, prepareClosing } from './server-closing.js';
 import { ServerHandle, type ListenArguments } from './server-handle.js';
 import type { Target } from './target.js';
 
@@ -66,7 +67,7 @@ interface Registration {
 }
 
 /** What became of asking to listen. */
-type Outcome = 'listening' | 'closed' | 'taken' | 'nowhere';
+type Outcome = 'listening' | 'closed' | 'finishing' | 'taken' | 'nowhere';
 
 /** Who has the connections of the dispatcher's own addresses, or waits for them. */
 interface Claim {
@@ -100,6 +101,12 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #open = 0;
   /** Connections that were closed, ever. */
   #closed = 0;
+  /** Those of them that are closed here, and open in other processes. */
+  readonly #passedOn = new PassedOn();
+  /** Servers of this process that listen by themselves: no dispatcher knows of them. */
+  readonly #standalone = new Set<Server>();
+  /** Connections that these have accepted and that are open. */
+  #accepted = 0;
   /** Who needs the process to stay. */
   #references = 0;
   /** Settles when there is another dispatcher, or none any more. */
@@ -133,9 +140,21 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     return this.#welcome?.serves ?? false;
   }
 
-  /** Connections that are open here. */
+  /** Connections that are open here, or that this process has passed on and that are open elsewhere. */
   get active(): number {
     return this.#open;
+  }
+
+  /** Whether any connection is open, of this worker's or of a server that listens by itself. */
+  get #isIdle(): boolean {
+    return this.#open === 0 && this.#accepted === 0;
+  }
+
+  /** Whether this process has served, and takes nothing new. What its app listens at from then on is the process's own. */
+  get isFinishing(): boolean {
+    return (
+      this.#isReady && (this.#isDraining || (this.#state.is === 'linked' && this.#state.link.isDraining))
+    );
   }
 
   /** Connections that this worker wants to have open at most; null for no limit. */
@@ -195,6 +214,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         if (!first) return;
         if (privateServer(server)._listeningId !== call) {
           outcome = 'closed';
+          this.#unlisten(listeners).catch(() => undefined);
+        } else if (this.isFinishing) {
+          outcome = 'finishing';
           this.#unlisten(listeners).catch(() => undefined);
         } else if (this.#targetOf(first.id)) {
           outcome = 'taken';
@@ -262,6 +284,30 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     }
   }
 
+  /**
+   * Has a drain wait for the connections of a server that listens by itself. It goes on listening meanwhile: a session that
+   * is open may need it. Does nothing for any other server.
+   */
+  watchStandalone(server: Server): void {
+    const isStandalone = watchStandalone(server, {
+      accepted: () => {
+        if (this.#accepted++ === 0) this.#tellHolding();
+        return (passedOn) => {
+          this.#whenClosed(passedOn, () => {
+            this.#noteStandaloneClosed();
+          });
+        };
+      },
+      closed: () => {
+        this.#standalone.delete(server);
+      },
+    });
+    if (!isStandalone) return;
+    this.#standalone.add(server);
+    prepareClosing(server);
+    if (this.#isDraining) finishConnections(server);
+  }
+
   /** Tells the dispatcher that connections may come. A server that listens implies it. A second call does nothing. */
   ready(): void {
     if (this.#isReady) return;
@@ -273,7 +319,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   async drain(): Promise<void> {
     if (!this.#isDraining && this.#state.is === 'linked') this.#state.link.sayDraining();
     this.#beginDraining();
-    if (this.#open > 0) await new Promise<void>((resolve) => this.once('drained', resolve));
+    if (!this.#isIdle) await new Promise<void>((resolve) => this.once('drained', resolve));
   }
 
   /** Tells whoever started this process why it is about to end. */
@@ -311,8 +357,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         opened: (count) => {
           this.#open += count;
         },
-        closed: () => {
-          this.#noteClosed();
+        closed: (passedOn) => {
+          this.#whenClosed(passedOn, () => {
+            this.#noteClosed();
+          });
         },
         entrusted: (listener, key, descriptor) => {
           this.#custody.keep(listener, { key, descriptor });
@@ -333,11 +381,28 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#welcome = welcome;
     this.#toldCapacity = capacity;
     this.#tellCapacity();
+    this.#tellHolding();
     if (this.#isDraining) link.sayDraining();
     // What was closed since the hello had told how many are open.
     for (let count = this.#closed - closedBefore; count > 0 && returns; count--) link.noteClosed();
     link.setReferenced(this.#references > 0);
     return link;
+  }
+
+  /** Of a connection that is closed here. */
+  #whenClosed(passedOn: SocketIdentity | undefined, note: () => void): void {
+    if (passedOn) this.#passedOn.watch(passedOn, note);
+    else note();
+  }
+
+  #noteStandaloneClosed(): void {
+    if (--this.#accepted > 0) return;
+    this.#tellHolding();
+    if (this.#isIdle && this.#isDraining) this.#announce('drained');
+  }
+
+  #tellHolding(): void {
+    if (this.#state.is === 'linked') this.#state.link.setHolding(this.#accepted > 0);
   }
 
   #noteClosed(): void {
@@ -346,7 +411,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     // First, or what is closed would make room that nobody has asked for.
     this.#tellCapacity();
     if (this.#state.is === 'linked') this.#state.link.noteClosed();
-    if (this.#open === 0 && this.#isDraining) this.#announce('drained');
+    if (this.#isIdle && this.#isDraining) this.#announce('drained');
   }
 
   #watch(link: Link): void {
@@ -591,9 +656,11 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#isDraining = true;
     this.#endIntake();
     for (const server of this.#servers) closeGracefully(server);
+    for (const server of this.#standalone) finishConnections(server);
+    this.#passedOn.hurry();
     tellDrain();
     this.#announce('drain');
-    if (this.#open === 0) this.#announce('drained');
+    if (this.#isIdle) this.#announce('drained');
   }
 
   /** Each on its own, so that an exception of the app's is an ordinary one, and stops nothing here. */
@@ -645,6 +712,8 @@ function checkListening(outcome: Outcome): void {
       return;
     case 'closed':
       throw new PassfdError('ERR_CLOSED', 'The server was closed before it listened');
+    case 'finishing':
+      throw new PassfdError('ERR_CLOSED', 'This worker drains: it takes nothing new');
     case 'taken':
       throw new PassfdError('ERR_ADDRESS_IN_USE', 'Another server or loop of this process is there', {
         cause: { code: 'EADDRINUSE' },

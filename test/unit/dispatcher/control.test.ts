@@ -53,6 +53,7 @@ describe('a worker that says hello', () => {
         id: 1,
         pid: process.pid,
         serves: false,
+        holding: true,
       });
       await stage.address();
       const second = await stranger(stage);

@@ -146,10 +146,12 @@ const fromWorker: readonly Exclude<FromWorker, { type: 'adopted' | 'refused' | '
   { type: 'capacity', capacity: 0 },
   { type: 'capacity', capacity: null },
   { type: 'draining' },
+  { type: 'holding', on: true },
 ];
 
 const toWorker: readonly Exclude<ToWorker, { type: 'handoff' | 'handoff-again' }>[] = [
   { type: 'welcome', passfd: 1, id: 1, pid: 4711, serves: true },
+  { type: 'welcome', passfd: 1, id: 1, pid: 4711, serves: true, holding: true },
   { type: 'listening', request: 1, listeners: [] },
   {
     type: 'listening',

@@ -1,7 +1,8 @@
 // An app's own `listen` under the preload: what the app sees of it, and which server gets the dispatcher's addresses.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createServer, Server } from 'node:net';
+import { connect, createServer, Server, type AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 
 import { interceptListen } from '../../../src/worker/intercept.js';
@@ -143,6 +144,48 @@ describe('an intercepted listen', () => {
       const [{ code, syscall }] = await failed;
       assert.deepEqual({ code, syscall }, { code: 'EINVAL', syscall: 'listen' });
       first.close();
+    }),
+  );
+
+  it(
+    'that is answered when the drain of a worker that has served has begun, listens by itself',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const { dispatcher } = stage;
+      const first = createServer();
+      await listening(stage, first);
+      const server = createServer((socket) => socket.end('here')).listen(0, '127.0.0.1');
+      const { request } = await dispatcher.hears('listen');
+      await dispatcher.say({ type: 'drain' });
+      const address = { host: '127.0.0.1', port: 1 };
+      await dispatcher.say({ type: 'listening', request, listeners: [{ id: LISTENER + 1, address }] });
+      await once(server, 'listening');
+      const { port } = server.address() as AddressInfo;
+      assert.equal(await text(connect(port, '127.0.0.1')), 'here');
+      assert.ok(dispatcher.unlistened.includes(LISTENER + 1));
+      server.close();
+      await once(server, 'close');
+    }),
+  );
+
+  it(
+    'that is closed before such an answer does not listen',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const { dispatcher } = stage;
+      const first = createServer();
+      await listening(stage, first);
+      const server = createServer().listen(0, '127.0.0.1');
+      const { request } = await dispatcher.hears('listen');
+      await dispatcher.say({ type: 'drain' });
+      server.close();
+      const address = { host: '127.0.0.1', port: 1 };
+      await dispatcher.say({ type: 'listening', request, listeners: [{ id: LISTENER + 1, address }] });
+      await dispatcher.hears('unlisten');
+      await turns();
+      assert.equal(server.listening, false);
     }),
   );
 

@@ -1,0 +1,106 @@
+// PassedOn: connections that the app gave to other processes. They count as open until the kernel finds no holder of them.
+import { Descriptor, SocketDiagnostics, type SocketIdentity } from '../fd/index.js';
+
+/**
+ * How often the kernel is asked while only the load depends on the answer, and while a drain does. Many connections are
+ * asked about less often, so that it takes this share of the time at most.
+ */
+const AT_LEISURE = { pauseMs: 500, share: 0.01 };
+const IN_A_DRAIN = { pauseMs: 50, share: 0.1 };
+
+/** Questions in a turn of the event loop: each is a system call. */
+const MAX_QUESTIONS = 64;
+
+interface Held {
+  readonly identity: SocketIdentity;
+  readonly onClosed: () => void;
+}
+
+export class PassedOn {
+  readonly #held = new Set<Held>();
+  /** Open while something is held. */
+  #diagnostics: SocketDiagnostics | undefined;
+  #pace = AT_LEISURE;
+  #timer: NodeJS.Timeout | undefined;
+  /** Whether a round of questions is under way. */
+  #isAsking = false;
+
+  /**
+   * Waits until no process has a connection open any more.
+   * @param identity taken before this process closed its own descriptor, which it has done by now
+   * @param onClosed called once: at once where nobody else holds it, and where the kernel does not tell
+   */
+  watch(identity: SocketIdentity, onClosed: () => void): void {
+    this.#diagnostics ??= SocketDiagnostics.open();
+    if (this.#diagnostics?.isHeld(identity) === true) {
+      this.#held.add({ identity, onClosed });
+      this.#schedule(this.#pace.pauseMs);
+    } else {
+      this.#closeIfEmpty();
+      onClosed();
+    }
+  }
+
+  /** A drain waits for the answers from here on. A second call does nothing. */
+  hurry(): void {
+    if (this.#pace === IN_A_DRAIN) return;
+    this.#pace = IN_A_DRAIN;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#schedule(0);
+  }
+
+  #schedule(pauseMs: number): void {
+    if (this.#held.size === 0 || this.#isAsking) return;
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      this.#isAsking = true;
+      this.#ask(this.#held.values(), this.#held.size, 0);
+    }, pauseMs).unref();
+  }
+
+  /**
+   * Asks about those that were held when the round began, some in each turn of the event loop.
+   * @param count how many are still to be asked about
+   * @param tookMs what the round has taken so far
+   */
+  #ask(round: IterableIterator<Held>, count: number, tookMs: number): void {
+    const begin = performance.now();
+    const questions = Math.min(count, MAX_QUESTIONS);
+    const closed: Held[] = [];
+    for (let asked = 0; asked < questions; asked++) {
+      const { value, done } = round.next() as IteratorResult<Held, undefined>;
+      if (done === true) break;
+      // Where the kernel does not tell any more, nothing would ever end it.
+      if (this.#diagnostics?.isHeld(value.identity) !== true) closed.push(value);
+    }
+    for (const held of closed) this.#held.delete(held);
+    const spentMs = tookMs + performance.now() - begin;
+    if (count > questions) {
+      setImmediate(() => {
+        this.#ask(round, count - questions, spentMs);
+      }).unref();
+    } else {
+      this.#isAsking = false;
+      this.#closeIfEmpty();
+      this.#schedule(Math.max(this.#pace.pauseMs, spentMs / this.#pace.share));
+    }
+    for (const { onClosed } of closed) onClosed();
+  }
+
+  #closeIfEmpty(): void {
+    if (this.#held.size > 0 || this.#isAsking) return;
+    this.#diagnostics?.close();
+    this.#diagnostics = undefined;
+  }
+}
+
+/** What the kernel knows a connection by; undefined where it is of no kind that it can be asked about. */
+export function identify(fd: number): SocketIdentity | undefined {
+  const lent = new Descriptor(fd);
+  try {
+    return SocketDiagnostics.identityOf(lent);
+  } finally {
+    lent.release();
+  }
+}

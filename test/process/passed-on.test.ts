@@ -1,0 +1,76 @@
+// Connections that an app gives to processes of its own: they are open until those have closed them.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { SocketDiagnostics } from '../../src/fd/index.js';
+import { temporaryDirectory } from '../support/files.js';
+import { app, passfd, statusOf } from '../support/passfd.js';
+import { withPrograms } from '../support/program.js';
+import { TcpClient } from '../support/tcp-client.js';
+
+/** Where the kernel does not tell who has a connection, one that was passed on counts as closed. */
+function kernelTells(): boolean {
+  using diagnostics = SocketDiagnostics.open();
+  return diagnostics !== undefined;
+}
+
+/** Connections that the workers have open, each as the state of its worker. */
+async function openAt(control: string): Promise<string[]> {
+  const { workers } = await statusOf(control);
+  return workers.flatMap(({ state, active }) => Array.from({ length: active ?? 0 }, () => state));
+}
+
+async function untilNoneIsOpen(control: string): Promise<void> {
+  while ((await openAt(control)).length > 0);
+}
+
+const options = { skip: kernelTells() ? false : 'the kernel does not tell who has a connection' };
+
+describe('a connection that an app has passed on', options, () => {
+  for (const [way, how] of [
+    ['cluster', 'by a cluster of its own'],
+    ['send', "by a child's `send`"],
+    ['stdio', 'as the standard streams of a child'],
+  ] as const) {
+    it(
+      `${how}, is open until the child has closed it, and a restart waits for that`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        const command = passfd('run', '--workers', '1', '--control', control, app('passes-on.js'), way);
+        const program = start(...command, { ownGroup: true });
+        const [, port] = await program.line(/^listening (\d+)$/);
+        using brief = await TcpClient.connect(Number(port));
+        await brief.echo('hello');
+        assert.deepEqual(await openAt(control), ['ready']);
+        await brief.hangUp();
+        await untilNoneIsOpen(control);
+
+        using lasting = await TcpClient.connect(Number(port));
+        await lasting.echo('begun');
+        const restart = start(...passfd('restart', '--control', control));
+        await program.errorLine(/worker draining/);
+        assert.deepEqual(await openAt(control), ['draining']);
+        await lasting.echo('and finished');
+        await lasting.hangUp();
+        assert.equal(await restart.exit, 0);
+        assert.deepEqual(await openAt(control), []);
+      }),
+    );
+  }
+
+  it(
+    'is not waited for beyond the drain timeout',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const flags = ['--workers', '1', '--drain-timeout', '100', '--control', control];
+      const program = start(...passfd('run', ...flags, app('passes-on.js'), 'cluster'), { ownGroup: true });
+      const [, port] = await program.line(/^listening (\d+)$/);
+      using client = await TcpClient.connect(Number(port));
+      await client.echo('begun');
+      program.signal('SIGTERM');
+      assert.equal(await program.exit, 0);
+    }),
+  );
+});
