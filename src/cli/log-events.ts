@@ -21,6 +21,9 @@ export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
   dispatcher.on('unlistened', (address) => {
     log.info({ address: formatAddress(address) }, 'no longer listening');
   });
+  dispatcher.on('relistened', (address) => {
+    log.warn({ address: formatAddress(address) }, 'socket file was removed; listening there anew');
+  });
   dispatcher.on('joined', (worker) => {
     log.info({ ...ofWorker(worker), dialect: worker.dialect }, 'worker joined');
   });

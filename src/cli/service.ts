@@ -36,6 +36,7 @@ import { openLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
+import { FileGuard } from './file-guard.js';
 import type { Survivor } from './journal.js';
 import { Restarts, type TellProgress } from './restarts.js';
 import { Roster } from './roster.js';
@@ -122,6 +123,9 @@ class Service {
   readonly #supervisor: Supervisor | undefined;
   readonly #lineage: Lineage;
   readonly #roster: Roster;
+  readonly #guard = new FileGuard(() => this.#restoreFiles());
+  /** Why a file could not be made anew, as it was logged last. */
+  #restoreFailure: string | undefined;
   readonly #ended: Promise<End>;
   #end: (end: End) => void = () => undefined;
   #isEnding = false;
@@ -170,6 +174,11 @@ class Service {
     });
     logDispatcher(log, this.#dispatcher);
     this.#keepStore();
+    this.#guard.add(flags.control);
+    this.#guard.add(`${flags.control}.workers`);
+    this.#dispatcher.on('listening', (address) => {
+      if ('path' in address && !address.path.startsWith('\0')) this.#guard.add(address.path);
+    });
     const service = { words, directory: namedDirectory() ?? process.cwd() };
     this.#roster = new Roster(flags.control, service, this.#dispatcher, (error) => {
       log.warn(ofError(error), 'after a crash, workers will be started anew: they cannot be noted');
@@ -205,6 +214,7 @@ class Service {
       if (end.is === 'orphaned') process.exit(1);
       return await this.#stop(end);
     } finally {
+      this.#guard[Symbol.dispose]();
       await this.#dispatcher.close();
       this.#roster.abandon();
       this.#lineage.close();
@@ -415,7 +425,10 @@ class Service {
         );
       }
       if (this.#isEnding) throw new PassfdError('ERR_CLOSED', 'The service is being stopped');
-      return { restarted: await this.#supervisor.restart() };
+      const restarted = await this.#supervisor.restart();
+      // A process that has ended may have removed the file of a socket that the new one serves.
+      await this.#dispatcher.restoreFiles();
+      return { restarted };
     } catch (error) {
       this.#log.error(ofError(error), 'restart failed; what is not replaced goes on');
       throw error;
@@ -577,11 +590,40 @@ class Service {
     clearTimeout(timer);
   }
 
+  /** Of the files that this service is reached by, those that somebody has removed. */
+  async #restoreFiles(): Promise<void> {
+    if (!this.#roster.isOpen || this.#isEnding) return;
+    try {
+      const found = this.#roster.check();
+      if (found === 'restored') this.#log.warn('the journal was removed, and is written anew');
+      await this.#dispatcher.restoreFiles();
+      if (found === 'displaced') {
+        throw new PassfdError(
+          'ERR_ADDRESS_IN_USE',
+          'The journal was removed, and another dispatcher has its place: stop one of the two, which do not know each other',
+        );
+      }
+      this.#restoreFailure = undefined;
+    } catch (error) {
+      // It is tried again and again.
+      const fields = ofError(error);
+      if (fields.reason !== this.#restoreFailure) {
+        this.#log.error(fields, 'a file of this service was removed, and cannot be made anew');
+      }
+      this.#restoreFailure = fields.reason;
+    }
+  }
+
   /** Has the service manager keep the listening sockets that were made here. */
   #keepStore(): void {
     const { notifier } = this.#parts;
     this.#dispatcher.on('listening', (address, { fd, isInherited }) => {
       if (!isInherited) notifier.store(storedName(address), [{ fd }]);
+    });
+    this.#dispatcher.on('relistened', (address, { fd }) => {
+      if ('path' in address && address.path === this.#parts.flags.control) return;
+      notifier.removeStored(storedName(address));
+      notifier.store(storedName(address), [{ fd }]);
     });
     this.#dispatcher.on('unlistened', (address) => {
       if (!this.#isEnding) notifier.removeStored(storedName(address));

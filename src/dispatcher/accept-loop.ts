@@ -15,14 +15,25 @@ export class AcceptLoop implements AcceptLoopIdentity {
   readonly id: number;
   readonly key: string;
   readonly isOwn: boolean;
-  readonly acceptor: Acceptor;
+  #acceptor: Acceptor;
   accepted = 0;
 
   constructor({ id, key, isOwn }: AcceptLoopIdentity, acceptor: Acceptor) {
     this.id = id;
     this.key = key;
     this.isOwn = isOwn;
-    this.acceptor = acceptor;
+    this.#acceptor = acceptor;
+  }
+
+  get acceptor(): Acceptor {
+    return this.#acceptor;
+  }
+
+  /** Another socket at the same address. @returns the one before, which is the caller's */
+  exchange(acceptor: Acceptor): Acceptor {
+    const before = this.#acceptor;
+    this.#acceptor = acceptor;
+    return before;
   }
 
   /** Whether another process has made the socket, and keeps it. */

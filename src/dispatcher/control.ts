@@ -1,7 +1,7 @@
 // The control socket: checks who connects, reads what it says first, and brings it to whom it belongs.
 import { EventEmitter } from 'node:events';
 
-import { PassfdError, type Acceptor, type PeerCredentials, type StreamSocket } from '../fd/index.js';
+import { listen, PassfdError, type Acceptor, type PeerCredentials, type StreamSocket } from '../fd/index.js';
 import {
   decodeIntroduction,
   encodeJson,
@@ -56,6 +56,7 @@ export class Control extends EventEmitter<ControlEvents> {
   readonly #listener: Listener;
   readonly #commands: Commands;
   readonly #timeoutMs: number;
+  readonly #mode: number;
   readonly #strangers = new Crowd<Connection>(MAX_STRANGERS);
   readonly #controls = new Quota<CommandConnection>(CONTROL_LIMITS);
   #whenSettled: (() => void) | undefined;
@@ -65,6 +66,7 @@ export class Control extends EventEmitter<ControlEvents> {
     super();
     this.#listener = listener;
     this.#commands = options.commands ?? {};
+    this.#mode = modeFor(options);
     this.#timeoutMs = options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS;
     // Whoever looks for what is wrong has to get an answer when no descriptor is free, too.
     listener.acceptor.keepSpare();
@@ -92,6 +94,24 @@ export class Control extends EventEmitter<ControlEvents> {
 
   start(): void {
     this.#loop ??= this.#accept();
+  }
+
+  /**
+   * Opens the socket anew when somebody has removed its file. Who waits at the one before is let in.
+   * @returns the new one
+   * @throws {PassfdError} as `listen`
+   */
+  async restoreFile(): Promise<Acceptor | undefined> {
+    const { acceptor } = this;
+    if (!('path' in acceptor.address) || (await acceptor.isReachable())) return undefined;
+    const fresh = await listen(acceptor.address, { mode: this.#mode });
+    if (acceptor.closed) {
+      await fresh.close();
+      return undefined;
+    }
+    await this.#listener.exchange(fresh);
+    fresh.keepSpare();
+    return fresh;
   }
 
   /** The listening socket. */

@@ -64,6 +64,8 @@ export interface DispatcherEvents {
   /** @param socket the listening socket, lent, and whether another process has made it */
   listening: [address: Address, socket: { readonly fd: number; readonly isInherited: boolean }];
   unlistened: [address: Address];
+  /** Somebody had removed the file of a Unix socket, and another socket is there now, in place of that one. */
+  relistened: [address: Address, socket: { readonly fd: number }];
   /** A peer of the control socket was not let in, or broke the protocol. */
   peerRefused: [error: PassfdError];
   /** Connections were closed without a worker. */
@@ -130,6 +132,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
   #isPreparing = false;
+  /** Settled when no socket is being opened anew. */
+  #restoring: Promise<void> = Promise.resolve();
   /** What there is, or is just being opened. */
   readonly #taken = new Set<'control socket' | 'raw control socket'>();
   #control: Control | undefined;
@@ -153,6 +157,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#listeners = new Listeners({
       opened: (loop) => {
         this.#onOpened(loop);
+      },
+      exchanged: (loop, before) => {
+        this.#onExchanged(loop, before);
       },
       closing: (loop) => {
         this.#onClosing(loop);
@@ -406,6 +413,30 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#diagnostics?.close();
   }
 
+  /**
+   * Looks for the files of Unix sockets, and opens those anew whose file somebody has removed: the control socket, and
+   * listening sockets that were opened here or for workers.
+   * @throws {PassfdError} as `listen`
+   */
+  async restoreFiles(): Promise<void> {
+    // The next generation looks.
+    if (this.#isFrozen || this.#closing) return;
+    const restoring = this.#restoreFiles();
+    // How it ends is for the caller.
+    this.#restoring = restoring.catch(ignore);
+    await restoring;
+  }
+
+  async #restoreFiles(): Promise<void> {
+    await this.#restoring;
+    const control = await this.#control?.restoreFile();
+    if (control) {
+      this.#bequest.closeFirst(control);
+      this.emit('relistened', control.address, { fd: control.fd });
+    }
+    await this.#listeners.restoreFiles();
+  }
+
   /** Frees everything. Workers see their channels end, and keep what they have adopted. A second call does nothing. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -569,6 +600,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.emit('listening', address, { fd: acceptor.fd, isInherited });
   }
 
+  #onExchanged(loop: AcceptLoop, before: Acceptor): void {
+    this.#pool.close(loop);
+    this.#pool.open(loop, (error) => this.emit('warned', error));
+    this.#takeBacklog(loop, before);
+    // In place of what they had kept.
+    for (const worker of this.#pool.workers) this.#entrust(worker, loop);
+    this.emit('relistened', loop.address, { fd: loop.acceptor.fd });
+  }
+
   #onClosing(loop: AcceptLoop): void {
     this.#pool.close(loop);
     for (const worker of this.#pool.workers) if (worker instanceof PassfdWorker) worker.relieve(loop);
@@ -585,10 +625,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     }
   }
 
-  #takeBacklog(loop: AcceptLoop): void {
+  #takeBacklog(loop: AcceptLoop, acceptor = loop.acceptor): void {
     try {
       for (let round = 0; round < LAST_ROUNDS; round++) {
-        const descriptors = loop.acceptor.acceptNow();
+        const descriptors = acceptor.acceptNow();
         if (descriptors.length === 0) return;
         this.#pool.take(loop, descriptors);
       }
@@ -861,6 +901,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       descriptor: own(acceptor.duplicate()),
       removesFile: acceptor.removesFile,
     });
+    await this.#restoring;
     // Who is on the way in is let in first; from then on nobody new comes.
     await this.#control?.freeze();
     await this.#prepared.catch(() => undefined);
@@ -872,6 +913,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     for (let worker = this.#notIn(frozen); worker; worker = this.#notIn(frozen)) {
       frozen.set(worker, await worker.freeze());
     }
+    await this.#listeners.restored();
     const connectionOf = ({ descriptor, loop }: AcceptedConnection): ConnectionSnapshot => {
       if (!this.#listeners.has(loop)) {
         throw new PassfdError(

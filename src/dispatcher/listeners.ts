@@ -7,6 +7,7 @@ import {
   PassfdError,
   type Address,
   type AddressLike,
+  type ListenOptions,
 } from '../fd/index.js';
 import type { WantedAddress } from '../handoff/index.js';
 import { AcceptLoop } from './accept-loop.js';
@@ -20,6 +21,8 @@ export type OwnAddress = AddressLike | { readonly fd: number };
 
 export interface ListenersEvents {
   opened(loop: AcceptLoop): void;
+  /** Another socket is at its address. What waits at the one before is to be taken; that is closed behind it. */
+  exchanged(loop: AcceptLoop, before: Acceptor): void;
   /** Nothing comes from it any more. */
   closing(loop: AcceptLoop): void;
   /** The address is free, or somebody else's. */
@@ -56,6 +59,8 @@ export class Listeners implements Iterable<AcceptLoop> {
   readonly #returned = new Map<string, Returned>();
   /** For whoever asks for their addresses. */
   readonly #offered: Offered[] = [];
+  /** Those whose sockets are being opened anew. */
+  readonly #restoring = new Map<AcceptLoop, Promise<void>>();
   #nextId = 0;
 
   constructor(events: ListenersEvents) {
@@ -99,8 +104,12 @@ export class Listeners implements Iterable<AcceptLoop> {
   /** The first worker that asks for an address makes it; the others get the same one. @throws {PassfdError} as `listen` */
   async openWanted(address: WantedAddress, backlog: number): Promise<AcceptLoop> {
     const key = wantedKey(address);
-    const existing = this.#find(key, address);
-    if (existing) return existing;
+    const existing = await this.#find(key, address);
+    if (existing) {
+      // Most apps that listen at a path remove what is there first.
+      await this.restoreFile(existing);
+      return existing;
+    }
     const offered = this.#takeOffered(address);
     const opening = offered
       ? Promise.resolve(
@@ -173,6 +182,42 @@ export class Listeners implements Iterable<AcceptLoop> {
       const acceptor = await Acceptor.inherit(descriptor, { removesFile: !isInherited });
       this.#offered.push({ acceptor, isInherited });
     }
+  }
+
+  /** Opens every socket anew whose file somebody has removed: nobody could reach it any more. @throws {PassfdError} as `listen` */
+  async restoreFiles(): Promise<void> {
+    for (const loop of [...this]) await this.restoreFile(loop);
+  }
+
+  /** The same of one. What is inherited is another one's to open. @throws {PassfdError} as `listen` */
+  async restoreFile(loop: AcceptLoop): Promise<void> {
+    const running = this.#restoring.get(loop);
+    if (running) return running;
+    const restoring = this.#restoreFile(loop);
+    this.#restoring.set(loop, restoring);
+    try {
+      await restoring;
+    } finally {
+      this.#restoring.delete(loop);
+    }
+  }
+
+  /** Resolves when none is being opened anew. */
+  async restored(): Promise<void> {
+    await Promise.allSettled(this.#restoring.values());
+  }
+
+  async #restoreFile(loop: AcceptLoop): Promise<void> {
+    const { acceptor, address, isInherited } = loop;
+    if (!('path' in address) || isInherited || (await acceptor.isReachable())) return;
+    const fresh = await listen(address, modeIn(loop.key));
+    if (!this.has(loop) || acceptor.closed) {
+      await fresh.close();
+      return;
+    }
+    const before = loop.exchange(fresh);
+    this.#events.exchanged(loop, before);
+    await this.#closeAcceptor(before);
   }
 
   /** Nobody asks for what was offered any more. */
@@ -333,6 +378,13 @@ function wantedKey(address: WantedAddress): string {
 /** Of a socket that was offered, and that somebody else keeps. */
 function inheritedKey(address: WantedAddress): string {
   return keyOf('wanted-fd', JSON.stringify(address));
+}
+
+/** The file mode that a worker has asked for. */
+function modeIn(key: string): ListenOptions {
+  if (originOf(key) !== 'wanted') return {};
+  const asked = JSON.parse(key.slice(key.indexOf(' '))) as { mode?: number };
+  return asked.mode === undefined ? {} : { mode: asked.mode };
 }
 
 function keyOf(origin: Origin, rest: string): string {

@@ -1,7 +1,14 @@
 // Acceptor: a listening socket, and the connections that come to it, as descriptors.
 import { openSync } from 'node:fs';
 
-import { formatAddress, resolveHost, toAddress, type Address, type AddressLike } from './address.js';
+import {
+  formatAddress,
+  isAbstract,
+  resolveHost,
+  toAddress,
+  type Address,
+  type AddressLike,
+} from './address.js';
 import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import { native } from './native.js';
@@ -140,6 +147,12 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   /** Whether `close` removes a socket file. */
   get removesFile(): boolean {
     return this.#file !== undefined;
+  }
+
+  /** Whether clients can find it: it is at no path of a Unix socket, or its file is still there. */
+  async isReachable(): Promise<boolean> {
+    if (!('path' in this.address) || isAbstract(this.address.path)) return true;
+    return (await this.#file?.exists()) ?? false;
   }
 
   get closed(): boolean {

@@ -1,6 +1,6 @@
 // Listening at a path: a left-over socket file is replaced, a living one is not, and only its owner removes it.
-import { lstat, unlink } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { lstat, readdir, unlink } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 
 import { formatAddress, isAbstract } from './address.js';
@@ -75,6 +75,16 @@ export class SocketFile {
     if (isAbstract(path)) return undefined;
     const identity = await identityOf(path);
     return identity === undefined ? undefined : new SocketFile(path, identity);
+  }
+
+  /** Whether it can still be reached: it is at its path, or was renamed within its directory. */
+  async exists(): Promise<boolean> {
+    if ((await identityOf(this.#path)) === this.#identity) return true;
+    const directory = dirname(this.#path);
+    for (const name of await readdir(directory).catch(() => [])) {
+      if ((await identityOf(join(directory, name))) === this.#identity) return true;
+    }
+    return false;
   }
 
   /** Removes it, if it is still the same. */

@@ -78,7 +78,7 @@ class ConnectionListener
 {
   /** Where it listens: the path, or `[host, port]`, as in Python. */
   readonly address: string | [host: string, port: number];
-  readonly #acceptor: Acceptor;
+  #acceptor: Acceptor;
   readonly #key: Buffer | undefined;
   readonly #handshakeTimeoutMs: number;
   /** Made for the socket alone, and removed with it. */
@@ -107,6 +107,10 @@ class ConnectionListener
     this.#directory = directory;
     // Every handshake listens to it.
     setMaxListeners(0, this.#closing.signal);
+    this.#feedFrom(acceptor);
+  }
+
+  #feedFrom(acceptor: Acceptor): void {
     acceptor.feed({
       // One at a time, while somebody waits for one: each may fail its handshake.
       room: () => (this.#waiting.length > 0 && !this.#isPaused ? 1 : 0),
@@ -184,6 +188,18 @@ class ConnectionListener
     }, timeoutMs);
     await Promise.all(Array.from(this.#handshakes, ({ ended }) => ended));
     clearTimeout(timer);
+  }
+
+  /** Listens with another socket from now on. Who waits at the one before, which is closed, is let in. */
+  async exchange(acceptor: Acceptor): Promise<void> {
+    const before = this.#acceptor;
+    this.#acceptor = acceptor;
+    this.#feedFrom(acceptor);
+    try {
+      for (const descriptor of before.acceptNow()) this.#startHandshake(descriptor);
+    } finally {
+      await before.close();
+    }
   }
 
   resume(): void {

@@ -78,6 +78,8 @@ describe('a second start', () => {
       assert.equal(await second.ended, 1);
       await second.errorLine(new RegExp(`lives, process ${service.pid}`));
       assert.match(await scene.ask(), new RegExp(`process ${worker}\n`));
+      // The living one has made the file anew.
+      assert.deepEqual(await scene.workers(1), [worker]);
       await stopped(service);
     }),
   );

@@ -13,7 +13,13 @@ const anyPort = { host: '127.0.0.1', port: 0 };
 /** Those of a dispatcher whose events nobody wants. */
 function listeners(): Listeners {
   const ignore = (): void => undefined;
-  return new Listeners({ opened: ignore, closing: ignore, closed: ignore, warned: ignore });
+  return new Listeners({
+    opened: ignore,
+    exchanged: ignore,
+    closing: ignore,
+    closed: ignore,
+    warned: ignore,
+  });
 }
 
 async function close(all: Listeners): Promise<void> {

@@ -1,0 +1,68 @@
+// FileGuard: notices that files of the service were removed, by an app, a cleaner or a person, and has them made anew.
+import { watch, type FSWatcher } from 'node:fs';
+import { basename, dirname } from 'node:path';
+
+/** Where a directory cannot be watched, or is another one by now, it is looked at this often. */
+const LOOK_EVERY_MS = 2_000;
+
+export class FileGuard implements Disposable {
+  readonly #check: () => Promise<void>;
+  readonly #timer: NodeJS.Timeout;
+  /** By directory: other files there come and go as they like. */
+  readonly #watched = new Map<string, { readonly watcher: FSWatcher; readonly names: Set<string> }>();
+  /** While a check runs: whether something has happened since it began. */
+  #running: { isStale: boolean } | undefined;
+
+  /** @param check looks for all files, and makes them anew; what it rejects with is its own to tell */
+  constructor(check: () => Promise<void>) {
+    this.#check = check;
+    this.#timer = setInterval(() => {
+      this.#run();
+    }, LOOK_EVERY_MS).unref();
+  }
+
+  /** Looks at once when something happens to this file. */
+  add(path: string): void {
+    const directory = dirname(path);
+    const known = this.#watched.get(directory);
+    if (known) {
+      known.names.add(basename(path));
+      return;
+    }
+    const names = new Set([basename(path)]);
+    try {
+      const watcher = watch(directory, { persistent: false }, (_type, name) => {
+        if (name === null || names.has(name)) this.#run();
+      });
+      this.#watched.set(directory, { watcher, names });
+      watcher.on('error', () => {
+        watcher.close();
+        this.#watched.delete(directory);
+      });
+    } catch {
+      // The timer alone has to do.
+    }
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+    for (const { watcher } of this.#watched.values()) watcher.close();
+    this.#watched.clear();
+  }
+
+  #run(): void {
+    if (this.#running) {
+      this.#running.isStale = true;
+      return;
+    }
+    const running = { isStale: false };
+    this.#running = running;
+    this.#check()
+      .catch(() => undefined)
+      .finally(() => {
+        this.#running = undefined;
+        if (running.isStale) this.#run();
+      })
+      .catch(() => undefined);
+  }
+}
