@@ -648,6 +648,7 @@ function withAbsolutePath(address: WrittenAddress): WrittenAddress {
 }
 
 function supervisorOptions({ flags, authkey }: Parts, { command, count }: Children): SupervisorOptions {
+  const isSpread = count > 1;
   const { control, drainTimeout, orphanTimeout, maxExtra, readyTimeout, workerEnvFile, prefixOutput } = flags;
   return {
     command,
@@ -665,6 +666,7 @@ function supervisorOptions({ flags, authkey }: Parts, { command, count }: Childr
       PASSFD_TRUST_UIDS: String(process.getuid?.() ?? 0),
       PASSFD_ORPHAN_TIMEOUT: String(orphanTimeout),
       PASSFD_DRAIN_TIMEOUT: String(drainTimeout),
+      PASSFD_POLICY: isSpread ? flags.policy : undefined,
     },
   };
 }

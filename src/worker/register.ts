@@ -13,6 +13,8 @@ const SERVER_HANDLES = new Set(['TCPServerWrap', 'PipeServerWrap']);
 
 const drainTimeout = process.env['PASSFD_DRAIN_TIMEOUT'];
 delete process.env['PASSFD_DRAIN_TIMEOUT'];
+const policy = process.env['PASSFD_POLICY'];
+delete process.env['PASSFD_POLICY'];
 
 // What the app starts with `fork` or `cluster` gets these arguments too: it starts as if passfd were not here.
 const ownIndex = process.execArgv.indexOf(import.meta.url);
@@ -53,6 +55,7 @@ async function becomeWorker(): Promise<void> {
     });
     if (isChild) worker.once('drained', awaitSignal);
     tellLastWords(worker);
+    if (policy !== undefined && policy !== 'client-ip') await watchForSplitSessions();
     warnOfEarlyServer();
     interceptListen(worker);
   } catch (error) {
@@ -84,6 +87,17 @@ async function joinWhenThere(join: typeof import('./join.js').join): Promise<Wor
     tell(`no dispatcher at ${process.env['PASSFD_CONTROL'] ?? 'its control path'} yet: waiting for one`);
     return join({ waitForDispatcher: true });
   }
+}
+
+/** Where each request of a client may come to another worker. One worker of a service looks, so that it is said once. */
+async function watchForSplitSessions(): Promise<void> {
+  if (process.env['PASSFD_WORKER_ID'] !== '1') return;
+  const { onSplitSession } = await import('./split-sessions.js');
+  onSplitSession(() => {
+    tell(
+      `a Socket.IO client was lost: its long polling came to a worker that does not know it. With --policy client-ip it stays with one worker; or let clients use transports: ['websocket']`,
+    );
+  });
 }
 
 function tell(what: string): void {

@@ -1,7 +1,8 @@
 // Real programs that know nothing of passfd, under `passfd run`: every worker answers, as the app alone would.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { Agent as HttpAgent, get } from 'node:http';
+import { once } from 'node:events';
+import { Agent as HttpAgent, get, type IncomingMessage } from 'node:http';
 import { connect as connectHttp2 } from 'node:http2';
 import { Agent as HttpsAgent, get as getSecure } from 'node:https';
 import { text } from 'node:stream/consumers';
@@ -137,6 +138,53 @@ describe('an app under `passfd run`', () => {
       const workers = new Set<string>();
       for (let host = 1; host <= 30; host++) workers.add(await talkSocketIo(port, `127.0.0.${host}`));
       assert.deepEqual([...workers].sort(), WORKERS);
+    }),
+  );
+});
+
+describe('a Socket.IO client whose long polling meets several workers', () => {
+  const LOST = /^passfd: a Socket\.IO client was lost: .*--policy client-ip/;
+
+  it(
+    'is lost, and the log says once what to do',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const server = start(...passfd('run', '--workers', '3', '--control', control, app('socket-io.js')));
+      const port = await portOf(server, control);
+      let lost = 0;
+      // One worker looks for it.
+      while (!server.errorLines.some((line) => LOST.test(line))) {
+        await talkSocketIo(port, '127.0.0.1').catch(() => lost++);
+      }
+      for (const end = lost + 3; lost < end;) await talkSocketIo(port, '127.0.0.1').catch(() => lost++);
+      server.signal('SIGTERM');
+      assert.equal(await server.exit, 0);
+      assert.equal(server.errorLines.filter((line) => LOST.test(line)).length, 1);
+    }),
+  );
+
+  it(
+    'is not spoken of where every client stays with one worker, though a session is unknown after a restart',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const flags = ['--workers', '3', '--policy', 'client-ip', '--control', control];
+      const server = start(...passfd('run', ...flags, app('socket-io.js')));
+      const port = await portOf(server, control);
+      const unknown = `http://127.0.0.1:${port}/socket.io/?EIO=4&transport=polling&sid=of-another-time`;
+      for (let host = 1; host <= 20; host++) {
+        const agent = new HttpAgent({ localAddress: `127.0.0.${host}` });
+        const [response] = (await once(get(unknown, { agent }), 'response')) as [IncomingMessage];
+        response.resume();
+        assert.equal(response.statusCode, 400);
+      }
+      server.signal('SIGTERM');
+      assert.equal(await server.exit, 0);
+      assert.deepEqual(
+        server.errorLines.filter((line) => LOST.test(line)),
+        [],
+      );
     }),
   );
 });
