@@ -161,7 +161,7 @@ function parsePath(text: string): string {
 }
 
 /** Not `<value...>`, which would take the arguments behind it too. */
-function repeatable(flags: string, description: string, parse: (text: string) => unknown): Option {
+export function repeatable(flags: string, description: string, parse: (text: string) => unknown): Option {
   return new Option(flags, description).argParser(
     (text: string, before: readonly unknown[] | undefined): readonly unknown[] => [
       ...(before ?? []),

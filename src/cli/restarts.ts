@@ -6,6 +6,7 @@ export type TellProgress = (text: string) => void;
 class Batch<Result> {
   readonly done: Promise<Result>;
   readonly askers: TellProgress[] = [];
+  readonly without = new Set<string>();
   isSignalled = false;
   resolve: (result: Result) => void = () => undefined;
   reject: (error: unknown) => void = () => undefined;
@@ -19,8 +20,11 @@ class Batch<Result> {
 }
 
 export interface RestartsOptions<Result> {
-  /** Does one. Its progress is for everybody who has asked for it. */
-  readonly restart: (progress: TellProgress) => Promise<Result>;
+  /**
+   * Does one. Its progress is for everybody who has asked for it.
+   * @param without addresses that any of them has given up
+   */
+  readonly restart: (progress: TellProgress, without: readonly string[]) => Promise<Result>;
   /** Resolves when one can begin; with false when another process does it. */
   readonly untilFree: () => Promise<boolean>;
 }
@@ -49,8 +53,13 @@ export class Restarts<Result> {
    * Asks for one that begins from now on, and resolves or rejects as that does. One that fails does not keep the next one
    * from being tried: what was wrong may be mended by then.
    */
-  ask(by: 'signal' | 'command', progress: TellProgress = () => undefined): Promise<Result> {
+  ask(
+    by: 'signal' | 'command',
+    progress: TellProgress = () => undefined,
+    without: readonly string[] = [],
+  ): Promise<Result> {
     const batch = (this.#next ??= new Batch());
+    for (const address of without) batch.without.add(address);
     batch.askers.push(progress);
     batch.isSignalled ||= by === 'signal';
     if (!this.#isRunning) this.#run().catch(batch.reject);
@@ -65,9 +74,12 @@ export class Restarts<Result> {
         this.#next = undefined;
         this.#isUnderWay = true;
         await this.#options
-          .restart((text) => {
-            for (const tell of batch.askers) tell(text);
-          })
+          .restart(
+            (text) => {
+              for (const tell of batch.askers) tell(text);
+            },
+            [...batch.without],
+          )
           .then(batch.resolve, batch.reject);
         this.#isUnderWay = false;
       }

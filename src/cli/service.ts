@@ -134,7 +134,7 @@ class Service {
   /** What of a takeover can be given up: a new process that has not said hello. */
   #unready: NextGeneration | undefined;
   readonly #restarts = new Restarts<RestartResult>({
-    restart: (progress) => this.#restart(progress),
+    restart: (progress, without) => this.#restart(progress, without),
     untilFree: () => this.#untilRestartable(),
   });
   readonly #signals = new Signals(this.#signalHandlers());
@@ -376,7 +376,9 @@ class Service {
       allowUids: allowUid,
       allowGids: allowGid,
       commands: {
-        restart: (_message, progress) => this.#askForRestart('command', progress),
+        // What came is checked (`decodeCommand`).
+        restart: ({ without }, progress) =>
+          this.#askForRestart('command', progress, without as readonly string[] | undefined),
         takeover: (_message, progress) => this.#takeOver(progress),
         stop: () => {
           this.#log.info('stopping by request');
@@ -388,13 +390,17 @@ class Service {
   }
 
   /** A restart that begins from now on, one for all that are asked for before it can. */
-  #askForRestart(by: 'signal' | 'command', progress?: TellProgress): Promise<RestartResult> {
+  #askForRestart(
+    by: 'signal' | 'command',
+    progress?: TellProgress,
+    without?: readonly string[],
+  ): Promise<RestartResult> {
     const reason = this.#whyRestartWaits();
     if (reason !== undefined) {
       this.#log.info(`restart asked for while ${reason}: it follows, once for all that are asked for`);
       progress?.(`${reason}; this restart follows`);
     }
-    return this.#restarts.ask(by, progress);
+    return this.#restarts.ask(by, progress, without);
   }
 
   #whyRestartWaits(): string | undefined {
@@ -412,7 +418,7 @@ class Service {
   }
 
   /** @throws {PassfdError} as `Supervisor.restart`; `ERR_DISPATCHER` when there is nothing to restart */
-  async #restart(progress: TellProgress): Promise<RestartResult> {
+  async #restart(progress: TellProgress, without: readonly string[]): Promise<RestartResult> {
     const onReplaced = ({ id, pid }: ChildView): void => {
       progress(`worker ${id} is process ${pid ?? 0} now`);
     };
@@ -425,7 +431,7 @@ class Service {
         );
       }
       if (this.#isEnding) throw new PassfdError('ERR_CLOSED', 'The service is being stopped');
-      const restarted = await this.#supervisor.restart();
+      const restarted = await this.#supervisor.restart({ without });
       // A process that has ended may have removed the file of a socket that the new one serves.
       await this.#dispatcher.restoreFiles();
       return { restarted };

@@ -55,6 +55,8 @@ export interface DispatcherEvents {
   ready: [worker: WorkerView];
   /** It has come back from a dispatcher that died, with what it had kept. */
   returned: [worker: WorkerView];
+  /** It serves other addresses than before. */
+  serving: [worker: WorkerView];
   draining: [worker: WorkerView];
   /** Something is in flight to it, and it does not answer: it gets nothing new until it does. */
   stalled: [worker: WorkerView];
@@ -255,6 +257,19 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   get workers(): readonly WorkerView[] {
     return this.#pool.workers;
+  }
+
+  /**
+   * Addresses that a worker serves, or served when it left, and that another one does not serve: what clients would miss if
+   * the other one took its place. Not those that are closed by now, nor a socket file that is named after the process of
+   * the worker, since nobody else can have that name.
+   */
+  missing(other: WorkerView, worker: WorkerView): Address[] {
+    if (!(worker instanceof PassfdWorker)) return [];
+    return worker.serving
+      .filter((loop) => this.#listeners.has(loop) && !this.#isPrivate(loop, worker))
+      .filter((loop) => !(other instanceof PassfdWorker && other.isServing(loop)))
+      .map(({ address }) => address);
   }
 
   status(): Status {
@@ -710,6 +725,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (refusal) this.#refusePeer(refusal);
   }
 
+  /** Whether no other process can be meant to serve it. */
+  #isPrivate(loop: AcceptLoop, worker: PassfdWorker): boolean {
+    if (loop.isOwn || !isNamedAfter(loop.address, worker.pid)) return false;
+    return !this.#pool.workers.some(
+      (other) => other !== worker && other instanceof PassfdWorker && other.isSubscribed(loop),
+    );
+  }
+
   get #servesOwn(): boolean {
     return this.#listeners.own.length > 0;
   }
@@ -799,6 +822,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       },
       subscribed: (worker) => {
         this.#bequest.setWorker(worker);
+      },
+      serving: (worker) => {
+        this.emit('serving', worker);
       },
       adopted: (count) => {
         this.#pool.counts.adopted += count;
@@ -1004,6 +1030,11 @@ function untilEnd(socket: StreamSocket, signal: AbortSignal): Promise<void> {
         if (!signal.aborted) resolve();
       });
   });
+}
+
+/** Whether the number of a process is part of the path: `/tmp/app.123.sock`. */
+function isNamedAfter(address: Address, pid: number): boolean {
+  return 'path' in address && address.path.split(/\D+/).includes(String(pid));
 }
 
 function ignore(): void {

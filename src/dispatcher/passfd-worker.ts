@@ -61,6 +61,8 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<AcceptLoop>;
   /** It takes connections of other listeners than before, or, where it is parted with, of none. */
   subscribed(worker: PassfdWorker): void;
+  /** It serves an address more, or one less. */
+  serving(worker: PassfdWorker): void;
   /** Resolves when the address is free, if this was the last to listen there. */
   unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<void>;
   /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
@@ -104,7 +106,12 @@ export interface PassfdWorkerSnapshot {
   readonly closed: number;
   /** Of the channel's positions. */
   readonly settled: number;
-  readonly subscriptions: readonly { readonly listener: number; readonly servers: number }[];
+  readonly subscriptions: readonly {
+    readonly listener: number;
+    readonly servers: number;
+    /** Whether no server of it was seen to stay open yet. Earlier generations do not say it. */
+    readonly isNew?: boolean | undefined;
+  }[];
   readonly partial: Buffer;
 }
 
@@ -121,6 +128,8 @@ interface Subscription {
   pause: NodeJS.Timeout | undefined;
   /** Servers of the worker that asked for it and have not been closed. */
   servers: number;
+  /** Whether none of them was seen to stay open: each may be there only to see whether a port is free. */
+  isNew: boolean;
 }
 
 export class PassfdWorker implements WorkerHandle {
@@ -156,6 +165,8 @@ export class PassfdWorker implements WorkerHandle {
   #lastWords: string | undefined;
   #isTakenOut: boolean;
   #isHolding: boolean;
+  /** When it began to drain. */
+  #servedBefore: readonly AcceptLoop[] | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
 
@@ -271,9 +282,9 @@ export class PassfdWorker implements WorkerHandle {
     const worker = new PassfdWorker(socket, snapshot, events);
     worker.#isReturning = snapshot.awaitedCustody > 0;
     for (const connection of inFlight) worker.#ledger.add(connection);
-    for (const { listener, servers } of snapshot.subscriptions) {
+    for (const { listener, servers, isNew = false } of snapshot.subscriptions) {
       const loop = loops.get(listener);
-      if (loop) worker.#subscriptions.set(listener, { loop, pause: undefined, servers });
+      if (loop) worker.#subscriptions.set(listener, { loop, pause: undefined, servers, isNew });
     }
     let told = Promise.resolve();
     for (const { bytes, descriptors, handoff } of unsent) {
@@ -421,7 +432,20 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   isSubscribed(loop: AcceptLoop): boolean {
-    return this.#subscriptions.has(loop.id);
+    return this.#subscriptions.get(loop.id)?.loop === loop;
+  }
+
+  /** Whether it takes what comes there, to a server that was seen to stay open. */
+  isServing(loop: AcceptLoop): boolean {
+    return this.serves(loop) && this.#subscriptions.get(loop.id)?.isNew === false;
+  }
+
+  /** Those that it serves, or did at its end; of one that drains, those that it served before. */
+  get serving(): readonly AcceptLoop[] {
+    return (
+      this.#servedBefore ??
+      [...this.#subscriptions.values()].filter(({ isNew }) => !isNew).map(({ loop }) => loop)
+    );
   }
 
   /** Gives it a listening socket to keep: should this process die, the socket lives on there. */
@@ -483,7 +507,11 @@ export class PassfdWorker implements WorkerHandle {
       adopted: this.#adopted,
       closed: this.#closed,
       settled: this.#ledger.settled,
-      subscriptions: Array.from(this.#subscriptions, ([listener, { servers }]) => ({ listener, servers })),
+      subscriptions: Array.from(this.#subscriptions, ([listener, { servers, isNew }]) => ({
+        listener,
+        servers,
+        isNew,
+      })),
       partial,
     };
     const { socket } = this.#channel;
@@ -624,7 +652,7 @@ export class PassfdWorker implements WorkerHandle {
         this.#onClosed(message.total);
         break;
       case 'ready':
-        this.#onReady();
+        this.#onReady(message.listeners);
         break;
       case 'serve':
         return this.#onServe(message.request);
@@ -659,10 +687,17 @@ export class PassfdWorker implements WorkerHandle {
     if (wasStalled) this.#events.resumed(this);
   }
 
-  #onReady(): void {
-    if (this.#state.is !== 'starting') return;
-    this.#state = { is: 'ready' };
-    this.#events.ready(this);
+  /** @param listeners whose servers stay open; an earlier release does not say which, and means all that it has asked for */
+  #onReady(listeners: readonly number[] = [...this.#subscriptions.keys()]): void {
+    const stayed = listeners
+      .map((id) => this.#subscriptions.get(id))
+      .filter((subscription) => subscription?.isNew === true);
+    for (const subscription of stayed) if (subscription) subscription.isNew = false;
+    if (this.#state.is === 'starting') {
+      this.#state = { is: 'ready' };
+      this.#events.ready(this);
+    }
+    if (stayed.length > 0) this.#events.serving(this);
   }
 
   async #onServe(request: number): Promise<void> {
@@ -745,7 +780,7 @@ export class PassfdWorker implements WorkerHandle {
   #subscribe(loop: AcceptLoop): void {
     const subscription = this.#subscriptions.get(loop.id);
     if (subscription) subscription.servers++;
-    else this.#subscriptions.set(loop.id, { loop, pause: undefined, servers: 1 });
+    else this.#subscriptions.set(loop.id, { loop, pause: undefined, servers: 1, isNew: true });
     this.#events.subscribed(this);
   }
 
@@ -764,6 +799,7 @@ export class PassfdWorker implements WorkerHandle {
     endPause(subscription);
     this.#subscriptions.delete(id);
     this.#events.subscribed(this);
+    this.#events.serving(this);
     // One that drains closes its servers because it leaves, and not because nobody wants the address any more.
     if (this.state !== 'draining') await this.#events.unlisten(this, subscription.loop);
   }
@@ -771,6 +807,7 @@ export class PassfdWorker implements WorkerHandle {
   #beginDraining(): void {
     if (this.state === 'draining') return;
     this.#stopPolling();
+    this.#servedBefore = this.serving;
     this.#state = { is: 'draining' };
     this.#events.draining(this);
   }

@@ -10,7 +10,8 @@ import { shortened } from './reason.js';
 const messages = {
   status: v.object({ type: v.literal('status') }),
   drain: v.object({ type: v.literal('drain'), worker: positive }),
-  restart: v.object({ type: v.literal('restart') }),
+  /** Without: addresses that new workers need not serve. */
+  restart: v.object({ type: v.literal('restart'), without: v.optional(v.array(v.string())) }),
   takeover: v.object({ type: v.literal('takeover') }),
   stop: v.object({ type: v.literal('stop') }),
 };

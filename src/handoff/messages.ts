@@ -75,7 +75,11 @@ const wantedAddress = v.union([
 export type WantedAddress = v.InferOutput<typeof wantedAddress>;
 
 const fromWorkerJson = v.variant('type', [
-  v.object({ type: v.literal('ready') }),
+  /**
+   * It can take connections. With listeners: the servers of these have stayed open behind their 'listening'. Without: those
+   * of everything that it has asked for. It says so again whenever there are more.
+   */
+  v.object({ type: v.literal('ready'), listeners: v.optional(v.array(sixteenBits)) }),
   /** Connections of the dispatcher's own addresses (`--listen`). Answered like a listen. */
   v.object({ type: v.literal('serve'), request: count }),
   v.object({

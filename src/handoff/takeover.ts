@@ -37,7 +37,7 @@ const passfdWorker = v.object({
   adopted: count,
   closed: count,
   settled: count,
-  subscriptions: v.array(v.object({ listener: count, servers: positive })),
+  subscriptions: v.array(v.object({ listener: count, servers: positive, isNew: v.optional(v.boolean()) })),
   /** Of a frame that has come in part, in base64. */
   partial: v.string(),
 });

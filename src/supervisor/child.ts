@@ -1,4 +1,5 @@
 // Child: the supervisor's view of one process, from its start or its takeover to its end.
+import type { Address } from '../fd/index.js';
 import { KILL_AFTER_MS, RETURN_TIMEOUT_MS } from '../handoff/index.js';
 import type { Exit } from './exit.js';
 import type { HeldHost } from './held-host.js';
@@ -69,6 +70,12 @@ export interface ChildEnd extends Death {
   readonly worker: PoolWorker | undefined;
 }
 
+/**
+ * What a worker that takes connections still has to serve before its child is ready; undefined while nobody knows yet what
+ * it has to serve.
+ */
+export type Lacks = (worker: PoolWorker) => readonly Address[] | undefined;
+
 export interface ChildOptions {
   /** Time that it has to end when it is stopped. */
   readonly drainTimeoutMs: number;
@@ -83,6 +90,7 @@ export class Child {
   readonly #host: HeldHost;
   readonly #report: (child: Child, report: ChildReport) => void;
   readonly #startedAt: number;
+  #lacks: Lacks;
   #state: State = { is: 'starting', timer: undefined };
   #process: ProcessName | undefined;
   #output: ChildOutput | undefined;
@@ -96,7 +104,9 @@ export class Child {
     pool: Pool,
     host: HeldHost,
     report: (child: Child, report: ChildReport) => void,
+    lacks: Lacks = () => [],
   ) {
+    this.#lacks = lacks;
     this.#slot = slot;
     this.#options = options;
     this.#pool = pool;
@@ -117,7 +127,23 @@ export class Child {
 
   /** What it told the pool before it died. */
   get lastWords(): string | undefined {
-    return (this.#workerInPool ?? this.#left)?.lastWords;
+    return this.worker?.lastWords;
+  }
+
+  /** How the pool knows it, or did when it left. */
+  get worker(): PoolWorker | undefined {
+    return this.#workerInPool ?? this.#left;
+  }
+
+  /** Whether it is going to join the pool again: until then nobody knows what it serves. */
+  get isAwaited(): boolean {
+    return this.#state.is === 'awaited';
+  }
+
+  /** Of one that takes connections: what it has to serve, and does not. */
+  get lacking(): readonly Address[] {
+    const worker = this.#workerInPool;
+    return (worker?.state === 'ready' ? this.#lacks(worker) : undefined) ?? [];
   }
 
   /** Starts its process. When that fails, its end says why, but not before this has returned. */
@@ -166,8 +192,7 @@ export class Child {
         this.#becomeReady(worker);
         break;
       case 'starting':
-        state.timer?.clear();
-        this.#becomeReady(worker);
+        this.review();
         break;
       case 'ready':
         // It had left and has joined again.
@@ -184,6 +209,22 @@ export class Child {
     }
   }
 
+  /** It may serve by now what it has to, or less is asked of it. */
+  review(): void {
+    const state = this.#state;
+    const worker = this.#workerInPool;
+    if (state.is !== 'starting' || worker?.state !== 'ready') return;
+    if (this.#lacks(worker)?.length !== 0) return;
+    state.timer?.clear();
+    this.#becomeReady(worker);
+  }
+
+  /** It is ready with what it serves. */
+  accept(): void {
+    this.#lacks = () => [];
+    this.review();
+  }
+
   onLeft(worker: PoolWorker): void {
     this.#left = worker;
     if (this.#state.is !== 'ended') return;
@@ -195,11 +236,15 @@ export class Child {
   stop(): void {
     const state = this.#state;
     switch (state.is) {
-      case 'starting':
+      case 'starting': {
+        const worker = this.#workerInPool;
         state.timer?.clear();
         this.#beginDraining();
-        this.#terminate();
+        // It may have connections already.
+        if (worker?.state === 'ready') this.#terminateWhenDrained(worker);
+        else this.#terminate();
         break;
+      }
       case 'awaited':
         this.#beginDraining(state.timer);
         break;

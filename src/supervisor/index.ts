@@ -11,6 +11,7 @@ export {
   Supervisor,
   type ChildView,
   type Death,
+  type RestartOptions,
   type SupervisorEvents,
   type SupervisorOptions,
 } from './supervisor.js';

@@ -1,5 +1,5 @@
 // Pool: what the supervisor needs of a dispatcher, which is one.
-import type { StreamSocket } from '../fd/index.js';
+import type { Address, StreamSocket } from '../fd/index.js';
 
 export interface PoolWorker {
   readonly id: number;
@@ -14,6 +14,8 @@ export interface PoolWorker {
   readonly lastWords?: string | undefined;
 }
 
+type PoolEvent = 'ready' | 'serving' | 'left';
+
 export interface Pool {
   readonly workers: readonly PoolWorker[];
   /** Ids up to `count` belong to children. */
@@ -22,6 +24,9 @@ export interface Pool {
   addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void;
   /** Gives exactly this worker nothing new, and resolves when it has nothing open any more, or has left. */
   drain(worker: PoolWorker): Promise<void>;
-  on(event: 'ready' | 'left', listener: (worker: PoolWorker) => void): unknown;
-  off(event: 'ready' | 'left', listener: (worker: PoolWorker) => void): unknown;
+  /** Addresses that a worker serves, or served when it left, and that nobody serves if another one takes its place. */
+  missing(other: PoolWorker, worker: PoolWorker): readonly Address[];
+  /** `serving`: the worker serves other addresses than before. */
+  on(event: PoolEvent, listener: (worker: PoolWorker) => void): unknown;
+  off(event: PoolEvent, listener: (worker: PoolWorker) => void): unknown;
 }

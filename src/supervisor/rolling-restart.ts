@@ -1,5 +1,5 @@
 // RollingRestart: replaces the process of each slot, so many at a time that few run beside those that are wanted.
-import { PassfdError } from '../fd/index.js';
+import { formatAddress, PassfdError, type Address } from '../fd/index.js';
 import { describeExit } from './exit.js';
 import type { ReplacementOutcome, Slot } from './slot.js';
 
@@ -7,6 +7,8 @@ export interface RollingRestartOptions {
   /** Processes that may run beside those that are wanted: new ones that are not ready, old ones that have not ended. */
   readonly maxExtra: number;
   readonly readyTimeoutMs: number;
+  /** Addresses that new processes need not serve, though the old ones do: see `required`. */
+  readonly without: readonly string[];
 }
 
 /** How far it is. */
@@ -79,7 +81,7 @@ export class RollingRestart {
   #begin(slot: Slot): void {
     this.#untouched.delete(slot);
     this.#underWay.add(slot);
-    slot.replace((outcome) => {
+    slot.replace(this.#options.without, (outcome) => {
       this.#onOutcome(slot, outcome);
     });
   }
@@ -97,20 +99,28 @@ export class RollingRestart {
 
   #failure(
     { id }: Slot,
-    { fresh, exit, lastWords }: Extract<ReplacementOutcome, { is: 'failed' }>,
+    { fresh, exit, lastWords, lacking }: Extract<ReplacementOutcome, { is: 'failed' }>,
   ): PassfdError {
     const { done, of } = this.#progress;
     const who =
       fresh.pid === undefined ? `the new worker ${id}` : `the new worker ${id} (process ${fresh.pid})`;
-    const what =
-      exit === undefined
-        ? `was not ready within ${this.#options.readyTimeoutMs} ms, and was killed`
-        : describeExit(exit);
+    const what = exit ? describeExit(exit) : this.#whyNotReady(lacking);
     return new PassfdError(
       'ERR_WORKER_FAILED',
       `The restart ended with ${done} of ${of} workers replaced, and the others stay as they are: ${who} ${what}` +
         (lastWords === undefined ? '' : `; its last words: ${lastWords}`),
       exit?.is === 'not-started' ? { cause: exit.error } : {},
+    );
+  }
+
+  #whyNotReady(lacking: readonly Address[]): string {
+    const { readyTimeoutMs } = this.#options;
+    if (lacking.length === 0) return `was not ready within ${readyTimeoutMs} ms, and was killed`;
+    const addresses = lacking.map(formatAddress);
+    const options = addresses.map((address) => `--without ${address}`);
+    return (
+      `did not listen at ${addresses.join(', ')} within ${readyTimeoutMs} ms, where the old one does, and is ended; ` +
+      `if the new version is not to serve that address, restart with ${options.join(' ')}`
     );
   }
 }

@@ -1,9 +1,11 @@
 // Slot: a number with a process, and what follows when that ends, is replaced, or is to end.
+import type { Address } from '../fd/index.js';
 import {
   Child,
   type ChildEnd,
   type ChildOptions,
   type ChildReport,
+  type Lacks,
   type OutputLost,
   type Overdue,
 } from './child.js';
@@ -12,6 +14,7 @@ import type { HeldHost } from './held-host.js';
 import type { Start, Timer } from './host.js';
 import type { Living, Occupant } from './occupant.js';
 import type { Pool, PoolWorker } from './pool.js';
+import { required } from './required.js';
 import { afterDeath, noDeaths, wasStable, type History } from './restart.js';
 
 type State =
@@ -56,8 +59,10 @@ export type ReplacementOutcome =
   | {
       readonly is: 'failed';
       readonly fresh: Child;
-      /** Undefined: it was not ready in time, and was killed. */
+      /** Undefined: it was not ready in time, and is being ended. */
       readonly exit: Exit | undefined;
+      /** Where clients would have been left alone: what the old one serves, and it does not. */
+      readonly lacking: readonly Address[];
       readonly lastWords: string | undefined;
     };
 
@@ -97,6 +102,8 @@ export class Slot {
   readonly #leaving = new Set<Child>();
   #history: History = noDeaths;
   #lastPid: number | undefined;
+  /** The last one that was ready, and has ended. */
+  #lastWorker: PoolWorker | undefined;
   #wasReady = false;
   /** Whether any process here ever was ready, also under an earlier generation: then an end is never that of a job. */
   #hasServed = false;
@@ -214,6 +221,12 @@ export class Slot {
 
   onReady(worker: PoolWorker): void {
     this.#all.find((child) => child.is(worker))?.onReady(worker);
+    this.#reviewFresh();
+  }
+
+  /** Some worker serves other addresses than before. */
+  onServing(): void {
+    this.#reviewFresh();
   }
 
   onLeft(worker: PoolWorker): void {
@@ -221,12 +234,18 @@ export class Slot {
   }
 
   /**
-   * Starts a new process; when it is ready it takes the place, and the old one is drained and ended. When it dies, or is
-   * not ready in time, the old one stays.
+   * Starts a new process. When it serves every address that the old one serves, or had served at its end, it takes the
+   * place, and the old one is drained and ended. When it dies, or is not ready in time, the old one stays.
+   * @param without addresses that it need not serve
    * @param tell called once, unless the slot is stopped or the replacement is abandoned before
    */
-  replace(tell: (outcome: ReplacementOutcome) => void): void {
-    const fresh = this.#newChild();
+  replace(without: readonly string[], tell: (outcome: ReplacementOutcome) => void): void {
+    const before = this.#state.is === 'occupied' ? this.#state.child : undefined;
+    const fresh = this.#newChild((worker) => {
+      if (before?.isAwaited === true) return undefined;
+      const old = before?.worker ?? this.#lastWorker;
+      return old ? required(this.#pool.missing(worker, old), without) : [];
+    });
     const { hasFinished } = this;
     if (this.#state.is === 'waiting') this.#state.next?.timer.clear();
     if (this.isEmpty) this.#state = { is: 'occupied', child: fresh };
@@ -238,9 +257,10 @@ export class Slot {
   abandonReplacement(): void {
     const replacement = this.#replacement;
     this.#replacement = undefined;
-    if (replacement?.is === 'starting' && !this.#hasPlace(replacement.fresh)) {
-      this.#dismiss(replacement.fresh);
-    }
+    if (replacement?.is !== 'starting') return;
+    // Where there is no other, less than before is better than nothing.
+    if (this.#hasPlace(replacement.fresh)) replacement.fresh.accept();
+    else this.#dismiss(replacement.fresh);
   }
 
   /** Lets what is here finish what it has open, and ends it; nothing is started again. */
@@ -279,11 +299,17 @@ export class Slot {
     return this.#state.is === 'occupied' && this.#state.child === child;
   }
 
-  #newChild(): Child {
-    return new Child(this.id, this.#owner.childOptions, this.#pool, this.#host, (child, report) => {
+  /** A new process may serve by now what the old one serves. */
+  #reviewFresh(): void {
+    if (this.#replacement?.is === 'starting') this.#replacement.fresh.review();
+  }
+
+  #newChild(lacks?: Lacks): Child {
+    const report = (child: Child, report: ChildReport): void => {
       this.#onReport(child, report);
       this.#owner.changed();
-    });
+    };
+    return new Child(this.id, this.#owner.childOptions, this.#pool, this.#host, report, lacks);
   }
 
   #launch(child: Child): void {
@@ -354,11 +380,15 @@ export class Slot {
   }
 
   #giveUp({ fresh, tell }: Replacement): void {
-    const { lastWords } = fresh;
-    this.#replacement = undefined;
-    if (!this.#hasPlace(fresh)) this.#leaving.add(fresh);
-    fresh.kill();
-    tell({ is: 'failed', fresh, exit: undefined, lastWords });
+    const { lastWords, lacking } = fresh;
+    if (lacking.length > 0) {
+      this.abandonReplacement();
+    } else {
+      this.#replacement = undefined;
+      if (!this.#hasPlace(fresh)) this.#leaving.add(fresh);
+      fresh.kill();
+    }
+    tell({ is: 'failed', fresh, exit: undefined, lastWords, lacking });
   }
 
   #onStayedAway(child: Child): void {
@@ -366,6 +396,7 @@ export class Slot {
     this.#leaving.add(child);
     if (this.#replacement?.is === 'starting') {
       this.#state = { is: 'occupied', child: this.#replacement.fresh };
+      this.#reviewFresh();
     } else this.start();
   }
 
@@ -397,11 +428,12 @@ export class Slot {
     else this.#report(fresh, { is: 'exited', exit });
     const mayFinish = replacement.is === 'starting' && replacement.mayFinish;
     if (mayFinish && this.hasFinished) tell({ is: 'finished' });
-    else tell({ is: 'failed', fresh, exit, lastWords });
+    else tell({ is: 'failed', fresh, exit, lastWords, lacking: [] });
   }
 
   #judge(child: Child, end: ChildEnd): void {
-    const { exit, life, wasAwaited } = end;
+    const { exit, life, worker, wasAwaited } = end;
+    if (worker && life.readyAt !== undefined) this.#lastWorker = worker;
     const vacancy = this.#vacancyAfter(end);
     if (vacancy) {
       this.#state = { is: 'vacant', reason: vacancy };

@@ -29,6 +29,11 @@ export interface SupervisorOptions extends StartOptions {
   readonly readyTimeoutMs?: number;
 }
 
+export interface RestartOptions {
+  /** Addresses to give up, as `passfd status` prints them, or the number of a port: new processes need not serve them. */
+  readonly without?: readonly string[];
+}
+
 /** What others may know of a child. */
 export interface ChildView {
   /** Its slot, and its id as a worker when it speaks through its channel. While it is replaced, two have the same. */
@@ -143,18 +148,19 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   /**
-   * Replaces the process of every slot: starts a new one, waits until it is ready, then drains the old one and ends it.
-   * Resolves when the last old one has ended. A slot that has no process gets one at once.
+   * Replaces the process of every slot: starts a new one, waits until it serves every address that the old one serves, then
+   * drains the old one and ends it. Resolves when the last old one has ended. A slot that has no process gets one at once.
    * @returns how many were replaced
    * @throws {PassfdError} `ERR_WORKER_FAILED` when a new one cannot be started, dies before the old one has ended, or is
-   * not ready in time: it is ended, its old one serves on, and the slots behind it are not touched. `ERR_DISPATCHER` while
-   * a restart runs, before the start, and while the children are handed over; `ERR_CLOSED` when they are being stopped
+   * not ready in time, where the message names the addresses that it does not serve: it is ended, its old one serves on, and
+   * the slots behind it are not touched. `ERR_DISPATCHER` while a restart runs, before the start, and while the children are handed over; `ERR_CLOSED` when they are being stopped
    */
-  async restart(): Promise<number> {
+  async restart({ without = [] }: RestartOptions = {}): Promise<number> {
     this.#requireRunning();
     if (this.#restart) throw new PassfdError('ERR_DISPATCHER', 'A restart is running already');
     if (this.#host.isHeld) throw new PassfdError('ERR_DISPATCHER', 'The workers are being handed over');
-    const restart = new RollingRestart(this.#slots, this.#options, () => this.#extra, this.#onReplaced);
+    const options = { ...this.#options, without };
+    const restart = new RollingRestart(this.#slots, options, () => this.#extra, this.#onReplaced);
     this.#restart = restart;
     this.emit('restartBegan', { of: restart.count });
     restart.advance();
@@ -276,18 +282,24 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   #listen(): void {
     this.#isListening = true;
     this.#pool.on('ready', this.#onReady);
+    this.#pool.on('serving', this.#onServing);
     this.#pool.on('left', this.#onLeft);
   }
 
   #unlisten(): void {
     this.#isListening = false;
     this.#pool.off('ready', this.#onReady);
+    this.#pool.off('serving', this.#onServing);
     this.#pool.off('left', this.#onLeft);
   }
 
   // To each: the worker is known by its process, since two of them may have the same id.
   readonly #onReady = (worker: PoolWorker): void => {
     for (const slot of this.#all) slot.onReady(worker);
+  };
+
+  readonly #onServing = (): void => {
+    for (const slot of this.#all) slot.onServing();
   };
 
   readonly #onLeft = (worker: PoolWorker): void => {

@@ -120,12 +120,7 @@ function listenThrough(
   },
 ): void {
   const { _listeningId: call } = privateServer(server);
-  const listening = (): void => {
-    worker.ready();
-  };
-  server.once('listening', listening);
   worker.listenWith(server, wanted, listen).catch((error: unknown) => {
-    server.off('listening', listening);
     // The drain began before the answer came.
     if (worker.isFinishing) {
       if (privateServer(server)._listeningId === call) listenStandalone();

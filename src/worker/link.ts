@@ -231,8 +231,9 @@ export class Link {
     return answer;
   }
 
-  sayReady(): void {
-    this.#post(encodeJson({ type: 'ready' }));
+  /** @param listeners those whose servers have just proved to stay open; without it, all that were asked for */
+  sayReady(listeners?: readonly number[]): void {
+    this.#post(encodeJson({ type: 'ready', ...(listeners && { listeners: [...listeners] }) }));
     tellStep('ready-sent');
   }
 

@@ -272,8 +272,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         registration = { target: intake, listeners, ask: (link, granted) => link.serve(granted) };
         this.#registrations.add(registration);
       });
-      checkListening(registration ? 'listening' : 'nowhere');
-      this.ready();
+      if (registration) this.#sayServing(registration);
+      else checkListening('nowhere');
       yield* intake.sockets();
     } finally {
       intake.leave();
@@ -308,7 +308,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     if (this.#isDraining) finishConnections(server);
   }
 
-  /** Tells the dispatcher that connections may come. A server that listens implies it. A second call does nothing. */
+  /**
+   * Tells the dispatcher that connections may come, to everything that listens. A server that stays open behind its
+   * 'listening' implies it. A second call does nothing.
+   */
   ready(): void {
     if (this.#isReady) return;
     this.#isReady = true;
@@ -570,11 +573,23 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#servers.add(server);
     prepareClosing(server);
     handle.attach(listen);
+    // One that only probes whether a port is free is closed in its 'listening', which comes before this.
+    setImmediate(() => {
+      this.#sayServing(registration);
+    });
     if (!this.#isDraining) return;
     // Right behind its 'listening', which would not come otherwise.
     process.nextTick(() => {
       closeGracefully(server);
     });
+  }
+
+  /** Tells that connections may come, to a server that is still open. */
+  #sayServing(registration: Registration): void {
+    if (this.#isDraining || !this.#registrations.has(registration)) return;
+    this.#isReady = true;
+    if (this.#state.is !== 'linked') return;
+    this.#state.link.sayReady(registration.listeners.map(({ id }) => id));
   }
 
   /** @throws {PassfdError} `ERR_ADDRESS_IN_USE` when somebody else has the dispatcher's own addresses */

@@ -34,7 +34,7 @@ const commands: Readonly<Record<string, readonly string[]>> = {
   serve: service,
   worker: client,
   status: ['--json', ...client],
-  restart: client,
+  restart: ['--without <addr>', ...client],
   takeover: client,
   drain: client,
   stop: client,

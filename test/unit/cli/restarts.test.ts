@@ -7,6 +7,7 @@ import { isPending, turns } from '../../support/loop.js';
 
 interface Run {
   readonly progress: TellProgress;
+  readonly without: readonly string[];
   readonly resolve: (result: number) => void;
   readonly reject: (error: Error) => void;
 }
@@ -19,9 +20,9 @@ class Stage {
 
   constructor() {
     this.restarts = new Restarts({
-      restart: (progress) =>
+      restart: (progress, without) =>
         new Promise((resolve, reject) => {
-          this.runs.push({ progress, resolve, reject });
+          this.runs.push({ progress, without, resolve, reject });
         }),
       untilFree: () => this.untilFree,
     });
@@ -83,6 +84,24 @@ describe('a restart that is asked for', () => {
     await turns();
     stage.run(1).resolve(1);
     assert.equal(await second, 1);
+  });
+
+  it('gives up every address that any of them gives up, and no one of an earlier restart', async () => {
+    const stage = new Stage();
+    const first = stage.restarts.ask('command', undefined, ['3000']);
+    await turns();
+    const others = [
+      stage.restarts.ask('command', undefined, ['4000', '5000']),
+      stage.restarts.ask('signal'),
+      stage.restarts.ask('command', undefined, ['5000']),
+    ];
+    assert.deepEqual(stage.run(0).without, ['3000']);
+    stage.run(0).resolve(1);
+    await first;
+    await turns();
+    assert.deepEqual(stage.run(1).without, ['4000', '5000']);
+    stage.run(1).resolve(1);
+    await Promise.all(others);
   });
 
   it('waits until it may begin, and is left to another process that does it', async () => {

@@ -644,3 +644,147 @@ describe('a stop during a rolling restart', () => {
     }),
   );
 });
+
+describe('the new process in a rolling restart', () => {
+  it(
+    'takes the place when it serves every address that the old one serves, and not before',
+    onStage({}, (stage) => {
+      startReady(stage, 1);
+      stage.pool.serve(101, 9090, 3000);
+      stage.restart();
+      stage.pool.ready(1, 102);
+      stage.pool.serve(102, 9090);
+      stage.pool.serve(102, 9090, 4000);
+      assert.deepEqual([stage.pool.drains.size, stage.events.includes('ready 1')], [0, false]);
+      stage.pool.serve(102, 9090, 4000, 3000);
+      assert.deepEqual([...stage.pool.drains.keys()], [101]);
+      assert.equal(stage.events.at(-1), 'ready 1');
+    }),
+  );
+
+  it(
+    'need not serve what the old one gives up meanwhile',
+    onStage({}, (stage) => {
+      startReady(stage, 1);
+      stage.pool.serve(101, 9090, 3000);
+      stage.restart();
+      stage.pool.ready(1, 102);
+      stage.pool.serve(102, 9090);
+      stage.pool.serve(101, 9090);
+      assert.deepEqual([...stage.pool.drains.keys()], [101]);
+    }),
+  );
+
+  it(
+    'is drained and ended when it lacks an address for too long, and the restart fails with that address',
+    onStage({ count: 2, readyTimeoutMs: 5_000 }, async (stage) => {
+      startReady(stage, 2);
+      for (const pid of [101, 102]) stage.pool.serve(pid, 9090, 3000);
+      const restarted = stage.supervisor.restart();
+      stage.host.pass(4_000);
+      stage.pool.ready(1, 103);
+      stage.pool.serve(103, 9090);
+      stage.host.pass(1_000);
+      await assert.rejects(
+        restarted,
+        failsWith(
+          'ERR_WORKER_FAILED',
+          /0 of 2 .*process 103\) did not listen at 127\.0\.0\.1:3000 within 5000 ms, .* --without 127\.0\.0\.1:3000$/,
+        ),
+      );
+      assert.deepEqual([...stage.pool.drains.keys()], [103]);
+      assert.deepEqual([stage.signals(103), stage.signals(101)], [[], []]);
+      await leave(stage, 103);
+      stage.host.pass(60_000);
+      assert.deepEqual(stage.events.slice(2), ['restartFailed ERR_WORKER_FAILED', 'exited 1: SIGTERM']);
+      assert.deepEqual(pids(stage), [101, 102, 103]);
+    }),
+  );
+
+  for (const name of ['127.0.0.1:3000', '3000']) {
+    it(
+      `need not serve an address that is given up as ${name}, but every other one`,
+      onStage({}, (stage) => {
+        startReady(stage, 1);
+        stage.pool.serve(101, 3000, 9090, 8443);
+        stage.restart({ without: [name] });
+        stage.pool.ready(1, 102);
+        stage.pool.serve(102, 9090);
+        assert.equal(stage.pool.drains.size, 0);
+        stage.pool.serve(102, 9090, 8443);
+        assert.deepEqual([...stage.pool.drains.keys()], [101]);
+      }),
+    );
+  }
+
+  it(
+    'has to serve what the old one served that dies meanwhile; if it does not, it stays, and the restart fails',
+    onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
+      startReady(stage, 1);
+      stage.pool.serve(101, 9090, 3000);
+      const restarted = stage.supervisor.restart();
+      stage.pool.ready(1, 102);
+      stage.pool.serve(102, 9090);
+      stage.pool.leave(101);
+      stage.host.process(101).exit(failure);
+      assert.equal(await isPending(restarted), true);
+      stage.host.pass(5_000);
+      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /127\.0\.0\.1:3000/));
+      assert.deepEqual([stage.signals(102), stage.pool.drains.size], [[], 0]);
+      assert.ok(stage.events.includes('ready 1'));
+      // As a worker like any other from here on.
+      stage.pool.leave(102);
+      stage.host.process(102).exit(failure);
+      assert.equal(stage.events.at(-1), 'died 1: code 1, again in 100 ms');
+    }),
+  );
+
+  it(
+    'has to serve what the last one served, where its slot had no process',
+    onStage({}, async (stage) => {
+      startReady(stage, 1);
+      stage.pool.serve(101, 9090, 3000);
+      stage.pool.leave(101);
+      stage.host.process(101).exit(failure);
+      const restarted = stage.supervisor.restart();
+      stage.pool.ready(1, 102);
+      stage.pool.serve(102, 9090);
+      assert.equal(await isPending(restarted), true);
+      stage.pool.serve(102, 9090, 3000);
+      await restarted;
+    }),
+  );
+
+  it(
+    'waits for an old one that is to come back: until then nobody knows what that serves',
+    onStage({}, async (stage) => {
+      const started = stage.supervisor.start([stage.host.earlier(1, 51, 'awaited')]);
+      const restarted = stage.supervisor.restart();
+      stage.pool.ready(1, 101);
+      stage.pool.serve(101, 9090);
+      assert.equal(await isPending(restarted), true);
+      stage.pool.ready(1, 51, 9090, 3000);
+      assert.equal(stage.pool.drains.size, 0);
+      stage.pool.serve(101, 9090, 3000);
+      await leave(stage, 51);
+      await Promise.all([started, restarted]);
+    }),
+  );
+
+  it(
+    'stays with what it serves when another slot ends the restart and the old one has died',
+    onStage({ count: 2, maxExtra: 2 }, async (stage) => {
+      startReady(stage, 2);
+      for (const pid of [101, 102]) stage.pool.serve(pid, 9090, 3000);
+      const restarted = stage.supervisor.restart();
+      stage.pool.ready(1, 103);
+      stage.pool.serve(103, 9090);
+      stage.pool.leave(101);
+      stage.host.process(101).exit(failure);
+      stage.host.process(104).exit(failure);
+      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /worker 2/));
+      assert.deepEqual([stage.signals(103), stage.pool.drains.size], [[], 0]);
+      assert.ok(stage.events.includes('ready 1'));
+    }),
+  );
+});

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 
-import { socketPair, type StreamSocket } from '../../../src/fd/index.js';
+import { socketPair, type Address, type StreamSocket } from '../../../src/fd/index.js';
 import {
   Supervisor,
   type ChildOutput,
@@ -13,6 +13,7 @@ import {
   type Pool,
   type PoolWorker,
   type ProcessName,
+  type RestartOptions,
   type Spawned,
   type Start,
   type SupervisorOptions,
@@ -203,8 +204,13 @@ export class FakeHost implements Host {
   }
 }
 
-export class FakePool extends EventEmitter<{ ready: [PoolWorker]; left: [PoolWorker] }> implements Pool {
+export class FakePool
+  extends EventEmitter<{ ready: [PoolWorker]; serving: [PoolWorker]; left: [PoolWorker] }>
+  implements Pool
+{
   workers: readonly PoolWorker[] = [];
+  /** Ports that a process serves, or served at its end. */
+  readonly #ports = new Map<number, readonly number[]>();
   reserved = 0;
   readonly children: { readonly id: number; readonly pid: number }[] = [];
   /** What to call when a process that is being drained has nothing open any more. */
@@ -217,6 +223,12 @@ export class FakePool extends EventEmitter<{ ready: [PoolWorker]; left: [PoolWor
   addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void {
     socket.destroy();
     this.children.push(child);
+  }
+
+  missing(other: PoolWorker, worker: PoolWorker): Address[] {
+    const served = this.#ports.get(other.pid) ?? [];
+    const ports = (this.#ports.get(worker.pid) ?? []).filter((port) => !served.includes(port));
+    return ports.map((port) => ({ host: '127.0.0.1', port }));
   }
 
   drain(worker: PoolWorker): Promise<void> {
@@ -232,10 +244,19 @@ export class FakePool extends EventEmitter<{ ready: [PoolWorker]; left: [PoolWor
   }
 
   /** A process has joined; it listens, and is ready. */
-  ready(id: number, pid: number): void {
+  ready(id: number, pid: number, ...ports: number[]): void {
+    this.#ports.set(pid, ports);
     const worker: PoolWorker = { id, pid, state: 'ready', listens: true };
     this.workers = [...this.workers.filter((other) => other.pid !== pid), worker];
     this.emit('ready', worker);
+  }
+
+  /** A process that is ready serves these ports, and no others. */
+  serve(pid: number, ...ports: number[]): void {
+    this.#ports.set(pid, ports);
+    const worker = this.workers.find((candidate) => candidate.pid === pid);
+    assert.ok(worker, `process ${pid} has joined`);
+    this.emit('serving', worker);
   }
 
   /** It tells why it is about to die. */
@@ -309,8 +330,8 @@ export class Stage {
   }
 
   /** Restarts; whether that succeeds is for `events` to tell, behind a turn of the loop. */
-  restart(): void {
-    this.supervisor.restart().catch(() => undefined);
+  restart(options: RestartOptions = {}): void {
+    this.supervisor.restart(options).catch(() => undefined);
   }
 
   /** The process that was started last. */
@@ -364,7 +385,9 @@ export function onStage(
     await stopped;
     assert.equal(stage.host.timers, 0, 'no timer is left');
     assert.equal(stage.host.watches, 0, 'no watch is left');
-    assert.equal(stage.pool.listenerCount('ready') + stage.pool.listenerCount('left'), 0);
+    for (const event of ['ready', 'serving', 'left'] as const) {
+      assert.equal(stage.pool.listenerCount(event), 0);
+    }
   });
 }
 

@@ -1,0 +1,70 @@
+// Takes the steps that the file says that STEPS names, one after the other, and prints each that is done. It knows nothing
+// of passfd. Every server answers with its name, its process, and RELEASE.
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { connect } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+
+const { STEPS, RELEASE = '' } = process.env;
+const servers = new Map();
+
+function serverOf(name) {
+  const server = createServer((request, response) => {
+    response.end(`${name} ${process.pid} ${RELEASE}`);
+  });
+  servers.set(name, server);
+  return server;
+}
+
+/** `$PID` in a path is the number of this process. */
+function listenAt(server, at) {
+  server.listen(at.path ? { path: at.path.replace('$PID', String(process.pid)) } : at);
+}
+
+async function isReachable(at) {
+  const socket = connect(at);
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
+}
+
+const steps = {
+  async listen({ name, at }) {
+    const server = serverOf(name);
+    listenAt(server, at);
+    await once(server, 'listening');
+    const address = server.address();
+    console.log('listening', name, address.port ?? address);
+  },
+  /** As detect-port and get-port see whether a port is free. */
+  async probe({ at }) {
+    const server = createServer();
+    server.listen(at, () => server.close());
+    await once(server, 'close');
+    console.log('probed');
+  },
+  /** As serve and browser-sync do: at any port where somebody accepts there. */
+  async choose({ name, at }) {
+    await steps.listen({ name, at: (await isReachable(at)) ? { ...at, port: 0 } : at });
+  },
+  async close({ name }) {
+    servers.get(name).close();
+    await once(servers.get(name), 'close');
+    console.log('closed', name);
+  },
+  /** Until the test makes this file. */
+  async await({ file }) {
+    while (!existsSync(file)) await pause(5);
+  },
+  throw({ text }) {
+    throw new Error(text);
+  },
+};
+
+for (const { do: step, ...how } of JSON.parse(readFileSync(STEPS, 'utf8'))) await steps[step](how);
