@@ -24,6 +24,17 @@ export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
   dispatcher.on('relistened', (address) => {
     log.warn({ address: formatAddress(address) }, 'socket file was removed; listening there anew');
   });
+  dispatcher.on('released', (address, { isLate }) => {
+    const fields = { address: formatAddress(address) };
+    if (isLate) {
+      log.warn(
+        fields,
+        'address closed: no worker has served it within --ready-timeout, and clients are refused there; look why the app does not listen',
+      );
+    } else {
+      log.info(fields, 'address closed: its last worker has left, and no other one serves it');
+    }
+  });
   dispatcher.on('joined', (worker) => {
     log.info({ ...ofWorker(worker), dialect: worker.dialect }, 'worker joined');
   });

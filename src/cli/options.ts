@@ -100,7 +100,7 @@ export function addServiceOptions(command: Command, listen: Option): Command {
     .addOption(
       new Option(
         '--ready-timeout <ms>',
-        'time that a new worker or dispatcher has to be ready; then one that replaces another is given up, and any other is logged',
+        'time that a new worker or dispatcher has to be ready; then one that replaces another is given up, any other is logged, and an address that no worker serves is closed',
       )
         .argParser(parseMilliseconds)
         .default(DEFAULT_READY_TIMEOUT_MS),

@@ -170,6 +170,7 @@ class Service {
       policy,
       overload,
       lastWill: true,
+      readyTimeoutMs: flags.readyTimeout,
       ...(backlog !== undefined && { backlog }),
     });
     logDispatcher(log, this.#dispatcher);

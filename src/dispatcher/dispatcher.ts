@@ -16,6 +16,7 @@ import {
 import {
   decodeIntroduction,
   isTrusted,
+  DEFAULT_READY_TIMEOUT_MS,
   MAX_HELLO_BYTES,
   RETURN_TIMEOUT_MS,
   type WorkerHello,
@@ -33,6 +34,7 @@ import { JOINED_LIMITS, Quota } from './quota.js';
 import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
 import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
+import { Vacancies, type VacanciesOwner } from './vacancies.js';
 import { version } from './version.js';
 import type { Dialect, FrozenWorker, WorkerHandle, WorkerView } from './worker-handle.js';
 
@@ -48,6 +50,11 @@ export interface DispatcherOptions {
    * `LastWill`, of which a process has one. Where the system cannot do that, such connections are lost.
    */
   readonly lastWill?: boolean;
+  /**
+   * How long an address that workers have asked for stays open when none serves it any more, and another one may come: 30 s
+   * unless it is given.
+   */
+  readonly readyTimeoutMs?: number;
 }
 
 export interface DispatcherEvents {
@@ -68,6 +75,11 @@ export interface DispatcherEvents {
   unlistened: [address: Address];
   /** Somebody had removed the file of a Unix socket, and another socket is there now, in place of that one. */
   relistened: [address: Address, socket: { readonly fd: number }];
+  /**
+   * No worker serves the address any more, so it is being closed; `unlistened` follows.
+   * @param how whether a worker was expected there, and none came in time
+   */
+  released: [address: Address, how: { readonly isLate: boolean }];
   /** A peer of the control socket was not let in, or broke the protocol. */
   peerRefused: [error: PassfdError];
   /** Connections were closed without a worker. */
@@ -130,6 +142,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Channels of children that have not said anything yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
   readonly #awaited = new AwaitedWorkers();
+  readonly #vacancies: Vacancies;
   readonly #bequest: Bequest;
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
@@ -169,6 +182,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       closed: (address) => this.emit('unlistened', address),
       warned: (error) => this.emit('warned', error),
     });
+    this.#vacancies = new Vacancies(
+      options.readyTimeoutMs ?? DEFAULT_READY_TIMEOUT_MS,
+      this.#vacanciesOwner(),
+    );
     this.#bequest = new Bequest(
       () => ({
         closedFirst: [this.#control?.acceptor, this.#rawControl].filter((acceptor) => acceptor !== undefined),
@@ -351,6 +368,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       closeAll(duplicates);
     };
     this.#isFrozen = true;
+    this.#vacancies.pause();
     try {
       return { snapshot: await this.#freeze(duplicates), release };
     } catch (error) {
@@ -378,6 +396,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#rawControl?.resume();
     this.#control?.thaw();
     this.#control?.start();
+    this.#vacancies.resume();
+    // Where another generation had lost a worker, nobody knows when.
+    this.#vacancies.note(this.#listeners, true);
   }
 
   /**
@@ -417,6 +438,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Another process goes on with all of it: closes what this one has, and tells nobody. */
   async disown(): Promise<void> {
     this.#closing = Promise.resolve();
+    this.#vacancies.pause();
     this.renounce();
     this.#awaited.close();
     for (const worker of this.#pool.workers) worker.disown();
@@ -463,6 +485,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   async #close(): Promise<void> {
+    this.#vacancies.pause();
     this.renounce();
     this.#awaited.close();
     await this.#control?.close();
@@ -625,6 +648,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   #onClosing(loop: AcceptLoop): void {
+    this.#vacancies.delete(loop);
     this.#pool.close(loop);
     for (const worker of this.#pool.workers) if (worker instanceof PassfdWorker) worker.relieve(loop);
   }
@@ -800,6 +824,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       this.#turnAway(socket, error);
     } finally {
       this.#silentChildren.delete(socket);
+      this.#vacancies.review();
     }
   }
 
@@ -815,6 +840,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#bequest.setWorker(worker);
         this.emit('ready', worker);
         this.#pool.update();
+        this.#vacancies.review();
       },
       changed: (worker) => {
         this.#noteDrained(worker);
@@ -825,6 +851,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       },
       serving: (worker) => {
         this.emit('serving', worker);
+        this.#vacancies.review();
       },
       adopted: (count) => {
         this.#pool.counts.adopted += count;
@@ -839,6 +866,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#bequest.setWorker(worker);
         this.emit('draining', worker);
         this.#noteDrained(worker);
+        this.#noteLeaving(worker);
       },
       stalled: (worker) => {
         this.emit('stalled', worker);
@@ -861,6 +889,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#joined.delete(worker);
         this.#endDrains(worker);
         this.emit('left', worker, { redelivered: connections.length, reason });
+        this.#noteLeaving(worker);
       },
       serve: async () => {
         await this.#prepared;
@@ -876,7 +905,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         return this.#listeners.openWanted(address, backlog);
       },
       unlisten: (_worker, loop) => this.#releaseLoop(loop),
-      custody: (_worker, key, descriptor) => this.#listeners.takeReturned(key, descriptor),
+      custody: async (_worker, key, descriptor) => {
+        await this.#listeners.takeReturned(key, descriptor);
+        this.#vacancies.note(this.#listeners, true);
+      },
       returned: (worker, hasCustody) => {
         this.#awaited.note(worker.pid, hasCustody);
         this.emit('returned', worker);
@@ -902,13 +934,42 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#drains.delete(worker);
   }
 
+  #vacanciesOwner(): VacanciesOwner {
+    const isAny = (isSo: (worker: PassfdWorker) => boolean): boolean =>
+      this.#pool.workers.some((worker) => worker instanceof PassfdWorker && isSo(worker));
+    return {
+      staff: () => ({
+        isAnyReady: isAny(({ state }) => state === 'ready'),
+        isAnyStarting: this.#silentChildren.size > 0 || isAny(({ state }) => state === 'starting'),
+      }),
+      isOpen: (loop) => this.#listeners.has(loop),
+      isServed: (loop) => isAny((worker) => worker.isServing(loop)),
+      isWanted: (loop) => isAny((worker) => worker.state !== 'draining' && worker.isSubscribed(loop)),
+      release: (loop, isLate) => {
+        this.emit('released', loop.address, { isLate });
+        this.#track(this.#endLoop(loop));
+      },
+    };
+  }
+
+  /** It takes nothing new any more. */
+  #noteLeaving(worker: WorkerHandle): void {
+    if (worker instanceof PassfdWorker) this.#vacancies.note(worker.subscribed, !worker.isTakenOut);
+  }
+
   /** When the last worker has closed its server, the address is free again. One that died has not closed anything. */
   async #releaseLoop(loop: AcceptLoop): Promise<void> {
     if (loop.isOwn || !this.#listeners.has(loop)) return;
+    // One that only sees whether the port is free does not take it from the worker that is expected there.
+    if (this.#vacancies.isAwaited(loop)) return;
     const isServed = this.#pool.workers.some(
       (worker) => worker instanceof PassfdWorker && worker.isSubscribed(loop),
     );
     if (isServed) return;
+    await this.#endLoop(loop);
+  }
+
+  async #endLoop(loop: AcceptLoop): Promise<void> {
     this.#pool.abandon(loop);
     this.#bequest.removeLoop(loop);
     await this.#listeners.end(loop);

@@ -440,6 +440,11 @@ export class PassfdWorker implements WorkerHandle {
     return this.serves(loop) && this.#subscriptions.get(loop.id)?.isNew === false;
   }
 
+  /** Those that it has asked for, and has not given back. */
+  get subscribed(): readonly AcceptLoop[] {
+    return Array.from(this.#subscriptions.values(), ({ loop }) => loop);
+  }
+
   /** Those that it serves, or did at its end; of one that drains, those that it served before. */
   get serving(): readonly AcceptLoop[] {
     return (
@@ -748,7 +753,10 @@ export class PassfdWorker implements WorkerHandle {
       this.#answer(encodeJson({ type: 'listen-failed', request, code: systemCode(error), reason }));
       return;
     }
-    if (this.#state.is === 'gone') return;
+    if (this.#state.is === 'gone') {
+      await this.#events.unlisten(this, loop);
+      return;
+    }
     this.#subscribe(loop);
     this.#answerListening(request, [loop]);
   }

@@ -1,0 +1,108 @@
+// Vacancies: the addresses that no worker serves, and how long each stays open for a worker that may come.
+import { clearTimeout, setTimeout } from 'node:timers';
+
+import type { AcceptLoop } from './accept-loop.js';
+
+/** What is known of the workers at the moment. */
+export interface Staff {
+  /** Whether any worker takes connections, of whatever address. */
+  readonly isAnyReady: boolean;
+  /** Whether any has been started, or has joined, and does not take connections yet. */
+  readonly isAnyStarting: boolean;
+}
+
+export interface Vacancy {
+  /** When the last worker that served it stopped doing so. */
+  readonly since: number;
+  /** Whether that worker had not been told to leave: then another one is started in its place, or it comes back. */
+  readonly isLoss: boolean;
+}
+
+/** @returns how long an address stays open that nobody serves: 0 when nobody will serve it */
+export function remainingMs(vacancy: Vacancy, staff: Staff, now: number, timeoutMs: number): number {
+  const mayBeServed = vacancy.isLoss || staff.isAnyStarting || !staff.isAnyReady;
+  return mayBeServed ? Math.max(0, vacancy.since + timeoutMs - now) : 0;
+}
+
+/** What the dispatcher tells of its workers, and what it does. */
+export interface VacanciesOwner {
+  staff(): Staff;
+  /** Whether it is open here. */
+  isOpen(loop: AcceptLoop): boolean;
+  isServed(loop: AcceptLoop): boolean;
+  /** Whether a worker has asked for it, of which nobody knows yet whether it serves it. */
+  isWanted(loop: AcceptLoop): boolean;
+  /** Nobody serves it, and nobody will. @param isLate whether somebody was expected */
+  release(loop: AcceptLoop, isLate: boolean): void;
+}
+
+export class Vacancies {
+  readonly #owner: VacanciesOwner;
+  readonly #timeoutMs: number;
+  readonly #vacancies = new Map<AcceptLoop, Vacancy>();
+  #timer: NodeJS.Timeout | undefined;
+  #isPaused = false;
+
+  /** @param timeoutMs how long an address waits at most for a worker that may come */
+  constructor(timeoutMs: number, owner: VacanciesOwner) {
+    this.#timeoutMs = timeoutMs;
+    this.#owner = owner;
+  }
+
+  /** Workers may have stopped serving these. @param isLoss whether without having been told to */
+  note(loops: Iterable<AcceptLoop>, isLoss: boolean): void {
+    for (const loop of loops) {
+      if (loop.isOwn || loop.isInherited || !this.#owner.isOpen(loop) || this.#owner.isServed(loop)) continue;
+      const { since = performance.now(), isLoss: wasLoss = false } = this.#vacancies.get(loop) ?? {};
+      this.#vacancies.set(loop, { since, isLoss: isLoss || wasLoss });
+    }
+    this.review();
+  }
+
+  /** Whether a worker is expected there. */
+  isAwaited(loop: AcceptLoop): boolean {
+    return this.#vacancies.get(loop)?.isLoss === true;
+  }
+
+  /** Some worker may serve what nobody did, or is not expected any more. */
+  review(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#isPaused || this.#vacancies.size === 0) return;
+    const now = performance.now();
+    const staff = this.#owner.staff();
+    let nextMs = Number.POSITIVE_INFINITY;
+    for (const [loop, vacancy] of [...this.#vacancies]) {
+      const restMs = this.#owner.isServed(loop)
+        ? undefined
+        : remainingMs(vacancy, staff, now, this.#timeoutMs);
+      if (restMs !== undefined && restMs > 0) {
+        nextMs = Math.min(nextMs, restMs);
+      } else if (restMs === undefined || !this.#owner.isWanted(loop)) {
+        this.#vacancies.delete(loop);
+        if (restMs === 0) this.#owner.release(loop, now - vacancy.since >= this.#timeoutMs);
+      }
+    }
+    if (nextMs === Number.POSITIVE_INFINITY) return;
+    // Nobody is kept alive by it, and a moment more than that is no matter.
+    this.#timer = setTimeout(() => {
+      this.review();
+    }, Math.ceil(nextMs)).unref();
+  }
+
+  /** It is closed. */
+  delete(loop: AcceptLoop): void {
+    this.#vacancies.delete(loop);
+  }
+
+  /** Nothing is released until `resume`: another process may go on with the addresses. */
+  pause(): void {
+    this.#isPaused = true;
+    clearTimeout(this.#timer);
+  }
+
+  resume(): void {
+    this.#isPaused = false;
+    this.review();
+  }
+}

@@ -1,0 +1,138 @@
+// Addresses that no worker serves any more: how long they stay open for one that may come, and what becomes of them then.
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { describe, it } from 'node:test';
+
+import { remainingMs } from '../../../src/dispatcher/vacancies.js';
+import { connect } from '../../../src/fd/index.js';
+import { type Listening } from '../../../src/handoff/index.js';
+import { failsWith } from '../../support/errors.js';
+import { onStage, type Stage } from '../../support/dispatcher-stage.js';
+import type { FakeWorker } from '../../support/fake-worker.js';
+import { turns } from '../../support/loop.js';
+
+const anyPort = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
+const anotherPort = { ...anyPort, index: 1 };
+
+/** Longer than a test takes. */
+const LONG = { readyTimeoutMs: 600_000 };
+const SHORT = { readyTimeoutMs: 1 };
+
+/** A worker that serves these, and is ready. */
+async function joinServing(
+  stage: Stage,
+  ...addresses: (typeof anyPort | { path: string; mode: number })[]
+): Promise<{ readonly worker: FakeWorker; readonly listening: Listening[] }> {
+  const worker = await stage.join();
+  const listening: Listening[] = [];
+  for (const address of addresses) listening.push(await worker.listenAt(address));
+  const ready = stage.next('ready');
+  await worker.ready();
+  await ready;
+  return { worker, listening };
+}
+
+describe('an address that nobody serves', () => {
+  const since = 1000;
+  const staff = { isAnyReady: true, isAnyStarting: false };
+
+  it('is closed at once when its workers were told to leave, and all others are ready', () => {
+    assert.equal(remainingMs({ since, isLoss: false }, staff, since, 500), 0);
+  });
+
+  const expected = [
+    ['a worker that has died is started again', { since, isLoss: true }, staff],
+    ['a worker is starting', { since, isLoss: false }, { isAnyReady: true, isAnyStarting: true }],
+    ['there is no worker at all', { since, isLoss: false }, { isAnyReady: false, isAnyStarting: false }],
+  ] as const;
+  for (const [what, vacancy, present] of expected) {
+    it(`stays open for its time while ${what}`, () => {
+      assert.equal(remainingMs(vacancy, present, since + 100, 500), 400);
+      assert.equal(remainingMs(vacancy, present, since + 500, 500), 0);
+      assert.equal(remainingMs(vacancy, present, since + 900, 500), 0);
+    });
+  }
+});
+
+describe('an address whose last worker has left', () => {
+  it(
+    'is closed when that was told to leave: clients are refused, and the others stay as they are',
+    onStage(LONG, async (stage) => {
+      const { worker, listening } = await joinServing(stage, anyPort, anotherPort);
+      await joinServing(stage, anyPort);
+      const released = stage.next('released');
+      const drained = stage.dispatcher.drainWorker(worker.id);
+      const [address, how] = await released;
+      assert.deepEqual([address, how], [listening[1]?.address, { isLate: false }]);
+      await drained;
+      await stage.until(() => stage.dispatcher.status().listeners.length === 1);
+      await assert.rejects(connect(address), failsWith('ERR_CONNECTION_REFUSED', /./));
+    }),
+  );
+
+  it(
+    'has its file removed, and nobody keeps its socket',
+    onStage(LONG, async (stage) => {
+      const path = `${stage.directory}/app`;
+      const custodian = await stage.join({ custody: true });
+      await custodian.ready();
+      const { worker, listening } = await joinServing(stage, { path, mode: 0o600 });
+      const { listener } = await custodian.entrusted();
+      assert.equal(listener, listening[0]?.id);
+      assert.equal(existsSync(path), true);
+      const unlistened = stage.next('unlistened');
+      const drained = stage.dispatcher.drainWorker(worker.id);
+      await unlistened;
+      assert.equal(existsSync(path), false);
+      assert.deepEqual((await custodian.next('release')).listeners, [listener]);
+      await drained;
+    }),
+  );
+
+  it(
+    'waits for another one when that has died: the client that came meanwhile is served',
+    onStage(LONG, async (stage) => {
+      await joinServing(stage, anotherPort);
+      const { worker, listening } = await joinServing(stage, anyPort);
+      const [first] = listening;
+      assert.ok(first);
+      const left = stage.next('left');
+      worker.die();
+      await left;
+      await stage.client(first.address);
+      // One that only looks whether the port is free does not take it away.
+      const heir = await stage.join();
+      const { id } = await heir.listenAt(anyPort);
+      await heir.unlisten(id);
+      await turns();
+      assert.deepEqual((await heir.listenAt(anyPort)).address, first.address);
+      await heir.ready();
+      await heir.handoffs(1);
+    }),
+  );
+
+  it(
+    'is closed when it has died, and no other one came in time',
+    onStage(SHORT, async (stage) => {
+      const { worker, listening } = await joinServing(stage, anyPort);
+      const released = stage.next('released');
+      const unlistened = stage.next('unlistened');
+      worker.die();
+      assert.deepEqual(await released, [listening[0]?.address, { isLate: true }]);
+      await unlistened;
+      assert.deepEqual(stage.dispatcher.status().listeners, []);
+    }),
+  );
+
+  it(
+    'stays open when it is one of the dispatcher itself',
+    onStage(SHORT, async (stage) => {
+      const worker = await stage.joinServing();
+      const left = stage.next('left');
+      worker.die();
+      await left;
+      await turns();
+      assert.equal(stage.dispatcher.status().listeners.length, 1);
+    }),
+  );
+});
