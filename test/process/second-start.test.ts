@@ -11,6 +11,9 @@ import { isAlive, untilStopped } from '../support/processes.js';
 import { withPrograms, type Program } from '../support/program.js';
 import { withoutWill } from '../support/will.js';
 
+/** Of the workers, each by a process of its own. */
+const MOST_LOOKS = 100;
+
 /** A service at one Unix socket, whose workers outlive it. */
 interface Scene {
   readonly control: string;
@@ -33,12 +36,15 @@ function withScene(count: number, body: (scene: Scene) => Promise<void>): () => 
         start: (words = [app('process.js')]) =>
           start(...passfd('run', ...flags, '--listen', `unix:${web}`, ...words)),
         workers: async (wanted) => {
-          for (;;) {
+          let seen = 'none';
+          for (let tries = 0; tries < MOST_LOOKS; tries++) {
             const workers = (await statusOf(control).catch(() => undefined))?.workers ?? [];
             started.push(...workers.map(({ pid }) => pid));
+            seen = workers.map(({ pid, state }) => `${pid} ${state}`).join(', ');
             if (workers.length !== wanted || workers.some(({ state }) => state !== 'ready')) continue;
             return workers.map(({ pid }) => pid);
           }
+          throw new Error(`There are never ${wanted} workers, all ready, but: ${seen}`);
         },
         ask: async () => {
           const socket = connect(web);
