@@ -11,6 +11,9 @@ import { withPrograms } from '../support/program.js';
 
 const REQUEST = 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n';
 
+/** At the workers or the log, each by a process of its own. */
+const MOST_LOOKS = 100;
+
 async function ask(path: string): Promise<string> {
   const socket = connect(path);
   socket.write(REQUEST);
@@ -28,12 +31,13 @@ describe('a service whose app removes its socket file before it listens and when
       const env = { SOCKET_PATH: path };
       const first = start(...words, { env });
       const workers = async (): Promise<number[]> => {
-        for (;;) {
+        for (let tries = 0; tries < MOST_LOOKS; tries++) {
           const all = (await statusOf(control).catch(() => undefined))?.workers ?? [];
           if (all.length === 2 && all.every(({ state }) => state === 'ready')) {
             return all.map(({ pid }) => pid);
           }
         }
+        throw new Error('There are never two workers, both ready');
       };
       const isOneOf = (pids: readonly number[], said: string): boolean =>
         pids.includes(Number(/process (\d+)/.exec(said)?.[1]));
@@ -47,7 +51,10 @@ describe('a service whose app removes its socket file before it listens and when
 
       rmSync(path);
       const told = first.errorLines.length;
-      while (!first.errorLines.slice(told).some((line) => line.includes('listening there anew'))) {
+      const isTold = (): boolean =>
+        first.errorLines.slice(told).some((line) => line.includes('listening there anew'));
+      for (let tries = 0; !isTold(); tries++) {
+        assert.ok(tries < MOST_LOOKS, 'nobody opened it anew');
         await statusOf(control);
       }
       assert.ok(isOneOf(fresh, await ask(path)));
