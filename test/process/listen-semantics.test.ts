@@ -15,6 +15,7 @@ interface Planned {
   readonly listen: object;
   readonly max?: number;
   readonly unref?: boolean;
+  readonly stays?: boolean;
 }
 
 /** What each worker, or all of them, listen at. */
@@ -229,7 +230,7 @@ describe('servers of two workers', () => {
   it(
     'free the address when the last of them closes, and not before',
     withRun(async (run) => {
-      const program = run({ all: [{ name: 'going', listen: anywhere }] });
+      const program = run({ all: [{ name: 'going', listen: anywhere, stays: true }] });
       const where = await sharedAddress(program, 'going');
       await answerersOf(where, 2);
       const first = await greet(where);
@@ -243,6 +244,7 @@ describe('servers of two workers', () => {
       await leave(second.socket);
       await program.errorLine(/no longer listening/);
       assert.equal(await outcomeOf(where), 'ECONNREFUSED');
+      program.signal('SIGTERM');
       assert.equal(await program.exit, 0);
     }),
   );

@@ -1,5 +1,5 @@
 // Starts the servers that PLAN names, by worker or for all, and prints what becomes of them. A client that says `close`
-// has its server closed, and one that says `end` is ended.
+// has its server closed, and one that says `end` is ended. With `stays`, the process lives on without a server.
 import { createServer } from 'node:net';
 
 const { PASSFD_WORKER_ID: worker = 'alone', PLAN } = process.env;
@@ -7,7 +7,7 @@ const plans = JSON.parse(PLAN);
 const tell = (...words) => console.log([worker, ...words].join(' '));
 
 process.on('exit', () => tell('exit'));
-for (const { name, listen, max, unref = false } of plans[worker] ?? plans.all) {
+for (const { name, listen, max, unref = false, stays = false } of plans[worker] ?? plans.all) {
   const server = createServer((socket) => {
     socket.on('error', () => {});
     socket.write(`${worker} ${name}\n`);
@@ -29,4 +29,5 @@ for (const { name, listen, max, unref = false } of plans[worker] ?? plans.all) {
     });
   });
   if (unref) server.unref();
+  if (stays) setInterval(() => {}, 60_000);
 }
