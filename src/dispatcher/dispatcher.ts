@@ -24,6 +24,7 @@ import {
 import { Connection } from '../multiprocessing/index.js';
 import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
 import { Bequest } from './bequest.js';
+import { systemClock, type Clock } from './clock.js';
 import { checkPeer, Control, modeFor, turnAway, type ControlOptions, type Joined } from './control.js';
 import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
 import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
@@ -31,6 +32,7 @@ import { createPolicy, isolated, type Policy, type PolicyName } from './policy.j
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './recipe-worker.js';
 import { JOINED_LIMITS, Quota } from './quota.js';
+import { SharedTickets } from './shared-tickets.js';
 import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
 import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
@@ -144,6 +146,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   readonly #awaited = new AwaitedWorkers();
   readonly #vacancies: Vacancies;
   readonly #bequest: Bequest;
+  readonly #tickets: SharedTickets;
   /** Settled when workers that are new may ask for the addresses that there are. */
   #prepared: Promise<void> = Promise.resolve();
   #isPreparing = false;
@@ -160,7 +163,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #isFrozen = false;
   #closing: Promise<void> | undefined;
 
-  constructor(options: DispatcherOptions = {}) {
+  constructor(options: DispatcherOptions = {}, clock: Clock = systemClock) {
     super();
     const { policy = 'round-robin', overload = 'wait' } = options;
     this.#options = options;
@@ -186,6 +189,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       options.readyTimeoutMs ?? DEFAULT_READY_TIMEOUT_MS,
       this.#vacanciesOwner(),
     );
+    this.#tickets = new SharedTickets(clock, (loop, tickets) => {
+      for (const worker of this.#pool.workers) {
+        if (worker instanceof PassfdWorker) worker.changeTickets(loop, tickets);
+      }
+    });
     this.#bequest = new Bequest(
       () => ({
         closedFirst: [this.#control?.acceptor, this.#rawControl].filter((acceptor) => acceptor !== undefined),
@@ -369,6 +377,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     };
     this.#isFrozen = true;
     this.#vacancies.pause();
+    this.#tickets.freeze();
     try {
       return { snapshot: await this.#freeze(duplicates), release };
     } catch (error) {
@@ -389,6 +398,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Goes on after `freeze`, or begins after `restore`. */
   thaw(): void {
     this.#isFrozen = false;
+    this.#tickets.thaw();
     this.#openWill();
     for (const worker of this.#pool.workers) worker.thaw();
     for (const socket of this.#silentChildren.keys()) socket.thaw();
@@ -408,12 +418,16 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    */
   async restore(snapshot: Snapshot, options: ControlOptions): Promise<void> {
     this.#isFrozen = true;
+    this.#tickets.freeze();
     this.#pool.freeze();
     const { refusedPeers, ...counts } = snapshot.counts;
     try {
       this.#generation = snapshot.generation + 1;
       this.#refusedPeers = refusedPeers;
-      for (const listener of snapshot.listeners) await this.#listeners.restore(listener);
+      for (const { tickets, ...listener } of snapshot.listeners) {
+        const loop = await this.#listeners.restore(listener);
+        if (tickets) this.#tickets.restore(loop, tickets);
+      }
       await this.#listeners.offer(snapshot.offered);
       const loops = new Map(Array.from(this.#listeners, (loop) => [loop.id, loop]));
       for (const worker of snapshot.workers) this.#restoreWorker(worker, loops);
@@ -439,6 +453,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async disown(): Promise<void> {
     this.#closing = Promise.resolve();
     this.#vacancies.pause();
+    this.#tickets.freeze();
     this.renounce();
     this.#awaited.close();
     for (const worker of this.#pool.workers) worker.disown();
@@ -649,6 +664,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #onClosing(loop: AcceptLoop): void {
     this.#vacancies.delete(loop);
+    this.#tickets.forget(loop);
     this.#pool.close(loop);
     for (const worker of this.#pool.workers) if (worker instanceof PassfdWorker) worker.relieve(loop);
   }
@@ -904,6 +920,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         }
         return this.#listeners.openWanted(address, backlog);
       },
+      tickets: (loop, brought) =>
+        isTrusted && this.#listeners.has(loop) ? this.#tickets.answer(loop, brought) : undefined,
       unlisten: (_worker, loop) => this.#releaseLoop(loop),
       custody: async (_worker, key, descriptor) => {
         await this.#listeners.takeReturned(key, descriptor);
@@ -1026,12 +1044,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       counts: { ...this.#pool.counts, refusedPeers: this.#refusedPeers },
       control: this.#control && socketOf(this.#control.acceptor),
       rawControl: this.#rawControl && socketOf(this.#rawControl),
-      listeners: Array.from(this.#listeners, ({ id, key, isOwn, accepted, acceptor }) => ({
-        id,
-        key,
-        isOwn,
-        accepted,
-        ...socketOf(acceptor),
+      listeners: Array.from(this.#listeners, (loop) => ({
+        id: loop.id,
+        key: loop.key,
+        isOwn: loop.isOwn,
+        accepted: loop.accepted,
+        tickets: this.#tickets.encoded(loop),
+        ...socketOf(loop.acceptor),
       })),
       offered: this.#listeners.offered.map(({ acceptor, isInherited }) => ({
         isInherited,

@@ -163,12 +163,13 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** Goes on with a listening socket of another generation, under the number that workers know. */
-  async restore({ descriptor, accepted, removesFile, ...identity }: ListenerSnapshot): Promise<void> {
+  async restore({ descriptor, accepted, removesFile, ...identity }: ListenerSnapshot): Promise<AcceptLoop> {
     const loop = new AcceptLoop(identity, await Acceptor.inherit(descriptor, { removesFile }));
     loop.accepted = accepted;
     this.#loops.set(loop.id, loop);
     this.#nextId = Math.max(this.#nextId, loop.id + 1) % (MAX_LISTENER_ID + 1);
     this.#events.opened(loop);
+    return loop;
   }
 
   /** Takes over listening sockets that workers may ask for. @throws {PassfdError} `ERR_WRONG_KIND` */

@@ -21,6 +21,7 @@ import {
   type FromWorker,
   type Listening,
   type TakeGroup,
+  type TicketSecretMessage,
   type WantedAddress,
   type WorkerHello,
 } from '../handoff/index.js';
@@ -59,6 +60,12 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   serve(worker: PassfdWorker): Promise<readonly AcceptLoop[]>;
   /** @throws {PassfdError} when it cannot listen there */
   listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<AcceptLoop>;
+  /**
+   * It asks for the secret of an address's ticket keys.
+   * @param brought the one that it has
+   * @returns nothing for one that may not have it
+   */
+  tickets(loop: AcceptLoop, brought: TicketSecretMessage | null): TicketSecretMessage | undefined;
   /** It takes connections of other listeners than before, or, where it is parted with, of none. */
   subscribed(worker: PassfdWorker): void;
   /** It serves an address more, or one less. */
@@ -111,6 +118,7 @@ export interface PassfdWorkerSnapshot {
     readonly servers: number;
     /** Whether no server of it was seen to stay open yet. Earlier generations do not say it. */
     readonly isNew?: boolean | undefined;
+    readonly sharesTickets?: boolean | undefined;
   }[];
   readonly partial: Buffer;
 }
@@ -130,6 +138,8 @@ interface Subscription {
   servers: number;
   /** Whether none of them was seen to stay open: each may be there only to see whether a port is free. */
   isNew: boolean;
+  /** Whether it has asked for the secret of the ticket keys, and hears of the next one. */
+  sharesTickets: boolean;
 }
 
 export class PassfdWorker implements WorkerHandle {
@@ -282,9 +292,10 @@ export class PassfdWorker implements WorkerHandle {
     const worker = new PassfdWorker(socket, snapshot, events);
     worker.#isReturning = snapshot.awaitedCustody > 0;
     for (const connection of inFlight) worker.#ledger.add(connection);
-    for (const { listener, servers, isNew = false } of snapshot.subscriptions) {
+    for (const { listener, servers, isNew = false, sharesTickets = false } of snapshot.subscriptions) {
       const loop = loops.get(listener);
-      if (loop) worker.#subscriptions.set(listener, { loop, pause: undefined, servers, isNew });
+      if (!loop) continue;
+      worker.#subscriptions.set(listener, { loop, pause: undefined, servers, isNew, sharesTickets });
     }
     let told = Promise.resolve();
     for (const { bytes, descriptors, handoff } of unsent) {
@@ -490,6 +501,12 @@ export class PassfdWorker implements WorkerHandle {
     this.#post(encodeJson({ type: 'release', listeners: [], stale: true }));
   }
 
+  /** Of an address whose ticket keys it shares with other workers. */
+  changeTickets({ id }: AcceptLoop, tickets: TicketSecretMessage): void {
+    if (!this.#subscriptions.get(id)?.sharesTickets) return;
+    this.#post(encodeJson({ type: 'tickets', listener: id, tickets }));
+  }
+
   async freeze(): Promise<FrozenWorker> {
     this.#stallWatch.stop();
     const partial = await this.#channel.freeze();
@@ -512,10 +529,11 @@ export class PassfdWorker implements WorkerHandle {
       adopted: this.#adopted,
       closed: this.#closed,
       settled: this.#ledger.settled,
-      subscriptions: Array.from(this.#subscriptions, ([listener, { servers, isNew }]) => ({
+      subscriptions: Array.from(this.#subscriptions, ([listener, { servers, isNew, sharesTickets }]) => ({
         listener,
         servers,
         isNew,
+        sharesTickets,
       })),
       partial,
     };
@@ -660,7 +678,7 @@ export class PassfdWorker implements WorkerHandle {
         this.#onReady(message.listeners);
         break;
       case 'serve':
-        return this.#onServe(message.request);
+        return this.#onServe(message);
       case 'unlisten':
         return this.#onUnlisten(message);
       case 'window':
@@ -705,11 +723,11 @@ export class PassfdWorker implements WorkerHandle {
     if (stayed.length > 0) this.#events.serving(this);
   }
 
-  async #onServe(request: number): Promise<void> {
+  async #onServe(message: Extract<FromWorker, { type: 'serve' }>): Promise<void> {
     const loops = await this.#events.serve(this);
     if (this.#state.is === 'gone') return;
     for (const loop of loops) this.#subscribe(loop);
-    this.#answerListening(request, loops);
+    this.#answerListening(message, loops);
   }
 
   #onAdopted(position: number): void {
@@ -744,7 +762,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async #onListen(message: Extract<FromWorker, { type: 'listen' }>): Promise<void> {
-    const { request, address, backlog } = message;
+    const { address, backlog, request } = message;
     let loop: AcceptLoop;
     try {
       loop = await this.#events.listen(this, address, backlog);
@@ -758,7 +776,7 @@ export class PassfdWorker implements WorkerHandle {
       return;
     }
     this.#subscribe(loop);
-    this.#answerListening(request, [loop]);
+    this.#answerListening(message, [loop]);
   }
 
   async #onCustody(key: string, take: TakeGroup): Promise<void> {
@@ -779,16 +797,32 @@ export class PassfdWorker implements WorkerHandle {
     this.#events.returned(this, this.#hasBrought);
   }
 
-  #answerListening(request: number, loops: readonly AcceptLoop[]): void {
+  #answerListening(
+    { request, tickets }: Extract<FromWorker, { type: 'serve' | 'listen' }>,
+    loops: readonly AcceptLoop[],
+  ): void {
     const listeners: Listening[] = loops.map(({ id, address }) => ({ id, address }));
-    this.#answer(encodeJson({ type: 'listening', request, listeners }));
+    const shared = tickets === undefined ? undefined : this.#shareTickets(loops[0], tickets);
+    this.#answer(encodeJson({ type: 'listening', request, listeners, tickets: shared }));
     this.#events.changed(this);
   }
 
+  #shareTickets(
+    loop: AcceptLoop | undefined,
+    brought: TicketSecretMessage | null,
+  ): TicketSecretMessage | undefined {
+    const subscription = loop && this.#subscriptions.get(loop.id);
+    const tickets = subscription && this.#events.tickets(loop, brought);
+    if (subscription && tickets) subscription.sharesTickets = true;
+    return tickets;
+  }
+
   #subscribe(loop: AcceptLoop): void {
-    const subscription = this.#subscriptions.get(loop.id);
+    const { id } = loop;
+    const subscription = this.#subscriptions.get(id);
+    const fresh = { loop, pause: undefined, servers: 1, isNew: true, sharesTickets: false };
     if (subscription) subscription.servers++;
-    else this.#subscriptions.set(loop.id, { loop, pause: undefined, servers: 1, isNew: true });
+    else this.#subscriptions.set(id, fresh);
     this.#events.subscribed(this);
   }
 

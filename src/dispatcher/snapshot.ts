@@ -1,5 +1,6 @@
 // Snapshot: everything that one generation of the dispatcher hands to the next, with the descriptors that belong to it.
 import type { Descriptor, Unsent } from '../fd/index.js';
+import type { TicketSecretMessage } from '../handoff/index.js';
 import type { AcceptLoopIdentity } from './accept-loop.js';
 import type { OfferedSocket } from './listeners.js';
 import type { PassfdWorkerSnapshot } from './passfd-worker.js';
@@ -29,6 +30,8 @@ export interface SocketSnapshot {
 
 export interface ListenerSnapshot extends SocketSnapshot, AcceptLoopIdentity {
   readonly accepted: number;
+  /** Where a worker has asked for it. */
+  readonly tickets?: TicketSecretMessage | undefined;
 }
 
 export interface ChildSnapshot {

@@ -341,8 +341,8 @@ function add(arriving: Arriving, message: TakeoverMessage, descriptors: Descript
 function addOne(arriving: Arriving, message: TakeoverMessage, descriptor: Descriptor): boolean {
   switch (message.type) {
     case 'listener': {
-      const { id, key, isOwn, accepted, removesFile } = message;
-      arriving.listeners.push({ id, key, isOwn, accepted, removesFile, descriptor });
+      const { id, key, isOwn, accepted, removesFile, tickets } = message;
+      arriving.listeners.push({ id, key, isOwn, accepted, removesFile, tickets, descriptor });
       return true;
     }
     case 'offered':

@@ -43,6 +43,7 @@ export { printable, printableLines } from './printable.js';
 export { shortened } from './reason.js';
 export { tellStep, type Step } from './steps.js';
 export { TAKEOVER_FORMAT, TakeoverChannel, type TakeoverMessage } from './takeover.js';
+export { TicketSecret, type TicketSecretMessage } from './ticket-secret.js';
 export { checkDispatcher, isTrusted, MAX_USER_ID, trustedUsers, type TrustedUsers } from './trust.js';
 export {
   DEFAULT_DRAIN_TIMEOUT_MS,

@@ -21,6 +21,7 @@ import { PassfdError } from '../fd/index.js';
 import { MAX_WINDOW, refuseChallenge } from './hello.js';
 import { count, integer, positive } from './numbers.js';
 import { shortened } from './reason.js';
+import { ticketSecretMessage } from './ticket-secret.js';
 
 const HANDOFF = 1;
 const ADOPTED = 2;
@@ -74,6 +75,12 @@ const wantedAddress = v.union([
 ]);
 export type WantedAddress = v.InferOutput<typeof wantedAddress>;
 
+/**
+ * Of a worker whose server speaks TLS and has no ticket keys of its own: the secret that it has for this address, or null.
+ * Where there are several addresses, it is that of the first.
+ */
+const ticketRequest = v.optional(v.nullable(ticketSecretMessage));
+
 const fromWorkerJson = v.variant('type', [
   /**
    * It can take connections. With listeners: the servers of these have stayed open behind their 'listening'. Without: those
@@ -81,12 +88,13 @@ const fromWorkerJson = v.variant('type', [
    */
   v.object({ type: v.literal('ready'), listeners: v.optional(v.array(sixteenBits)) }),
   /** Connections of the dispatcher's own addresses (`--listen`). Answered like a listen. */
-  v.object({ type: v.literal('serve'), request: count }),
+  v.object({ type: v.literal('serve'), request: count, tickets: ticketRequest }),
   v.object({
     type: v.literal('listen'),
     request: count,
     address: wantedAddress,
     backlog: count,
+    tickets: ticketRequest,
   }),
   /** With a request, it is answered when the address is free again, or still served by others. */
   v.object({ type: v.literal('unlisten'), request: v.optional(count), listeners: v.array(sixteenBits) }),
@@ -117,7 +125,15 @@ const toWorkerJson = v.variant('type', [
     /** Whether the dispatcher understands `holding`. */
     holding: v.optional(v.boolean()),
   }),
-  v.object({ type: v.literal('listening'), request: count, listeners: v.array(listening) }),
+  v.object({
+    type: v.literal('listening'),
+    request: count,
+    listeners: v.array(listening),
+    /** Of the first listener, for a trusted worker that has asked. */
+    tickets: v.optional(ticketSecretMessage),
+  }),
+  /** The secret of a listener has changed. Only workers that have asked for it hear this. */
+  v.object({ type: v.literal('tickets'), listener: sixteenBits, tickets: ticketSecretMessage }),
   v.object({ type: v.literal('unlistened'), request: count }),
   /** `code` is that of a system error, as `EADDRINUSE`. */
   v.object({ type: v.literal('listen-failed'), request: count, code: v.string(), reason: v.string() }),

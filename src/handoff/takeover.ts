@@ -13,6 +13,7 @@ import * as v from 'valibot';
 import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
 import { encodeFrame } from './messages.js';
 import { count, positive } from './numbers.js';
+import { ticketSecretMessage } from './ticket-secret.js';
 
 /** Of what the old generation says. */
 export const TAKEOVER_FORMAT = 1;
@@ -37,7 +38,15 @@ const passfdWorker = v.object({
   adopted: count,
   closed: count,
   settled: count,
-  subscriptions: v.array(v.object({ listener: count, servers: positive, isNew: v.optional(v.boolean()) })),
+  subscriptions: v.array(
+    v.object({
+      listener: count,
+      servers: positive,
+      /** Earlier generations do not say these two. */
+      isNew: v.optional(v.boolean()),
+      sharesTickets: v.optional(v.boolean()),
+    }),
+  ),
   /** Of a frame that has come in part, in base64. */
   partial: v.string(),
 });
@@ -78,6 +87,8 @@ const message = v.variant('type', [
     isOwn: v.boolean(),
     accepted: count,
     removesFile: v.boolean(),
+    /** Where a worker has asked for it. */
+    tickets: v.optional(ticketSecretMessage),
   }),
   /** A listening socket that a worker may still ask for. */
   v.object({ type: v.literal('offered'), isInherited: v.boolean() }),

@@ -15,15 +15,18 @@ import {
   encodeHello,
   encodeJson,
   encodeRefused,
+  isTrusted,
   MAX_LAST_WORDS,
   printable,
   PROTOCOL_VERSION,
   shortened,
+  TicketSecret,
   tellStep,
   type DescriptorGroup,
   type Listening,
   type RefusalReason,
   type TakeGroup,
+  type TicketSecretMessage,
   type ToWorker,
   type WantedAddress,
 } from '../handoff/index.js';
@@ -66,6 +69,8 @@ export interface LinkEvents {
   entrusted(listener: number, key: string, descriptor: Descriptor): void;
   /** These need not be kept any more. @param stale nor those that came from a dispatcher before, and not from this one */
   relieved(listeners: readonly number[], stale: boolean): void;
+  /** The workers of a listener share other ticket keys from here on. */
+  ticketsChanged(listener: number, secret: TicketSecret): void;
 }
 
 export type Welcome = Extract<ToWorker, { type: 'welcome' }>;
@@ -91,7 +96,10 @@ const CLOSED_DELAY_MS = 10;
 const HOLDING_DELAY_MS = 10;
 
 /** Gets the answer at once: connections may come right behind it. */
-export type Granted = (listeners: readonly Listening[]) => void;
+export type Granted = (listeners: readonly Listening[], tickets: TicketSecret | undefined) => void;
+
+/** Of a server that shares its ticket keys: the secret that it has, or null. Undefined for all others. */
+export type TicketRequest = TicketSecret | null | undefined;
 
 interface Request {
   resolve: Granted;
@@ -207,13 +215,21 @@ export class Link {
   }
 
   /** Asks for the connections of the dispatcher's own addresses. */
-  serve(granted: Granted): Promise<void> {
-    return this.#request(granted, (request) => encodeJson({ type: 'serve', request }));
+  serve(tickets: TicketRequest, granted: Granted): Promise<void> {
+    return this.#request(granted, (request) =>
+      encodeJson({ type: 'serve', request, tickets: this.#encodeTickets(tickets) }),
+    );
   }
 
   /** Asks for the connections that come to an address. @throws an error whose `code` is that of a system error */
-  listen(address: WantedAddress, backlog: number, granted: Granted): Promise<void> {
-    return this.#request(granted, (request) => encodeJson({ type: 'listen', request, address, backlog }));
+  listen(
+    { address, backlog }: { readonly address: WantedAddress; readonly backlog: number },
+    tickets: TicketRequest,
+    granted: Granted,
+  ): Promise<void> {
+    return this.#request(granted, (request) =>
+      encodeJson({ type: 'listen', request, address, backlog, tickets: this.#encodeTickets(tickets) }),
+    );
   }
 
   /** Resolves when the address is free, or still served by other workers; also when the dispatcher is gone. */
@@ -320,13 +336,19 @@ export class Link {
     return encodeClosed(this.#closed);
   }
 
+  /** A dispatcher of another user does not get a secret that an earlier one has given. */
+  #encodeTickets(tickets: TicketRequest): TicketSecretMessage | null | undefined {
+    if (!tickets) return tickets;
+    return isTrusted(this.#channel.socket.peer) ? tickets.encode(performance.now()) : null;
+  }
+
   #request(granted: Granted, encode: (request: number) => Buffer): Promise<void> {
     if (this.#isOver) return Promise.reject(this.#farewell ?? goneError());
     const request = this.#nextRequest++;
     const answer = new Promise<void>((resolve, reject) => {
       this.#requests.set(request, {
-        resolve: (listeners) => {
-          granted(listeners);
+        resolve: (listeners, tickets) => {
+          granted(listeners, tickets);
           resolve();
         },
         reject,
@@ -381,12 +403,12 @@ export class Link {
         break;
       case 'listening':
         tellStep('listening');
-        this.#requests.get(message.request)?.resolve(message.listeners);
+        this.#requests.get(message.request)?.resolve(message.listeners, decodeTickets(message.tickets));
         this.#requests.delete(message.request);
         break;
       case 'unlistened':
         tellStep('unlistened');
-        this.#requests.get(message.request)?.resolve([]);
+        this.#requests.get(message.request)?.resolve([], undefined);
         this.#requests.delete(message.request);
         break;
       case 'listen-failed': {
@@ -395,6 +417,11 @@ export class Link {
         });
         this.#requests.get(message.request)?.reject(error);
         this.#requests.delete(message.request);
+        break;
+      }
+      case 'tickets': {
+        const secret = decodeTickets(message.tickets);
+        if (secret) this.#events.ticketsChanged(message.listener, secret);
         break;
       }
       case 'drain':
@@ -542,6 +569,10 @@ export class Link {
       tellStep('delivered');
     });
   }
+}
+
+function decodeTickets(message: TicketSecretMessage | undefined): TicketSecret | undefined {
+  return message && TicketSecret.decode(message, performance.now());
 }
 
 function goneError(): PassfdError {

@@ -4,16 +4,17 @@ import { EventEmitter } from 'node:events';
 import { Server, type Socket } from 'node:net';
 
 import { PassfdError, type Address, type ErrorCode, type SocketIdentity } from '../fd/index.js';
-import type { Listening, WantedAddress } from '../handoff/index.js';
+import type { Listening, TicketSecret, WantedAddress } from '../handoff/index.js';
 import { tellDrain } from './drain-channel.js';
 import { Intake } from './intake.js';
 import { Custody } from './custody.js';
-import type { End, Granted, Link, LinkEvents, Returning, Welcome } from './link.js';
+import type { End, Granted, Link, LinkEvents, Returning, TicketRequest, Welcome } from './link.js';
 import { privateServer, watchStandalone } from './node-handles.js';
 import { PassedOn } from './passed-on.js';
 import { closeGracefully, finishConnections, prepareClosing } from './server-closing.js';
 import { ServerHandle, type ListenArguments } from './server-handle.js';
 import type { Target } from './target.js';
+import { shareTickets, stopSharingTickets, ticketSecretOf } from './ticket-keys.js';
 
 interface WorkerEvents {
   /** Nothing new comes any more; what is open is to be finished. */
@@ -61,9 +62,20 @@ const nobodyThere: ReadonlySet<ErrorCode> = new Set([
 /** Somebody who listens: one server, or one iterator. */
 interface Registration {
   readonly target: Target;
+  /** None of an iterator. */
+  readonly server: Server | undefined;
   /** What to ask a dispatcher for, the first and each later one. */
   ask(link: Link, granted: Granted): Promise<void>;
   listeners: readonly Listening[];
+}
+
+/** What a dispatcher is asked for. */
+interface Wish {
+  /** Without one, the dispatcher's own addresses. */
+  readonly wanted: WantedAddress | undefined;
+  readonly backlog: number | undefined;
+  /** None for an iterator. */
+  readonly server: Server | undefined;
 }
 
 /** What became of asking to listen. */
@@ -209,7 +221,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     let outcome = 'nowhere' as Outcome;
     this.#reference(1);
     try {
-      await this.#ask(wanted, listen.backlog, (listeners) => {
+      await this.#ask({ wanted, backlog: listen.backlog, server }, (listeners, tickets) => {
         const [first] = listeners;
         if (!first) return;
         if (privateServer(server)._listeningId !== call) {
@@ -223,6 +235,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
           this.#unlisten(listeners).catch(() => undefined);
         } else {
           outcome = 'listening';
+          if (tickets) shareTickets(server, tickets);
           this.#attach(server, { wanted, claim }, listen, listeners, first, scope);
         }
       });
@@ -267,9 +280,14 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#reference(1);
     let registration: Registration | undefined;
     try {
-      await this.#ask(undefined, undefined, (listeners) => {
+      await this.#ask({ wanted: undefined, backlog: undefined, server: undefined }, (listeners) => {
         if (listeners.length === 0) return;
-        registration = { target: intake, listeners, ask: (link, granted) => link.serve(granted) };
+        registration = {
+          target: intake,
+          server: undefined,
+          listeners,
+          ask: (link, granted) => link.serve(undefined, granted),
+        };
         this.#registrations.add(registration);
       });
       if (registration) this.#sayServing(registration);
@@ -371,6 +389,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         relieved: (listeners, stale) => {
           this.#custody.release(listeners);
           if (stale) this.#custody.releaseStale();
+        },
+        ticketsChanged: (listener, secret) => {
+          this.#changeTickets(listener, secret);
         },
       },
       { capacity, returns },
@@ -529,10 +550,14 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     // The ids are the new dispatcher's, and mean other listeners there.
     for (const registration of this.#registrations) registration.listeners = [];
     for (const registration of this.#registrations) {
-      await registration.ask(link, (listeners) => {
+      await registration.ask(link, (listeners, tickets) => {
         // Its server may be closed by now, and had nothing to give back then.
-        if (this.#registrations.has(registration)) registration.listeners = listeners;
-        else this.#unlisten(listeners).catch(() => undefined);
+        if (!this.#registrations.has(registration)) {
+          this.#unlisten(listeners).catch(() => undefined);
+          return;
+        }
+        registration.listeners = listeners;
+        if (registration.server && tickets) shareTickets(registration.server, tickets);
       });
     }
     if (this.#isReady && !this.#isDraining) link.sayReady();
@@ -551,6 +576,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     const handle = new ServerHandle(server, address, scope, {
       closed: async () => {
         this.#servers.delete(server);
+        stopSharingTickets(server);
         this.#release(claim);
         // Not to end before the server has told that it is closed.
         this.#reference(1);
@@ -566,8 +592,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     });
     const registration: Registration = {
       target: handle,
+      server,
       listeners,
-      ask: (link, granted) => askAgain(link, wanted, address, listen.backlog, granted),
+      ask: (link, granted) =>
+        ask(link, { wanted: wanted && withPort(wanted, address), backlog: listen.backlog, server }, granted),
     };
     this.#registrations.add(registration);
     this.#servers.add(server);
@@ -628,17 +656,20 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     return undefined;
   }
 
-  async #ask(
-    wanted: WantedAddress | undefined,
-    backlog: number | undefined,
-    granted: Granted,
-  ): Promise<void> {
+  /** A server that listens at several addresses shares the ticket keys of the first, since it has one set. */
+  #changeTickets(listener: number, secret: TicketSecret): void {
+    for (const { server, listeners } of this.#registrations) {
+      if (server && listeners[0]?.id === listener) shareTickets(server, secret);
+    }
+  }
+
+  async #ask(wish: Wish, granted: Granted): Promise<void> {
     for (;;) {
       while (this.#isReconnecting) await this.#reconnected;
       if (this.#state.is !== 'linked') throw this.#endError();
       const { link } = this.#state;
       try {
-        await (wanted ? link.listen(wanted, backlog ?? 0, granted) : link.serve(granted));
+        await ask(link, wish, granted);
         return;
       } catch (error) {
         if (!(error instanceof PassfdError && error.code === 'ERR_PEER_GONE')) throw error;
@@ -707,17 +738,15 @@ const noArguments: ListenArguments = {
   flags: undefined,
 };
 
-/** Of a dispatcher that came after the one that had picked the port: the same port again. */
-function askAgain(
-  link: Link,
-  wanted: WantedAddress | undefined,
-  address: Address,
-  backlog: number | undefined,
-  granted: Granted,
-): Promise<void> {
-  if (!wanted) return link.serve(granted);
-  const again = 'port' in wanted && 'port' in address ? { ...wanted, port: address.port } : wanted;
-  return link.listen(again, backlog ?? 0, granted);
+function ask(link: Link, { wanted, backlog, server }: Wish, granted: Granted): Promise<void> {
+  const tickets: TicketRequest = server && ticketSecretOf(server);
+  if (!wanted) return link.serve(tickets, granted);
+  return link.listen({ address: wanted, backlog: backlog ?? 0 }, tickets, granted);
+}
+
+/** For a dispatcher that came after the one that had picked the port: the same port again. */
+function withPort(wanted: WantedAddress, address: Address): WantedAddress {
+  return 'port' in wanted && 'port' in address ? { ...wanted, port: address.port } : wanted;
 }
 
 /** @throws {PassfdError} unless it listens */

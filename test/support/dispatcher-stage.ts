@@ -9,6 +9,7 @@ import {
   type DispatcherEvents,
   type DispatcherOptions,
 } from '../../src/dispatcher/index.js';
+import type { Clock } from '../../src/dispatcher/clock.js';
 import { connect, type Address, type PassfdError, type StreamSocket } from '../../src/fd/index.js';
 import { STUCK_AFTER_MS } from './deadline.js';
 import { keepsDescriptors } from './descriptors.js';
@@ -18,6 +19,8 @@ import { HeldIntervals } from './held-intervals.js';
 import { turns } from './loop.js';
 
 export interface StageOptions extends DispatcherOptions {
+  /** The system's unless it is given. */
+  readonly clock?: Clock;
   readonly control?: ControlOptions;
 }
 
@@ -103,10 +106,10 @@ export class Stage {
 /** The body of a test with a dispatcher whose control socket is open; nothing of it is left behind. */
 export function onStage(options: StageOptions, body: (stage: Stage) => Promise<void>): () => Promise<void> {
   return keepsDescriptors(async () => {
-    const { control, ...dispatcherOptions } = options;
+    const { control, clock, ...dispatcherOptions } = options;
     await using directory = await temporaryDirectory();
     using looks = new HeldIntervals();
-    const stage = new Stage(new Dispatcher(dispatcherOptions), directory.path, looks);
+    const stage = new Stage(new Dispatcher(dispatcherOptions, clock), directory.path, looks);
     let timer: NodeJS.Timeout | undefined;
     const deadline = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {

@@ -16,6 +16,7 @@ import {
   PROTOCOL_VERSION,
   type Listening,
   type RefusalReason,
+  type TicketSecretMessage,
   type ToWorker,
   type WantedAddress,
 } from '../../src/handoff/index.js';
@@ -139,6 +140,16 @@ export class FakeWorker implements Disposable {
 
   askToListen(address: WantedAddress, backlog = 16): Promise<void> {
     return this.say(encodeJson({ type: 'listen', request: ++this.#request, address, backlog }));
+  }
+
+  /** Asks for an address that it has to get, with the secret that it brings, if any. @returns the secret that it gets */
+  async shareTickets(
+    address: WantedAddress,
+    tickets: TicketSecretMessage | null = null,
+  ): Promise<TicketSecretMessage | undefined> {
+    const request = ++this.#request;
+    await this.say(encodeJson({ type: 'listen', request, address, backlog: 16, tickets }));
+    return (await this.next('listening')).tickets;
   }
 
   /** Asks for an address that it has to get. */
