@@ -1,5 +1,6 @@
 // The secret of the ticket keys, which the workers of one address share: who gets it, how long it lives, who keeps it.
 import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
 import { inspect } from 'node:util';
 import { describe, it } from 'node:test';
 
@@ -138,6 +139,23 @@ describe('the secret of the ticket keys', () => {
       await unlistened;
       assert.equal(clock.pending, 0);
       assert.notEqual(bare(await worker.shareTickets(first)), before);
+    }),
+  );
+
+  it(
+    'stays, and keeps its age, where the file of its socket was removed and the socket is opened anew',
+    onStage({ clock }, async (stage) => {
+      const address = { path: `${stage.directory}/web`, mode: 0o600 };
+      const worker = await stage.join();
+      const before = bare(await worker.shareTickets(address));
+      clock.advance(7 * HOUR_MS);
+      rmSync(address.path);
+      const relistened = stage.next('relistened');
+      const shared = await (await stage.join()).shareTickets(address);
+      await relistened;
+      assert.deepEqual([bare(shared), hours(shared)], [before, 7]);
+      clock.advance(5 * HOUR_MS);
+      assert.notEqual(bare((await worker.next('tickets')).tickets), before);
     }),
   );
 
