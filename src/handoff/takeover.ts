@@ -31,6 +31,7 @@ const passfdWorker = v.object({
   parting: v.optional(v.string()),
   isStalled: v.optional(v.boolean()),
   isTakenOut: v.optional(v.boolean()),
+  isHolding: v.optional(v.boolean()),
   window: positive,
   capacity: v.nullable(count),
   carried: count,

@@ -38,7 +38,7 @@ import { backlogOf, onStage, type Stage } from '../../support/dispatcher-stage.j
 import { failsWith } from '../../support/errors.js';
 import { FakeWorker } from '../../support/fake-worker.js';
 import { openFile, takeTexts } from '../../support/files.js';
-import { turns } from '../../support/loop.js';
+import { isPending, turns } from '../../support/loop.js';
 import { received, receivedText } from '../../support/stream.js';
 
 const hello = encodeFrame(
@@ -298,6 +298,22 @@ describe('the next generation', () => {
       await worker.adopt();
       await resumed;
       await worker.handoffs(1);
+    }),
+  );
+
+  it(
+    'knows that a worker has connections open that came from no dispatcher, and waits for these when it drains',
+    onStage({}, async (stage) => {
+      const worker = await stage.join();
+      await worker.say(encodeJson({ type: 'holding', on: true }));
+      await stage.until(() => stage.dispatcher.workers.some((each) => (each as WorkerHandle).isHolding));
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      const drained = next.drainWorker(worker.id);
+      assert.ok(await isPending(drained));
+      await worker.next('drain');
+      await worker.say(encodeJson({ type: 'holding', on: false }));
+      await drained;
     }),
   );
 
