@@ -74,16 +74,19 @@ export class CommandConnection {
     if (this.#isRunning) return;
     this.#isRunning = true;
     // A peer that does not take its answer has hung up: that is told where it is read.
-    this.#answer()
-      .catch(() => undefined)
-      .finally(() => (this.#isRunning = false));
+    this.#answer().catch(() => undefined);
   }
 
   async #answer(): Promise<void> {
-    for (let frame = this.#waiting.shift(); frame; frame = this.#waiting.shift()) {
-      const answer = await this.#execute(frame);
-      if (this.#hungUp.signal.aborted) return;
-      await this.connection.sendBytes(Buffer.from(JSON.stringify(answer)));
+    try {
+      for (let frame = this.#waiting.shift(); frame; frame = this.#waiting.shift()) {
+        const answer = await this.#execute(frame);
+        if (this.#hungUp.signal.aborted) return;
+        await this.connection.sendBytes(Buffer.from(JSON.stringify(answer)));
+      }
+    } finally {
+      // Not later than that nothing waits is seen: a command that comes in between would wait for ever.
+      this.#isRunning = false;
     }
   }
 

@@ -7,6 +7,7 @@ import { describe, it, mock } from 'node:test';
 import { connect, socketPair, type PassfdError, type PeerCredentials } from '../../../src/fd/index.js';
 import { native } from '../../../src/fd/native.js';
 import { EMFILE } from '../../../src/fd/system-error.js';
+import type { CommandHandler } from '../../../src/dispatcher/command-connection.js';
 import { checkPeer, modeFor } from '../../../src/dispatcher/control.js';
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import {
@@ -374,6 +375,26 @@ describe('a control socket', () => {
         assert.deepEqual(await ask({ type: 'drain', worker: 1 }), { type: 'done', result: null });
       },
     ),
+  );
+});
+
+describe('commands that come before the last one is answered', () => {
+  // How many turns of microtasks one takes decides what the end of the last one meets.
+  const takes: CommandHandler = async ({ turns }) => {
+    for (let turn = 0; turn < Number(turns); turn++) await Promise.resolve();
+  };
+
+  it(
+    'are answered too, however long the last one takes',
+    onStage({ control: { commands: { takes } } }, async (stage) => {
+      for (let count = 0; count < 20; count++) {
+        using connection = await Client(stage.control);
+        await connection.sendBytes(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' }));
+        const command = encodeFrame(Buffer.from(JSON.stringify({ type: 'takes', turns: count })));
+        await connection.socket.send(Buffer.concat([command, command]));
+        for (let answer = 0; answer < 2; answer++) await connection.recvBytes();
+      }
+    }),
   );
 });
 
