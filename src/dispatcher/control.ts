@@ -99,7 +99,7 @@ export class Control extends EventEmitter<ControlEvents> {
   /**
    * Opens the socket anew when somebody has removed its file. Who waits at the one before is let in.
    * @returns the new one
-   * @throws {PassfdError} as `listen`
+   * @throws {PassfdError} as `listen`; then it is as before
    */
   async restoreFile(): Promise<Acceptor | undefined> {
     const { acceptor } = this;
@@ -109,8 +109,13 @@ export class Control extends EventEmitter<ControlEvents> {
       await fresh.close();
       return undefined;
     }
-    await this.#listener.exchange(fresh);
     fresh.keepSpare();
+    try {
+      await this.#listener.exchange(fresh);
+    } catch (error) {
+      await fresh.close();
+      throw error;
+    }
     return fresh;
   }
 

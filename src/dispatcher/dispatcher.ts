@@ -156,6 +156,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   readonly #taken = new Set<'control socket' | 'raw control socket'>();
   #control: Control | undefined;
   #rawControl: Acceptor | undefined;
+  #rawOptions: ControlOptions = {};
   /** Which incarnation of the dispatcher this is. */
   #generation = 1;
   #firstId = 1;
@@ -176,8 +177,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       opened: (loop) => {
         this.#onOpened(loop);
       },
-      exchanged: (loop, before) => {
-        this.#onExchanged(loop, before);
+      exchanging: (loop) => {
+        this.#acceptBacklog(loop);
+      },
+      exchanged: (loop) => {
+        this.#onExchanged(loop);
       },
       closing: (loop) => {
         this.#onClosing(loop);
@@ -466,9 +470,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /**
-   * Looks for the files of Unix sockets, and opens those anew whose file somebody has removed: the control socket, and
+   * Looks for the files of Unix sockets, and opens those anew whose file somebody has removed: the control sockets, and
    * listening sockets that were opened here or for workers.
-   * @throws {PassfdError} as `listen`
+   * @throws {PassfdError} as `listen`, of the first that fails; the others are opened all the same
    */
   async restoreFiles(): Promise<void> {
     // The next generation looks.
@@ -481,12 +485,38 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   async #restoreFiles(): Promise<void> {
     await this.#restoring;
+    const restored = await Promise.allSettled([
+      this.#restoreControl(),
+      this.#restoreRawControl(),
+      ...Array.from(this.#listeners, (loop) => this.#listeners.restoreFile(loop)),
+    ]);
+    const failed = restored.find((result) => result.status === 'rejected');
+    if (failed) throw failed.reason;
+  }
+
+  async #restoreControl(): Promise<void> {
     const control = await this.#control?.restoreFile();
-    if (control) {
-      this.#bequest.closeFirst(control);
-      this.emit('relistened', control.address, { fd: control.fd });
+    if (!control) return;
+    this.#bequest.closeFirst(control);
+    this.emit('relistened', control.address, { fd: control.fd });
+  }
+
+  async #restoreRawControl(): Promise<void> {
+    const before = this.#rawControl;
+    if (!before || !('path' in before.address) || (await before.isReachable())) return;
+    const fresh = await listen(before.address, { mode: modeFor(this.#rawOptions) });
+    let waiting;
+    try {
+      if (!before.closed) waiting = before.acceptNow();
+    } finally {
+      if (!waiting) await fresh.close();
     }
-    await this.#listeners.restoreFiles();
+    if (!waiting) return;
+    const options = this.#rawOptions;
+    this.#useRawControl(fresh, options);
+    for (const descriptor of waiting) this.#takeRaw(descriptor, options);
+    await before.close();
+    this.emit('relistened', fresh.address, { fd: fresh.fd });
   }
 
   /** Frees everything. Workers see their channels end, and keep what they have adopted. A second call does nothing. */
@@ -609,6 +639,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #useRawControl(acceptor: Acceptor, options: ControlOptions): void {
     this.#taken.add('raw control socket');
     this.#rawControl = acceptor;
+    this.#rawOptions = options;
     this.#bequest.closeFirst(acceptor);
     acceptor.feed({
       room: () => (this.#isFrozen ? 0 : RAW_WORKERS_AT_ONCE),
@@ -653,10 +684,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.emit('listening', address, { fd: acceptor.fd, isInherited });
   }
 
-  #onExchanged(loop: AcceptLoop, before: Acceptor): void {
+  #onExchanged(loop: AcceptLoop): void {
     this.#pool.close(loop);
     this.#pool.open(loop, (error) => this.emit('warned', error));
-    this.#takeBacklog(loop, before);
     // In place of what they had kept.
     for (const worker of this.#pool.workers) this.#entrust(worker, loop);
     this.emit('relistened', loop.address, { fd: loop.acceptor.fd });
@@ -680,15 +710,20 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     }
   }
 
-  #takeBacklog(loop: AcceptLoop, acceptor = loop.acceptor): void {
+  #takeBacklog(loop: AcceptLoop): void {
     try {
-      for (let round = 0; round < LAST_ROUNDS; round++) {
-        const descriptors = acceptor.acceptNow();
-        if (descriptors.length === 0) return;
-        this.#pool.take(loop, descriptors);
-      }
+      this.#acceptBacklog(loop);
     } catch (error) {
       this.emit('warned', error);
+    }
+  }
+
+  /** @throws {PassfdError} as `Acceptor.acceptNow`; what it had taken by then is placed */
+  #acceptBacklog(loop: AcceptLoop): void {
+    for (let round = 0; round < LAST_ROUNDS; round++) {
+      const descriptors = loop.acceptor.acceptNow();
+      if (descriptors.length === 0) return;
+      this.#pool.take(loop, descriptors);
     }
   }
 

@@ -21,8 +21,10 @@ export type OwnAddress = AddressLike | { readonly fd: number };
 
 export interface ListenersEvents {
   opened(loop: AcceptLoop): void;
-  /** Another socket is at its address. What waits at the one before is to be taken; that is closed behind it. */
-  exchanged(loop: AcceptLoop, before: Acceptor): void;
+  /** Another socket comes to its address: what waits at this one is to be taken. Where it throws, nothing is changed. */
+  exchanging(loop: AcceptLoop): void;
+  /** Another socket is at its address, and the one before is closed. */
+  exchanged(loop: AcceptLoop): void;
   /** Nothing comes from it any more. */
   closing(loop: AcceptLoop): void;
   /** The address is free, or somebody else's. */
@@ -185,12 +187,10 @@ export class Listeners implements Iterable<AcceptLoop> {
     }
   }
 
-  /** Opens every socket anew whose file somebody has removed: nobody could reach it any more. @throws {PassfdError} as `listen` */
-  async restoreFiles(): Promise<void> {
-    for (const loop of [...this]) await this.restoreFile(loop);
-  }
-
-  /** The same of one. What is inherited is another one's to open. @throws {PassfdError} as `listen` */
+  /**
+   * Opens a socket anew whose file somebody has removed: nobody could reach it any more. What is inherited is another one's
+   * to open. @throws {PassfdError} as `listen`; then it is as before
+   */
   async restoreFile(loop: AcceptLoop): Promise<void> {
     const running = this.#restoring.get(loop);
     if (running) return running;
@@ -216,8 +216,14 @@ export class Listeners implements Iterable<AcceptLoop> {
       await fresh.close();
       return;
     }
+    try {
+      this.#events.exchanging(loop);
+    } catch (error) {
+      await fresh.close();
+      throw error;
+    }
     const before = loop.exchange(fresh);
-    this.#events.exchanged(loop, before);
+    this.#events.exchanged(loop);
     await this.#closeAcceptor(before);
   }
 

@@ -190,16 +190,17 @@ class ConnectionListener
     clearTimeout(timer);
   }
 
-  /** Listens with another socket from now on. Who waits at the one before, which is closed, is let in. */
+  /**
+   * Listens with another socket from now on. Who waits at the one before, which is closed, is let in.
+   * @throws {PassfdError} as `Acceptor.acceptNow`; then it listens with the one before
+   */
   async exchange(acceptor: Acceptor): Promise<void> {
     const before = this.#acceptor;
+    const waiting = before.acceptNow();
     this.#acceptor = acceptor;
     this.#feedFrom(acceptor);
-    try {
-      for (const descriptor of before.acceptNow()) this.#startHandshake(descriptor);
-    } finally {
-      await before.close();
-    }
+    for (const descriptor of waiting) this.#startHandshake(descriptor);
+    await before.close();
   }
 
   resume(): void {

@@ -15,6 +15,7 @@ function listeners(): Listeners {
   const ignore = (): void => undefined;
   return new Listeners({
     opened: ignore,
+    exchanging: ignore,
     exchanged: ignore,
     closing: ignore,
     closed: ignore,

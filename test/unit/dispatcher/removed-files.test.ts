@@ -1,10 +1,15 @@
 // Files of Unix sockets that somebody removes while their sockets live: the dispatcher can be reached there again.
 import assert from 'node:assert/strict';
-import { existsSync, renameSync, rmSync, statSync } from 'node:fs';
-import { describe, it } from 'node:test';
+import { existsSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { describe, it, mock } from 'node:test';
 
-import { connect } from '../../../src/fd/index.js';
+import { connect, listen, StreamSocket } from '../../../src/fd/index.js';
+import { native } from '../../../src/fd/native.js';
+import { EMFILE } from '../../../src/fd/system-error.js';
 import { onStage } from '../../support/dispatcher-stage.js';
+import { failsWith } from '../../support/errors.js';
+import { FakeWorker } from '../../support/fake-worker.js';
+import { receivedText } from '../../support/stream.js';
 
 describe('a Unix socket whose file was removed', () => {
   it(
@@ -76,6 +81,84 @@ describe('a Unix socket whose file was removed', () => {
       (await connect(stage.control)).destroy();
       await stage.join();
       await stage.until(() => stage.dispatcher.workers.length === 2);
+    }),
+  );
+
+  it(
+    'is reached again also where it is the control socket of raw workers',
+    onStage({}, async (stage) => {
+      const path = `${stage.directory}/raw`;
+      await stage.dispatcher.openRawControl(path);
+      rmSync(path);
+      await stage.dispatcher.restoreFiles();
+      stage.own(await connect(path));
+      await stage.until(() => stage.dispatcher.workers.length === 1);
+    }),
+  );
+
+  it(
+    'is opened anew though another one cannot be, whose directory is gone',
+    onStage({}, async (stage) => {
+      const gone = `${stage.directory}/gone`;
+      mkdirSync(gone);
+      await stage.dispatcher.listen({ path: `${gone}/web` });
+      const address = { path: `${stage.directory}/web` };
+      await stage.dispatcher.listen(address);
+      rmSync(gone, { recursive: true });
+      rmSync(address.path);
+      await assert.rejects(stage.dispatcher.restoreFiles(), failsWith('ERR_ADDRESS_MISSING'));
+      await stage.client(address);
+    }),
+  );
+
+  it(
+    'is opened anew though the control socket cannot be, whose path somebody else has',
+    onStage({}, async (stage) => {
+      const address = { path: `${stage.directory}/web` };
+      await stage.dispatcher.listen(address);
+      rmSync(stage.control);
+      rmSync(address.path);
+      const other = await listen(stage.control);
+      await assert.rejects(stage.dispatcher.restoreFiles(), failsWith('ERR_ADDRESS_IN_USE'));
+      await stage.client(address);
+      await other.close();
+    }),
+  );
+
+  it(
+    'is left as it is while no descriptor is free for who waits there, and nobody is lost',
+    onStage({}, async (stage) => {
+      const address = { path: `${stage.directory}/web` };
+      await stage.dispatcher.listen(address);
+      const client = await stage.client(address);
+      rmSync(address.path);
+      const full = mock.method(native, 'accept', () => EMFILE).mock;
+      await assert.rejects(stage.dispatcher.restoreFiles(), failsWith('ERR_DESCRIPTOR_LIMIT'));
+      full.restore();
+      assert.equal(existsSync(address.path), false);
+      await stage.dispatcher.restoreFiles();
+      const worker = await stage.joinServing();
+      const [connection] = await worker.handoffs(1);
+      await worker.adopt();
+      await client.send(Buffer.from('here'));
+      assert.ok(connection);
+      using served = new StreamSocket(connection.duplicate());
+      assert.equal(await receivedText(served), 'here');
+    }),
+  );
+
+  it(
+    'is left as it is then also where it is the control socket',
+    onStage({}, async (stage) => {
+      const full = mock.method(native, 'accept', () => EMFILE).mock;
+      const worker = stage.own(new FakeWorker(await connect(stage.control)));
+      await stage.until(() => stage.warnings.length > 0);
+      rmSync(stage.control);
+      await assert.rejects(stage.dispatcher.restoreFiles(), failsWith('ERR_DESCRIPTOR_LIMIT'));
+      full.restore();
+      await stage.dispatcher.restoreFiles();
+      assert.equal((await worker.sayHello()).id, 1);
+      stage.warnings.length = 0;
     }),
   );
 
