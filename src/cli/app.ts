@@ -4,12 +4,8 @@ import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 
 import type { Command } from 'commander';
 
-import { namedDirectory } from '../supervisor/index.js';
+import { namedDirectory, RUN_THE_APP } from '../supervisor/index.js';
 import { inheritedOptions } from './inspect.js';
-
-/** What to do when the command is one that starts the app, as `tsx` and `npm start` are. */
-export const RUN_THE_APP =
-  'give passfd run the file that Node runs, not a command that starts it (for tsx app.ts: NODE_OPTIONS="--import tsx" passfd run app.ts)';
 
 /** Ends with a usage error when Node would find nothing to run: every process would only say the same, again and again. */
 export function requireApp(command: Command, app: string): void {

@@ -1,9 +1,13 @@
 // What the log says of each event of the dispatcher and the supervisor.
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { formatAddress, PassfdError } from '../fd/index.js';
-import { describeExit, type ChildView, type Supervisor, type Vacancy } from '../supervisor/index.js';
-import { RUN_THE_APP } from './app.js';
-import { launchedBy } from './launched.js';
+import {
+  describeExit,
+  describeLaunched,
+  type ChildView,
+  type Supervisor,
+  type Vacancy,
+} from '../supervisor/index.js';
 import type { Log } from './log.js';
 import { Repeats } from './repeats.js';
 
@@ -86,12 +90,9 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('ready', (child) => {
     log.debug(ofChild(child), 'process ready');
   });
-  supervisor.on('overdue', (child, { hasJoined }) => {
+  supervisor.on('overdue', (child, { hasJoined, launched }) => {
     const what = hasJoined ? 'has not listened' : 'has not joined the dispatcher';
-    const launched = child.pid === undefined ? undefined : launchedBy(child.pid);
-    const instead =
-      launched === undefined ? '' : `. It has started ${launched}, which is no worker: ${RUN_THE_APP}`;
-    log.warn(ofChild(child), `process is not ready yet: it ${what}${instead}`);
+    log.warn(ofChild(child), `process is not ready yet: it ${what}${describeLaunched(launched)}`);
   });
   supervisor.on('died', (child, { exit, restartInMs, lastWords }) => {
     log.error({ ...ofChild(child), restartInMs, lastWords }, `process ${describeExit(exit)}`);

@@ -50,6 +50,8 @@ export interface Overdue {
   readonly is: 'overdue';
   /** Whether the pool knows it, and waits only for its word that it can take connections. */
   readonly hasJoined: boolean;
+  /** What it has started by itself: most often the real app, where the command only starts that. */
+  readonly launched: string | undefined;
 }
 
 /** Its output could not be written here. It is told once; the child goes on. */
@@ -128,6 +130,11 @@ export class Child {
   /** What it told the pool before it died. */
   get lastWords(): string | undefined {
     return this.worker?.lastWords;
+  }
+
+  /** What its process has started by itself, while it runs. */
+  get launched(): string | undefined {
+    return this.pid === undefined ? undefined : this.#host.launchedBy(this.pid);
   }
 
   /** How the pool knows it, or did when it left. */
@@ -325,7 +332,8 @@ export class Child {
   #awaitReady(): void {
     const timer = this.#host.setTimer(() => {
       this.#state = { is: 'starting', timer: undefined };
-      this.#report(this, { is: 'overdue', hasJoined: this.#workerInPool !== undefined });
+      const { launched } = this;
+      this.#report(this, { is: 'overdue', hasJoined: this.#workerInPool !== undefined, launched });
     }, this.#options.readyTimeoutMs);
     this.#state = { is: 'starting', timer };
   }

@@ -74,6 +74,10 @@ export class HeldHost {
     return output;
   }
 
+  launchedBy(pid: number): string | undefined {
+    return this.#host.launchedBy(pid);
+  }
+
   kill(process: ProcessName, signal: 'SIGTERM' | 'SIGKILL'): void {
     if (this.#state.is !== 'dropped') this.#host.kill(process, signal);
   }

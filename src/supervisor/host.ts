@@ -3,6 +3,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 
 import { isSameProcess, processIdentity, ProcessWatch, socketPair, StreamSocket } from '../fd/index.js';
 import type { Exit } from './exit.js';
+import { launchedBy } from './launched.js';
 import { Output, type ChildOutput, type OnLost, type OutputEnds } from './output.js';
 
 export interface Timer {
@@ -62,6 +63,8 @@ export interface Host {
   forward(ends: OutputEnds, prefix: string, onLost: OnLost): ChildOutput;
   /** A signal to a process. One that has ended is no error. */
   kill(process: ProcessName, signal: 'SIGTERM' | 'SIGKILL'): void;
+  /** What a process has started by itself, for people; undefined when that is nothing, or the system does not tell. */
+  launchedBy(pid: number): string | undefined;
   /** In milliseconds, from anywhere; never goes back. */
   now(): number;
   setTimer(callback: () => void, delayMs: number): Timer;
@@ -123,6 +126,8 @@ export const realHost: Host = {
       if (code !== 'ESRCH' && code !== 'EPERM') throw error;
     }
   },
+
+  launchedBy,
 
   now: () => performance.now(),
 

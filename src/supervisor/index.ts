@@ -1,6 +1,7 @@
 // The supervisor: starts worker processes for a dispatcher, replaces those that die, hands them on, and ends them all.
 export { describeExit, type Exit } from './exit.js';
 export type { Host, ProcessName, Spawned, Start, Timer, Watch } from './host.js';
+export { describeLaunched, launchedBy, RUN_THE_APP } from './launched.js';
 export type { Living, Occupant } from './occupant.js';
 export type { ChildOutput, OutputEnd, OutputEnds } from './output.js';
 export type { Pool, PoolWorker } from './pool.js';

@@ -1,6 +1,7 @@
 // RollingRestart: replaces the process of each slot, so many at a time that few run beside those that are wanted.
 import { formatAddress, PassfdError, type Address } from '../fd/index.js';
 import { describeExit } from './exit.js';
+import { describeLaunched } from './launched.js';
 import type { ReplacementOutcome, Slot } from './slot.js';
 
 export interface RollingRestartOptions {
@@ -99,7 +100,7 @@ export class RollingRestart {
 
   #failure(
     { id }: Slot,
-    { fresh, exit, lastWords, lacking }: Extract<ReplacementOutcome, { is: 'failed' }>,
+    { fresh, exit, lastWords, lacking, launched }: Extract<ReplacementOutcome, { is: 'failed' }>,
   ): PassfdError {
     const { done, of } = this.#progress;
     const who =
@@ -108,7 +109,8 @@ export class RollingRestart {
     return new PassfdError(
       'ERR_WORKER_FAILED',
       `The restart ended with ${done} of ${of} workers replaced, and the others stay as they are: ${who} ${what}` +
-        (lastWords === undefined ? '' : `; its last words: ${lastWords}`),
+        (lastWords === undefined ? '' : `; its last words: ${lastWords}`) +
+        describeLaunched(launched),
       exit?.is === 'not-started' ? { cause: exit.error } : {},
     );
   }

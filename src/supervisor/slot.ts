@@ -63,6 +63,8 @@ export type ReplacementOutcome =
       readonly exit: Exit | undefined;
       /** Where clients would have been left alone: what the old one serves, and it does not. */
       readonly lacking: readonly Address[];
+      /** What one that never listened has started by itself. */
+      readonly launched: string | undefined;
       readonly lastWords: string | undefined;
     };
 
@@ -381,6 +383,8 @@ export class Slot {
 
   #giveUp({ fresh, tell }: Replacement): void {
     const { lastWords, lacking } = fresh;
+    // Before it is killed. A worker may start whatever it likes.
+    const launched = lacking.length > 0 ? undefined : fresh.launched;
     if (lacking.length > 0) {
       this.abandonReplacement();
     } else {
@@ -388,7 +392,7 @@ export class Slot {
       if (!this.#hasPlace(fresh)) this.#leaving.add(fresh);
       fresh.kill();
     }
-    tell({ is: 'failed', fresh, exit: undefined, lastWords, lacking });
+    tell({ is: 'failed', fresh, exit: undefined, lastWords, lacking, launched });
   }
 
   #onStayedAway(child: Child): void {
@@ -428,7 +432,7 @@ export class Slot {
     else this.#report(fresh, { is: 'exited', exit });
     const mayFinish = replacement.is === 'starting' && replacement.mayFinish;
     if (mayFinish && this.hasFinished) tell({ is: 'finished' });
-    else tell({ is: 'failed', fresh, exit, lastWords, lacking: [] });
+    else tell({ is: 'failed', fresh, exit, lastWords, lacking: [], launched: undefined });
   }
 
   #judge(child: Child, end: ChildEnd): void {

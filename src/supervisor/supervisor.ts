@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events';
 
 import { PassfdError } from '../fd/index.js';
 import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_READY_TIMEOUT_MS } from '../handoff/index.js';
+import type { Overdue } from './child.js';
 import { describeExit, type Exit } from './exit.js';
 import { HeldHost } from './held-host.js';
 import { realHost, type Host } from './host.js';
@@ -55,7 +56,7 @@ export interface SupervisorEvents {
   takenOver: [child: ChildView];
   ready: [child: ChildView];
   /** It is not ready in time. It is left to go on; a slot tells that once, until one of its processes is ready. */
-  overdue: [child: ChildView, how: { readonly hasJoined: boolean }];
+  overdue: [child: ChildView, how: Omit<Overdue, 'is'>];
   /** It ended when it should not have, and another one is started. */
   died: [child: ChildView, death: Death];
   /** It died early so many times in a row that it hardly works the next time. It is still started again. */
@@ -317,7 +318,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
         this.emit(report.is, view);
         break;
       case 'overdue':
-        this.emit(report.is, view, { hasJoined: report.hasJoined });
+        this.emit(report.is, view, { hasJoined: report.hasJoined, launched: report.launched });
         break;
       case 'outputLost':
         this.emit(report.is, view, report.error);

@@ -468,6 +468,23 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
+    'names what one that is not ready in time has started by itself, and what to do',
+    onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
+      startReady(stage, 1);
+      const restarted = stage.supervisor.restart();
+      stage.host.launched.set(102, 'process 103 (node app.ts)');
+      stage.host.pass(5_000);
+      await assert.rejects(
+        restarted,
+        failsWith(
+          'ERR_WORKER_FAILED',
+          /was killed. It has started process 103 \(node app.ts\), which is no worker: give passfd run the file/,
+        ),
+      );
+    }),
+  );
+
+  it(
     'kills one that is not ready in time in a slot without an old one, and that gets another one as usual',
     onStage({ count: 2, readyTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 2);

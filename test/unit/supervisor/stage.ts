@@ -97,6 +97,8 @@ export class FakeHost implements Host {
   readonly outputs: FakeOutput[] = [];
   /** Processes that do not keep this one alive any more. */
   readonly forgotten: number[] = [];
+  /** What a process has started by itself. */
+  readonly launched = new Map<number, string>();
   /** When it is set, no process can be started. */
   spawnError: Error | undefined;
   #now = 0;
@@ -159,6 +161,10 @@ export class FakeHost implements Host {
 
   kill({ pid }: ProcessName, signal: 'SIGTERM' | 'SIGKILL'): void {
     this.process(pid).signals.push(signal);
+  }
+
+  launchedBy(pid: number): string | undefined {
+    return this.launched.get(pid);
   }
 
   now(): number {

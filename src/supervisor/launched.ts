@@ -1,6 +1,10 @@
 // What a process has started by itself, as people know it: of a process that is no worker, most often the real app.
 import { readFileSync } from 'node:fs';
 
+/** What to do when the command is one that starts the app, as `tsx` and `npm start` are. */
+export const RUN_THE_APP =
+  'give passfd run the file that Node runs, not a command that starts it (for tsx app.ts: NODE_OPTIONS="--import tsx" passfd run app.ts)';
+
 /** Longest command that is told whole. */
 const MAX_LENGTH = 80;
 
@@ -15,4 +19,9 @@ export function launchedBy(pid: number): string | undefined {
   } catch {
     return undefined; // it has ended, or there is no /proc
   }
+}
+
+/** What to add to a message about a process that is not ready. */
+export function describeLaunched(launched: string | undefined): string {
+  return launched === undefined ? '' : `. It has started ${launched}, which is no worker: ${RUN_THE_APP}`;
 }
