@@ -30,12 +30,16 @@ const HEAD_BYTES = 256;
 /** Those of scripts that Node cannot run. It passes over the first line of any other. */
 const INTERPRETERS = /^#!\s*\S*?((?:[/ ](?:ba|da|z|k|fi)?sh)|(?:[/ ](?:python|perl|ruby|php)[\d.]*))(?:\s|$)/;
 
+/** A second line that a shell runs, to pass the file on to Node, and that is a string or a comment to Node. */
+const BOTH = /^#!.*\n(?:(["']):\1|\/\/)/;
+
 /** What a file is that Node cannot run; undefined of one that it may. */
 function programIn(path: string): string | undefined {
   const head = headOf(path);
   if (head.startsWith('\x7fELF')) return 'a program of this machine';
   const interpreter = INTERPRETERS.exec(head)?.[1];
-  return interpreter === undefined ? undefined : `a script for ${interpreter.slice(1)}`;
+  if (interpreter === undefined || BOTH.test(head)) return undefined;
+  return `a script for ${interpreter.slice(1)}`;
 }
 
 /** Nothing of a file that cannot be read: Node says why. */

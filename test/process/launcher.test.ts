@@ -71,6 +71,8 @@ describe('an app that only starts another program', () => {
         '#!/usr/bin/env node',
         '#!/usr/bin/env -S node --no-warnings',
         '#!/usr/bin/env tsx',
+        // A shell passes it on to Node, and to Node the second line is a string and a comment.
+        '#!/bin/sh\n":" //# ; exec /usr/bin/env node "$0" "$@"',
       ]) {
         writeFileSync(`${directory.path}/app.cjs`, `${line}\nconsole.log('it runs');\n`);
         const flags = ['--workers', '1', '--control', `${directory.path}/control`];
