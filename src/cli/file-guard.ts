@@ -44,6 +44,16 @@ export class FileGuard implements Disposable {
     }
   }
 
+  /** No longer: the service has let the file go. */
+  remove(path: string): void {
+    const directory = dirname(path);
+    const watched = this.#watched.get(directory);
+    watched?.names.delete(basename(path));
+    if (watched?.names.size !== 0) return;
+    watched.watcher.close();
+    this.#watched.delete(directory);
+  }
+
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
     for (const { watcher } of this.#watched.values()) watcher.close();

@@ -111,7 +111,7 @@ export class Journal {
   }
 
   /**
-   * Takes the journal of a dispatcher that is proved dead, or begins one.
+   * Takes the journal of a dispatcher that is proved dead, or begins one. One that cannot be written is locked all the same.
    * @returns its workers that live
    * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when the dispatcher lives, or when its workers are those of another service
    */
@@ -121,7 +121,7 @@ export class Journal {
     try {
       const survivors = survivorsIn(before);
       this.#requireSameService(before, survivors);
-      this.write(survivors);
+      this.#tryToWrite(survivors);
       return survivors;
     } catch (error) {
       this.close();
@@ -266,7 +266,18 @@ export class Journal {
       ? `process ${dispatcher.pid}${isHere(rest) ? '' : ' of another container or machine'}`
       : 'a process';
     const what = service ? ` of ${describe(service)}` : '';
-    return inUse(`the dispatcher${what} lives, ${who}, and has ${this.#path}`);
+    return inUse(
+      `the dispatcher${what} lives, ${who}, and has ${this.#path}. ` +
+        'End it by passfd stop, or give this one a path of its own by --control PATH',
+    );
+  }
+
+  #tryToWrite(survivors: readonly Survivor[]): void {
+    try {
+      this.write(survivors);
+    } catch (error) {
+      this.#warn(error);
+    }
   }
 
   /** Each reason once: it is tried again and again. */
@@ -320,7 +331,7 @@ function encode(number: number, record: Contents): Buffer {
   if (header.length + json.length > PLACE_BYTES) {
     throw new PassfdError(
       'ERR_SYSTEM',
-      `${record.workers.length} workers are more than the journal has room for`,
+      `The journal has room for ${PLACE_BYTES} bytes, not for the ${header.length + json.length} of this record`,
     );
   }
   return Buffer.concat([header, json]);

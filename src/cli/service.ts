@@ -178,7 +178,10 @@ class Service {
     this.#guard.add(flags.control);
     this.#guard.add(`${flags.control}.workers`);
     this.#dispatcher.on('listening', (address) => {
-      if ('path' in address && !address.path.startsWith('\0')) this.#guard.add(address.path);
+      if (hasFile(address)) this.#guard.add(address.path);
+    });
+    this.#dispatcher.on('unlistened', (address) => {
+      if (hasFile(address)) this.#guard.remove(address.path);
     });
     const service = { words, directory: namedDirectory() ?? process.cwd() };
     this.#roster = new Roster(flags.control, service, this.#dispatcher, (error) => {
@@ -293,14 +296,14 @@ class Service {
   /** The workers of a dispatcher that is proved dead. @throws {PassfdError} `ERR_ADDRESS_IN_USE` when it lives */
   async #claim(): Promise<readonly Survivor[]> {
     const { control } = this.#parts.flags;
-    const living = this.#roster.claim();
+    // First: where the system cannot hold the lock apart (`Hold`), a will that is left has it.
     for (const pid of await settleWills(control)) {
       this.#log.warn(
         { pid },
         'passfd-will of the dispatcher that was killed did not end, and was killed: what no worker had yet is lost',
       );
     }
-    return living;
+    return this.#roster.claim();
   }
 
   /** Begins where another generation is, and goes on. */
@@ -650,8 +653,11 @@ function withAbsolutePaths(flags: ServiceFlags, control = resolve(flags.control)
 }
 
 function withAbsolutePath(address: WrittenAddress): WrittenAddress {
-  const isFile = 'path' in address && !address.path.startsWith('\0');
-  return isFile ? { path: resolve(address.path) } : address;
+  return hasFile(address) ? { path: resolve(address.path) } : address;
+}
+
+function hasFile(address: WrittenAddress): address is { readonly path: string } {
+  return 'path' in address && !address.path.startsWith('\0');
 }
 
 function supervisorOptions({ flags, authkey }: Parts, { command, count }: Children): SupervisorOptions {

@@ -4,6 +4,7 @@ import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
 
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
@@ -13,6 +14,8 @@ import { withoutWill } from '../support/will.js';
 
 /** Of the workers, each by a process of its own. */
 const MOST_LOOKS = 100;
+
+const leftWill = fileURLToPath(new URL('fixtures/left-will.js', import.meta.url));
 
 /** A service at one Unix socket, whose workers outlive it. */
 interface Scene {
@@ -122,6 +125,24 @@ describe('a dispatcher that is killed again while it waits for a worker of the f
       assert.deepEqual(await scene.workers(2), [one, two]);
       assert.deepEqual(startsOf(third), []);
       await stopped(third);
+    }),
+  );
+});
+
+describe('a start where only a stopped passfd-will has the journal, as on Linux before 5.9', () => {
+  it(
+    'continues that process, and begins',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const will = start(process.execPath, [leftWill, control]);
+      await will.line(/^ready/);
+      await untilStopped(will.pid);
+      const service = start(...passfd('serve', '--control', control, '--listen', '127.0.0.1:0'));
+      await service.errorLine(/"listening"/);
+      assert.equal(await will.exit, 0);
+      service.signal('SIGTERM');
+      assert.equal(await service.exit, 0);
     }),
   );
 });

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import { crc32 } from 'node:zlib';
 
 import { Journal, type ServiceName, type Survivor } from '../../../src/cli/journal.js';
 import { PassfdError, processIdentity } from '../../../src/fd/index.js';
@@ -64,6 +65,11 @@ function leave({ journal }: Scene, survivors: readonly Survivor[], name?: Servic
   left.close();
 }
 
+/** As the only record of a journal, later than all others. */
+function asRecord(json: string): string {
+  return `1000 ${json.length + 1} ${crc32(`${json}\n`)}\n${json}\n`;
+}
+
 describe('a journal', () => {
   it(
     'tells the next dispatcher those of the workers noted last which live',
@@ -93,7 +99,8 @@ describe('a journal', () => {
         (error) =>
           error instanceof PassfdError &&
           error.code === 'ERR_ADDRESS_IN_USE' &&
-          error.message.includes(`passfd run a.js (in /srv/a) lives, process ${pid}`),
+          error.message.includes(`passfd run a.js (in /srv/a) lives, process ${pid}`) &&
+          error.message.includes('--control PATH'),
       );
     }),
   );
@@ -224,12 +231,23 @@ describe('a journal', () => {
     'of another machine, or container, names nobody',
     withJournals((scene) => {
       leave(scene, [living]);
-      const said = readFileSync(scene.path, 'latin1');
-      const elsewhere = said.replace(/"pidSpace":"./, '"pidSpace":"?');
-      assert.notEqual(said, elsewhere);
-      // A record whose checksum is wrong is no record: so the earlier release's form.
-      writeFileSync(scene.path, elsewhere, 'latin1');
+      const record = readFileSync(scene.path, 'latin1').split('\n')[1] ?? '';
+      writeFileSync(scene.path, asRecord(record));
+      const here = scene.journal();
+      assert.deepEqual(here.claim(), [living]);
+      here.close();
+      writeFileSync(scene.path, asRecord(record.replace(/"pidSpace":"[^"]*/, '$& elsewhere')));
       assert.deepEqual(scene.journal().claim(), []);
+    }),
+  );
+
+  it(
+    'that cannot be written is warned of, and still locked',
+    withJournals(({ journal, warnings }) => {
+      const words = ['run', 'a.js', 'x'.repeat(1024 * 1024)];
+      assert.deepEqual(journal({ ...service, words }).claim(), []);
+      assert.match(warnings.join(), /^The journal has room for \d+ bytes, not for the \d+ of this record$/);
+      assert.throws(() => journal().claim(), /lives/);
     }),
   );
 
