@@ -38,9 +38,7 @@ describe('native/passfd.c with musl', () => {
     try {
       const binary = join(directory, 'passfd_test');
       const sources = [
-        ...['passfd.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) =>
-          join(root, 'native', name),
-        ),
+        ...['passfd.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) => join(root, 'native', name)),
         ...readdirSync(tests)
           // The last will makes its own system calls, and has a time limit that a busy machine reaches.
           .filter((name) => name.endsWith('.c') && name !== 'passfd_will_test.c')

@@ -37,7 +37,9 @@ const flags = [
 ];
 
 /** What needs no Node. */
-const mechanism = ['passfd.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) => join(root, 'native', name));
+const mechanism = ['passfd.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) =>
+  join(root, 'native', name),
+);
 
 /** System calls that `faults.c` can make fail. */
 const faults = ['accept4', 'listen', 'close', 'sendmsg'].map((call) => `-Wl,--wrap=${call}`);
