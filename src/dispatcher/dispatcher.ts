@@ -34,7 +34,13 @@ import { RecipeWorker } from './recipe-worker.js';
 import { JOINED_LIMITS, Quota } from './quota.js';
 import { SharedTickets } from './shared-tickets.js';
 import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
-import { descriptorsOf, type ConnectionSnapshot, type Snapshot, type WorkerSnapshot } from './snapshot.js';
+import {
+  descriptorsOf,
+  type ConnectionSnapshot,
+  type Snapshot,
+  type SocketSnapshot,
+  type WorkerSnapshot,
+} from './snapshot.js';
 import { describeStatus, type Status } from './status.js';
 import { Vacancies, type VacanciesOwner } from './vacancies.js';
 import { version } from './version.js';
@@ -1037,9 +1043,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       duplicates.push(descriptor);
       return descriptor;
     };
-    const socketOf = (acceptor: Acceptor): { descriptor: Descriptor; removesFile: boolean } => ({
+    const socketOf = (acceptor: Acceptor): SocketSnapshot => ({
       descriptor: own(acceptor.duplicate()),
       removesFile: acceptor.removesFile,
+      fileIdentity: acceptor.fileIdentity,
     });
     await this.#restoring;
     // Who is on the way in is let in first; from then on nobody new comes.

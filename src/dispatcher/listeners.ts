@@ -165,8 +165,14 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** Goes on with a listening socket of another generation, under the number that workers know. */
-  async restore({ descriptor, accepted, removesFile, ...identity }: ListenerSnapshot): Promise<AcceptLoop> {
-    const loop = new AcceptLoop(identity, await Acceptor.inherit(descriptor, { removesFile }));
+  async restore({
+    descriptor,
+    accepted,
+    removesFile,
+    fileIdentity,
+    ...identity
+  }: ListenerSnapshot): Promise<AcceptLoop> {
+    const loop = new AcceptLoop(identity, await Acceptor.inherit(descriptor, { removesFile, fileIdentity }));
     loop.accepted = accepted;
     this.#loops.set(loop.id, loop);
     this.#nextId = Math.max(this.#nextId, loop.id + 1) % (MAX_LISTENER_ID + 1);

@@ -26,6 +26,8 @@ export interface SocketSnapshot {
   readonly descriptor: Descriptor;
   /** Whether the file of the socket is removed with it. */
   readonly removesFile: boolean;
+  /** What its maker knows the file by. Earlier generations do not say it. */
+  readonly fileIdentity?: string | undefined;
 }
 
 export interface ListenerSnapshot extends SocketSnapshot, AcceptLoopIdentity {

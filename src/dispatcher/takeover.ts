@@ -185,12 +185,12 @@ function* messagesOf(snapshot: Snapshot, attachments: readonly Attachment[]): Ge
     yield { message: { type: 'offered', isInherited }, descriptors: [descriptor] };
   }
   if (control) {
-    const { removesFile, descriptor } = control;
-    yield { message: { type: 'control', removesFile }, descriptors: [descriptor] };
+    const { descriptor, ...file } = control;
+    yield { message: { type: 'control', ...file }, descriptors: [descriptor] };
   }
   if (rawControl) {
-    const { removesFile, descriptor } = rawControl;
-    yield { message: { type: 'raw-control', removesFile }, descriptors: [descriptor] };
+    const { descriptor, ...file } = rawControl;
+    yield { message: { type: 'raw-control', ...file }, descriptors: [descriptor] };
   }
   for (const worker of snapshot.workers) yield* workerMessages(worker);
   for (const { channel, id, pid } of snapshot.silentChildren) {
@@ -337,12 +337,18 @@ function add(arriving: Arriving, message: TakeoverMessage, descriptors: Descript
   );
 }
 
+type SocketFile = Omit<SocketSnapshot, 'descriptor'>;
+
+function fileIn({ removesFile, fileIdentity }: SocketFile): SocketFile {
+  return { removesFile, fileIdentity };
+}
+
 /** @returns whether it is a message with one descriptor */
 function addOne(arriving: Arriving, message: TakeoverMessage, descriptor: Descriptor): boolean {
   switch (message.type) {
     case 'listener': {
-      const { id, key, isOwn, accepted, removesFile, tickets } = message;
-      arriving.listeners.push({ id, key, isOwn, accepted, removesFile, tickets, descriptor });
+      const { id, key, isOwn, accepted, tickets } = message;
+      arriving.listeners.push({ id, key, isOwn, accepted, tickets, ...fileIn(message), descriptor });
       return true;
     }
     case 'offered':
@@ -350,11 +356,11 @@ function addOne(arriving: Arriving, message: TakeoverMessage, descriptor: Descri
       return true;
     case 'control':
       if (arriving.control) return false;
-      arriving.control = { descriptor, removesFile: message.removesFile };
+      arriving.control = { descriptor, ...fileIn(message) };
       return true;
     case 'raw-control':
       if (arriving.rawControl) return false;
-      arriving.rawControl = { descriptor, removesFile: message.removesFile };
+      arriving.rawControl = { descriptor, ...fileIn(message) };
       return true;
     case 'worker':
       arriving.workers.push({

@@ -117,15 +117,21 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   /**
    * Takes over a listening socket that another process made.
-   * @param options whether `close` removes the file of a Unix socket, which is at its path
+   * @param options whether `close` removes the file of a Unix socket, and its `fileIdentity` there; without that, the file
+   * at its path is taken for its own
    * @throws {PassfdError} `ERR_WRONG_KIND`; then the descriptor stays with the caller
    */
   static async inherit(
     descriptor: Descriptor,
-    { removesFile = false }: { readonly removesFile?: boolean } = {},
+    {
+      removesFile = false,
+      fileIdentity,
+    }: { readonly removesFile?: boolean; readonly fileIdentity?: string | undefined } = {},
   ): Promise<Acceptor> {
     const address = descriptor.localAddress;
-    const file = removesFile && 'path' in address ? await SocketFile.at(address.path) : undefined;
+    if (!removesFile || !('path' in address)) return new Acceptor(descriptor);
+    const { path } = address;
+    const file = fileIdentity === undefined ? await SocketFile.at(path) : new SocketFile(path, fileIdentity);
     return new Acceptor(descriptor, file);
   }
 
@@ -147,6 +153,11 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   /** Whether `close` removes a socket file. */
   get removesFile(): boolean {
     return this.#file !== undefined;
+  }
+
+  /** Of the socket file that `close` removes: by its path alone, it could be somebody else's by now. */
+  get fileIdentity(): string | undefined {
+    return this.#file?.identity;
   }
 
   /** Whether clients can find it: it is at no path of a Unix socket, or its file is still there. */

@@ -63,11 +63,12 @@ export async function listenUnix(path: string, backlog: number, mode: number): P
 export class SocketFile {
   /** Absolute, since the process may change its directory. */
   readonly #path: string;
-  readonly #identity: string;
+  /** Its device and inode. */
+  readonly identity: string;
 
   constructor(path: string, identity: string) {
     this.#path = resolve(path);
-    this.#identity = identity;
+    this.identity = identity;
   }
 
   /** The one that is at a path at this moment, if any is. */
@@ -79,10 +80,10 @@ export class SocketFile {
 
   /** Whether it can still be reached: it is at its path, or was renamed within its directory. */
   async exists(): Promise<boolean> {
-    if ((await identityOf(this.#path)) === this.#identity) return true;
+    if ((await identityOf(this.#path)) === this.identity) return true;
     const directory = dirname(this.#path);
     for (const name of await readdir(directory).catch(() => [])) {
-      if ((await identityOf(join(directory, name))) === this.#identity) return true;
+      if ((await identityOf(join(directory, name))) === this.identity) return true;
     }
     return false;
   }
@@ -90,7 +91,7 @@ export class SocketFile {
   /** Removes it, if it is still the same. */
   async remove(): Promise<void> {
     await withLock(dirname(this.#path), async () => {
-      if ((await identityOf(this.#path)) === this.#identity) await unlink(this.#path).catch(ignoreMissing);
+      if ((await identityOf(this.#path)) === this.identity) await unlink(this.#path).catch(ignoreMissing);
     });
   }
 }

@@ -20,6 +20,9 @@ export const TAKEOVER_FORMAT = 1;
 
 const identity = { id: positive, pid: positive };
 
+/** Of a Unix socket: whether its file is removed with it, and the device and inode of that. */
+const file = { removesFile: v.boolean(), fileIdentity: v.optional(v.string()) };
+
 const passfdWorker = v.object({
   dialect: v.literal('passfd'),
   ...identity,
@@ -87,14 +90,14 @@ const message = v.variant('type', [
     key: v.string(),
     isOwn: v.boolean(),
     accepted: count,
-    removesFile: v.boolean(),
+    ...file,
     /** Where a worker has asked for it. */
     tickets: v.optional(ticketSecretMessage),
   }),
   /** A listening socket that a worker may still ask for. */
   v.object({ type: v.literal('offered'), isInherited: v.boolean() }),
-  v.object({ type: v.literal('control'), removesFile: v.boolean() }),
-  v.object({ type: v.literal('raw-control'), removesFile: v.boolean() }),
+  v.object({ type: v.literal('control'), ...file }),
+  v.object({ type: v.literal('raw-control'), ...file }),
   v.object({ type: v.literal('worker'), worker: v.union([passfdWorker, recipeWorker]) }),
   /** Of the last worker: what is to be sent to it, in base64; a hand-off with so many of the connections in flight. */
   v.object({

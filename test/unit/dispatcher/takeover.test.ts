@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import {
@@ -314,6 +314,22 @@ describe('the next generation', () => {
       await worker.next('drain');
       await worker.say(encodeJson({ type: 'holding', on: false }));
       await drained;
+    }),
+  );
+
+  it(
+    'leaves the file alone that somebody else has at the path of a socket by now',
+    onStage({}, async (stage) => {
+      const address = { path: `${stage.directory}/web` };
+      await stage.dispatcher.listen(address);
+      rmSync(address.path);
+      const other = await listen(address);
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      await assert.rejects(next.restoreFiles(), failsWith('ERR_ADDRESS_IN_USE'));
+      await next.close();
+      assert.ok(existsSync(address.path));
+      await other.close();
     }),
   );
 
