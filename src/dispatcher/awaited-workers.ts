@@ -13,6 +13,17 @@ export class AwaitedWorkers {
   /** Of those, who has not come back yet. */
   readonly #awaited = new Set<number>();
   #decide: (() => void) | undefined;
+  readonly #closing = new AbortController();
+
+  /** Aborted when nobody is awaited any more. */
+  get closed(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  /** Whether a process lives that has not come back yet. */
+  isAwaited(pid: number): boolean {
+    return this.#awaited.has(pid);
+  }
 
   /** The id that a process had. */
   idOf(pid: number): number | undefined {
@@ -49,6 +60,7 @@ export class AwaitedWorkers {
 
   /** Nobody is awaited any more. */
   close(): void {
+    this.#closing.abort();
     for (const { watch } of this.#living.values()) watch.close();
     this.#living.clear();
     this.#awaited.clear();

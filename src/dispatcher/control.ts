@@ -10,7 +10,7 @@ import {
   type Introduction,
   type WorkerHello,
 } from '../handoff/index.js';
-import { Crowd, Listener, loads, originOf, type AuthKey, type Connection } from '../multiprocessing/index.js';
+import { Connection, Crowd, Listener, loads, originOf, type AuthKey } from '../multiprocessing/index.js';
 import { CommandConnection, isEnd, type Commands } from './command-connection.js';
 import { CONTROL_LIMITS, Quota } from './quota.js';
 
@@ -56,6 +56,7 @@ export class Control extends EventEmitter<ControlEvents> {
   readonly #listener: Listener;
   readonly #commands: Commands;
   readonly #timeoutMs: number;
+  readonly #options: ControlOptions;
   readonly #mode: number;
   readonly #strangers = new Crowd<Connection>(MAX_STRANGERS);
   readonly #controls = new Quota<CommandConnection>(CONTROL_LIMITS);
@@ -65,6 +66,7 @@ export class Control extends EventEmitter<ControlEvents> {
   private constructor(listener: Listener, options: ControlOptions) {
     super();
     this.#listener = listener;
+    this.#options = options;
     this.#commands = options.commands ?? {};
     this.#mode = modeFor(options);
     this.#timeoutMs = options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS;
@@ -119,6 +121,23 @@ export class Control extends EventEmitter<ControlEvents> {
     return fresh;
   }
 
+  /**
+   * Hears a worker that was called from here, as one that has come.
+   * @returns whether it said who it is
+   */
+  async hear(socket: StreamSocket): Promise<boolean> {
+    const connection = new Connection(socket);
+    try {
+      checkPeer(socket.peer, this.#options);
+      this.#enter(connection);
+      await this.#introduce(connection);
+      return true;
+    } catch {
+      socket.destroy();
+      return false;
+    }
+  }
+
   /** The listening socket. */
   get acceptor(): Acceptor {
     return this.#listener.acceptor;
@@ -163,12 +182,16 @@ export class Control extends EventEmitter<ControlEvents> {
 
   async #accept(): Promise<void> {
     for await (const connection of this.#listener) {
-      const outgoing = this.#strangers.enter(connection, originOf(connection.socket));
-      outgoing?.socket.destroy(crowdedOut());
+      this.#enter(connection);
       this.#introduce(connection).catch((error: unknown) => {
         this.#refuse(connection, error);
       });
     }
+  }
+
+  #enter(connection: Connection): void {
+    const outgoing = this.#strangers.enter(connection, originOf(connection.socket));
+    outgoing?.socket.destroy(crowdedOut());
   }
 
   async #introduce(connection: Connection): Promise<void> {

@@ -1,5 +1,6 @@
 // Dispatcher: accepts connections, chooses a worker for each, and hands it off; runs no user code but a custom policy.
 import { EventEmitter } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import {
   Acceptor,
@@ -14,7 +15,9 @@ import {
   type Unsent,
 } from '../fd/index.js';
 import {
+  callWorker,
   decodeIntroduction,
+  hasOtherUser,
   isTrusted,
   DEFAULT_READY_TIMEOUT_MS,
   MAX_HELLO_BYTES,
@@ -106,6 +109,9 @@ const RAW_WORKERS_AT_ONCE = 16;
 
 /** Most rounds in which a backlog is emptied at the end: new clients may come as fast as they are taken. */
 const LAST_ROUNDS = 16;
+
+/** Pause before a worker is called again that did not answer: it may be stopped. */
+const CALL_AGAIN_MS = 1_000;
 
 export interface OpenControlOptions extends ControlOptions {
   /**
@@ -667,6 +673,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     const returned = this.#awaited.any(awaited, RETURN_TIMEOUT_MS);
     this.#isPreparing = true;
     control.start();
+    for (const { pid } of awaited) this.#track(this.#callBack(control, pid));
     try {
       await returned;
       await prepare?.();
@@ -713,6 +720,20 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     } catch (error) {
       // No descriptor is left for the duplicate: other workers have it.
       this.emit('warned', error);
+    }
+  }
+
+  /** Of those who are awaited, one that the control socket may not let in, since it has become another user. */
+  async #callBack(control: Control, pid: number): Promise<void> {
+    const { closed } = this.#awaited;
+    while (this.#awaited.isAwaited(pid)) {
+      if (hasOtherUser(pid)) {
+        const socket = await callWorker(pid, closed).catch(() => undefined);
+        // Nobody is let in meanwhile.
+        if (this.#isFrozen) socket?.destroy();
+        else if (socket && (await control.hear(socket))) return;
+      }
+      await sleep(CALL_AGAIN_MS, undefined, { ref: false, signal: closed }).catch(ignore);
     }
   }
 

@@ -52,3 +52,4 @@ export {
   KILL_AFTER_MS,
   RETURN_TIMEOUT_MS,
 } from './time-limits.js';
+export { callWorker, hasOtherUser, WayBack } from './way-back.js';

@@ -2,13 +2,15 @@
 import { watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
-import { Descriptor, StreamSocket } from '../fd/index.js';
+import { Descriptor, PassfdError, StreamSocket } from '../fd/index.js';
 import {
   checkDispatcher,
   DEFAULT_ORPHAN_TIMEOUT_MS,
   defaultControlPath,
   MAX_WINDOW,
   trustedUsers,
+  WayBack,
+  type TrustedUsers,
 } from '../handoff/index.js';
 import { Client, type AuthKey } from '../multiprocessing/index.js';
 import { Link, type LinkOptions } from './link.js';
@@ -69,11 +71,14 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
   checkDuration('orphanTimeoutMs', timeoutMs);
   let inherited = options.control === undefined ? takeInheritedChannel() : undefined;
   const path = controlPath(options, inherited !== undefined);
-  const connectAgain = connector(path ?? '', options);
-  const open = (): Promise<StreamSocket> => {
-    const socket = inherited;
+  // The user may be another one when it is tried again.
+  const trusted = trustedUsers(options.trustUids);
+  const connectAgain = connector(path ?? '', options, trusted);
+  const wayBack = path === undefined ? undefined : await WayBack.open(trusted);
+  const open = async (): Promise<StreamSocket> => {
+    const socket = inherited ?? wayBack?.take();
     inherited = undefined;
-    return socket ? Promise.resolve(socket) : connectAgain();
+    return socket ?? connectAgain().catch(wayBack ? waitsToBeCalled : undefined);
   };
   const worker = new Worker(
     async (events, hello) => {
@@ -84,11 +89,21 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
       reconnecting:
         path === undefined
           ? undefined
-          : { timeoutMs, untilChanged: (signal) => untilPathChanges(path, signal) },
+          : {
+              timeoutMs,
+              untilChanged: (signal) =>
+                Promise.race([untilPathChanges(path, signal), ...(wayBack ? [wayBack.untilCalled()] : [])]),
+              close: () => wayBack?.close(),
+            },
       capacity,
     },
   );
-  await worker.connect();
+  try {
+    await worker.connect();
+  } catch (error) {
+    wayBack?.close();
+    throw error;
+  }
   process.env['PASSFD_WORKER_ID'] ??= String(worker.id);
   return worker;
 }
@@ -128,10 +143,12 @@ function orphanTimeoutInEnvironment(): number | undefined {
 }
 
 /** What is in the environment is read once: the key may be taken out of it. */
-function connector(control: string, options: JoinOptions): () => Promise<StreamSocket> {
+function connector(
+  control: string,
+  options: JoinOptions,
+  trusted: TrustedUsers,
+): () => Promise<StreamSocket> {
   const { authkey = process.env['PASSFD_AUTHKEY'], signal } = options;
-  // The user may be another one when it is tried again.
-  const trusted = trustedUsers(options.trustUids);
   // Only at first: later the worker tries again by itself, as long as anybody needs it.
   let waitForListener = options.waitForDispatcher ?? false;
   return async () => {
@@ -147,6 +164,14 @@ function connector(control: string, options: JoinOptions): () => Promise<StreamS
     waitForListener = false;
     return connection.socket;
   };
+}
+
+/** A process that became another user may not connect any more, and is called instead. */
+function waitsToBeCalled(error: unknown): never {
+  if (!(error instanceof PassfdError) || error.code !== 'ERR_ADDRESS_DENIED') throw error;
+  throw new PassfdError('ERR_ADDRESS_MISSING', `No dispatcher has called yet: ${error.message}`, {
+    cause: error,
+  });
 }
 
 /** Resolves when something happens to a file: a dispatcher makes its socket there. Never rejects. */

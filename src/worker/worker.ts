@@ -42,6 +42,8 @@ export interface Reconnecting {
   readonly timeoutMs: number;
   /** Resolves when there is a reason to look again before the pause is over. Never rejects. */
   readonly untilChanged: (signal: AbortSignal) => Promise<void>;
+  /** It looks for none any more. */
+  readonly close: () => void;
 }
 
 /** Pauses between two tries to reach a dispatcher that is gone. */
@@ -354,6 +356,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#state = { is: 'closed' };
     this.#closing.abort();
     this.#custody.close();
+    this.#reconnecting?.close();
     this.#endIntake();
     if (state.is !== 'linked') return;
     state.link.close();
@@ -536,6 +539,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#beginDraining();
     this.#state = { is: 'closed' };
     this.#custody.close();
+    this.#reconnecting?.close();
     this.#announce('abandoned');
   }
 

@@ -284,7 +284,10 @@ describe('a worker whose dispatcher died', () => {
         if (opened++ > 0) return Promise.reject(mistake);
         return Link.open(there, { window: 1, capacity: null, handshakeTimeoutMs: 10_000 }, events);
       },
-      { reconnecting: { timeoutMs: 60_000, untilChanged: () => Promise.resolve() }, capacity: null },
+      {
+        reconnecting: { timeoutMs: 60_000, untilChanged: () => Promise.resolve(), close: () => undefined },
+        capacity: null,
+      },
     );
     await Promise.all([worker.connect(), dispatcher.welcome()]);
     const abandoned = once(worker, 'abandoned');

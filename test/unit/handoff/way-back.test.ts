@@ -1,0 +1,110 @@
+// The way back of a worker that has become another user: who may call, and who is taken for the worker.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+
+import { connect } from '../../../src/fd/index.js';
+import { callWorker, WayBack } from '../../../src/handoff/index.js';
+import { keepsDescriptors } from '../../support/descriptors.js';
+
+const skip = process.platform !== 'linux' && 'needs abstract sockets';
+const user = process.getuid?.() ?? 0;
+const { signal } = new AbortController();
+
+/** The way back keeps no process alive. */
+function alive(body: () => Promise<void>): () => Promise<void> {
+  return keepsDescriptors(async () => {
+    const timer = setInterval(() => undefined, 1_000);
+    try {
+      await body();
+    } finally {
+      clearInterval(timer);
+    }
+  });
+}
+
+async function opened(trusted: ReadonlySet<number>): Promise<WayBack> {
+  const wayBack = await WayBack.open(trusted);
+  assert.ok(wayBack);
+  return wayBack;
+}
+
+describe('the way back of a worker', { skip }, () => {
+  it(
+    'brings the call of a trusted user',
+    alive(async () => {
+      const wayBack = await opened(new Set([user]));
+      const socket = await callWorker(process.pid, signal);
+      await wayBack.untilCalled();
+      const call = wayBack.take();
+      assert.equal(call?.peer.uid, user);
+      assert.equal(socket?.peer.pid, process.pid);
+      call.destroy();
+      socket.destroy();
+      wayBack.close();
+    }),
+  );
+
+  it(
+    'keeps one call: the last',
+    alive(async () => {
+      const wayBack = await opened(new Set([user]));
+      const first = await callWorker(process.pid, signal);
+      await wayBack.untilCalled();
+      const second = await callWorker(process.pid, signal);
+      await first?.untilReadable();
+      assert.equal(first?.peek(1)?.length, 0);
+      first.destroy();
+      wayBack.close();
+      await second?.untilReadable();
+      assert.equal(second?.peek(1)?.length, 0);
+      second.destroy();
+    }),
+  );
+
+  it(
+    'closes the call of anybody else',
+    alive(async () => {
+      const wayBack = await opened(new Set([user + 1]));
+      const socket = await callWorker(process.pid, signal);
+      await socket?.untilReadable();
+      assert.equal(socket?.peek(1)?.length, 0);
+      assert.equal(wayBack.take(), undefined);
+      socket.destroy();
+      wayBack.close();
+    }),
+  );
+
+  it(
+    'is not that of another process, whatever its name',
+    alive(async () => {
+      const name = `passfd-worker-${process.pid}-0`;
+      const code = `
+        import { listen } from '${new URL('../../../src/fd/index.js', import.meta.url).href}';
+        const acceptor = await listen('\\0${name}');
+        console.log('listening');
+        await acceptor.accept();
+        await acceptor.accept();
+        setInterval(() => undefined, 1_000);`;
+      const words = ['--input-type=module', '-e', code];
+      const other = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'inherit'] });
+      const ended = once(other, 'exit');
+      await once(other.stdout, 'data');
+      (await connect(`\0${name}`)).destroy();
+      assert.equal(await callWorker(process.pid, signal), undefined);
+      other.kill();
+      await ended;
+    }),
+  );
+
+  it(
+    'is gone when it is closed',
+    alive(async () => {
+      (await opened(new Set())).close();
+      assert.equal(await callWorker(process.pid, signal), undefined);
+      assert.ok(!readFileSync('/proc/net/unix', 'utf8').includes(`passfd-worker-${process.pid}-`));
+    }),
+  );
+});
