@@ -11,7 +11,23 @@ import {
 import type { Log } from './log.js';
 import { Repeats } from './repeats.js';
 
-export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
+/** Lines of a kind that workers which nobody has started here get at once; more are summed up. */
+const GUESTS_AT_ONCE = 20;
+
+/** @param isGuest whether nobody has started a worker here: such workers come and go as often as they like */
+export function logDispatcher(
+  log: Log,
+  dispatcher: Dispatcher,
+  isGuest: (worker: WorkerView) => boolean = () => false,
+): void {
+  const guests = new Repeats(GUESTS_AT_ONCE);
+  const tell = (worker: WorkerView, fields: object, message: string): void => {
+    const write = (more: number): void => {
+      log.info({ ...ofWorker(worker), ...fields, ...(more > 0 && { more }) }, message);
+    };
+    if (isGuest(worker)) guests.log(message, write);
+    else write(0);
+  };
   const repeats = new Repeats();
   /** A warning of what others can bring about as often as they like. */
   const warn = (kind: string, fields: object, message: string): void => {
@@ -40,16 +56,16 @@ export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
     }
   });
   dispatcher.on('joined', (worker) => {
-    log.info({ ...ofWorker(worker), dialect: worker.dialect }, 'worker joined');
+    tell(worker, { dialect: worker.dialect }, 'worker joined');
   });
   dispatcher.on('ready', (worker) => {
-    log.info(ofWorker(worker), 'worker ready');
+    tell(worker, {}, 'worker ready');
   });
   dispatcher.on('returned', (worker) => {
-    log.info(ofWorker(worker), 'worker is back from a dispatcher that died');
+    tell(worker, {}, 'worker is back from a dispatcher that died');
   });
   dispatcher.on('draining', (worker) => {
-    log.info(ofWorker(worker), 'worker draining');
+    tell(worker, {}, 'worker draining');
   });
   dispatcher.on('stalled', (worker) => {
     log.warn(
@@ -58,10 +74,10 @@ export function logDispatcher(log: Log, dispatcher: Dispatcher): void {
     );
   });
   dispatcher.on('resumed', (worker) => {
-    log.info(ofWorker(worker), 'worker answers again');
+    tell(worker, {}, 'worker answers again');
   });
   dispatcher.on('left', (worker, { redelivered, reason }) => {
-    log.info({ ...ofWorker(worker), redelivered, reason }, 'worker left');
+    tell(worker, { redelivered, reason }, 'worker left');
   });
   dispatcher.on('starved', (worker) => {
     warn(String(worker.id), ofWorker(worker), 'worker has no free descriptor; raise its limit (ulimit -n)');

@@ -9,22 +9,35 @@ export type Write = (more: number) => void;
 
 interface Kind {
   pauseMs: number;
+  /** How many more are written at once. */
+  free: number;
   more: number;
   write: Write;
 }
 
 export class Repeats {
   readonly #kinds = new Map<string, Kind>();
+  readonly #atOnce: number;
 
-  /** The first of a kind is written at once; of those that follow in a pause the last one, with their number. */
+  /** @param atOnce how many of a kind are written at once, before any is summed up */
+  constructor(atOnce = 1) {
+    this.#atOnce = atOnce;
+  }
+
+  /** The first of a kind are written at once; of those that follow in a pause the last one, with their number. */
   log(name: string, write: Write): void {
     const kind = this.#kinds.get(name);
+    if (kind && kind.free > 0) {
+      kind.free--;
+      write(0);
+      return;
+    }
     if (kind) {
       kind.more++;
       kind.write = write;
       return;
     }
-    this.#kinds.set(name, { pauseMs: FIRST_PAUSE_MS, more: 0, write });
+    this.#kinds.set(name, { pauseMs: FIRST_PAUSE_MS, free: this.#atOnce - 1, more: 0, write });
     write(0);
     this.#pause(name, FIRST_PAUSE_MS);
   }

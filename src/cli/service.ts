@@ -173,7 +173,8 @@ class Service {
       readyTimeoutMs: flags.readyTimeout,
       ...(backlog !== undefined && { backlog }),
     });
-    logDispatcher(log, this.#dispatcher);
+    // Ids up to the number of children are theirs.
+    logDispatcher(log, this.#dispatcher, ({ id }) => id > (children?.count ?? 0));
     this.#keepStore();
     this.#guard.add(flags.control);
     this.#guard.add(`${flags.control}.workers`);

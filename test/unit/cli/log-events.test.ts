@@ -33,6 +33,26 @@ describe('the log of a dispatcher', () => {
     dispatcher.emit('warned', new PassfdError('ERR_DESCRIPTOR_LIMIT', 'no descriptor'));
     assert.equal(messages.length, 3);
   });
+
+  it('sums up workers that come and go again and again, but not those that were started here', (test) => {
+    test.mock.timers.enable({ apis: ['setTimeout'] });
+    const [log, messages] = collected();
+    const dispatcher = new EventEmitter();
+    logDispatcher(log, dispatcher as unknown as Dispatcher, ({ id }) => id > 2);
+    const comeAndGo = (id: number): void => {
+      const worker = { id, pid: 7, dialect: 'passfd' };
+      dispatcher.emit('joined', worker);
+      dispatcher.emit('ready', worker);
+      dispatcher.emit('left', worker, { redelivered: 0, reason: 'it has left' });
+    };
+    for (let times = 0; times < 1_000; times++) comeAndGo(3);
+    const atOnce = messages.splice(0).length;
+    assert.ok(atOnce >= 3 && atOnce <= 100, String(atOnce));
+    test.mock.timers.tick(1_000);
+    assert.deepEqual(messages.splice(0), ['worker joined', 'worker ready', 'worker left']);
+    for (let times = 0; times < 100; times++) comeAndGo(1);
+    assert.equal(messages.length, 300);
+  });
 });
 
 describe('the log of a supervisor', () => {
