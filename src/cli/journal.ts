@@ -240,6 +240,7 @@ export class Journal {
     try {
       if (lockFile(descriptor, kind) && (kind === 'shared' || lockFile(descriptor, 'shared'))) return true;
     } catch (cause) {
+      if (!(cause instanceof PassfdError)) throw cause;
       const { dispatcher } = found;
       if (
         kind === 'alone' &&

@@ -29,6 +29,7 @@ export class Roster {
   /** What `claim` has found. */
   #claimed: readonly Survivor[] | undefined;
   #isOpen = false;
+  #isPaused = false;
   #isNoting = false;
   #timer: NodeJS.Timeout | undefined;
 
@@ -128,12 +129,19 @@ export class Roster {
 
   /** Whether the journal is still in its place: see `Journal`. */
   check(): Check {
-    return this.#isOpen ? this.#journal.check() : 'kept';
+    return this.#isOpen && !this.#isPaused ? this.#journal.check() : 'kept';
   }
 
-  /** Writes what waits, for the next generation. */
-  flush(): void {
+  /** Writes what waits, and nothing more until `resume`: the next generation may begin to write in its place. */
+  pause(): void {
     if (this.#timer || this.#isNoting) this.#write();
+    this.#isPaused = true;
+  }
+
+  /** Writes what happened since `pause`: there is no next generation. */
+  resume(): void {
+    this.#isPaused = false;
+    this.#write();
   }
 
   /** It is no more: another one notes them, or nobody needs to. */
@@ -181,7 +189,7 @@ export class Roster {
     this.#isNoting = false;
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (!this.#isOpen) return;
+    if (!this.#isOpen || this.#isPaused) return;
     try {
       this.#journal.write(this.#survivors());
     } catch (error) {

@@ -497,10 +497,11 @@ class Service {
     try {
       await this.#awaitHello(next);
       await this.#supervisor?.pause();
-      this.#roster.flush();
+      this.#roster.pause();
       try {
         await this.#handOverTo(next);
       } catch (error) {
+        this.#roster.resume();
         this.#supervisor?.resume();
         throw error;
       }

@@ -1,6 +1,6 @@
 // How a test file of Node's ends: alone, and as the only worker of `passfd run`.
 import { temporaryDirectory } from '../support/files.js';
-import { passfd, stopAtOnce } from '../support/passfd.js';
+import { firstEndOfWorker, passfd, stopAtOnce } from '../support/passfd.js';
 import { Program } from '../support/program.js';
 import type { NodeTest } from './source.js';
 
@@ -33,18 +33,18 @@ export async function alone({ path, flags }: NodeTest, lane: number): Promise<Ou
   });
 }
 
-/** A worker that fails is started again: its first end is the answer. */
+/** A worker that has listened, or fails, is started again: its first end is the answer. */
 export async function underPassfd({ path, flags }: NodeTest, lane: number): Promise<Outcome> {
   const command = (directory: string): Command => {
     const [node, args] = passfd('run', '--workers', '1', '--control', `${directory}/control`, path);
     return [node, [...flags, ...args]];
   };
   return run(command, lane, async (program, hangs) => {
-    const ended = program.errorLine(/"child":1,.*"msg":"process (ended with code \d+|was ended by \w+)"/);
+    const ended = firstEndOfWorker(program);
     const found = await Promise.race([ended, hangs]);
     await stopAtOnce(program);
     if (found === HANGS) ended.catch(() => undefined);
-    return typeof found === 'string' ? found : (found[1] ?? '');
+    return found;
   });
 }
 

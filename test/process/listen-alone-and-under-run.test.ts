@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
 import { temporaryDirectory } from '../support/files.js';
-import { app, passfd } from '../support/passfd.js';
+import { app, firstEndOfWorker, passfd, stopAtOnce } from '../support/passfd.js';
 import { withPrograms, type Program } from '../support/program.js';
 
 const FILES = [
@@ -17,11 +17,9 @@ const FILES = [
 /** Without it, the files would report to this test's own runner. */
 const env = { NODE_TEST_CONTEXT: undefined };
 
-/** Under `passfd run` a file that fails is started again, so its own report comes before its end. */
-async function passes(program: Program): Promise<void> {
+async function reportsNoFailure(program: Program): Promise<void> {
   const [, failures] = await program.line(/^(?:#|ℹ) fail (\d+)$/);
   assert.equal(failures, '0', program.lines.join('\n'));
-  assert.equal(await program.exit, 0);
 }
 
 describe('an ordinary test file', () => {
@@ -29,7 +27,9 @@ describe('an ordinary test file', () => {
     it(
       `passes alone: ${name}`,
       withPrograms(async (start) => {
-        await passes(start(process.execPath, [app(name)], { env }));
+        const program = start(process.execPath, [app(name)], { env });
+        await reportsNoFailure(program);
+        assert.equal(await program.exit, 0);
       }),
     );
 
@@ -38,7 +38,11 @@ describe('an ordinary test file', () => {
       withPrograms(async (start) => {
         await using directory = await temporaryDirectory();
         const control = `${directory.path}/control`;
-        await passes(start(...passfd('run', '--workers', '1', '--control', control, app(name)), { env }));
+        const service = start(...passfd('run', '--workers', '1', '--control', control, app(name)), { env });
+        const end = firstEndOfWorker(service);
+        await reportsNoFailure(service);
+        assert.equal(await end, 'ended with code 0');
+        await stopAtOnce(service);
       }),
     );
   }

@@ -110,16 +110,21 @@ function run(file: string): Promise<{ isPassed: boolean; output: string }> {
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (part: string) => (output += part));
   }
+  let isLate = false;
   const timer = setTimeout(() => {
+    isLate = true;
     output += `\nended after ${FILE_TIMEOUT_MS / 1000} s\n`;
     killGroup(child);
+    // A process that has left the group may still hold the output of one that has ended.
+    child.stdout.destroy();
+    child.stderr.destroy();
   }, FILE_TIMEOUT_MS);
   return new Promise((resolved) => {
     child.once('close', (code, signal) => {
       clearTimeout(timer);
       running.delete(child);
       if (signal) output += `\nended by ${signal}\n`;
-      resolved({ isPassed: code === 0, output });
+      resolved({ isPassed: code === 0 && !isLate, output });
     });
   });
 }
@@ -152,8 +157,9 @@ function startsProcesses(file: string, seen = new Set<string>()): boolean {
     .some((path) => path.startsWith(testDirectory) && startsProcesses(path, seen));
 }
 
-function killGroup({ pid, exitCode, signalCode }: ChildProcess): void {
-  if (pid === undefined || exitCode !== null || signalCode !== null) return;
+/** Also what is left of a group whose first process has ended: its number is not used anew as long as one lives. */
+function killGroup({ pid }: ChildProcess): void {
+  if (pid === undefined) return;
   try {
     process.kill(-pid, 'SIGKILL');
   } catch {

@@ -39,6 +39,17 @@ export async function stopAtOnce(service: Program): Promise<number | string> {
   }
 }
 
+/**
+ * How the first process of worker 1 ends, as in `ended with code 0`. One that has listened, or fails, is started again, so
+ * the service lives on.
+ */
+export async function firstEndOfWorker(service: Program): Promise<string> {
+  const [, end = ''] = await service.errorLine(
+    /"child":1,.*"msg":"process (ended with code \d+|was ended by \w+)/,
+  );
+  return end;
+}
+
 const run = promisify(execFile);
 
 /** What `passfd status --json` answers. */
