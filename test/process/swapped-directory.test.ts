@@ -18,7 +18,8 @@ describe('a service whose working directory another one has taken the place of',
       symlinkSync('first', current);
       const run = ['run', '--workers', '1', '--orphan-timeout', '60000', '--control'];
       const words = passfd(...run, 'control', app('slow.js'));
-      const service = start(...words, { cwd: current, env: { PWD: current } });
+      const there = { cwd: current, env: { PWD: current } };
+      const service = start(...words, there);
       await service.line(/^listening/);
       symlinkSync('second', `${current}.new`);
       renameSync(`${current}.new`, current);
@@ -27,7 +28,8 @@ describe('a service whose working directory another one has taken the place of',
       const { pid, workers } = await statusOf(control);
       process.kill(pid, 'SIGKILL');
       await service.ended;
-      const next = start(...passfd(...run, control, app('slow.js')));
+      // The same command from the same directory, by its name: otherwise it would be another service.
+      const next = start(...passfd(...run, control, app('slow.js')), there);
       await next.errorLine(new RegExp(`"pid":${String(workers[0]?.pid)}.*worker is back`));
       next.signal('SIGTERM');
       assert.equal(await next.exit, 0);
