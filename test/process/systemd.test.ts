@@ -157,7 +157,8 @@ describe('passfd that a socket unit has started', { skip: withoutServiceManager 
         const last = connect(path);
         last.end('close');
         await text(last);
-        // The app has nothing more to do then, nor has the service.
+        // The app has nothing more to do then. It has served, so it is started again, and listens there again.
+        manager.signal('SIGTERM');
         assert.equal(await manager.ended(), 0);
         const client = connect(path);
         await once(client, 'connect'); // not refused
