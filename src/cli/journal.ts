@@ -16,6 +16,7 @@ import { crc32 } from 'node:zlib';
 import * as v from 'valibot';
 
 import { Descriptor, Hold, isSameProcess, lockFile, PassfdError, processIdentity } from '../fd/index.js';
+import { tellStep } from '../handoff/index.js';
 
 /** A worker process. */
 export interface Survivor {
@@ -165,6 +166,7 @@ export class Journal {
       written += writeSync(opened.file.fd, record, written, record.length - written, start + written);
     }
     opened.number++;
+    tellStep('journal-written');
   }
 
   /** Looks whether the file is still where it was; a cleaner may have removed it. Then it is made anew. */
@@ -213,6 +215,7 @@ export class Journal {
       try {
         const { number, contents: found } = read(locked);
         const hasLocks = this.#lock(locked, kind, found);
+        tellStep('journal-locked');
         // Who ended in good order has removed it meanwhile.
         if (!isAt(this.#path, locked)) continue;
         file = openPrivate(this.#path);

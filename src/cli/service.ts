@@ -194,6 +194,12 @@ class Service {
     this.#supervisor.on('finished', () => {
       this.#end({ is: 'finished' });
     });
+    this.#supervisor.on('started', () => {
+      tellStep('worker-started');
+    });
+    this.#supervisor.on('stayedAway', () => {
+      tellStep('worker-given-up');
+    });
     this.#roster.follow(this.#supervisor);
     this.#supervisor.on('restartBegan', () => {
       notifier.reloading();
@@ -304,6 +310,7 @@ class Service {
         'passfd-will of the dispatcher that was killed did not end, and was killed: what no worker had yet is lost',
       );
     }
+    tellStep('wills-settled');
     return this.#roster.claim();
   }
 
@@ -343,6 +350,7 @@ class Service {
     this.#begin();
     started
       .then(async () => {
+        tellStep('complete');
         notifier.ready();
         await this.#dispatcher.closeOffered();
       })

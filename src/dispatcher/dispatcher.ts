@@ -22,6 +22,7 @@ import {
   DEFAULT_READY_TIMEOUT_MS,
   MAX_HELLO_BYTES,
   RETURN_TIMEOUT_MS,
+  tellStep,
   type WorkerHello,
 } from '../handoff/index.js';
 import { Connection } from '../multiprocessing/index.js';
@@ -261,6 +262,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#useControl(opened);
       },
     );
+    tellStep('control-opened');
     this.#openWill();
     if (awaited.length === 0) await prepare?.();
     else await (this.#prepared = this.#prepareFor(control, awaited, prepare));
@@ -678,6 +680,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       await returned;
       await prepare?.();
       await this.#listeners.closeReturned();
+      tellStep('prepared');
     } finally {
       this.#isPreparing = false;
     }
@@ -988,10 +991,12 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       custody: async (_worker, key, descriptor) => {
         await this.#listeners.takeReturned(key, descriptor);
         this.#vacancies.note(this.#listeners, true);
+        tellStep('socket-returned');
       },
       returned: (worker, hasCustody) => {
         this.#awaited.note(worker.pid, hasCustody);
         this.emit('returned', worker);
+        tellStep('worker-returned');
         this.#track(this.#relieve(worker));
       },
     };

@@ -1,8 +1,8 @@
-// The steps of a hand-off, told as they happen: for tests that interrupt each of them, and for tracing.
+// The steps of a hand-off, a takeover and a recovery, told as they happen: for tests that interrupt each, and for tracing.
 import { channel } from 'node:diagnostics_channel';
 
 /**
- * Where a worker is in the protocol, or a generation of the dispatcher in a takeover. Subscribe with
+ * Where a worker is in the protocol, or a dispatcher in a takeover or in a start after a crash. Subscribe with
  * `diagnostics_channel.subscribe('passfd:step', ...)`; the message is one of these. It costs nothing while nobody does.
  */
 export type Step =
@@ -28,7 +28,18 @@ export type Step =
   | 'hello-said'
   | 'taken-over'
   | 'ready-said'
-  | 'started';
+  | 'started'
+  // A dispatcher that starts, and takes back the workers of one that was killed. Some come once for each worker.
+  | 'wills-settled'
+  | 'journal-locked'
+  | 'journal-written'
+  | 'control-opened'
+  | 'socket-returned'
+  | 'worker-returned'
+  | 'prepared'
+  | 'worker-given-up'
+  | 'worker-started'
+  | 'complete';
 
 const steps = channel('passfd:step');
 
