@@ -10,7 +10,7 @@ await using server = await connect(address, { waitForListener: true });
 await serve(receiveClient, 'WORKER');
 
 async function receiveClient(): Promise<Descriptor> {
-  using message = await server.receiveExactly(1);
+  using message = await server.receiveExactly(1, { descriptors: 1 });
   if (!message) throw new PassfdError('ERR_EOF', 'The server closed the connection');
   // Before a byte of the client is read: until then the server keeps its copy, and can pass it to another worker.
   await server.send(Buffer.from('OK'));

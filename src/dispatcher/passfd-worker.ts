@@ -207,7 +207,7 @@ export class PassfdWorker implements WorkerHandle {
     this.pid = snapshot.pid;
     this.#awaitedCustody = snapshot.awaitedCustody;
     this.#channel = new Channel(socket, {
-      takesDescriptors: () => isTrusted && this.#awaitedCustody > 0,
+      mostDescriptors: () => (isTrusted && this.#awaitedCustody > 0 ? 1 : 0),
       partial,
     });
     this.#events = events;

@@ -165,7 +165,7 @@ export class RecipeWorker implements WorkerHandle {
     let isUnread = this.dialect === 'raw';
     try {
       for (;;) {
-        using message: Message | null = await this.#socket.receive();
+        using message: Message | null = await this.#socket.receive(undefined, { descriptors: 0 });
         if (!message) break;
         this.#onMessage(message);
       }
@@ -173,7 +173,9 @@ export class RecipeWorker implements WorkerHandle {
       if (!(error instanceof PassfdError)) throw error;
       if (error.code === 'ERR_PEER_GONE') isUnread = true;
       else reason = error.message;
-      if (error.code === 'ERR_PROTOCOL') this.#events.broke(error);
+      if (error.code === 'ERR_PROTOCOL' || error.code === 'ERR_UNEXPECTED_DESCRIPTORS') {
+        this.#events.broke(error);
+      }
     }
     this.#leave(reason, isUnread);
   }
@@ -350,9 +352,6 @@ export class RecipeWorker implements WorkerHandle {
   }
 
   #onMessage(message: Message): void {
-    if (message.descriptors.length > 0) {
-      throw new PassfdError('ERR_PROTOCOL', 'A worker of the recipe passed a descriptor to the dispatcher');
-    }
     // What a multiprocessing worker says beyond its first object is not part of the recipe, and means nothing here.
     if (this.dialect === 'multiprocessing') return;
     this.#answer += message.bytes.toString('latin1');

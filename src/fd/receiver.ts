@@ -53,12 +53,14 @@ export class Receiver {
     return this.#waiting.length > 0 || this.#source.hasPutBack;
   }
 
-  receive(maxBytes: number, signal: AbortSignal | undefined): Promise<Message | null> {
-    return this.#start(new Receive(Math.min(maxBytes, RECEIVE_BYTES)), signal);
+  /** @param most descriptors that may come */
+  receive(maxBytes: number, most: number, signal: AbortSignal | undefined): Promise<Message | null> {
+    return this.#start(new Receive(Math.min(maxBytes, RECEIVE_BYTES), most), signal);
   }
 
-  receiveExactly(length: number, signal: AbortSignal | undefined): Promise<Message | null> {
-    return this.#start(new ReceiveExactly(length), signal);
+  /** @param most descriptors that may come with all of these bytes together */
+  receiveExactly(length: number, most: number, signal: AbortSignal | undefined): Promise<Message | null> {
+    return this.#start(new ReceiveExactly(length, most), signal);
   }
 
   untilReadable(signal: AbortSignal | undefined): Promise<void> {
@@ -169,9 +171,19 @@ class Source {
     this.#putBack = message ?? this.#putBack;
   }
 
-  takePutBack(maxBytes: number): Message | undefined {
+  /**
+   * @param descriptors those that have come already
+   * @param most as for `read`
+   * @throws {PassfdError} as `read`
+   */
+  takePutBack(maxBytes: number, descriptors: Descriptor[], most: number): Message | undefined {
     const whole = this.#putBack;
     if (!whole) return undefined;
+    if (descriptors.length + whole.descriptors.length > most) {
+      whole.close();
+      closeAll(descriptors);
+      throw unexpectedError(most);
+    }
     this.#putBack = undefined;
     if (whole.bytes.length <= maxBytes) return whole;
     this.#putBack = new Message(whole.bytes.subarray(maxBytes), []);
@@ -179,12 +191,19 @@ class Source {
   }
 
   /**
-   * Reads into `bytes`; the descriptors that come go behind `descriptors`.
+   * Reads into `bytes`, and adds the descriptors that come to `descriptors`.
+   * @param most how many there may be in all
    * @returns how many bytes, 0 at the end of the stream, or `WAIT`
-   * @throws {PassfdError} then `descriptors` are closed; bytes of a message whose descriptors were lost are put back,
-   * with what stands before them in `bytes`
+   * @throws {PassfdError} then `descriptors` are closed; bytes of a message whose descriptors were lost or too many are
+   * put back, with what stands before them in `bytes`
    */
-  read(bytes: Buffer, offset: number, length: number, descriptors: Descriptor[]): number | typeof WAIT {
+  read(
+    bytes: Buffer,
+    offset: number,
+    length: number,
+    descriptors: Descriptor[],
+    most: number,
+  ): number | typeof WAIT {
     const result = this.#failure ?? native.receive(this.#fd, bytes, offset, length, results);
     this.#failure = undefined;
     if (result === EAGAIN) return WAIT;
@@ -194,10 +213,12 @@ class Source {
     }
     const count = results[0] ?? 0;
     for (let index = 2; index < count + 2; index++) descriptors.push(new Descriptor(results[index] ?? -1));
-    if (results[1] !== 0) {
+    const hasLost = results[1] !== 0;
+    const isTooMany = descriptors.length + (hasLost ? 1 : 0) > most;
+    if (hasLost || isTooMany) {
       closeAll(descriptors);
       this.putBack(new Message(copied(bytes, offset + result), []));
-      throw lostError();
+      throw isTooMany ? unexpectedError(most) : lostError();
     }
     return result;
   }
@@ -229,16 +250,18 @@ class Source {
 
 class Receive implements Read<Message | null> {
   readonly #maxBytes: number;
+  readonly #most: number;
 
-  constructor(maxBytes: number) {
+  constructor(maxBytes: number, most: number) {
     this.#maxBytes = maxBytes;
+    this.#most = most;
   }
 
   attempt(source: Source): Message | null | typeof WAIT {
-    const putBack = source.takePutBack(this.#maxBytes);
-    if (putBack) return putBack;
     const descriptors: Descriptor[] = [];
-    const length = source.read(scratch, 0, this.#maxBytes, descriptors);
+    const putBack = source.takePutBack(this.#maxBytes, descriptors, this.#most);
+    if (putBack) return putBack;
+    const length = source.read(scratch, 0, this.#maxBytes, descriptors, this.#most);
     if (length === WAIT) return WAIT;
     return length === 0 ? null : new Message(copied(scratch, length), descriptors);
   }
@@ -250,12 +273,14 @@ class Receive implements Read<Message | null> {
 
 class ReceiveExactly implements Read<Message | null> {
   readonly #length: number;
+  readonly #most: number;
   #buffer: Buffer;
   #filled = 0;
   readonly #descriptors: Descriptor[] = [];
 
-  constructor(length: number) {
+  constructor(length: number, most: number) {
     this.#length = length;
+    this.#most = most;
     this.#buffer = Buffer.allocUnsafe(Math.min(length, FIRST_ALLOCATION_BYTES));
   }
 
@@ -264,13 +289,13 @@ class ReceiveExactly implements Read<Message | null> {
       if (reads === OPERATIONS_PER_TURN) return WAIT;
       if (this.#filled === this.#buffer.length) this.#grow();
       const room = this.#buffer.length - this.#filled;
-      const putBack = source.takePutBack(room);
+      const putBack = source.takePutBack(room, this.#descriptors, this.#most);
       if (putBack) {
         this.#filled += putBack.bytes.copy(this.#buffer, this.#filled);
         this.#descriptors.push(...putBack.takeDescriptors());
         continue;
       }
-      const length = source.read(this.#buffer, this.#filled, room, this.#descriptors);
+      const length = source.read(this.#buffer, this.#filled, room, this.#descriptors, this.#most);
       if (length === WAIT) return WAIT;
       if (length === 0) return this.#end();
       this.#filled += length;
@@ -312,6 +337,15 @@ function copied(bytes: Buffer, length: number): Buffer {
 
 function receiveError(result: number, fd: number): PassfdError {
   return systemError(result, 'recvmsg', { descriptor: `the socket with descriptor ${fd}` });
+}
+
+function unexpectedError(most: number): PassfdError {
+  return new PassfdError(
+    'ERR_UNEXPECTED_DESCRIPTORS',
+    most === 0
+      ? 'Descriptors came where none are expected, and were closed'
+      : `More descriptors came than the ${most} that are expected, and all were closed`,
+  );
 }
 
 function lostError(): PassfdError {

@@ -52,6 +52,12 @@ export interface SendOptions {
 }
 
 export interface ReceiveOptions {
+  /**
+   * How many descriptors may come. If more do, all are closed, and the receive fails with `ERR_UNEXPECTED_DESCRIPTORS`.
+   * Up to `MAX_DESCRIPTORS` may come with a `receive` that does not say, and none with a `receiveExactly`: a peer can send
+   * as many with each byte.
+   */
+  readonly descriptors?: number | undefined;
   /** Stops waiting. What had already come stays in the socket for the next receive. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -168,21 +174,32 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
    *
    * @param maxBytes at least 1; 64 KiB at most come at once
    * @returns null at the end of the stream
-   * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`; `ERR_DESCRIPTORS_LOST`: then the next receive brings the bytes
+   * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`; `ERR_DESCRIPTORS_LOST` or `ERR_UNEXPECTED_DESCRIPTORS`: then the
+   * next receive brings the bytes
    */
   receive(maxBytes = RECEIVE_BYTES, options: ReceiveOptions = {}): Promise<Message | null> {
-    return this.#started(() => this.#receiver.receive(counted(maxBytes, 'maxBytes'), options.signal));
+    const { descriptors = MAX_DESCRIPTORS, signal } = options;
+    return this.#started(() =>
+      this.#receiver.receive(counted(maxBytes, 'maxBytes'), counted(descriptors, 'descriptors', 0), signal),
+    );
   }
 
   /**
-   * Receives exactly `length` bytes, and not one more, with the descriptors that came among them.
+   * Receives exactly `length` bytes, and not one more. Descriptors may come with any of them; see `ReceiveOptions`.
    *
    * @param length at least 1; memory is taken as the bytes come, so a length that a peer announced costs nothing yet
    * @returns null when the stream ends before the first of them
    * @throws {PassfdError} `ERR_EOF` when it ends inside; else as `receive`
    */
   receiveExactly(length: number, options: ReceiveOptions = {}): Promise<Message | null> {
-    return this.#started(() => this.#receiver.receiveExactly(counted(length, 'length'), options.signal));
+    const { descriptors = 0, signal } = options;
+    return this.#started(() =>
+      this.#receiver.receiveExactly(
+        counted(length, 'length'),
+        counted(descriptors, 'descriptors', 0),
+        signal,
+      ),
+    );
   }
 
   /**
@@ -195,7 +212,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /** Resolves when a receive would not have to wait: bytes came, or the stream ended. Takes nothing. */
-  untilReadable(options: ReceiveOptions = {}): Promise<void> {
+  untilReadable(options: Pick<ReceiveOptions, 'signal'> = {}): Promise<void> {
     return this.#started(() => this.#receiver.untilReadable(options.signal));
   }
 
@@ -401,7 +418,7 @@ function closedError(): PassfdError {
   return new PassfdError('ERR_CLOSED', 'The socket is closed');
 }
 
-function counted(count: number, name: string): number {
-  if (Number.isSafeInteger(count) && count >= 1) return count;
-  throw new TypeError(`${name} is an integer from 1, not ${String(count)}`);
+function counted(count: number, name: string, least = 1): number {
+  if (Number.isSafeInteger(count) && count >= least) return count;
+  throw new TypeError(`${name} is an integer from ${least}, not ${String(count)}`);
 }

@@ -2,6 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 
 import {
+  MAX_DESCRIPTORS,
   PassfdError,
   type Descriptor,
   type Message,
@@ -19,8 +20,8 @@ const BYTES_PER_TURN = MAX_PAYLOAD_BYTES;
 export type TakeGroup = (count: number) => DescriptorGroup;
 
 export interface ChannelOptions {
-  /** Whether descriptors may come here, now; where not, a peer that passes some breaks the format. */
-  readonly takesDescriptors?: () => boolean;
+  /** How many descriptors may come with one frame, now. A peer that passes more breaks the format. */
+  readonly mostDescriptors?: () => number;
   /** What another process had read of the next frame. */
   readonly partial?: Buffer;
 }
@@ -28,15 +29,18 @@ export interface ChannelOptions {
 export class Channel {
   readonly socket: StreamSocket;
   readonly #reader = new FrameReader();
-  readonly #takesDescriptors: () => boolean;
+  readonly #mostDescriptors: () => number;
   /** Whether every frame that came is handled, and `read` waits for the next. */
   #isIdle = true;
   #whenIdle: (() => void)[] = [];
 
   /** Takes over the socket. */
-  constructor(socket: StreamSocket, { takesDescriptors = () => true, partial }: ChannelOptions = {}) {
+  constructor(
+    socket: StreamSocket,
+    { mostDescriptors = () => MAX_DESCRIPTORS, partial }: ChannelOptions = {},
+  ) {
     this.socket = socket;
-    this.#takesDescriptors = takesDescriptors;
+    this.#mostDescriptors = mostDescriptors;
     if (partial) this.#reader.pushBytes(partial);
   }
 
@@ -102,29 +106,24 @@ export class Channel {
   async #receiveInto(reader: FrameReader): Promise<boolean> {
     let message: Message | null;
     try {
-      message = await this.socket.receive();
+      message = await this.socket.receive(undefined, { descriptors: this.#mostDescriptors() });
       this.#isIdle = false;
     } catch (error) {
       if (!(error instanceof PassfdError)) throw error;
       if (error.code === 'ERR_PEER_GONE') return false;
+      if (error.code === 'ERR_UNEXPECTED_DESCRIPTORS') throw protocolError(error);
       if (error.code !== 'ERR_DESCRIPTORS_LOST') throw error;
-      if (!this.#takesDescriptors()) throw unwantedDescriptors();
       // The bytes that they came with are still there.
       reader.pushGroup('lost');
       return true;
     }
     if (!message) return false;
     reader.pushBytes(message.bytes);
-    if (message.descriptors.length === 0) return true;
-    if (!this.#takesDescriptors()) {
-      message.close();
-      throw unwantedDescriptors();
-    }
-    reader.pushGroup(message.takeDescriptors());
+    if (message.descriptors.length > 0) reader.pushGroup(message.takeDescriptors());
     return true;
   }
 }
 
-function unwantedDescriptors(): PassfdError {
-  return new PassfdError('ERR_PROTOCOL', 'The peer passed descriptors, and none belong there');
+function protocolError(cause: PassfdError): PassfdError {
+  return new PassfdError('ERR_PROTOCOL', `The peer passed descriptors: ${cause.message}`, { cause });
 }

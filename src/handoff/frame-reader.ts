@@ -1,8 +1,11 @@
 // FrameReader: cuts a stream into frames, and gives each the descriptors that came with it.
-import { PassfdError, type Descriptor } from '../fd/index.js';
+import { closeAll, PassfdError, type Descriptor } from '../fd/index.js';
 import { MAX_PAYLOAD_BYTES } from './messages.js';
 
 const LENGTH_BYTES = 4;
+
+/** One receive can bring the end of a frame that has a group, and the beginning of the next one with another. */
+const MAX_GROUPS = 2;
 
 /** The descriptors of one `sendmsg`, or `lost` when the kernel could not install them here. */
 export type DescriptorGroup = Descriptor[] | 'lost';
@@ -21,8 +24,12 @@ export class FrameReader {
     this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes]);
   }
 
+  /** Takes over the group. @throws {PassfdError} `ERR_PROTOCOL`: more groups wait than frames can have announced */
   pushGroup(group: DescriptorGroup): void {
     this.#groups.push(group);
+    if (this.#groups.length > MAX_GROUPS) {
+      throw new PassfdError('ERR_PROTOCOL', 'The peer passed descriptors that no frame announced');
+    }
   }
 
   /** The payload of the next frame, when all of it has come. @throws {PassfdError} `ERR_PROTOCOL` */
@@ -44,7 +51,7 @@ export class FrameReader {
     const group = this.#groups.shift();
     if (group === 'lost') return group;
     if (group?.length !== count) {
-      for (const descriptor of group ?? []) descriptor.close();
+      closeAll(group ?? []);
       throw new PassfdError(
         'ERR_PROTOCOL',
         `${count} descriptors were announced, and ${group?.length ?? 0} came`,
@@ -61,7 +68,7 @@ export class FrameReader {
   /** Closes the descriptors that nobody took. */
   close(): void {
     for (const group of this.#groups.splice(0)) {
-      if (group !== 'lost') for (const descriptor of group) descriptor.close();
+      if (group !== 'lost') closeAll(group);
     }
   }
 }

@@ -10,7 +10,7 @@
 // the meaning of what is there takes the next format, and must still understand this one.
 import * as v from 'valibot';
 
-import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
+import { closeAll, MAX_DESCRIPTORS, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
 import { encodeFrame } from './messages.js';
 import { count, positive } from './numbers.js';
 import { ticketSecretMessage } from './ticket-secret.js';
@@ -153,12 +153,12 @@ export class TakeoverChannel implements Disposable {
   /**
    * The next message.
    * @returns undefined at the end of the stream; the caller owns the descriptors
-   * @throws {PassfdError} `ERR_PROTOCOL`, `ERR_DESCRIPTORS_LOST`, `ERR_EOF`, or the reason of the signal
+   * @throws {PassfdError} `ERR_PROTOCOL`, `ERR_DESCRIPTORS_LOST`, `ERR_UNEXPECTED_DESCRIPTORS`, `ERR_EOF`, or the reason of the signal
    */
   async receive(
     signal?: AbortSignal,
   ): Promise<{ readonly message: TakeoverMessage; readonly descriptors: Descriptor[] } | undefined> {
-    const header = await this.#receive(LENGTH_BYTES, signal);
+    const header = await this.#receive(LENGTH_BYTES, MAX_DESCRIPTORS, signal);
     if (!header) return undefined;
     const length = header.bytes.readUInt32BE(0);
     const descriptors = header.takeDescriptors();
@@ -166,9 +166,9 @@ export class TakeoverChannel implements Disposable {
       if (length === 0 || length > MAX_MESSAGE_BYTES) {
         throw new PassfdError('ERR_PROTOCOL', `A message of the takeover announces ${length} bytes`);
       }
-      const payload = await this.#receive(length, signal);
+      // All descriptors come with the first byte of a message.
+      const payload = await this.#receive(length, 0, signal);
       if (!payload) throw new PassfdError('ERR_EOF', 'The other generation ended inside a message');
-      descriptors.push(...payload.takeDescriptors());
       return { message: decode(payload.bytes), descriptors };
     } catch (error) {
       closeAll(descriptors);
@@ -183,10 +183,11 @@ export class TakeoverChannel implements Disposable {
   /** A generation that has died ends the stream, even by a reset. */
   async #receive(
     length: number,
+    descriptors: number,
     signal: AbortSignal | undefined,
   ): ReturnType<StreamSocket['receiveExactly']> {
     try {
-      return await this.#socket.receiveExactly(length, { signal });
+      return await this.#socket.receiveExactly(length, { descriptors, signal });
     } catch (error) {
       if (error instanceof PassfdError && error.code === 'ERR_PEER_GONE') return null;
       throw error;

@@ -217,18 +217,12 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
 
   async #recvExactly(length: number, options: RecvOptions): Promise<Buffer> {
     const isInside = this.#announced !== undefined;
-    using message = await this.#socket.receiveExactly(length, options).catch((error: unknown) => {
-      if (error instanceof PassfdError && error.code === 'ERR_EOF') throw endedInside(error);
-      throw error;
+    const { signal } = options;
+    using message = await this.#socket.receiveExactly(length, { signal }).catch((error: unknown) => {
+      throw inWordsOfFrames(error);
     });
     if (!message) {
       throw isInside ? endedInside() : new PassfdError('ERR_EOF', 'The other end closed the connection');
-    }
-    if (message.descriptors.length > 0) {
-      throw new PassfdError(
-        'ERR_UNEXPECTED_DESCRIPTORS',
-        `${message.descriptors.length} descriptors came inside a frame and were closed: the other end sent a handle where recvHandle was not called`,
-      );
     }
     return message.bytes;
   }
@@ -267,6 +261,17 @@ const breaksTheFormat: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_PICKLE',
   'ERR_PICKLE_REFUSED',
 ]);
+
+function inWordsOfFrames(error: unknown): unknown {
+  if (!(error instanceof PassfdError)) return error;
+  if (error.code === 'ERR_EOF') return endedInside(error);
+  if (error.code !== 'ERR_UNEXPECTED_DESCRIPTORS') return error;
+  return new PassfdError(
+    error.code,
+    'Descriptors came inside a frame and were closed: the other end sent a handle where recvHandle was not called',
+    { cause: error },
+  );
+}
 
 function endedInside(cause?: unknown): PassfdError {
   return new PassfdError('ERR_FRAME', 'The other end closed the connection inside a message', { cause });

@@ -90,7 +90,8 @@ async function recvExactlyFds(
   return inTurn(
     socket,
     async () => {
-      using message = await streamOf(socket).receiveExactly(1, options);
+      const { signal } = options;
+      using message = await streamOf(socket).receiveExactly(1, { descriptors: MAX_DESCRIPTORS, signal });
       if (!message) throw new PassfdError('ERR_EOF', 'The other end closed the connection');
       if (acknowledge) await streamOf(socket).send(Uint8Array.of(ACKNOWLEDGEMENT));
       const { length } = message.descriptors;
@@ -112,12 +113,12 @@ async function recvExactlyFds(
 async function recvAcknowledgement(socket: Connection | StreamSocket, options: HandleOptions): Promise<void> {
   await inTurn(socket, async () => {
     using message = await streamOf(socket)
-      .receiveExactly(1, options)
+      .receiveExactly(1, { signal: options.signal })
       .catch((error: unknown) => {
         streamOf(socket).destroy();
         throw error;
       });
-    if (message?.bytes[0] !== ACKNOWLEDGEMENT || message.descriptors.length > 0) {
+    if (message?.bytes[0] !== ACKNOWLEDGEMENT) {
       throw new PassfdError('ERR_HANDLE', 'The other end did not acknowledge the descriptors');
     }
   });

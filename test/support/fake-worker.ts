@@ -118,7 +118,7 @@ export class FakeWorker implements Disposable {
   /** The next listening socket that it is to keep, with its number. */
   async entrusted(): Promise<Entrusted & { readonly listener: number }> {
     const { listener, key } = await this.next('custody');
-    const [descriptor] = this.#take(1);
+    const [descriptor] = this.take(1);
     assert.ok(descriptor);
     return { listener, key, descriptor };
   }
@@ -191,7 +191,7 @@ export class FakeWorker implements Disposable {
   /** The next batch, which has to come before anything else. */
   async handoff(): Promise<Handoff> {
     const { listener, count } = await this.next('handoff');
-    const descriptors = this.#take(count);
+    const descriptors = this.take(count);
     this.received += count;
     return { listener, descriptors };
   }
@@ -223,7 +223,8 @@ export class FakeWorker implements Disposable {
     }
   }
 
-  #take(count: number): readonly Descriptor[] {
+  /** The descriptors that the last message announced; they are closed with this worker. */
+  take(count: number): readonly Descriptor[] {
     const descriptors = this.#reader.takeGroup(count);
     assert.ok(descriptors !== 'lost');
     this.#owned.push(...descriptors);

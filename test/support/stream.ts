@@ -1,7 +1,7 @@
 // What the tests of StreamSocket share: connected pairs, a receive that has to bring something, a full socket.
 import assert from 'node:assert/strict';
 
-import { socketPair, type Message, type StreamSocket } from '../../src/fd/index.js';
+import { MAX_DESCRIPTORS, socketPair, type Message, type StreamSocket } from '../../src/fd/index.js';
 import { keepsDescriptors } from './descriptors.js';
 import { isPending } from './loop.js';
 
@@ -35,7 +35,7 @@ export async function receivedText(socket: StreamSocket): Promise<string | null>
 
 /** Receives until so many bytes are there. */
 export async function receivedBytes(socket: StreamSocket, length: number): Promise<Buffer> {
-  using message = await received(socket.receiveExactly(length));
+  using message = await received(socket.receiveExactly(length, { descriptors: MAX_DESCRIPTORS }));
   return message.bytes;
 }
 

@@ -72,8 +72,11 @@ describe('a worker that keeps listening sockets', () => {
       let custody;
       do {
         const message = await stopped.message();
-        if (message?.type === 'custody') custody = message.key;
-        if (message?.type === 'custody') kept.add(message.listener);
+        if (message?.type === 'custody') {
+          custody = message.key;
+          kept.add(message.listener);
+          stopped.take(1);
+        }
         if (message?.type === 'release') for (const id of message.listeners) kept.delete(id);
       } while (custody?.includes('"index":1') !== true);
       assert.equal(kept.size, 1);

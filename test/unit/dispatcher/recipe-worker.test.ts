@@ -538,10 +538,10 @@ describe('a worker of the recipe', () => {
       const left = stage.next('left');
       using file = openFile('unwanted');
       await worker.send(Buffer.from('x'), [file]);
-      assert.match((await left)[1].reason, /passed a descriptor/);
+      assert.match((await left)[1].reason, /^Descriptors came/);
       assert.deepEqual(
         stage.refusedPeers.map(({ code }) => code),
-        ['ERR_PROTOCOL'],
+        ['ERR_UNEXPECTED_DESCRIPTORS'],
       );
     }),
   );

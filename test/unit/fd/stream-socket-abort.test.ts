@@ -62,13 +62,13 @@ describe('a receiveExactly that is aborted half way', () => {
     onPair(async (left, right) => {
       using file = openFile('file');
       const controller = new AbortController();
-      const aborted = right.receiveExactly(10, { signal: controller.signal });
+      const aborted = right.receiveExactly(10, { descriptors: 3, signal: controller.signal });
       await left.send(Buffer.from('abc'), [file]);
       await turns();
       controller.abort(reason);
       await assert.rejects(aborted, reason);
       await left.send(Buffer.from('def'));
-      using message = await received(right.receiveExactly(6));
+      using message = await received(right.receiveExactly(6, { descriptors: 1 }));
       assert.equal(message.bytes.toString(), 'abcdef');
       assert.deepEqual(message.descriptors.map(textOf), ['file']);
     }),
@@ -95,7 +95,7 @@ describe('a receiveExactly that is aborted half way', () => {
     onPair(async (left, right) => {
       using file = openFile('file');
       const controller = new AbortController();
-      const aborted = right.receiveExactly(10, { signal: controller.signal });
+      const aborted = right.receiveExactly(10, { descriptors: 3, signal: controller.signal });
       await left.send(Buffer.from('abc'), [file]);
       await turns();
       controller.abort(reason);
@@ -145,7 +145,7 @@ describe('a receiveExactly that is aborted half way', () => {
       using file = openFile('file');
       for (const text of ['a', 'b', 'c']) {
         const controller = new AbortController();
-        const aborted = right.receiveExactly(10, { signal: controller.signal });
+        const aborted = right.receiveExactly(10, { descriptors: 3, signal: controller.signal });
         await left.send(Buffer.from(text), [file]);
         await turns();
         controller.abort(reason);
@@ -162,7 +162,7 @@ describe('a receiveExactly that is aborted half way', () => {
     onPair(async (left, right) => {
       using file = openFile('file');
       const controller = new AbortController();
-      const aborted = right.receiveExactly(10, { signal: controller.signal });
+      const aborted = right.receiveExactly(10, { descriptors: 3, signal: controller.signal });
       await left.send(Buffer.from('abc'), [file]);
       await turns();
       controller.abort(reason);

@@ -125,7 +125,7 @@ describe('destroy', () => {
     'closes the descriptors that a receive has half of',
     onPair(async (left, right) => {
       using file = openFile('file');
-      const receive = right.receiveExactly(3);
+      const receive = right.receiveExactly(3, { descriptors: 1 });
       await left.send(Buffer.from('x'), [file]);
       assert.equal(await isPending(receive), true);
       right.destroy();
@@ -253,7 +253,7 @@ describe('a peer that is gone', () => {
     onPair(async (left, right) => {
       using file = openFile('file');
       await left.send(Buffer.from('never read'));
-      const receive = left.receiveExactly(10);
+      const receive = left.receiveExactly(10, { descriptors: 1 });
       await right.send(Buffer.from('part'), [file]);
       assert.equal(await isPending(receive), true);
       right.destroy();

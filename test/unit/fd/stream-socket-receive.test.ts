@@ -35,7 +35,7 @@ describe('a receive', () => {
     onPair(async (left, right) => {
       const texts = Promise.all([
         received(right.receive(1)),
-        received(right.receiveExactly(3)),
+        received(right.receiveExactly(3, { descriptors: 3 })),
         received(right.receive(2)),
         received(right.receiveExactly(1)),
       ]);
@@ -145,11 +145,38 @@ describe('a receive', () => {
   );
 });
 
+describe('a receive that says how many descriptors may come', () => {
+  it(
+    'closes all when more come, and leaves the bytes to the next',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      for (const descriptors of [0, 1]) {
+        await left.send(Buffer.from('x'), [file, file]);
+        await assert.rejects(right.receive(10, { descriptors }), { code: 'ERR_UNEXPECTED_DESCRIPTORS' });
+        assert.equal(await receivedText(right), 'x');
+      }
+      await left.send(Buffer.from('y'), [file, file]);
+      using message = await received(right.receive(10, { descriptors: 2 }));
+      assert.equal(message.descriptors.length, 2);
+    }),
+  );
+
+  it(
+    'takes a whole number of them only',
+    onPair(async (_, right) => {
+      for (const descriptors of [-1, 0.5, Number.NaN]) {
+        await assert.rejects(right.receive(1, { descriptors }), TypeError);
+        await assert.rejects(right.receiveExactly(1, { descriptors }), TypeError);
+      }
+    }),
+  );
+});
+
 describe('receiveExactly', () => {
   it(
     'puts together what comes byte by byte, with the descriptors among it',
     onPair(async (left, right) => {
-      const receive = received(right.receiveExactly(26));
+      const receive = received(right.receiveExactly(26, { descriptors: 26 }));
       for (let letter = 0; letter < 26; letter++) {
         using file = openFile(String(letter));
         await left.send(Buffer.of(97 + letter), letter % 5 === 0 ? [file] : []);
@@ -166,11 +193,52 @@ describe('receiveExactly', () => {
     onPair(async (left, right) => {
       using file = openFile('file');
       for (const text of ['a', 'b', 'c', 'd']) await left.send(Buffer.from(text), [file]);
-      using message = await received(right.receiveExactly(3));
+      using message = await received(right.receiveExactly(3, { descriptors: 3 }));
       assert.equal(message.bytes.toString(), 'abc');
       assert.equal(message.descriptors.length, 3);
-      using rest = await received(right.receiveExactly(1));
+      using rest = await received(right.receiveExactly(1, { descriptors: 1 }));
       assert.equal(rest.descriptors.length, 1);
+    }),
+  );
+
+  it(
+    'takes no descriptor that it was not told of, and leaves the bytes to the next receive',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      const receive = right.receiveExactly(4);
+      await left.send(Buffer.from('ab'));
+      await left.send(Buffer.from('c'), [file]);
+      await assert.rejects(receive, { code: 'ERR_UNEXPECTED_DESCRIPTORS' });
+      await left.send(Buffer.from('d'));
+      assert.equal((await received(right.receiveExactly(4))).bytes.toString(), 'abcd');
+    }),
+  );
+
+  it(
+    'takes so many descriptors in all, however they come',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      const receive = right.receiveExactly(4, { descriptors: 3 });
+      await left.send(Buffer.from('a'), [file, file]);
+      await left.send(Buffer.from('b'), [file]);
+      assert.equal(await isPending(receive), true);
+      await left.send(Buffer.from('c'), [file]);
+      await assert.rejects(receive, { code: 'ERR_UNEXPECTED_DESCRIPTORS' });
+    }),
+  );
+
+  it(
+    'counts the descriptors of what a receive before it had put back',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      const controller = new AbortController();
+      const aborted = right.receiveExactly(4, { descriptors: 1, signal: controller.signal });
+      await left.send(Buffer.from('a'), [file]);
+      await turns();
+      controller.abort();
+      await assert.rejects(aborted, { name: 'AbortError' });
+      await assert.rejects(right.receiveExactly(1), { code: 'ERR_UNEXPECTED_DESCRIPTORS' });
+      assert.equal(await receivedText(right), 'a');
     }),
   );
 
@@ -210,7 +278,10 @@ describe('receiveExactly', () => {
       using file = openFile('file');
       await left.send(Buffer.from('abc'), [file]);
       await left.close();
-      await assert.rejects(right.receiveExactly(4), { code: 'ERR_EOF', message: /3 of 4/ });
+      await assert.rejects(right.receiveExactly(4, { descriptors: 1 }), {
+        code: 'ERR_EOF',
+        message: /3 of 4/,
+      });
     }),
   );
 });

@@ -142,7 +142,7 @@ describe('a send beyond the buffer', () => {
       const files = ['a', 'b', 'c'].map(openFile);
       const send = left.send(bytes, files);
       takeTexts(files); // closed here before most of it is sent
-      using message = await received(right.receiveExactly(bytes.length));
+      using message = await received(right.receiveExactly(bytes.length, { descriptors: 3 }));
       await send;
       assert.equal(message.bytes.equals(bytes), true);
       assert.deepEqual(message.descriptors.map(textOf), ['a', 'b', 'c']);
@@ -159,7 +159,7 @@ describe('a send beyond the buffer', () => {
       const send = left.send(bytes, [file]);
       await receivedBytes(right, taken + 16_384);
       await waiting;
-      using message = await received(right.receiveExactly(bytes.length));
+      using message = await received(right.receiveExactly(bytes.length, { descriptors: 3 }));
       await send;
       assert.equal(message.bytes.equals(bytes), true);
       assert.deepEqual(message.descriptors.map(textOf), ['file']);

@@ -50,7 +50,7 @@ describe('a receiveExactly of what came in many messages', () => {
       for (let sent = 0; sent < COUNT; sent++) await left.send(Buffer.from('x'), [file]);
       const order: string[] = [];
       await Promise.all([
-        received(right.receiveExactly(COUNT)).then((message) => {
+        received(right.receiveExactly(COUNT, { descriptors: COUNT })).then((message) => {
           using all = message;
           order.push(`${all.descriptors.length} descriptors`);
         }),

@@ -138,6 +138,28 @@ describe('a Channel', () => {
   );
 
   it(
+    'gives a frame in two pieces its descriptors, and the next one those that come with the second piece',
+    onPair(async (left, right) => {
+      await withFiles(['a', 'b'], (files) => left.send(frame('2').subarray(0, 3), files));
+      await left.send(frame('2').subarray(3));
+      await withFiles(['c'], (files) => left.send(frame('1'), files));
+      left.destroy();
+      assert.deepEqual(await readAll(right), ['2 a b', '1 c']);
+    }),
+  );
+
+  it(
+    'breaks off when descriptors come with the third byte of one frame, and closes them',
+    onPair(async (left, right) => {
+      const reading = readAll(right);
+      for (const byte of frame('2').subarray(0, 3)) {
+        await withFiles(['a'], (files) => left.send(Buffer.of(byte), files));
+      }
+      await assert.rejects(reading, failsWith('ERR_PROTOCOL', /no frame announced/));
+    }),
+  );
+
+  it(
     'stops at what its handler throws, and can be read on behind that frame',
     onPair(async (left, right) => {
       await left.send(frame('first'));
@@ -218,7 +240,7 @@ describe('a Channel', () => {
     'breaks off at descriptors where none belong, and closes them',
     onPair(async (left, right) => {
       await withFiles(['a'], (files) => left.send(Buffer.of(0), files));
-      const reading = new Channel(right, { takesDescriptors: () => false }).read(() => undefined);
+      const reading = new Channel(right, { mostDescriptors: () => 0 }).read(() => undefined);
       await assert.rejects(reading, failsWith('ERR_PROTOCOL', /passed descriptors/));
     }),
   );

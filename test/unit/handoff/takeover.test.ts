@@ -58,16 +58,24 @@ describe('a TakeoverChannel', () => {
   );
 
   it(
-    'puts a message together that comes byte by byte, and its descriptors with any of them',
+    'puts a message together that comes byte by byte, and its descriptors with the first',
     onPair(async (left, right) => {
       const bytes = frame(listener);
       const receiving = heard(new TakeoverChannel(right));
-      await trickle(left, bytes, {
-        0: 'with the length',
-        4: 'with the payload',
-        [bytes.length - 1]: 'with the last',
-      });
-      assert.deepEqual(await receiving, [listener, 'with the length', 'with the payload', 'with the last']);
+      await trickle(left, bytes, { 0: 'with the first' });
+      assert.deepEqual(await receiving, [listener, 'with the first']);
+    }),
+  );
+
+  it(
+    'takes no descriptor with the payload, and closes those that came before',
+    onPair(async (left, right) => {
+      const refused = assert.rejects(
+        new TakeoverChannel(right).receive(),
+        failsWith('ERR_UNEXPECTED_DESCRIPTORS'),
+      );
+      await trickle(left, frame(listener).subarray(0, 6), { 0: 'with the first', 5: 'with the payload' });
+      await refused;
     }),
   );
 

@@ -91,6 +91,18 @@ describe('a Connection', () => {
   );
 
   it(
+    'closes at the first descriptor inside a frame, before the frame is whole',
+    withPeer(async (connection, peer) => {
+      using file = openFile('file');
+      const receiving = connection.recvBytes();
+      await peer.send(hex('0000100061'));
+      await peer.send(Buffer.of(1), [file]);
+      await assert.rejects(receiving, failsWith('ERR_UNEXPECTED_DESCRIPTORS'));
+      assert.ok(connection.closed);
+    }),
+  );
+
+  it(
     'closes at a frame where a handle is awaited',
     withPeer(async (connection, peer) => {
       await peer.send(hex('0000000168'));
