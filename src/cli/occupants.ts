@@ -12,7 +12,12 @@ const positive = v.pipe(count, v.minValue(1));
 const output = v.optional(v.string());
 
 const occupant = v.union([
-  v.object({ id: positive, state: v.literal('finished'), wasDrained: v.optional(v.boolean()) }),
+  v.object({
+    id: positive,
+    state: v.literal('finished'),
+    wasDrained: v.optional(v.boolean()),
+    hasServed: v.optional(v.boolean()),
+  }),
   v.object({
     id: positive,
     state: v.literal('waiting'),

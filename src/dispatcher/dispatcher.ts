@@ -173,6 +173,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Which incarnation of the dispatcher this is. */
   #generation = 1;
   #firstId = 1;
+  /** See `expectChildren`. */
+  #expectedChildren = 0;
   #refusedPeers = 0;
   #isFrozen = false;
   #closing: Promise<void> | undefined;
@@ -291,6 +293,24 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   addChild(socket: StreamSocket, child: ChildIdentity): void {
     if (this.#closing) socket.destroy();
     else this.#track(this.#hearChild(socket, child));
+  }
+
+  /** So many children are to be started, or to be ready, in place of others: they may serve what nobody serves now. */
+  expectChildren(count: number): void {
+    if (count === this.#expectedChildren) return;
+    this.#expectedChildren = count;
+    this.#vacancies.review();
+  }
+
+  /**
+   * Of a worker that has ended, and is followed by another one: opens what it had served and closed again, so that clients
+   * wait for that one. Does nothing where somebody has the address by now.
+   */
+  reopen(view: WorkerView): void {
+    if (!(view instanceof PassfdWorker) || this.#isFrozen || this.#closing) return;
+    for (const loop of view.givenBack) {
+      if (!isNamedAfter(loop.address, view.pid)) this.#track(this.#reopen(loop));
+    }
   }
 
   /** Ids up to `count` belong to children; workers that join on their own get higher ones. */
@@ -987,7 +1007,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       },
       tickets: (loop, brought) =>
         isTrusted && this.#listeners.has(loop) ? this.#tickets.answer(loop, brought) : undefined,
-      unlisten: (_worker, loop) => this.#releaseLoop(loop),
+      unlisten: (worker, loop) => this.#releaseLoop(worker, loop),
       custody: async (_worker, key, descriptor) => {
         await this.#listeners.takeReturned(key, descriptor);
         this.#vacancies.note(this.#listeners, true);
@@ -1025,7 +1045,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     return {
       staff: () => ({
         isAnyReady: isAny(({ state }) => state === 'ready'),
-        isAnyStarting: this.#silentChildren.size > 0 || isAny(({ state }) => state === 'starting'),
+        isAnyStarting:
+          this.#expectedChildren > 0 ||
+          this.#silentChildren.size > 0 ||
+          isAny(({ state }) => state === 'starting'),
       }),
       isOpen: (loop) => this.#listeners.has(loop),
       isServed: (loop) => isAny((worker) => worker.isServing(loop)),
@@ -1043,15 +1066,25 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /** When the last worker has closed its server, the address is free again. One that died has not closed anything. */
-  async #releaseLoop(loop: AcceptLoop): Promise<void> {
+  async #releaseLoop(worker: PassfdWorker, loop: AcceptLoop): Promise<void> {
     if (loop.isOwn || !this.#listeners.has(loop)) return;
     // One that only sees whether the port is free does not take it from the worker that is expected there.
-    if (this.#vacancies.isAwaited(loop)) return;
+    if (this.#vacancies.has(loop)) return;
     const isServed = this.#pool.workers.some(
       (worker) => worker instanceof PassfdWorker && worker.isSubscribed(loop),
     );
     if (isServed) return;
-    await this.#endLoop(loop);
+    // A child that is not ready yet will most likely serve it, as this worker did.
+    if (this.#expectedChildren > 0 && worker.givenBack.includes(loop)) this.#vacancies.note([loop], false);
+    else await this.#endLoop(loop);
+  }
+
+  async #reopen(loop: AcceptLoop): Promise<void> {
+    const reopening = this.#listeners.reopen(loop);
+    // Before a snapshot of what is open.
+    this.#restoring = Promise.allSettled([this.#restoring, reopening]).then(ignore);
+    const opened = await reopening;
+    if (opened) this.#vacancies.note([opened], false);
   }
 
   async #endLoop(loop: AcceptLoop): Promise<void> {

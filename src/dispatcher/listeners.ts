@@ -46,6 +46,8 @@ export interface Offered {
   readonly isInherited: boolean;
 }
 
+type Backlog = Pick<ListenOptions, 'backlog'>;
+
 /** A listening socket that was in custody, until somebody asks for it again. */
 interface Returned {
   readonly key: string;
@@ -112,6 +114,28 @@ export class Listeners implements Iterable<AcceptLoop> {
       await this.restoreFile(existing);
       return existing;
     }
+    return this.#openNew(key, address, { backlog });
+  }
+
+  /**
+   * Opens an address again that a worker had asked for and that is closed by now. It has the port that it had, also where
+   * the kernel had picked that, and whoever asks for it in the same words gets it.
+   * @returns undefined when it is open, or somebody else has it
+   */
+  async reopen({ key, address }: AcceptLoop): Promise<AcceptLoop | undefined> {
+    if (originOf(key) !== 'wanted') return undefined;
+    const asked = wantedIn(key);
+    const wanted = 'port' in asked && 'port' in address ? { ...asked, port: address.port } : asked;
+    if (this.#find(key, wanted)) return undefined;
+    try {
+      return await this.#openNew(key, wanted, {});
+    } catch (error) {
+      if (error instanceof PassfdError) return undefined;
+      throw error;
+    }
+  }
+
+  async #openNew(key: string, address: WantedAddress, options: Backlog): Promise<AcceptLoop> {
     const offered = this.#takeOffered(address);
     const opening = offered
       ? Promise.resolve(
@@ -121,7 +145,7 @@ export class Listeners implements Iterable<AcceptLoop> {
           }),
         )
       : this.#endOfferedWhere((other) => isInTheWay(other, address))
-          .then(() => openWanted(address, backlog))
+          .then(() => openWanted(address, options))
           .then((acceptor) => this.#open(acceptor, { key, isOwn: false }));
     this.#opening.set(key, opening);
     try {
@@ -396,8 +420,13 @@ function inheritedKey(address: WantedAddress): string {
 /** The file mode that a worker has asked for. */
 function modeIn(key: string): ListenOptions {
   if (originOf(key) !== 'wanted') return {};
-  const asked = JSON.parse(key.slice(key.indexOf(' '))) as { mode?: number };
-  return asked.mode === undefined ? {} : { mode: asked.mode };
+  const asked = wantedIn(key);
+  return 'mode' in asked ? { mode: asked.mode } : {};
+}
+
+/** What a worker has asked for, by the key of that. */
+function wantedIn(key: string): WantedAddress {
+  return JSON.parse(key.slice(key.indexOf(' '))) as WantedAddress;
 }
 
 function keyOf(origin: Origin, rest: string): string {
@@ -419,17 +448,17 @@ function inherited(fd: number): Acceptor {
   }
 }
 
-async function openWanted(address: WantedAddress, backlog: number): Promise<Acceptor> {
+async function openWanted(address: WantedAddress, options: Backlog): Promise<Acceptor> {
   if ('fd' in address) return inherited(address.fd);
-  if ('path' in address) return listen(address.path, { backlog, mode: address.mode });
+  if ('path' in address) return listen(address.path, { ...options, mode: address.mode });
   const { host, port, ipv6Only } = address;
-  if (host !== null) return listen({ host, port }, { backlog, ipv6Only });
+  if (host !== null) return listen({ host, port }, { ...options, ipv6Only });
   try {
-    return await listen({ host: '::', port }, { backlog, ipv6Only });
+    return await listen({ host: '::', port }, { ...options, ipv6Only });
   } catch (error) {
     // As Node: IPv4 alone where this machine has no IPv6 (net, server.listen).
     if (error instanceof PassfdError && error.code === 'ERR_ADDRESS') {
-      return listen({ host: '0.0.0.0', port }, { backlog });
+      return listen({ host: '0.0.0.0', port }, options);
     }
     throw error;
   }

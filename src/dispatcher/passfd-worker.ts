@@ -175,6 +175,8 @@ export class PassfdWorker implements WorkerHandle {
   #lastWords: string | undefined;
   #isTakenOut: boolean;
   #isHolding: boolean;
+  /** See `givenBack`. */
+  readonly #givenBack = new Set<AcceptLoop>();
   /** When it began to drain. */
   #servedBefore: readonly AcceptLoop[] | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
@@ -454,6 +456,11 @@ export class PassfdWorker implements WorkerHandle {
   /** Those that it has asked for, and has not given back. */
   get subscribed(): readonly AcceptLoop[] {
     return Array.from(this.#subscriptions.values(), ({ loop }) => loop);
+  }
+
+  /** Those that it has served and closed since it last asked for one. When it ends then, it was leaving all of them. */
+  get givenBack(): readonly AcceptLoop[] {
+    return [...this.#givenBack];
   }
 
   /** Those that it serves, or did at its end; of one that drains, those that it served before. */
@@ -821,6 +828,7 @@ export class PassfdWorker implements WorkerHandle {
     const { id } = loop;
     const subscription = this.#subscriptions.get(id);
     const fresh = { loop, pause: undefined, servers: 1, isNew: true, sharesTickets: false };
+    this.#givenBack.clear();
     if (subscription) subscription.servers++;
     else this.#subscriptions.set(id, fresh);
     this.#events.subscribed(this);
@@ -840,6 +848,7 @@ export class PassfdWorker implements WorkerHandle {
     if (!subscription || --subscription.servers > 0) return;
     endPause(subscription);
     this.#subscriptions.delete(id);
+    if (!subscription.isNew) this.#givenBack.add(subscription.loop);
     this.#events.subscribed(this);
     this.#events.serving(this);
     // One that drains closes its servers because it leaves, and not because nobody wants the address any more.

@@ -7,7 +7,7 @@ import type { AcceptLoop } from './accept-loop.js';
 export interface Staff {
   /** Whether any worker takes connections, of whatever address. */
   readonly isAnyReady: boolean;
-  /** Whether any has been started, or has joined, and does not take connections yet. */
+  /** Whether any has been started, is to be started, or has joined, and does not take connections yet. */
   readonly isAnyStarting: boolean;
 }
 
@@ -59,9 +59,9 @@ export class Vacancies {
     this.review();
   }
 
-  /** Whether a worker is expected there. */
-  isAwaited(loop: AcceptLoop): boolean {
-    return this.#vacancies.get(loop)?.isLoss === true;
+  /** Whether nobody serves it, and it stays open for a worker that may. */
+  has(loop: AcceptLoop): boolean {
+    return this.#vacancies.has(loop);
   }
 
   /** Some worker may serve what nobody did, or is not expected any more. */

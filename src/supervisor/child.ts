@@ -142,6 +142,11 @@ export class Child {
     return this.#workerInPool ?? this.#left;
   }
 
+  /** Whether it takes connections, or may do so soon again. */
+  get isReady(): boolean {
+    return this.#state.is === 'ready' && this.#workerInPool !== undefined;
+  }
+
   /** Whether it is going to join the pool again: until then nobody knows what it serves. */
   get isAwaited(): boolean {
     return this.#state.is === 'awaited';

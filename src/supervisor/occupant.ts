@@ -30,4 +30,9 @@ export type Occupant =
       readonly hasServed?: boolean | undefined;
     }
   /** The slot has no process, and gets none before a restart: the last one had no more to do, or was drained by hand. */
-  | { readonly id: number; readonly state: 'finished'; readonly wasDrained?: boolean | undefined };
+  | {
+      readonly id: number;
+      readonly state: 'finished';
+      readonly wasDrained?: boolean | undefined;
+      readonly hasServed?: boolean | undefined;
+    };

@@ -20,6 +20,10 @@ export interface Pool {
   readonly workers: readonly PoolWorker[];
   /** Ids up to `count` belong to children. */
   reserveIds(count: number): void;
+  /** So many children are to be started, or to be ready, in place of others that have served. */
+  expectChildren(count: number): void;
+  /** Of a worker that has ended, and is followed by another one: opens again what it had served and closed. */
+  reopen(worker: PoolWorker): void;
   /** Takes over the socket, whose other end the child has. */
   addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void;
   /** Gives exactly this worker nothing new, and resolves when it has nothing open any more, or has left. */

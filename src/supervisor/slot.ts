@@ -156,6 +156,13 @@ export class Slot {
     );
   }
 
+  /** Whether a process is to be started here, or to be ready, where another one has served before. */
+  get isExpecting(): boolean {
+    if (!this.#hasServed) return false;
+    if (this.#replacement?.is === 'starting' || this.#state.is === 'waiting') return true;
+    return this.#state.is === 'occupied' && !this.#state.child.isReady;
+  }
+
   /** Not while it is unknown yet what follows the process that has just ended. */
   get canBeReplaced(): boolean {
     return this.isEmpty || (this.#state.is === 'occupied' && this.#state.child.isAlive);
@@ -171,7 +178,9 @@ export class Slot {
   takeOver(occupant: Occupant): void {
     if (occupant.state === 'finished') {
       const reason = occupant.wasDrained === true ? 'drained' : 'finished';
-      if (this.isEmpty) this.#state = { is: 'vacant', reason };
+      if (!this.isEmpty) return;
+      this.#state = { is: 'vacant', reason };
+      this.#hasServed = occupant.hasServed === true;
     } else if (occupant.state === 'waiting') {
       this.#history = occupant.history;
       this.#hasServed = occupant.hasServed === true;
@@ -207,7 +216,7 @@ export class Slot {
     const { id } = this;
     const hasServed = this.#hasServed;
     if (this.#state.is === 'vacant') {
-      place.push({ id, state: 'finished', wasDrained: this.#state.reason === 'drained' });
+      place.push({ id, state: 'finished', wasDrained: this.#state.reason === 'drained', hasServed });
     }
     if (this.#state.is === 'waiting' && this.#state.next) {
       const restartInMs = Math.max(0, Math.round(this.#state.next.at - this.#host.now()));
@@ -417,6 +426,7 @@ export class Slot {
     } else if (replacement?.is === 'starting') {
       // The old one: the new one has the place from now on.
       this.#state = { is: 'occupied', child: replacement.fresh };
+      if (end.worker) this.#pool.reopen(end.worker);
       this.#report(child, { is: 'exited', exit });
     } else {
       this.#judge(child, end);
@@ -444,6 +454,7 @@ export class Slot {
       this.#report(child, { is: 'exited', exit, vacancy });
       return;
     }
+    if (worker) this.#pool.reopen(worker);
     const { lastWords } = child;
     if (wasAwaited) {
       // It had worked, and died without a supervisor to start it again.

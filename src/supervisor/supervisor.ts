@@ -165,6 +165,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.#restart = restart;
     this.emit('restartBegan', { of: restart.count });
     restart.advance();
+    this.#tellExpected();
     try {
       const replaced = await restart.ended;
       this.emit('restarted', { of: restart.count, replaced });
@@ -305,6 +306,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
 
   readonly #onLeft = (worker: PoolWorker): void => {
     for (const slot of this.#all) slot.onLeft(worker);
+    this.#tellExpected();
   };
 
   #onReport({ id }: Slot, pid: number | undefined, report: SlotReport): void {
@@ -365,7 +367,12 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
       this.#starting?.resolve();
     }
     this.#restart?.advance();
+    this.#tellExpected();
     this.#noteOver();
+  }
+
+  #tellExpected(): void {
+    this.#pool.expectChildren(this.#slots.filter(({ isExpecting }) => isExpecting).length);
   }
 
   #noteOver(): void {

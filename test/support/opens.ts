@@ -1,7 +1,9 @@
 // A service whose app opens and closes what a test says, and that is restarted with another version of it.
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { get, type RequestOptions } from 'node:http';
+import { connect, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 
 import { listen } from '../../src/fd/index.js';
@@ -124,10 +126,22 @@ export function withOpeningService(
   }, DEADLINE_MS);
 }
 
-export async function ask(place: Place): Promise<Answer> {
-  const target: RequestOptions = 'path' in place ? { socketPath: place.path } : place;
+/** A client that has not asked yet. @throws a system error where it is refused */
+export async function connectTo(place: Place): Promise<Socket> {
+  const socket = connect(place);
+  await once(socket, 'connect');
+  return socket;
+}
+
+/** @param client one that is connected there already */
+export async function ask(place: Place, client?: Socket): Promise<Answer> {
+  const target: RequestOptions = {
+    ...('path' in place ? { socketPath: place.path } : place),
+    // An agent would make a connection of its own.
+    ...(client ? { createConnection: () => client } : { agent: false }),
+  };
   const answer = await new Promise<string>((resolve, reject) => {
-    const request = get({ ...target, agent: false, timeout: NO_ANSWER_MS }, (response) => {
+    const request = get({ ...target, timeout: NO_ANSWER_MS }, (response) => {
       text(response).then(resolve, reject);
     });
     request.on('timeout', () => request.destroy(new Error('Nobody answers')));

@@ -18,8 +18,12 @@ function serverOf(name) {
 }
 
 /** `$PID` in a path is the number of this process. */
+function withPid(path) {
+  return path.replace('$PID', String(process.pid));
+}
+
 function listenAt(server, at) {
-  server.listen(at.path ? { path: at.path.replace('$PID', String(process.pid)) } : at);
+  server.listen(at.path ? { path: withPid(at.path) } : at);
 }
 
 async function isReachable(at) {
@@ -60,7 +64,8 @@ const steps = {
   },
   /** Until the test makes this file. */
   async await({ file }) {
-    while (!existsSync(file)) await pause(5);
+    console.log('awaiting', withPid(file));
+    while (!existsSync(withPid(file))) await pause(5);
   },
   throw({ text }) {
     throw new Error(text);

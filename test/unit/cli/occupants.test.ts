@@ -29,7 +29,7 @@ describe('an occupant that is handed on', () => {
         assert.deepEqual(sent({ ...living, state }), { ...living, state });
       }
       assert.deepEqual(sent({ id: 1, state: 'finished' }), { id: 1, state: 'finished' });
-      const drained: Occupant = { id: 1, state: 'finished', wasDrained: true };
+      const drained: Occupant = { id: 1, state: 'finished', wasDrained: true, hasServed: true };
       assert.deepEqual(sent(drained), drained);
       const history = { deaths: 7, earlyDeaths: 4 };
       const waiting: Occupant = { id: 1, state: 'waiting', restartInMs: 800, history };

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import { remainingMs } from '../../../src/dispatcher/vacancies.js';
-import { connect } from '../../../src/fd/index.js';
+import { connect, listen } from '../../../src/fd/index.js';
 import { type Listening } from '../../../src/handoff/index.js';
 import { failsWith } from '../../support/errors.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
@@ -121,6 +121,93 @@ describe('an address whose last worker has left', () => {
       assert.deepEqual(await released, [listening[0]?.address, { isLate: true }]);
       await unlistened;
       assert.deepEqual(stage.dispatcher.status().listeners, []);
+    }),
+  );
+
+  it(
+    'stays open while a child is expected, though all others are ready, and is closed when none is any more',
+    onStage(LONG, async (stage) => {
+      const { worker, listening } = await joinServing(stage, anyPort);
+      await joinServing(stage, anotherPort);
+      const [site] = listening;
+      assert.ok(site);
+      stage.dispatcher.expectChildren(1);
+      await stage.dispatcher.drainWorker(worker.id);
+      await stage.client(site.address);
+      const released = stage.next('released');
+      const unlistened = stage.next('unlistened');
+      stage.dispatcher.expectChildren(0);
+      assert.deepEqual(await released, [site.address, { isLate: false }]);
+      await unlistened;
+      await assert.rejects(connect(site.address), failsWith('ERR_CONNECTION_REFUSED', /./));
+    }),
+  );
+
+  it(
+    'stays open when that has closed it while a child is expected; one that has only tried the port closes it',
+    onStage(LONG, async (stage) => {
+      stage.dispatcher.expectChildren(1);
+      const { worker, listening } = await joinServing(stage, anyPort);
+      const [site] = listening;
+      assert.ok(site);
+      const other = await worker.listenAt(anotherPort);
+      const unlistened = stage.next('unlistened');
+      await worker.unlisten(other.id);
+      assert.deepEqual(await unlistened, [other.address]);
+      await worker.unlisten(site.id);
+      await turns();
+      await stage.client(site.address);
+      const heir = await stage.join();
+      assert.deepEqual(await heir.listenAt(anyPort), site);
+      await heir.ready();
+      await heir.handoffs(1);
+    }),
+  );
+
+  it(
+    'is opened again when that had closed it and has ended, and another worker gets it with the clients that wait',
+    onStage(LONG, async (stage) => {
+      const { worker, listening } = await joinServing(stage, anyPort);
+      const [site] = listening;
+      assert.ok(site);
+      const [view] = stage.dispatcher.workers;
+      assert.ok(view);
+      const unlistened = stage.next('unlistened');
+      await worker.unlisten(site.id);
+      await unlistened;
+      const left = stage.next('left');
+      worker.die();
+      await left;
+      stage.dispatcher.expectChildren(1);
+      const opened = stage.next('listening');
+      stage.dispatcher.reopen(view);
+      assert.deepEqual((await opened)[0], site.address);
+      await stage.client(site.address);
+      const heir = await stage.join();
+      // One that only looks whether the port is free does not take it away.
+      await heir.unlisten((await heir.listenAt(anyPort)).id);
+      assert.deepEqual((await heir.listenAt(anyPort)).address, site.address);
+      await heir.ready();
+      await heir.handoffs(1);
+    }),
+  );
+
+  it(
+    'is left to another program that has it by then',
+    onStage(LONG, async (stage) => {
+      const { worker, listening } = await joinServing(stage, anyPort);
+      const [site] = listening;
+      assert.ok(site);
+      const [view] = stage.dispatcher.workers;
+      assert.ok(view);
+      const unlistened = stage.next('unlistened');
+      await worker.unlisten(site.id);
+      await unlistened;
+      await using other = await listen(site.address);
+      stage.dispatcher.reopen(view);
+      await turns();
+      assert.deepEqual(stage.dispatcher.status().listeners, []);
+      assert.equal(other.closed, false);
     }),
   );
 

@@ -227,6 +227,60 @@ describe('a child that has served and ends well by itself', () => {
   );
 });
 
+describe('a child that ends and is followed by another one', () => {
+  for (const [how, exit] of [
+    ['well', success],
+    ['badly', failure],
+  ] as const) {
+    it(
+      `${how} has opened again what it had served, and its next process is expected until it is ready`,
+      onStage({ count: 2 }, (stage) => {
+        const { host, pool } = stage;
+        stage.start();
+        // No other process has served there before.
+        assert.equal(pool.expected, 0);
+        for (const pid of [101, 102]) pool.ready(pid - 100, pid);
+        pool.leave(101);
+        assert.equal(pool.expected, 1);
+        host.process(101).exit(exit);
+        assert.deepEqual([pool.reopened, pool.expected], [[101], 1]);
+        host.pass(100);
+        assert.equal(pool.expected, 1);
+        pool.ready(1, 103);
+        assert.equal(pool.expected, 0);
+      }),
+    );
+  }
+
+  it(
+    'is expected in a crash pause as well, and not any more when it is stopped',
+    onStage({}, async (stage) => {
+      const { pool } = stage;
+      stage.start();
+      pool.ready(1, 101);
+      for (let death = 0; death < 9; death++) stage.dieAndRestart(failure);
+      stage.last.exit(failure);
+      assert.equal(stage.events.at(-1), 'died 1: code 1, again in 30000 ms');
+      assert.equal(pool.expected, 1);
+      await stage.supervisor.stop();
+      assert.equal(pool.expected, 0);
+    }),
+  );
+
+  it(
+    'is expected while a restart replaces it',
+    onStage({}, (stage) => {
+      const { pool } = stage;
+      stage.start();
+      pool.ready(1, 101);
+      stage.restart();
+      assert.equal(pool.expected, 1);
+      pool.ready(1, 102);
+      assert.equal(pool.expected, 0);
+    }),
+  );
+});
+
 describe('a child that was drained by hand', () => {
   for (const [how, exit] of [
     ['well', success],
@@ -247,6 +301,7 @@ describe('a child that was drained by hand', () => {
           assert.match(events.at(-1) ?? '', /^exited \d: .*, drained$/);
         }
         assert.equal(host.processes.length, 2);
+        assert.deepEqual([pool.expected, pool.reopened], [0, []]);
         const restarted = supervisor.restart();
         for (const pid of [103, 104]) pool.ready(pid - 102, pid);
         assert.equal(await restarted, 2);

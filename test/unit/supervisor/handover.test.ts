@@ -110,6 +110,25 @@ describe('the occupants', () => {
   );
 
   it(
+    'are slots too that were drained by hand: one that has served is no job after the takeover either',
+    onStage({}, async (stage) => {
+      await startReady(stage, 1);
+      stage.pool.takeOut(101);
+      stage.pool.leave(101);
+      stage.last.exit(success);
+      await stage.supervisor.pause();
+      const occupants = stage.supervisor.occupants();
+      stage.supervisor.resume();
+      await onStage({}, async (next) => {
+        await next.supervisor.start(occupants);
+        next.restart();
+        next.last.exit(success);
+        assert.equal(next.events.at(-1), 'died 1: code 0, again in 100 ms');
+      })();
+    }),
+  );
+
+  it(
     'carry what their output is read from, and the line that has begun',
     onStage({ count: 2, output: 'prefixed' }, async (stage) => {
       await startReady(stage, 2);

@@ -218,12 +218,23 @@ export class FakePool
   /** Ports that a process serves, or served at its end. */
   readonly #ports = new Map<number, readonly number[]>();
   reserved = 0;
+  expected = 0;
+  /** Processes whose addresses were opened again. */
+  readonly reopened: number[] = [];
   readonly children: { readonly id: number; readonly pid: number }[] = [];
   /** What to call when a process that is being drained has nothing open any more. */
   readonly drains = new Map<number, () => void>();
 
   reserveIds(count: number): void {
     this.reserved = count;
+  }
+
+  expectChildren(count: number): void {
+    this.expected = count;
+  }
+
+  reopen({ pid }: PoolWorker): void {
+    this.reopened.push(pid);
   }
 
   addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void {

@@ -1,0 +1,131 @@
+// An address that an app asked for, while its workers close it and end with code 0: clients wait for the next worker.
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+
+import {
+  ask,
+  connectTo,
+  Ports,
+  withOpeningService,
+  type OpeningService,
+  type Place,
+} from '../support/opens.js';
+import { untilEnded } from '../support/processes.js';
+
+/** Longer than any test takes. */
+const LONG = ['--ready-timeout', '600000'];
+
+/** An app that listens, and recycles itself when the test says so; its next process waits for the gate first. */
+function setVersions(service: OpeningService, at: Place, next: Place = at): () => void {
+  const { directory, gate } = service;
+  service.setVersion('one', [
+    { do: 'listen', name: 'site', at },
+    { do: 'await', file: `${directory}/close.$PID` },
+    { do: 'close', name: 'site' },
+    { do: 'await', file: `${directory}/end.$PID` },
+  ]);
+  return () => {
+    service.setVersion('two', [
+      { do: 'await', file: gate },
+      { do: 'listen', name: 'site', at: next },
+    ]);
+  };
+}
+
+function tell(service: OpeningService, what: 'close' | 'end', pid: number): void {
+  writeFileSync(`${service.directory}/${what}.${pid}`, '');
+}
+
+/** The worker closes its server and ends, and its next process waits at the gate. */
+async function recycle(service: OpeningService, pid: number): Promise<void> {
+  tell(service, 'close', pid);
+  tell(service, 'end', pid);
+  await untilEnded(pid);
+  await service.program.line(/^awaiting .*gate$/);
+}
+
+/** A client that comes now is not refused, and the next process answers it. */
+async function assertClientWaits(service: OpeningService, place: Place): Promise<void> {
+  const client = await connectTo(place);
+  const answer = ask(place, client);
+  service.openGate();
+  assert.equal((await answer).release, 'two');
+}
+
+describe('a worker that recycles itself', () => {
+  it(
+    'leaves its port open to clients, though nobody else served it: they wait for its next process',
+    withOpeningService(['--workers', '1', ...LONG], async (service) => {
+      const site = await new Ports().free();
+      const setNext = setVersions(service, site);
+      service.start();
+      const [pid = 0] = await service.workers(1);
+      setNext();
+      await recycle(service, pid);
+      await assertClientWaits(service, site);
+    }),
+  );
+
+  it(
+    'leaves its Unix socket open to clients',
+    withOpeningService(['--workers', '1', ...LONG], async (service) => {
+      const site = { path: `${service.directory}/site` };
+      const setNext = setVersions(service, site);
+      service.start();
+      const [pid = 0] = await service.workers(1);
+      setNext();
+      await recycle(service, pid);
+      await assertClientWaits(service, site);
+    }),
+  );
+
+  it(
+    'has a next process at the same port, where the kernel had picked that',
+    withOpeningService(['--workers', '1', ...LONG], async (service) => {
+      const { host } = new Ports();
+      const setNext = setVersions(service, { host, port: 0 });
+      service.start();
+      const [, port] = await service.program.line(/^listening site (\d+)$/);
+      const [pid = 0] = await service.workers(1);
+      setNext();
+      await recycle(service, pid);
+      await assertClientWaits(service, { host, port: Number(port) });
+    }),
+  );
+
+  it(
+    'closes its port for good when its next process listens somewhere else',
+    withOpeningService(['--workers', '1', ...LONG], async (service) => {
+      const ports = new Ports();
+      const [former, site] = [await ports.free(), await ports.free()];
+      const setNext = setVersions(service, former, site);
+      service.start();
+      const [pid = 0] = await service.workers(1);
+      setNext();
+      await recycle(service, pid);
+      service.openGate();
+      await service.program.errorLine(/address closed: its last worker has left/);
+      await assert.rejects(connectTo(former), { code: 'ECONNREFUSED' });
+      assert.equal((await ask(site)).release, 'two');
+    }),
+  );
+
+  it(
+    'leaves its port open when it closes that while the next process of another one is awaited',
+    withOpeningService(['--workers', '2', ...LONG], async (service) => {
+      const site = await new Ports().free();
+      const setNext = setVersions(service, site);
+      service.start();
+      const [first = 0, second = 0] = await service.workers(2);
+      setNext();
+      await recycle(service, first);
+      tell(service, 'close', second);
+      await service.program.line(/^closed site$/);
+      await assertClientWaits(service, site);
+      tell(service, 'end', second);
+      await untilEnded(second);
+      await service.workers(2);
+    }),
+  );
+});
