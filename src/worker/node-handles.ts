@@ -301,6 +301,8 @@ function reportClosing(handle: ReportingHandle, onClosing: OnClosing): void {
 
 interface HandleOwner {
   readonly _handle?: unknown;
+  /** Which has accepted it. `_usingWorkers`: it has sent a connection to a child process (`_setupWorker` in lib/net.js). */
+  readonly server?: { readonly _usingWorkers?: boolean } | null;
   readonly [symbol: symbol]: unknown;
 }
 
@@ -311,13 +313,20 @@ function symbolOf(object: object, name: string): symbol | undefined {
 /**
  * A socket closes its handle while it still has it. Node's own code closes a handle that no socket has, when it was given
  * to another process (`send`, the round robin of `cluster`), or when it is one too many (`maxConnections`). A socket that a
- * child has as one of its standard streams is marked. So the kernel is asked about few that were not passed on.
+ * child has as one of its standard streams is marked. With `keepOpen` a socket that is sent keeps its handle, and nothing
+ * marks it but its server. So the kernel is asked about few that were not passed on.
  */
 function identityOfPassedOn(handle: ReportingHandle): SocketIdentity | undefined {
   if (!ownerSymbol || !handle.onClosing) return undefined;
   const owner = (handle as unknown as Record<symbol, HandleOwner | undefined>)[ownerSymbol];
-  const isPlain = owner?._handle === handle && handle.isPassedOn !== true && !isStdio(owner);
+  const isPlain =
+    owner?._handle === handle && handle.isPassedOn !== true && !isStdio(owner) && !mayBeKept(owner);
   return isPlain || handle.fd < 0 ? undefined : identify(handle.fd);
+}
+
+/** Whether a child may have it too, by `send` with `keepOpen`. A socket without a server has nothing that tells it. */
+function mayBeKept({ server }: HandleOwner): boolean {
+  return hasStartedProcess && server?._usingWorkers !== false;
 }
 
 /** The symbol is not known before one such socket was seen. */

@@ -30,6 +30,7 @@ describe('a connection that an app has passed on', options, () => {
   for (const [way, how] of [
     ['cluster', 'by a cluster of its own'],
     ['send', "by a child's `send`"],
+    ['keep-open', "by a child's `send` with `keepOpen`"],
     ['stdio', 'as the standard streams of a child'],
   ] as const) {
     it(

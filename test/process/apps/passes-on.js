@@ -1,5 +1,6 @@
 // Has its connections served by processes of its own, which echo. The word says how they get there: by `cluster`, by `send`,
-// or as the standard streams (`stdio`) of a process that knows nothing of Node.
+// by a `send` after which this process closes its own handle (`keep-open`), or as the standard streams (`stdio`) of a
+// process that knows nothing of Node.
 import { fork, spawn } from 'node:child_process';
 import cluster from 'node:cluster';
 import { createServer } from 'node:net';
@@ -26,6 +27,9 @@ if (way === 'cluster' && cluster.isPrimary) {
 } else if (way === 'send') {
   const child = fork(fileURLToPath(import.meta.url), ['child']);
   serve((socket) => child.send('serve it', socket));
+} else if (way === 'keep-open') {
+  const child = fork(fileURLToPath(import.meta.url), ['child']);
+  serve((socket) => child.send('serve it', socket, { keepOpen: true }, () => socket.destroy()));
 } else if (way === 'stdio') {
   serve((socket) => {
     spawn('cat', { stdio: [socket, socket, 'inherit'] });
