@@ -17,7 +17,7 @@ export type CommandHandler = (
 
 export type Commands = Readonly<Record<string, CommandHandler>>;
 
-/** Longest command, and all that wait for their turn together. */
+/** The longest command, and the most that waits in all while another command runs. */
 const MAX_COMMAND_BYTES = 65_536;
 
 /** Commands that wait behind the one that runs. A peer is read on meanwhile, since only so its end is seen. */
@@ -50,7 +50,7 @@ export class CommandConnection {
   async run(): Promise<void> {
     try {
       for (;;) {
-        this.#take(await this.connection.recvBytes(MAX_COMMAND_BYTES - this.#waitingBytes));
+        this.#take(await this.connection.recvBytes(MAX_COMMAND_BYTES));
       }
     } catch (error) {
       await setImmediate();
@@ -62,13 +62,17 @@ export class CommandConnection {
     }
   }
 
-  get #waitingBytes(): number {
-    return this.#waiting.reduce((sum, { length }) => sum + length, 0);
-  }
-
   #take(frame: Buffer): void {
     if (this.#waiting.length >= MAX_WAITING) {
       throw new PassfdError('ERR_PROTOCOL', `More than ${MAX_WAITING} commands wait for their turn`);
+    }
+    // Counted now: what waited when its first byte was awaited may be answered since.
+    const bytes = this.#waiting.reduce((sum, { length }) => sum + length, frame.length);
+    if (bytes > MAX_COMMAND_BYTES) {
+      throw new PassfdError(
+        'ERR_FRAME_TOO_LARGE',
+        `More than ${MAX_COMMAND_BYTES} bytes of commands wait for their turn`,
+      );
     }
     this.#waiting.push(frame);
     if (this.#isRunning) return;

@@ -7,6 +7,7 @@ import { CONTROL_LIMITS, JOINED_LIMITS, Quota } from '../../../src/dispatcher/qu
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { connect } from '../../../src/fd/index.js';
 import { encodeFrame, encodeHello, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
+import { Client } from '../../../src/multiprocessing/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { failsWith } from '../../support/errors.js';
 import { FakeWorker } from '../../support/fake-worker.js';
@@ -295,6 +296,40 @@ describe('a control connection', () => {
       const large = await commander(stage);
       const padding = 'x'.repeat(40_000);
       await ask(large, { type: 'wait' }, { type: 'wait', padding }, { type: 'wait', padding });
+      const [{ code }] = await refused;
+      assert.equal(code, 'ERR_FRAME_TOO_LARGE');
+    }),
+  );
+});
+
+describe('a command of 64 KiB', () => {
+  const commandOf = (length: number): Buffer => {
+    const text = JSON.stringify({ type: 'status', padding: '' });
+    return Buffer.from(JSON.stringify({ type: 'status', padding: 'x'.repeat(length - text.length) }));
+  };
+
+  let release = (): void => undefined;
+  const opened = new Promise<void>((resolve) => (release = resolve));
+
+  it(
+    'is taken in pieces, after long ones that had to wait, and one byte more is not',
+    onStage({ control: { commands: { open: () => opened } } }, async (stage) => {
+      using connection = await Client(stage.control);
+      await connection.sendBytes(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' }));
+      await connection.sendBytes(Buffer.from('{"type":"open"}'));
+      await connection.sendBytes(commandOf(60_000));
+      // From here on the next command is awaited, while that one waits for its turn.
+      await turns();
+      release();
+      for (let answers = 0; answers < 2; answers++) await connection.recvBytes();
+      const command = encodeFrame(commandOf(65_536));
+      for (let at = 0; at < command.length; at += 20_000) {
+        await connection.socket.send(command.subarray(at, at + 20_000));
+        await turns();
+      }
+      assert.match((await connection.recvBytes()).toString(), /"type":"done"/);
+      const refused = stage.next('peerRefused');
+      await connection.sendBytes(commandOf(65_537)).catch(() => undefined);
       const [{ code }] = await refused;
       assert.equal(code, 'ERR_FRAME_TOO_LARGE');
     }),
