@@ -241,6 +241,7 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
 /** @throws the reason of the signal, when that comes first */
 function untilDone(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
     const abort = (): void => {
       reject(signal?.reason);
     };

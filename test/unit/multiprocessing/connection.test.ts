@@ -151,6 +151,8 @@ describe('a Connection', () => {
       const behind = connection.recvBytes(undefined, { signal: givenUp.signal });
       givenUp.abort();
       await assert.rejects(behind, { name: 'AbortError' });
+      const late = connection.recvBytes(undefined, { signal: AbortSignal.abort() });
+      await assert.rejects(late, { name: 'AbortError' });
       await peer.send(hex('0000000161'));
       assert.equal((await before).toString(), 'a');
     }),
