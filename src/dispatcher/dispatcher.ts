@@ -125,7 +125,7 @@ export interface OpenControlOptions extends ControlOptions {
 }
 
 export interface DrainOptions {
-  /** Ends the waiting. The worker drains on: it has been told. */
+  /** Ends the waiting; a drain that has begun goes on. When it is aborted already, none begins. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -368,10 +368,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /** As `drainWorker`, of exactly this one: while a worker is replaced, two have the same id. */
   drain(view: WorkerView, { signal }: DrainOptions = {}): Promise<void> {
-    const worker = this.#pool.workers.find((candidate) => candidate === view);
-    if (!worker) return Promise.resolve();
-    worker.drain();
     return new Promise((resolve, reject) => {
+      signal?.throwIfAborted();
+      const worker = this.#pool.workers.find((candidate) => candidate === view);
+      if (!worker) {
+        resolve();
+        return;
+      }
+      worker.drain();
       const waiting = this.#drains.get(worker) ?? new Set();
       this.#drains.set(worker, waiting);
       const abort = (): void => {
@@ -1066,17 +1070,18 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /** When the last worker has closed its server, the address is free again. One that died has not closed anything. */
-  async #releaseLoop(worker: PassfdWorker, loop: AcceptLoop): Promise<void> {
-    if (loop.isOwn || !this.#listeners.has(loop)) return;
-    // One that only sees whether the port is free does not take it from the worker that is expected there.
-    if (this.#vacancies.has(loop)) return;
-    const isServed = this.#pool.workers.some(
-      (worker) => worker instanceof PassfdWorker && worker.isSubscribed(loop),
-    );
-    if (isServed) return;
+  async #releaseLoop(worker: PassfdWorker, loop: AcceptLoop): Promise<boolean> {
+    if (!this.#listeners.has(loop)) return false;
+    const isWanted =
+      loop.isOwn ||
+      // One that only sees whether the port is free does not take it from the worker that is expected there.
+      this.#vacancies.has(loop) ||
+      this.#pool.workers.some((other) => other instanceof PassfdWorker && other.isSubscribed(loop));
+    if (isWanted) return true;
     // A child that is not ready yet will most likely serve it, as this worker did.
     if (this.#expectedChildren > 0 && worker.givenBack.includes(loop)) this.#vacancies.note([loop], false);
     else await this.#endLoop(loop);
+    return this.#listeners.has(loop);
   }
 
   async #reopen(loop: AcceptLoop): Promise<void> {

@@ -70,8 +70,8 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   subscribed(worker: PassfdWorker): void;
   /** It serves an address more, or one less. */
   serving(worker: PassfdWorker): void;
-  /** Resolves when the address is free, if this was the last to listen there. */
-  unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<void>;
+  /** Resolves when the address is free, if this was the last to listen there. @returns whether it is still open */
+  unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<boolean>;
   /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
   custody(worker: PassfdWorker, key: string, descriptor: Descriptor): Promise<void>;
   /** It has come back from a dispatcher that died. @param hasCustody whether it brought listening sockets */
@@ -138,6 +138,8 @@ interface Subscription {
   servers: number;
   /** Whether none of them was seen to stay open: each may be there only to see whether a port is free. */
   isNew: boolean;
+  /** Whether it has asked for it during its drain. */
+  readonly isLate: boolean;
   /** Whether it has asked for the secret of the ticket keys, and hears of the next one. */
   sharesTickets: boolean;
 }
@@ -297,7 +299,14 @@ export class PassfdWorker implements WorkerHandle {
     for (const { listener, servers, isNew = false, sharesTickets = false } of snapshot.subscriptions) {
       const loop = loops.get(listener);
       if (!loop) continue;
-      worker.#subscriptions.set(listener, { loop, pause: undefined, servers, isNew, sharesTickets });
+      worker.#subscriptions.set(listener, {
+        loop,
+        pause: undefined,
+        servers,
+        isNew,
+        isLate: false,
+        sharesTickets,
+      });
     }
     let told = Promise.resolve();
     for (const { bytes, descriptors, handoff } of unsent) {
@@ -827,8 +836,9 @@ export class PassfdWorker implements WorkerHandle {
   #subscribe(loop: AcceptLoop): void {
     const { id } = loop;
     const subscription = this.#subscriptions.get(id);
-    const fresh = { loop, pause: undefined, servers: 1, isNew: true, sharesTickets: false };
-    this.#givenBack.clear();
+    const isLate = this.state === 'draining';
+    const fresh = { loop, pause: undefined, servers: 1, isNew: true, isLate, sharesTickets: false };
+    if (!isLate) this.#givenBack.clear();
     if (subscription) subscription.servers++;
     else this.#subscriptions.set(id, fresh);
     this.#events.subscribed(this);
@@ -837,22 +847,24 @@ export class PassfdWorker implements WorkerHandle {
   async #onUnlisten(message: Extract<FromWorker, { type: 'unlisten' }>): Promise<void> {
     // There may be thousands that it never had.
     const known = message.listeners.filter((id) => this.#subscriptions.has(id));
-    await Promise.all(known.map((id) => this.#unsubscribe(id)));
-    if (message.request !== undefined) {
-      this.#answer(encodeJson({ type: 'unlistened', request: message.request }));
-    }
+    const areOpen = await Promise.all(known.map((id) => this.#unsubscribe(id)));
+    const { request } = message;
+    if (request === undefined) return;
+    this.#answer(encodeJson({ type: 'unlistened', request, ...(areOpen.includes(true) && { open: true }) }));
   }
 
-  async #unsubscribe(id: number): Promise<void> {
+  /** @returns whether the address is still open */
+  async #unsubscribe(id: number): Promise<boolean> {
     const subscription = this.#subscriptions.get(id);
-    if (!subscription || --subscription.servers > 0) return;
+    if (!subscription || --subscription.servers > 0) return subscription !== undefined;
     endPause(subscription);
     this.#subscriptions.delete(id);
     if (!subscription.isNew) this.#givenBack.add(subscription.loop);
     this.#events.subscribed(this);
     this.#events.serving(this);
-    // One that drains closes its servers because it leaves, and not because nobody wants the address any more.
-    if (this.state !== 'draining') await this.#events.unlisten(this, subscription.loop);
+    // A worker that drains closes its servers because it leaves: the address stays open for others.
+    const staysOpen = this.state === 'draining' && !subscription.isLate;
+    return staysOpen || this.#events.unlisten(this, subscription.loop);
   }
 
   #beginDraining(): void {

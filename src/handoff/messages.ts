@@ -134,7 +134,8 @@ const toWorkerJson = v.variant('type', [
   }),
   /** The secret of a listener has changed. Only workers that have asked for it hear this. */
   v.object({ type: v.literal('tickets'), listener: sixteenBits, tickets: ticketSecretMessage }),
-  v.object({ type: v.literal('unlistened'), request: count }),
+  /** `open`: the service still listens at one of the addresses, for other workers or for those that are expected. */
+  v.object({ type: v.literal('unlistened'), request: count, open: v.optional(v.boolean()) }),
   /** `code` is that of a system error, as `EADDRINUSE`. */
   v.object({ type: v.literal('listen-failed'), request: count, code: v.string(), reason: v.string() }),
   /**

@@ -75,7 +75,7 @@ export function interceptListen(worker: Worker): void {
       Boolean(exclusive) ||
       server._handle !== null ||
       ((flags ?? 0) & REUSE_PORT) !== 0 ||
-      worker.isFinishing;
+      (worker.isFinishing && port === 0);
     // A session that is open can want a socket of its own, as FTP does: what it gets must not go to another worker's session.
     const isOfSession = exclusive === undefined && port === 0 && worker.active > 0 && !worker.mayServe(this);
     if (isStandalone || isOfSession) {
@@ -83,9 +83,10 @@ export function interceptListen(worker: Worker): void {
       return;
     }
     // The first server of the app has the dispatcher's own addresses; when that is closed, the next one that listens.
-    const wanted = worker.mayServe(this)
-      ? undefined
-      : toWanted({ address, port, addressType, fd, flags }, modes, counter);
+    const wanted =
+      worker.mayServe(this) && !worker.isFinishing
+        ? undefined
+        : toWanted({ address, port, addressType, fd, flags }, modes, counter);
     const listen = {
       address,
       port,

@@ -110,6 +110,7 @@ export class Link {
   readonly #channel: Channel;
   readonly #events: LinkEvents;
   readonly #requests = new Map<number, Request>();
+  readonly #unlistening = new Map<number, (isOpen: boolean) => void>();
   /** They are adopted as soon as the dispatcher is told: once, of all that has come in this turn of the event loop. */
   #adopting: Answered[] = [];
   /** The last answer; it settles behind all others, and never rejects. */
@@ -232,15 +233,15 @@ export class Link {
     );
   }
 
-  /** Resolves when the address is free, or still served by other workers; also when the dispatcher is gone. */
-  unlisten(listeners: readonly number[]): Promise<void> {
-    if (this.#isOver) return Promise.resolve();
+  /**
+   * Resolves when the address is free, or still served by other workers; also when the dispatcher is gone.
+   * @returns whether the service still listens there
+   */
+  unlisten(listeners: readonly number[]): Promise<boolean> {
+    if (this.#isOver) return Promise.resolve(false);
     const request = this.#nextRequest++;
-    const answer = new Promise<void>((resolve) => {
-      const settle = (): void => {
-        resolve();
-      };
-      this.#requests.set(request, { resolve: settle, reject: settle });
+    const answer = new Promise<boolean>((resolve) => {
+      this.#unlistening.set(request, resolve);
     });
     this.#post(encodeJson({ type: 'unlisten', request, listeners: [...listeners] }));
     tellStep('unlisten-sent');
@@ -375,6 +376,8 @@ export class Link {
     clearTimeout(this.#holdingTimer);
     for (const request of this.#requests.values()) request.reject(this.#farewell ?? goneError());
     this.#requests.clear();
+    for (const resolve of this.#unlistening.values()) resolve(false);
+    this.#unlistening.clear();
     await this.#answered;
     this.#decide();
     return this.#farewell ? { is: 'farewell', error: this.#farewell } : { is: 'gone' };
@@ -408,8 +411,8 @@ export class Link {
         break;
       case 'unlistened':
         tellStep('unlistened');
-        this.#requests.get(message.request)?.resolve([], undefined);
-        this.#requests.delete(message.request);
+        this.#unlistening.get(message.request)?.(message.open ?? false);
+        this.#unlistening.delete(message.request);
         break;
       case 'listen-failed': {
         const error = new PassfdError('ERR_DISPATCHER', said(message.reason), {

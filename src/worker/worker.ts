@@ -81,7 +81,7 @@ interface Wish {
 }
 
 /** What became of asking to listen. */
-type Outcome = 'listening' | 'closed' | 'finishing' | 'taken' | 'nowhere';
+type Outcome = 'listening' | 'idle' | 'closed' | 'finishing' | 'taken' | 'nowhere';
 
 /** Who has the connections of the dispatcher's own addresses, or waits for them. */
 interface Claim {
@@ -221,6 +221,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     const scope = new AsyncResource('PassfdServer');
     const claim = wanted ? undefined : this.#take(server);
     let outcome = 'nowhere' as Outcome;
+    let refused: { readonly address: Address; readonly isOpen: Promise<boolean> } | undefined;
     this.#reference(1);
     try {
       await this.#ask({ wanted, backlog: listen.backlog, server }, (listeners, tickets) => {
@@ -231,7 +232,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
           this.#unlisten(listeners).catch(() => undefined);
         } else if (this.isFinishing) {
           outcome = 'finishing';
-          this.#unlisten(listeners).catch(() => undefined);
+          refused = { address: first.address, isOpen: this.#unlisten(listeners) };
         } else if (this.#targetOf(first.id)) {
           outcome = 'taken';
           this.#unlisten(listeners).catch(() => undefined);
@@ -241,6 +242,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
           this.#attach(server, { wanted, claim }, listen, listeners, first, scope);
         }
       });
+      if (refused && (await refused.isOpen) && privateServer(server)._listeningId === call) {
+        outcome = 'idle';
+        attachIdle(server, refused.address, listen, scope);
+      }
     } finally {
       if (outcome !== 'listening') this.#release(claim);
       this.#reference(-1);
@@ -696,9 +701,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     await this.#unlisten(registration.listeners);
   }
 
-  async #unlisten(listeners: readonly Listening[]): Promise<void> {
-    if (this.#state.is !== 'linked') return;
-    await this.#state.link.unlisten(listeners.map(({ id }) => id));
+  /** @returns whether the service still listens at one of them */
+  async #unlisten(listeners: readonly Listening[]): Promise<boolean> {
+    if (this.#state.is !== 'linked') return false;
+    return this.#state.link.unlisten(listeners.map(({ id }) => id));
   }
 
   #beginDraining(): void {
@@ -742,6 +748,18 @@ const noArguments: ListenArguments = {
   flags: undefined,
 };
 
+/**
+ * Has a server of a worker that drains listen where other workers take the connections: it gets none. Nobody could listen
+ * there by itself, and the app would get an error that it never has to expect.
+ */
+function attachIdle(server: Server, address: Address, listen: ListenArguments, scope: AsyncResource): void {
+  const handle = new ServerHandle(server, address, scope, {
+    closed: () => Promise.resolve(),
+    referenced: () => undefined,
+  });
+  handle.attach(listen);
+}
+
 function ask(link: Link, { wanted, backlog, server }: Wish, granted: Granted): Promise<void> {
   const tickets: TicketRequest = server && ticketSecretOf(server);
   if (!wanted) return link.serve(tickets, granted);
@@ -757,6 +775,7 @@ function withPort(wanted: WantedAddress, address: Address): WantedAddress {
 function checkListening(outcome: Outcome): void {
   switch (outcome) {
     case 'listening':
+    case 'idle':
       return;
     case 'closed':
       throw new PassfdError('ERR_CLOSED', 'The server was closed before it listened');

@@ -54,6 +54,8 @@ interface Service {
   readonly program: Program;
   readonly control: string;
   readonly start: Start;
+  /** Where the sessions begin. */
+  readonly port: number;
   /** A session with this worker, that it has greeted. */
   readonly session: (worker: number) => Promise<Lines>;
   /** Has the worker drain. Resolves when it does. */
@@ -75,6 +77,7 @@ function withService(workers: number, body: (service: Service) => Promise<void>)
       program,
       control,
       start,
+      port,
       session: (worker) => sessionWith(port, worker),
       drain: async (worker) => {
         const drain = start(...passfd('drain', String(worker), '--control', control));
@@ -195,6 +198,19 @@ describe('a server that listens while its worker drains', () => {
       assert.deepEqual(await control.ask(`PASV ${port}`), ['425', 'EADDRINUSE']);
       holder.close();
       await control.hangUp('QUIT\n');
+    }),
+  );
+
+  it(
+    'listens where the service does, and leaves the connections to the other workers',
+    withService(2, async ({ session, drain, port }) => {
+      using control = await session(1);
+      const draining = await drain(1);
+      assert.deepEqual(await control.ask(`PASV ${port}`), ['227', String(port)]);
+      using other = await session(2);
+      await other.hangUp('QUIT\n');
+      await control.hangUp('QUIT\n');
+      assert.equal(await draining.exit, 0);
     }),
   );
 

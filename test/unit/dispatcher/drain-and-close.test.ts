@@ -87,6 +87,32 @@ describe('drainWorker', () => {
   );
 
   it(
+    'is no longer waited for when its signal is aborted, and goes on',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      const giveUp = new AbortController();
+      const drained = stage.dispatcher.drainWorker(worker.id, { signal: giveUp.signal });
+      giveUp.abort(new Error('too long'));
+      await assert.rejects(drained, { message: 'too long' });
+      assert.equal(stage.dispatcher.workers[0]?.state, 'draining');
+    }),
+  );
+
+  it(
+    'does not begin when its signal is aborted already',
+    onStage({}, async (stage) => {
+      const worker = await stage.joinServing();
+      await stage.client();
+      await worker.handoffs(1);
+      const signal = AbortSignal.abort(new Error('too late'));
+      await assert.rejects(stage.dispatcher.drainWorker(worker.id, { signal }), { message: 'too late' });
+      assert.equal(stage.dispatcher.workers[0]?.state, 'ready');
+    }),
+  );
+
+  it(
     'is for workers that there are',
     onStage({}, async ({ dispatcher }) => {
       await assert.rejects(

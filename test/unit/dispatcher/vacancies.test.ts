@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 
 import { remainingMs } from '../../../src/dispatcher/vacancies.js';
 import { connect, listen } from '../../../src/fd/index.js';
-import { type Listening } from '../../../src/handoff/index.js';
+import { encodeJson, type Listening } from '../../../src/handoff/index.js';
 import { failsWith } from '../../support/errors.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import type { FakeWorker } from '../../support/fake-worker.js';
@@ -67,6 +67,26 @@ describe('an address whose last worker has left', () => {
       await drained;
       await stage.until(() => stage.dispatcher.status().listeners.length === 1);
       await assert.rejects(connect(address), failsWith('ERR_CONNECTION_REFUSED', /./));
+    }),
+  );
+
+  it(
+    'is closed when the worker that had asked for it drains, and gives it back before it has served it',
+    onStage(LONG, async (stage) => {
+      await joinServing(stage, anyPort);
+      const worker = await stage.join();
+      await worker.ready();
+      await worker.say(encodeJson({ type: 'draining' }));
+      const shared = await worker.listenAt(anyPort);
+      const alone = await worker.listenAt(anotherPort);
+      await worker.say(
+        encodeJson({ type: 'unlisten', request: 7, listeners: [alone.id] }),
+        encodeJson({ type: 'unlisten', request: 8, listeners: [shared.id] }),
+      );
+      assert.equal((await worker.next('unlistened')).open, undefined);
+      await assert.rejects(connect(alone.address), failsWith('ERR_CONNECTION_REFUSED', /./));
+      assert.equal((await worker.next('unlistened')).open, true);
+      await stage.client(shared.address);
     }),
   );
 

@@ -5,6 +5,7 @@ import { connect, createServer, Server, type AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 
+import { listen } from '../../../src/fd/index.js';
 import { interceptListen } from '../../../src/worker/intercept.js';
 import type { Worker } from '../../../src/worker/index.js';
 import { turns } from '../../support/loop.js';
@@ -164,6 +165,53 @@ describe('an intercepted listen', () => {
       const { port } = server.address() as AddressInfo;
       assert.equal(await text(connect(port, '127.0.0.1')), 'here');
       assert.ok(dispatcher.unlistened.includes(LISTENER + 1));
+      server.close();
+      await once(server, 'close');
+    }),
+  );
+
+  it(
+    'that is answered then listens at the port that it names, when the dispatcher has left that',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const { dispatcher } = stage;
+      await listening(stage, createServer());
+      // The dispatcher's socket: it is closed when the worker says that it does not want it.
+      await using other = await listen({ host: '127.0.0.1', port: 0 });
+      const { address } = other;
+      assert.ok('port' in address);
+      dispatcher.onUnlisten = () => other.close();
+      const server = createServer((socket) => socket.end('here')).listen(address.port, '127.0.0.1');
+      const { request } = await dispatcher.hears('listen');
+      await dispatcher.say({ type: 'drain' });
+      await dispatcher.say({ type: 'listening', request, listeners: [{ id: LISTENER + 1, address }] });
+      await once(server, 'listening');
+      assert.equal(await text(connect(address.port, '127.0.0.1')), 'here');
+      server.close();
+      await once(server, 'close');
+    }),
+  );
+
+  it(
+    'that is answered then says that it listens, where other workers do, and gets no connections',
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const { dispatcher, acceptor } = stage;
+      await listening(stage, createServer());
+      dispatcher.openElsewhere.push(LISTENER + 1);
+      const { address } = acceptor;
+      assert.ok('port' in address);
+      const server = createServer().listen(address.port, '127.0.0.1');
+      const { request } = await dispatcher.hears('listen');
+      await dispatcher.say({ type: 'drain' });
+      await dispatcher.say({ type: 'listening', request, listeners: [{ id: LISTENER + 1, address }] });
+      await once(server, 'listening');
+      assert.deepEqual(server.address(), { address: '127.0.0.1', port: address.port, family: 'IPv4' });
+      assert.ok(dispatcher.unlistened.includes(LISTENER + 1));
+      await turns();
+      assert.equal(server.listening, true);
       server.close();
       await once(server, 'close');
     }),

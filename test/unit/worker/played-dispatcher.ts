@@ -36,6 +36,10 @@ export class PlayedDispatcher {
   #isOver = false;
   /** Listeners of which the worker wants nothing more. */
   readonly unlistened: number[] = [];
+  /** Listeners that other workers of the service have, too. */
+  readonly openElsewhere: number[] = [];
+  /** What the dispatcher does before it answers an `unlisten`. */
+  onUnlisten: () => Promise<void> = () => Promise.resolve();
   /** Listening sockets that the worker has brought, as their keys and what the kernel tells them by. */
   readonly brought: (readonly [key: string, inode: string])[] = [];
 
@@ -64,15 +68,17 @@ export class PlayedDispatcher {
   async welcomeNow(): Promise<void> {
     await this.say({ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true });
     this.ended = this.#channel
-      .read((payload, take) => {
+      .read(async (payload, take) => {
         const message = decodeFromWorker(payload);
         if (message.type === 'custody') this.#take(message.key, take);
         this.#heard.push(message);
         this.#wake?.();
-        if (message.type !== 'unlisten') return undefined;
+        if (message.type !== 'unlisten') return;
         this.unlistened.push(...message.listeners);
-        if (message.request === undefined) return undefined;
-        return this.say({ type: 'unlistened', request: message.request });
+        if (message.request === undefined) return;
+        await this.onUnlisten();
+        const open = message.listeners.some((id) => this.openElsewhere.includes(id));
+        await this.say({ type: 'unlistened', request: message.request, ...(open && { open }) });
       })
       .catch(() => undefined)
       .finally(() => {
