@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { chmodSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
+import { encodeJson } from '../../src/handoff/index.js';
 import { Child } from '../support/child.js';
 import { onStage, type Stage } from '../support/dispatcher-stage.js';
 import { temporaryDirectory } from '../support/files.js';
@@ -18,7 +19,7 @@ const TRIES = 200;
 /** A line or two for each reason and pause: nothing to the tries. */
 const FEW = 10;
 
-function trying(step: 'knock' | 'work', control: string): Child {
+function trying(step: 'knock' | 'work' | 'ask for tickets', control: string): Child {
   return new Child('other-user', { args: [step, control, String(OTHER_USER)] });
 }
 
@@ -42,6 +43,19 @@ describe('a process of another user', { skip: isRoot ? false : 'only root can st
       const [worker] = stage.dispatcher.workers;
       assert.deepEqual([worker?.pid, worker?.adopted], [child.pid, 1]);
       assert.deepEqual(stage.refusedPeers, []);
+    }),
+  );
+
+  it(
+    'serves without the secret of the ticket keys, which a worker of the own user gets for the same address',
+    onStage({ control: { allowUids: [OTHER_USER] } }, async (stage) => {
+      openDirectory(stage);
+      await stage.address();
+      const own = await stage.join();
+      await own.say(encodeJson({ type: 'serve', request: 1, tickets: null }));
+      assert.ok((await own.next('listening')).tickets);
+      await using child = trying('ask for tickets', stage.control);
+      assert.deepEqual(await child.next(), { listeners: 1, tickets: null });
     }),
   );
 

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import { temporaryDirectory } from '../support/files.js';
+import { visitByOpenssl, withoutOpenssl } from '../support/openssl.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms, type Program } from '../support/program.js';
 import { visits } from '../support/tls-client.js';
@@ -12,6 +13,9 @@ const VERSIONS = ['TLSv1.2', 'TLSv1.3'] as const;
 
 /** In a row, by one client for each version. */
 const VISITS = 20;
+
+/** Two workers take turns. */
+const OPENSSL_VISITS = 3;
 
 /** Each of these tests starts up to eight processes, one after the other. */
 const DEADLINE_MS = 300_000;
@@ -26,7 +30,14 @@ interface Scene {
   /** The processes of the workers, when both are ready. */
   workers(): Promise<number[]>;
   /** How many visits of each version resume the session of the one before, and which workers have answered. */
-  resumed(): Promise<{ readonly counts: readonly number[]; readonly workers: readonly string[] }>;
+  resumed(): Promise<Resumed>;
+  /** The same of the client of OpenSSL, of as many visits as there are workers, and one more. */
+  resumedByOpenssl(): Promise<Resumed>;
+}
+
+interface Resumed {
+  readonly counts: readonly number[];
+  readonly workers: readonly string[];
 }
 
 function withScene(name: string, body: (scene: Scene) => Promise<void>): () => Promise<void> {
@@ -36,6 +47,7 @@ function withScene(name: string, body: (scene: Scene) => Promise<void>): () => P
     let port = 0;
     let service: Program | undefined;
     const sessions = new Map<string, Buffer>();
+    const opensslSessions = new Set<string>();
     const workers = async (): Promise<number[]> => {
       for (;;) {
         const status = await statusOf(control).catch(() => undefined);
@@ -71,6 +83,28 @@ function withScene(name: string, body: (scene: Scene) => Promise<void>): () => P
         }
         return { counts, workers: [...workers].sort() };
       },
+      resumedByOpenssl: async () => {
+        const counts: number[] = [];
+        const workers = new Set<string>();
+        for (const version of ['-tls1_2', '-tls1_3']) {
+          const session = `${directory.path}/session${version}`;
+          const flags = [version, '-CAfile', app('certificate.pem')];
+          const visit = async (): Promise<number> => {
+            const hasSession = opensslSessions.has(session);
+            const { isResumed, said } = await visitByOpenssl(start, port, { session, hasSession, flags });
+            opensslSessions.add(session);
+            const [, worker = said] = /^Content-Length: 1\n\n([12])/m.exec(said) ?? [];
+            workers.add(worker);
+            return isResumed ? 1 : 0;
+          };
+          // The first visit has no session, and gets one.
+          if (!opensslSessions.has(session)) assert.equal(await visit(), 0);
+          let count = 0;
+          for (let visits = 0; visits < OPENSSL_VISITS; visits++) count += await visit();
+          counts.push(count);
+        }
+        return { counts, workers: [...workers].sort() };
+      },
     };
     try {
       await body(scene);
@@ -82,6 +116,7 @@ function withScene(name: string, body: (scene: Scene) => Promise<void>): () => P
   }, DEADLINE_MS);
 }
 
+const byOpensslEverywhere = { counts: VERSIONS.map(() => OPENSSL_VISITS), workers: ['1', '2'] };
 const everywhere = { counts: VERSIONS.map(() => VISITS), workers: ['1', '2'] };
 
 describe('a TLS session, of version 1.2 and of 1.3', () => {
@@ -138,6 +173,21 @@ describe('a TLS session, of version 1.2 and of 1.3', () => {
       assert.deepEqual(await scene.resumed(), everywhere);
       await scene.command('restart');
       assert.deepEqual(await scene.resumed(), everywhere);
+    }),
+  );
+
+  it(
+    'is resumed by openssl s_client at every worker, after a restart, and after the dispatcher was killed',
+    { skip: withoutOpenssl },
+    withScene('https.js', async (scene) => {
+      const killed = await scene.start();
+      assert.deepEqual(await scene.resumedByOpenssl(), byOpensslEverywhere);
+      await scene.command('restart');
+      assert.deepEqual(await scene.resumedByOpenssl(), byOpensslEverywhere);
+      killed.kill();
+      await killed.ended;
+      await scene.start();
+      assert.deepEqual(await scene.resumedByOpenssl(), byOpensslEverywhere);
     }),
   );
 });
