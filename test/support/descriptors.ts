@@ -1,6 +1,7 @@
 // Descriptors: what this process has open, and a wrapper for tests that leave none behind.
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
 /** libuv closes a handle within a turn or two of its loop; what is open after that many stays open. */
@@ -15,6 +16,10 @@ const OF_THE_RUNTIME = /^(\/(proc|sys)\/|anon_inode:inotify$)/;
 /** Since Node 22.21 and 24.10 a thread of its own reads the certificates that NODE_EXTRA_CA_CERTS names. */
 const { NODE_EXTRA_CA_CERTS: named = '' } = process.env;
 const CERTIFICATES = existsSync(named) ? realpathSync(named) : undefined;
+
+// libuv keeps a descriptor of /dev/null in reserve from the first stream on (uv__stream_init). Where the standard output is
+// a file, and no stream, the first one would be a test's.
+new Socket().connect({ host: 'nowhere', port: 1, lookup: () => undefined }).destroy();
 
 /** Every open descriptor of this process as its number and what it is, `7 socket:[4711]`. */
 export function openDescriptors(): string[] {
