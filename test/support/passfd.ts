@@ -6,7 +6,8 @@ import { promisify } from 'node:util';
 import type { Status } from '../../src/dispatcher/index.js';
 import type { Program } from './program.js';
 
-const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+/** The program `passfd` of this build. */
+export const passfdMain = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 
 // They are not compiled, so they stay in the source tree.
 const apps = new URL('../../../test/process/apps/', import.meta.url);
@@ -16,6 +17,11 @@ const WITHOUT_WAITING = ['--orphan-timeout', '1'];
 
 /** The command that runs `passfd ARGS`. */
 export function passfd(...args: readonly string[]): [command: string, args: string[]] {
+  return passfdAt(passfdMain, ...args);
+}
+
+/** The same with the program of another build. */
+export function passfdAt(main: string, ...args: readonly string[]): [command: string, args: string[]] {
   const [command = '', ...rest] = args;
   const isService = command === 'run' || command === 'serve';
   const waits = isService && !args.includes('--orphan-timeout') && !args.includes('--help');
