@@ -13,6 +13,7 @@ import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import { native } from './native.js';
 import { READABLE, Readiness } from './readiness.js';
+import { awaitFreed, awaitReserve, stopAwaiting } from './starvation.js';
 import { EAGAIN, EMFILE, ENFILE, systemError } from './system-error.js';
 import { listenUnix, SocketFile } from './unix-listener.js';
 
@@ -25,8 +26,8 @@ const DEFAULT_MODE = 0o600;
 /** Most connections that one call of `acceptUpTo` can bring. */
 const MAX_ACCEPTED = 1024;
 
-/** Pause before the next try when no descriptor is free; the kernel does not tell when one is. */
-const DESCRIPTOR_LIMIT_PAUSE_MS = 100;
+/** Pause before the next try when accepting fails. At the descriptor limit it ends when this process closes a descriptor. */
+const FAILURE_PAUSE_MS = 100;
 
 export interface ListenOptions {
   /** Connections that wait in the kernel at most. */
@@ -86,12 +87,23 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   /** Whether clients wait, as far as is known, for whom the consumer had no room. */
   #isCrowded = false;
   #closing: Promise<void> | undefined;
-  #pause: NodeJS.Timeout | undefined;
+  #isPaused = false;
+  /** Runs for a while after a failure, also when the pause has ended before. */
+  #afterFailure: NodeJS.Timeout | undefined;
   #isReferenced = true;
   /** Undefined while it is spent; null when none is kept. */
   #spare: Descriptor | undefined | null = null;
-  /** Errors of accepting that were told, until it works again. */
+  /** Errors of accepting that were told, until it works again for a while. */
   readonly #told = new Set<number>();
+  readonly #goOn = (): void => {
+    this.#isPaused = false;
+    stopAwaiting(this.#goOn);
+    this.#watch();
+  };
+  readonly #refillSpare = (): boolean => {
+    if (this.#spare === undefined && !this.closed) this.#spare = openSpare();
+    return this.#spare !== undefined;
+  };
 
   /**
    * Takes over a listening socket, and makes it non-blocking.
@@ -232,6 +244,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
    */
   keepSpare(): void {
     this.#spare = openSpare();
+    if (!this.#spare) awaitReserve(this.#refillSpare);
   }
 
   /**
@@ -240,7 +253,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
    */
   resume(): void {
     this.#refillSpare();
-    if (this.#consumer && this.#isCrowded && !this.#pause && !this.closed) this.#feed(this.#consumer);
+    if (this.#consumer && this.#isCrowded && !this.#isPaused && !this.closed) this.#feed(this.#consumer);
     this.#watch();
   }
 
@@ -288,12 +301,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   /** Stops accepting, and gives the listening socket away; its file stays. Accepts that wait are rejected. */
   release(): Descriptor {
     if (this.closed) throw closedError();
-    this.#spare?.close();
-    this.#spare = null;
     this.#file = undefined;
-    this.#readiness.close();
-    clearTimeout(this.#pause);
-    for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
+    this.#stop();
     return new Descriptor(this.#descriptor.release());
   }
 
@@ -320,11 +329,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   async #close(): Promise<void> {
-    this.#spare?.close();
-    this.#spare = null;
-    this.#readiness.close();
-    clearTimeout(this.#pause);
-    for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
+    this.#stop();
     try {
       // While the socket is open its inode is its own; a successor's file could get the same one after that.
       await this.#file?.remove();
@@ -333,8 +338,14 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     }
   }
 
-  #refillSpare(): void {
-    if (this.#spare === undefined && !this.closed) this.#spare = openSpare();
+  #stop(): void {
+    stopAwaiting(this.#goOn);
+    stopAwaiting(this.#refillSpare);
+    this.#spare?.close();
+    this.#spare = null;
+    this.#readiness.close();
+    clearTimeout(this.#afterFailure);
+    for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
   }
 
   #watch(): void {
@@ -343,7 +354,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     // Without room too, until somebody waits: that is to be known then.
     const isWatched = hasRoom || (this.#consumer !== undefined && !this.#isCrowded);
     this.#readiness.setReferenced(this.#isReferenced && hasRoom);
-    this.#readiness.want(isWatched && !this.#pause ? READABLE : 0);
+    this.#readiness.want(isWatched && !this.#isPaused ? READABLE : 0);
   }
 
   #onReady(): void {
@@ -351,12 +362,12 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     for (let waiting = this.#waiting[0]; waiting; waiting = this.#waiting[0]) {
       const result = native.accept(this.#descriptor.fd, accepted, waiting.count);
       if (result === EAGAIN) break;
-      if (result === EMFILE || result === ENFILE) {
-        this.#pauseAccepting();
+      if (isLimit(result)) {
+        this.#pauseAccepting(result);
         this.#warnOfLimit(result);
         break;
       }
-      this.#told.clear();
+      this.#noteAccepted();
       this.#waiting.shift();
       if (result < 0) {
         waiting.reject(this.#acceptError(result));
@@ -374,21 +385,23 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       return;
     }
     let result = native.accept(this.#descriptor.fd, accepted, room);
-    if ((result === EMFILE || result === ENFILE) && this.#spare) {
-      this.#spare.close();
+    if (isLimit(result) && this.#spare) {
+      // Not by its owner's `close`: nobody else is to get this one.
+      native.close(this.#spare.release());
       this.#spare = undefined;
       result = native.accept(this.#descriptor.fd, accepted, 1);
+      awaitReserve(this.#refillSpare);
     }
     if (result > 0) {
-      this.#told.clear();
+      this.#noteAccepted();
       consumer.take(ownedDescriptors(result));
       if (result < room) this.#setCrowded(consumer, false);
     } else if (result === EAGAIN) {
-      this.#told.clear();
+      this.#noteAccepted();
       this.#setCrowded(consumer, false);
     } else {
       // It may stay so, and the socket readable: not to ask again and again at once.
-      this.#pauseAccepting();
+      this.#pauseAccepting(result);
       const isRepeated = this.#told.has(result);
       this.#told.add(result);
       consumer.failed(this.#acceptError(result), isRepeated);
@@ -402,24 +415,32 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   #acceptError(result: number): PassfdError {
-    const isLimit = result === EMFILE || result === ENFILE;
     return systemError(
       result,
       'accept',
       { descriptor: formatAddress(this.address) },
-      isLimit
+      isLimit(result)
         ? 'connections wait in the backlog until a descriptor is free; raise the limit (ulimit -n), or close what is not needed'
         : undefined,
     );
   }
 
   /** The listening socket stays readable while no descriptor is free, and to ask at once again would only burn the CPU. */
-  #pauseAccepting(): void {
-    this.#pause = setTimeout(() => {
-      this.#pause = undefined;
+  #pauseAccepting(result: number): void {
+    this.#isPaused = true;
+    if (isLimit(result)) awaitFreed(this.#goOn);
+    clearTimeout(this.#afterFailure);
+    this.#afterFailure = setTimeout(() => {
+      this.#afterFailure = undefined;
+      if (!this.#isPaused) this.#told.clear();
       this.#refillSpare();
-      this.#watch();
-    }, DESCRIPTOR_LIMIT_PAUSE_MS);
+      this.#goOn();
+    }, FAILURE_PAUSE_MS);
+  }
+
+  /** At the limit each descriptor that is freed lets one connection in, and the next one fails: that is the same failure. */
+  #noteAccepted(): void {
+    if (!this.#afterFailure) this.#told.clear();
   }
 
   #warnOfLimit(result: number): void {
@@ -446,6 +467,10 @@ function ownedDescriptors(count: number): Descriptor[] {
   const descriptors: Descriptor[] = [];
   for (let index = 0; index < count; index++) descriptors.push(new Descriptor(accepted[index] ?? -1));
   return descriptors;
+}
+
+function isLimit(result: number): boolean {
+  return result === EMFILE || result === ENFILE;
 }
 
 /** @returns undefined when none is free */

@@ -7,6 +7,7 @@ import type { Server, Socket } from 'node:net';
 import { readAddress, type Address } from './address.js';
 import { PassfdError } from './errors.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
+import { noteFreed } from './starvation.js';
 import { systemError } from './system-error.js';
 import {
   toDatagramSocket,
@@ -190,6 +191,7 @@ export class Descriptor implements Disposable {
   close(): void {
     if (this.#fd === GONE) return;
     const result = native.close(this.release());
+    noteFreed();
     if (result < 0) throw systemError(result, 'close', { descriptor: 'a descriptor' });
   }
 
@@ -235,10 +237,12 @@ const closing = new Int32Array(MAX_DESCRIPTORS);
 /** Closes all of them, whatever one of them says, and then throws the first error there was. */
 export function closeAll(descriptors: readonly Descriptor[]): void {
   let count = 0;
+  let freed = 0;
   let failure = 0;
   for (const descriptor of descriptors) {
     if (descriptor.closed) continue;
     closing[count++] = descriptor.release();
+    freed++;
     if (count < closing.length) continue;
     const result = native.closeAll(closing, count);
     failure ||= result;
@@ -246,6 +250,7 @@ export function closeAll(descriptors: readonly Descriptor[]): void {
   }
   const result = native.closeAll(closing, count);
   failure ||= result;
+  noteFreed(freed);
   if (failure < 0) {
     throw systemError(failure, 'close', { descriptor: `one of ${descriptors.length} descriptors` });
   }

@@ -7,6 +7,7 @@ import { Server, Socket } from 'node:net';
 
 import type { Descriptor, DescriptorKind } from './descriptor.js';
 import { PassfdError } from './errors.js';
+import { noteFreed } from './starvation.js';
 import { systemError } from './system-error.js';
 
 export interface ToSocketOptions {
@@ -27,6 +28,9 @@ export function toSocket(descriptor: Descriptor, options: ToSocketOptions = {}):
     // In @types/node `pauseOnCreate` is missing; net.Server uses it for `pauseOnConnect`.
   });
   descriptor.release();
+  socket.once('close', () => {
+    noteFreed();
+  });
   return socket;
 }
 

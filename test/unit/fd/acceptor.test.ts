@@ -1,6 +1,6 @@
 // Acceptor: takes connections out of the backlog exactly when asked.
 import assert from 'node:assert/strict';
-import { getEventListeners } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { constants } from 'node:os';
 import { describe, it, mock } from 'node:test';
 
@@ -8,14 +8,16 @@ import {
   Acceptor,
   connect,
   listen,
+  socketPair,
   StreamSocket,
   type Descriptor,
   type PassfdError,
   type TcpAddress,
 } from '../../../src/fd/index.js';
+import { closeAll as closeTogether } from '../../../src/fd/descriptor.js';
 import { native } from '../../../src/fd/native.js';
 import { EMFILE } from '../../../src/fd/system-error.js';
-import { keepsDescriptors } from '../../support/descriptors.js';
+import { keepsDescriptors, openDescriptors } from '../../support/descriptors.js';
 import { openFile } from '../../support/files.js';
 import { isPending, turns } from '../../support/loop.js';
 import { received, receivedText } from '../../support/stream.js';
@@ -288,6 +290,147 @@ describe('a consumer', () => {
       assert.match(failures[0]?.message ?? '', /wait in the backlog until a descriptor is free/);
       assert.deepEqual(warnings, []);
       assert.notEqual(waiting, undefined);
+    }),
+  );
+});
+
+/** Has accepting fail so many times as at the descriptor limit, and stops the clock: a pause ends by nothing else. */
+function atTheLimit(times: number): Disposable & { readonly calls: () => number } {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  const full = mock.method(native, 'accept');
+  for (let call = 0; call < times; call++) full.mock.mockImplementationOnce(() => EMFILE, call);
+  return {
+    calls: () => full.mock.callCount(),
+    [Symbol.dispose]: () => {
+      full.mock.restore();
+      mock.timers.reset();
+    },
+  };
+}
+
+/** Goes on until a fact holds; in so many turns everything that is ready has happened. */
+async function until(holds: () => boolean): Promise<void> {
+  for (let turn = 0; turn < 1000 && !holds(); turn++) await turns(1);
+  assert.ok(holds());
+}
+
+describe('an acceptor that has found no free descriptor', () => {
+  for (const [which, close] of [
+    [
+      'one',
+      (held: Descriptor): void => {
+        held.close();
+      },
+    ],
+    [
+      'one of many',
+      (held: Descriptor): void => {
+        closeTogether([held]);
+      },
+    ],
+    [
+      'a net.Socket',
+      (held: Descriptor): void => {
+        held.duplicate().toSocket().destroy();
+      },
+    ],
+  ] as const) {
+    it(
+      `gives who waits for a connection the next one when this process closes ${which}, whatever the clock says`,
+      keepsDescriptors(async () => {
+        const [here, there] = socketPair();
+        using held = here.release();
+        using far = there;
+        await using acceptor = await listen(loopback);
+        using limit = atTheLimit(1);
+        const warned = once(process, 'warning');
+        const accepted: Descriptor[] = [];
+        const accepting = acceptor.accept().then((descriptor) => accepted.push(descriptor));
+        using waiting = await clients(acceptor, 1);
+        await warned;
+        await turns();
+        assert.equal(limit.calls(), 1);
+        close(held);
+        await until(() => accepted.length === 1);
+        await accepting;
+        closeAll(accepted);
+        assert.notEqual(waiting, undefined);
+        assert.equal(far.closed, false);
+      }),
+    );
+  }
+
+  it(
+    'feeds its consumer again then, and reports the same failure as repeated',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      using limit = atTheLimit(2);
+      const told: (boolean | string)[] = [];
+      acceptor.feed({
+        room: () => 1,
+        take: (descriptors) => {
+          told.push('taken');
+          closeAll(descriptors);
+        },
+        failed: (_, isRepeated) => told.push(isRepeated),
+      });
+      using waiting = await clients(acceptor, 1);
+      await until(() => told.length === 1);
+      openFile('freed').close();
+      await until(() => told.length === 2);
+      openFile('freed').close();
+      await until(() => told.length === 3);
+      assert.deepEqual(told, [false, true, 'taken']);
+      assert.equal(limit.calls(), 3);
+      assert.ok(waiting);
+    }),
+  );
+
+  it(
+    'asks for nothing more when it was closed meanwhile',
+    keepsDescriptors(async () => {
+      const acceptor = await listen(loopback);
+      using limit = atTheLimit(1);
+      const failed = new Promise<void>((resolve) => {
+        acceptor.feed({
+          room: () => 1,
+          take: closeAll,
+          failed: () => {
+            resolve();
+          },
+        });
+      });
+      using waiting = await clients(acceptor, 1);
+      await failed;
+      await acceptor.close();
+      openFile('freed').close();
+      await turns();
+      assert.equal(limit.calls(), 1);
+      assert.ok(waiting);
+    }),
+  );
+
+  it(
+    'fills its reserve again as soon as this process closes a descriptor',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      using limit = atTheLimit(1);
+      const held: Descriptor[] = [];
+      acceptor.feed({
+        room: () => 2 - held.length,
+        take: (descriptors) => void held.push(...descriptors),
+        failed: () => assert.fail('there is a reserve'),
+      });
+      acceptor.keepSpare();
+      const before = openDescriptors().length;
+      using waiting = await clients(acceptor, 1);
+      await until(() => held.length === 1);
+      const CLIENT_AND_SERVED = 2;
+      assert.equal(openDescriptors().length, before - 1 + CLIENT_AND_SERVED);
+      closeAll(held);
+      assert.equal(openDescriptors().length, before + 1);
+      assert.equal(limit.calls(), 2);
+      assert.ok(waiting);
     }),
   );
 });

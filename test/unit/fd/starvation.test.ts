@@ -1,0 +1,77 @@
+// Starvation: a descriptor that is closed goes to a reserve, or to who waits longest.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { awaitFreed, awaitReserve, noteFreed, stopAwaiting } from '../../../src/fd/starvation.js';
+import { turns } from '../../support/loop.js';
+
+describe('a descriptor that is closed', () => {
+  it('lets one go on, the one that waits longest, and each once', async () => {
+    const told: string[] = [];
+    for (const name of ['a', 'b', 'c']) awaitFreed(() => told.push(name));
+    noteFreed();
+    assert.deepEqual(told, [], 'not from within');
+    await turns();
+    assert.deepEqual(told, ['a']);
+    noteFreed();
+    noteFreed(5);
+    await turns();
+    assert.deepEqual(told, ['a', 'b', 'c']);
+    noteFreed(5);
+    await turns();
+    assert.deepEqual(told, ['a', 'b', 'c']);
+  });
+
+  it('lets who found none free again wait as the last', async () => {
+    const told: string[] = [];
+    const waitFor = (name: string): (() => void) => {
+      const goOn = (): void => {
+        told.push(name);
+        awaitFreed(goOn);
+      };
+      awaitFreed(goOn);
+      return goOn;
+    };
+    const all = ['a', 'b', 'c'].map(waitFor);
+    for (let count = 0; count < 4; count++) {
+      noteFreed();
+      await turns();
+    }
+    noteFreed(100);
+    await turns();
+    assert.deepEqual(told, ['a', 'b', 'c', 'a', 'b', 'c', 'a']);
+    for (const goOn of all) stopAwaiting(goOn);
+  });
+
+  it('goes to a reserve first, at once, and to nobody else when that takes it', async () => {
+    let isFree = false;
+    let isRefilled = false;
+    let hasGoneOn = false;
+    awaitFreed(() => (hasGoneOn = true));
+    const refill = (): boolean => (isRefilled = isFree);
+    awaitReserve(refill);
+    noteFreed(0);
+    assert.equal(isRefilled, false);
+    isFree = true;
+    noteFreed();
+    assert.equal(isRefilled, true);
+    await turns();
+    assert.equal(hasGoneOn, false);
+    noteFreed();
+    await turns();
+    assert.equal(hasGoneOn, true);
+  });
+
+  it('is nothing to who has stopped waiting, also when another one has ended it meanwhile', async () => {
+    const told: string[] = [];
+    const second = (): void => void told.push('second');
+    awaitFreed(() => {
+      stopAwaiting(second);
+      told.push('first');
+    });
+    awaitFreed(second);
+    noteFreed(2);
+    await turns();
+    assert.deepEqual(told, ['first']);
+  });
+});
