@@ -108,9 +108,68 @@ const load = createRequire(import.meta.url)('node-gyp-build') as (directory: str
 
 const directory = fileURLToPath(new URL('../../../native', import.meta.url));
 
+/** What the binary has to have: after an update it may be that of older sources. */
+const functions: Readonly<Record<keyof Native, true>> = {
+  send: true,
+  sendDatagram: true,
+  sendHandoff: true,
+  receive: true,
+  peek: true,
+  accept: true,
+  socketPair: true,
+  listenUnix: true,
+  connectUnix: true,
+  listenTcp: true,
+  connectTcp: true,
+  lockDirectory: true,
+  lock: true,
+  holdBegin: true,
+  holdEnd: true,
+  setCloseOnExec: true,
+  setNonblocking: true,
+  isNonblocking: true,
+  close: true,
+  closeAll: true,
+  duplicate: true,
+  shutdownWrite: true,
+  shutdown: true,
+  socketError: true,
+  unread: true,
+  watchReceipts: true,
+  takeReceipts: true,
+  peer: true,
+  address: true,
+  describe: true,
+  identify: true,
+  openDiagnostics: true,
+  isHeld: true,
+  pidfdOpen: true,
+  reap: true,
+  willOpen: true,
+  willCancel: true,
+  willPid: true,
+  willAddListener: true,
+  willRemoveListener: true,
+  willCloseFirst: true,
+  willSetChannel: true,
+  willHandOut: true,
+  willTakeBack: true,
+  Poll: true,
+};
+
 export const native: Native = loadOrExplain();
 
 function loadOrExplain(): Native {
+  const loaded = loadBinary();
+  const missing = Object.keys(functions).filter((name) => typeof loaded[name as keyof Native] !== 'function');
+  if (missing.length === 0) return loaded;
+  throw new PassfdError(
+    'ERR_UNSUPPORTED',
+    `The binary in ${directory} was compiled from other sources, since it has no ${missing.join(', ')}: run \`npm run build\``,
+  );
+}
+
+function loadBinary(): Native {
   try {
     return load(directory);
   } catch (cause) {
