@@ -53,9 +53,16 @@ static ssize_t send_message(int socket, struct sockaddr_un *address, socklen_t s
 	do
 		sent = platform_sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (sent < 0 && errno == EINTR);
-	if (sent < 0)
-		return errno == ETOOMANYREFS || errno == ENOMEM ? -ENOBUFS : -errno;
-	return sent;
+	if (sent >= 0)
+		return sent;
+	switch (errno) {
+	case ETOOMANYREFS:
+		return -ENOBUFS; /* Node has no name for the other */
+	case ENOBUFS:
+		return -ENOMEM;
+	default:
+		return -errno;
+	}
 }
 
 ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count)

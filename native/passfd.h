@@ -57,14 +57,14 @@ struct passfd_description {
 
 /* Sends bytes[0..length), length >= 1, with fds[0..count) attached to the first of them. The descriptors are lent: they
  * are in flight, as references of their own, once the result is positive. A result below length means that the rest
- * still has to be sent, without the descriptors. -EAGAIN: it can be sent when the socket is writable. -ENOBUFS: the kernel
- * takes no more for now, and will not tell when (also for ETOOMANYREFS: too many descriptors of this user in flight; and
- * for ENOMEM). */
+ * still has to be sent, without the descriptors. -EAGAIN: it can be sent when the socket is writable. -ENOBUFS: too many
+ * descriptors of this user are in flight (ETOOMANYREFS). -ENOMEM: the kernel has no memory for it. The kernel does not tell
+ * when either is over. */
 ssize_t passfd_send(int socket, const void *bytes, size_t length, const int *fds, size_t count);
 
 /* Sends one datagram, of at least one byte and with descriptors as above, to the Unix socket at a path or an abstract name;
  * all of it or nothing. The socket that it is sent from has no name, and is gone when this returns. -EAGAIN: the
- * receiver's queue is full, and the kernel will not tell when it is not; -ENOBUFS as above. -EPROTOTYPE: what is there
+ * receiver's queue is full, and the kernel will not tell when it is not; -ENOBUFS and -ENOMEM as above. -EPROTOTYPE: what is there
  * is no datagram socket. */
 ssize_t passfd_send_datagram(const char *name, size_t name_length, const void *bytes, size_t length, const int *fds,
                              size_t count);

@@ -3,7 +3,7 @@ import { formatAddress, toAddress, type UnixAddress } from './address.js';
 import { PassfdError } from './errors.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
 import { borrow, type Passable } from './passable.js';
-import { EAGAIN, EBADF, ENOBUFS, systemError } from './system-error.js';
+import { EAGAIN, EBADF, ENOBUFS, ENOMEM, systemError } from './system-error.js';
 
 // One call at a time uses it: the call into the addon returns when it is done with it.
 const outgoing = new Int32Array(MAX_DESCRIPTORS);
@@ -38,7 +38,7 @@ export function sendDatagram(
     return true;
   }
   for (const loan of loans) loan.failed();
-  if (result === EAGAIN || result === ENOBUFS) return false;
+  if (result === EAGAIN || result === ENOBUFS || result === ENOMEM) return false;
   const hint = result === EBADF ? 'one of the descriptors to be sent is not open' : undefined;
   throw systemError(result, 'sendmsg', { address: formatAddress(target) }, hint);
 }

@@ -19,6 +19,7 @@ export const errorMeanings = {
     'The kernel could not install every descriptor of a message, so all of it were closed.',
   ERR_UNEXPECTED_DESCRIPTORS: 'Descriptors came where none belong, and were closed.',
   ERR_DESCRIPTOR_LIMIT: 'This process or this machine has no free descriptor left.',
+  ERR_IN_FLIGHT_LIMIT: 'Too many descriptors of this user are in flight: sent, and not yet received.',
   ERR_PEER_GONE: 'The other end closed the connection or died.',
   ERR_ADDRESS: 'The address is not one that a socket can have.',
   ERR_ADDRESS_IN_USE: 'Someone else holds the address.',

@@ -5,12 +5,21 @@ import { closeAll, Descriptor } from './descriptor.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
 import { borrow, duplicateAll, type Loan, type Passable } from './passable.js';
 import type { Handoff, SendOptions } from './stream-socket.js';
-import { EAGAIN, EBADF, ENOBUFS, systemError } from './system-error.js';
+import { EAGAIN, EBADF, ENOBUFS, ENOMEM, systemError } from './system-error.js';
 import { OPERATIONS_PER_TURN, whenAborted } from './turns.js';
 
 /** Wait before a send is tried again that the kernel refused without a way to tell when (see `passfd_send`). */
 const FIRST_RETRY_MS = 1;
 const LAST_RETRY_MS = 100;
+
+/** A message for which the kernel has no memory for so long fails. */
+const MAX_WITHOUT_MEMORY_MS = 10_000;
+
+/**
+ * Too many descriptors of this user in flight: that ends when others receive, as with a full socket, so there is no limit.
+ * After this time a warning says so.
+ */
+const UNUSUAL_WAIT_MS = 5_000;
 
 interface Waiting {
   readonly bytes: Uint8Array;
@@ -49,6 +58,9 @@ export class Sender {
   #turnsLeft = OPERATIONS_PER_TURN;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = FIRST_RETRY_MS;
+  /** Time that the first message has waited for `#retry`, as often as that came. */
+  #waitedMs = 0;
+  #hasWarned = false;
   /** What ended the stream for good. */
   #failure: { readonly error: unknown } | undefined;
   /** What ended hand-offs: positions count what was sent, so behind one that was not, none may be sent. */
@@ -119,8 +131,10 @@ export class Sender {
       if (this.#waiting.length > 0 || this.#isFrozen) return wait();
       const sent = this.#sendNow(bytes, 0, count, handoff);
       if (sent < 0) {
-        if (sent !== EAGAIN && sent !== ENOBUFS) throw this.#error(sent, count);
-        if (sent === ENOBUFS) this.#retryLater();
+        if (sent !== EAGAIN) {
+          if (!isForLater(sent)) throw this.#error(sent, count);
+          this.#retryLater();
+        }
         return wait();
       }
       for (const loan of loans) loan.sent();
@@ -214,10 +228,14 @@ export class Sender {
       return true;
     }
     if (sent === EAGAIN) return false;
-    if (sent === ENOBUFS) {
+    if (sent === ENOBUFS) this.#warnOfWaiting();
+    if (sent === ENOBUFS || (sent === ENOMEM && this.#waitedMs < MAX_WITHOUT_MEMORY_MS)) {
       this.#retryLater();
       return false;
     }
+    this.#retryMs = FIRST_RETRY_MS;
+    this.#waitedMs = 0;
+    this.#hasWarned = false;
     if (sent < 0) {
       const error = this.#error(sent);
       // Of a hand-off nothing is sent by then that its receiver could miss the rest of.
@@ -225,7 +243,6 @@ export class Sender {
       this.#giveUp(waiting, error);
       return true;
     }
-    this.#retryMs = FIRST_RETRY_MS;
     waiting.offset += sent;
     for (const loan of waiting.loans) loan.sent();
     waiting.loans = [];
@@ -295,11 +312,22 @@ export class Sender {
   #retryLater(): void {
     this.#retry ??= setTimeout(() => {
       this.#retry = undefined;
+      this.#waitedMs += this.#retryMs;
       this.#retryMs = Math.min(this.#retryMs * 2, LAST_RETRY_MS);
       this.continue();
       this.#onWaiting();
     }, this.#retryMs);
     this.setReferenced(this.#isReferenced);
+  }
+
+  #warnOfWaiting(): void {
+    if (this.#hasWarned || this.#waitedMs < UNUSUAL_WAIT_MS) return;
+    this.#hasWarned = true;
+    process.emitWarning(
+      'A send waits: too many descriptors of this user are in flight. Receive what was sent, end the processes that ' +
+        'do not receive, or raise the limit (ulimit -n).',
+      { type: 'PassfdWarning', code: 'ERR_IN_FLIGHT_LIMIT' },
+    );
   }
 
   #noteFlushed(): void {
@@ -315,13 +343,17 @@ export class Sender {
 
   #error(result: number, descriptors = 0): Error {
     const what = descriptors > 0 ? 'a message with descriptors, for ' : '';
-    return systemError(
-      result,
-      'sendmsg',
-      { descriptor: `${what}the socket with descriptor ${this.#fd}` },
-      result === EBADF && descriptors > 0 ? 'one of the descriptors in it is not open' : undefined,
-    );
+    let hint;
+    if (result === EBADF && descriptors > 0) hint = 'one of the descriptors in it is not open';
+    if (result === ENOMEM) hint = 'the kernel has no memory for it, and it was tried for a while';
+    const subject = { descriptor: `${what}the socket with descriptor ${this.#fd}` };
+    return systemError(result, 'sendmsg', subject, hint);
   }
+}
+
+/** Whether it is to be tried again, though the kernel does not tell when. */
+function isForLater(result: number): boolean {
+  return result === ENOBUFS || result === ENOMEM;
 }
 
 /** Whether none may be sent behind it. Connections go with the first byte of their message. */

@@ -8,7 +8,9 @@ const { errno } = constants;
 
 /** What the native functions return: `-errno`. */
 export const EAGAIN = -errno.EAGAIN;
+/** Of a send: too many descriptors of this user are in flight (ETOOMANYREFS, which Node has no name for). */
 export const ENOBUFS = -errno.ENOBUFS;
+export const ENOMEM = -errno.ENOMEM;
 export const EADDRINUSE = -errno.EADDRINUSE;
 export const ENOENT = -errno.ENOENT;
 export const ECONNREFUSED = -errno.ECONNREFUSED;

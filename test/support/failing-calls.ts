@@ -3,8 +3,8 @@ import { constants } from 'node:os';
 
 import { native } from '../../src/fd/native.js';
 
-/** Calls on one descriptor: what a worker is sent, and what is heard from it. */
-type Call = 'sendHandoff' | 'receive';
+/** Calls on one descriptor: what is sent, what a worker is sent, and what is heard. */
+type Call = 'send' | 'sendHandoff' | 'receive';
 
 /** Has a call on one descriptor fail so many times, until it is disposed of. */
 export function failing(

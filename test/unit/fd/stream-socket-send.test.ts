@@ -1,12 +1,14 @@
 // StreamSocket: what becomes of bytes and descriptors that are sent.
 import assert from 'node:assert/strict';
 import { fstatSync } from 'node:fs';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import { connect, Descriptor, listen, MAX_DESCRIPTORS, StreamSocket } from '../../../src/fd/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
+import { failing } from '../../support/failing-calls.js';
+import { causedBy } from '../../support/errors.js';
 import { NOBODYS_NUMBER, openFile, takeTexts, textOf } from '../../support/files.js';
-import { isPending } from '../../support/loop.js';
+import { isPending, turns } from '../../support/loop.js';
 import { fill, onPair, received, receivedBytes, receivedText } from '../../support/stream.js';
 
 describe('a send', () => {
@@ -340,4 +342,95 @@ describe('a StreamSocket', () => {
       assert.equal(left.carriesDescriptors, true);
     }),
   );
+});
+
+/** Lets so much time pass for the timers of a test. */
+async function pass(ms: number): Promise<void> {
+  const STEP_MS = 100;
+  for (let passed = 0; passed < ms; passed += STEP_MS) {
+    mock.timers.tick(STEP_MS);
+    await turns(1);
+  }
+}
+
+describe('a send that the kernel refuses without a way to tell when it takes more', () => {
+  const clock = { apis: ['setTimeout'] as 'setTimeout'[] };
+
+  it(
+    'fails with a code when the kernel has no memory for 10 s, and no sooner',
+    onPair(async (left) => {
+      using file = openFile('file');
+      using calls = failing('send', left.fd, 'ENOMEM');
+      mock.timers.enable(clock);
+      try {
+        const sending = left.send(Buffer.from('x'), [file]);
+        const failed = assert.rejects(sending, causedBy('ERR_SYSTEM', 'ENOMEM', /no memory/));
+        await pass(8_000);
+        assert.equal(await isPending(failed), true);
+        await pass(8_000);
+        await failed;
+        assert.ok(calls);
+      } finally {
+        mock.timers.reset();
+      }
+    }),
+  );
+
+  it(
+    'waits without a limit for others to receive, and one warning says so',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      const refused = failing('send', left.fd, 'ENOBUFS');
+      const warnings: unknown[] = [];
+      const warn = (warning: Error & { code?: string }): void => void warnings.push(warning.code);
+      process.on('warning', warn);
+      mock.timers.enable(clock);
+      try {
+        const sending = left.send(Buffer.from('x'), [file]);
+        await pass(4_000);
+        assert.deepEqual(warnings, []);
+        await pass(60_000);
+        assert.equal(await isPending(sending), true);
+        assert.deepEqual(warnings, ['ERR_IN_FLIGHT_LIMIT']);
+        refused[Symbol.dispose]();
+        await pass(100);
+        await sending;
+        using message = await received(right.receive());
+        assert.equal(message.descriptors.length, 1);
+      } finally {
+        mock.timers.reset();
+        process.off('warning', warn);
+        refused[Symbol.dispose]();
+      }
+    }),
+  );
+
+  for (const [what, end] of [
+    [
+      'its signal',
+      (_: StreamSocket, controller: AbortController): void => {
+        controller.abort();
+      },
+    ],
+    [
+      'the end of its socket',
+      (socket: StreamSocket): void => {
+        socket.destroy();
+      },
+    ],
+  ] as const) {
+    it(
+      `ends its wait by ${what}`,
+      onPair(async (left) => {
+        using file = openFile('file');
+        using refused = failing('send', left.fd, 'ENOBUFS');
+        const controller = new AbortController();
+        const sending = left.send(Buffer.from('x'), [file], { signal: controller.signal });
+        const failed = assert.rejects(sending);
+        end(left, controller);
+        await failed;
+        assert.ok(refused);
+      }),
+    );
+  }
 });
