@@ -99,6 +99,8 @@ export class Journal {
   readonly #warned: (error: unknown) => void;
   #opened: Opened | undefined;
   #last: readonly Survivor[] = [];
+  /** Whether the last list is in the file. */
+  #isWritten = true;
   #lastWarning: string | undefined;
 
   /**
@@ -117,7 +119,7 @@ export class Journal {
    * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when the dispatcher lives, or when its workers are those of another service
    */
   claim(): Survivor[] {
-    const before = this.#open('alone');
+    const before = this.#openIfPossible();
     if (!before) return [];
     try {
       const survivors = survivorsIn(before);
@@ -136,8 +138,7 @@ export class Journal {
    */
   join(): Survivor[] {
     try {
-      const before = this.#open('shared');
-      return before ? survivorsIn(before) : [];
+      return survivorsIn(this.#open('shared'));
     } catch (error) {
       this.#warn(error);
       return [];
@@ -154,6 +155,7 @@ export class Journal {
     this.#last = survivors;
     const opened = this.#opened;
     if (!opened) return;
+    this.#isWritten = false;
     const { pid } = process;
     const record = encode(opened.number + 1, {
       dispatcher: { pid, identity: processIdentity(pid) },
@@ -166,18 +168,27 @@ export class Journal {
       written += writeSync(opened.file.fd, record, written, record.length - written, start + written);
     }
     opened.number++;
+    this.#isWritten = true;
     tellStep('journal-written');
   }
 
-  /** Looks whether the file is still where it was; a cleaner may have removed it. Then it is made anew. */
+  /**
+   * Looks whether the file is still where it was; a cleaner may have removed it. Then it is made anew.
+   * @throws when that fails; then the one before is still locked
+   */
   check(): Check {
     const before = this.#opened;
-    if (!before || isAt(this.#path, before.file)) return 'kept';
+    if (!before) return 'kept';
+    if (isAt(this.#path, before.file)) {
+      if (!this.#isWritten) this.#tryToWrite(this.#last);
+      return 'kept';
+    }
     try {
       // Alone: a dispatcher that lives has the file that is there now.
-      if (!this.#open('alone')) return 'kept';
-    } catch {
-      return 'displaced';
+      this.#open('alone');
+    } catch (error) {
+      if (error instanceof PassfdError && error.code === 'ERR_ADDRESS_IN_USE') return 'displaced';
+      throw error;
     }
     end(before);
     this.write(this.#last);
@@ -197,19 +208,25 @@ export class Journal {
     this.close();
   }
 
+  /** @returns undefined when there can be none @throws as `#open` */
+  #openIfPossible(): Partial<Contents> | undefined {
+    try {
+      return this.#open('alone');
+    } catch (error) {
+      if (!(error instanceof PassfdError && error.code === 'ERR_SYSTEM')) throw error;
+      this.#warn(error);
+      return undefined;
+    }
+  }
+
   /**
-   * @returns what it says; undefined when there can be none
-   * @throws {PassfdError} `ERR_ADDRESS_IN_USE`
+   * @returns what it says
+   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when another dispatcher has it, `ERR_SYSTEM` when it cannot be opened; or a
+   * system error when it cannot be read
    */
-  #open(kind: 'alone' | 'shared'): Partial<Contents> | undefined {
+  #open(kind: 'alone' | 'shared'): Partial<Contents> {
     for (let tries = 0; tries < OPEN_TRIES; tries++) {
-      let locked: Descriptor;
-      try {
-        locked = openPrivate(this.#path);
-      } catch (error) {
-        this.#warn(error);
-        return undefined;
-      }
+      const locked = openPrivate(this.#path);
       let hold: Hold | undefined;
       let file: Descriptor | undefined;
       try {

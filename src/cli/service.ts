@@ -124,8 +124,8 @@ class Service {
   readonly #lineage: Lineage;
   readonly #roster: Roster;
   readonly #guard = new FileGuard(() => this.#restoreFiles());
-  /** Why a file could not be made anew, as it was logged last. */
-  #restoreFailure: string | undefined;
+  /** Why files could not be made anew, as was logged. */
+  #restoreFailures: readonly string[] = [];
   readonly #ended: Promise<End>;
   #end: (end: End) => void = () => undefined;
   #isEnding = false;
@@ -613,25 +613,31 @@ class Service {
   /** Of the files that this service is reached by, those that somebody has removed. */
   async #restoreFiles(): Promise<void> {
     if (!this.#roster.isOpen || this.#isEnding) return;
-    try {
-      const found = this.#roster.check();
-      if (found === 'restored') this.#log.warn('the journal was removed, and is written anew');
-      await this.#dispatcher.restoreFiles();
-      if (found === 'displaced') {
-        throw new PassfdError(
-          'ERR_ADDRESS_IN_USE',
-          'The journal was removed, and another dispatcher has its place: stop one of the two, which do not know each other',
-        );
-      }
-      this.#restoreFailure = undefined;
-    } catch (error) {
+    const restored = await Promise.allSettled([
+      new Promise<void>((resolve) => {
+        this.#restoreJournal();
+        resolve();
+      }),
+      this.#dispatcher.restoreFiles(),
+    ]);
+    const failures = restored.flatMap((one) => (one.status === 'rejected' ? [ofError(one.reason)] : []));
+    for (const failure of failures) {
       // It is tried again and again.
-      const fields = ofError(error);
-      if (fields.reason !== this.#restoreFailure) {
-        this.#log.error(fields, 'a file of this service was removed, and cannot be made anew');
-      }
-      this.#restoreFailure = fields.reason;
+      if (this.#restoreFailures.includes(failure.reason)) continue;
+      this.#log.error(failure, 'a file of this service was removed, and cannot be made anew');
     }
+    this.#restoreFailures = failures.map(({ reason }) => reason);
+  }
+
+  /** @throws when it cannot be made anew */
+  #restoreJournal(): void {
+    const found = this.#roster.check();
+    if (found === 'restored') this.#log.warn('the journal was removed, and is written anew');
+    if (found !== 'displaced') return;
+    throw new PassfdError(
+      'ERR_ADDRESS_IN_USE',
+      'The journal was removed, and another dispatcher has its place: stop one of the two, which do not know each other',
+    );
   }
 
   /** Has the service manager keep the listening sockets that were made here. */

@@ -510,7 +510,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /**
    * Looks for the files of Unix sockets, and opens those anew whose file somebody has removed: the control sockets, and
    * listening sockets that were opened here or for workers.
-   * @throws {PassfdError} as `listen`, of the first that fails; the others are opened all the same
+   * @throws {PassfdError} as `listen`; its message names all that fail. The others are opened all the same
    */
   async restoreFiles(): Promise<void> {
     // The next generation looks.
@@ -528,8 +528,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       this.#restoreRawControl(),
       ...Array.from(this.#listeners, (loop) => this.#listeners.restoreFile(loop)),
     ]);
-    const failed = restored.find((result) => result.status === 'rejected');
-    if (failed) throw failed.reason;
+    const errors = restored.flatMap((result) =>
+      result.status === 'rejected' ? [result.reason as unknown] : [],
+    );
+    if (errors.length > 0) throw asOne(errors);
   }
 
   async #restoreControl(): Promise<void> {
@@ -1221,6 +1223,14 @@ function untilEnd(socket: StreamSocket, signal: AbortSignal): Promise<void> {
 /** Whether the number of a process is part of the path: `/tmp/app.123.sock`. */
 function isNamedAfter(address: Address, pid: number): boolean {
   return 'path' in address && address.path.split(/\D+/).includes(String(pid));
+}
+
+/** @returns the only error, or one with the code of the first and the messages of all */
+function asOne(errors: readonly unknown[]): unknown {
+  const [first] = errors;
+  if (errors.length < 2 || !(first instanceof PassfdError)) return first;
+  const messages = errors.map((error) => (error instanceof Error ? error.message : String(error)));
+  return new PassfdError(first.code, messages.join('; '), { cause: new AggregateError(errors) });
 }
 
 function ignore(): void {

@@ -1,7 +1,17 @@
 // Journal: the file that tells the next dispatcher whom to wait for, who may have it, and when it is not believed.
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
-import { describe, it } from 'node:test';
+import fs, {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+import { describe, it, mock } from 'node:test';
 import { crc32 } from 'node:zlib';
 
 import { Journal, type ServiceName, type Survivor } from '../../../src/cli/journal.js';
@@ -63,6 +73,20 @@ function leave({ journal }: Scene, survivors: readonly Survivor[], name?: Servic
   left.claim();
   left.write(survivors);
   left.close();
+}
+
+/** Has each call of a function of `node:fs` fail, as a disk that is full or broken does. */
+function failing(call: 'readSync' | 'writeSync', code: string): Disposable {
+  const method = mock.method(fs, call, () => {
+    throw Object.assign(new Error(`${code}: it fails, ${call}`), { code });
+  });
+  syncBuiltinESMExports();
+  return {
+    [Symbol.dispose]: () => {
+      method.mock.restore();
+      syncBuiltinESMExports();
+    },
+  };
 }
 
 /** As the only record of a journal, later than all others. */
@@ -190,6 +214,66 @@ describe('a journal', () => {
       assert.equal(existsSync(scene.path), true);
     }),
   );
+
+  for (const [what, code, prevent] of [
+    [
+      'whose directory is gone too',
+      'ENOENT',
+      ({ directory }: Scene) => {
+        rmSync(directory, { recursive: true });
+        return undefined;
+      },
+    ],
+    [
+      'in whose place a directory is',
+      'EISDIR',
+      ({ path }: Scene) => {
+        mkdirSync(path);
+        return undefined;
+      },
+    ],
+    ['on a disk that is broken', 'EIO', () => failing('readSync', 'EIO')],
+  ] as const) {
+    it(
+      `that was removed, ${what}, is not taken for another dispatcher's, and is made anew when it can be`,
+      withJournals((scene) => {
+        const journal = scene.journal();
+        journal.claim();
+        journal.write([living]);
+        rmSync(scene.path);
+        {
+          using _prevented = prevent(scene);
+          assert.throws(() => journal.check(), new RegExp(code));
+          assert.throws(() => journal.check(), new RegExp(code));
+        }
+        rmSync(scene.path, { recursive: true, force: true });
+        mkdirSync(scene.directory, { recursive: true });
+        assert.equal(journal.check(), 'restored');
+        journal.close();
+        assert.deepEqual(scene.journal().claim(), [living]);
+      }),
+    );
+  }
+
+  for (const wasRemoved of [false, true]) {
+    it(
+      `that could not be written${wasRemoved ? ' anew' : ''}, since the disk was full, is written at the next look`,
+      withJournals((scene) => {
+        const journal = scene.journal();
+        journal.claim();
+        if (wasRemoved) journal.write([living]);
+        {
+          using _full = failing('writeSync', 'ENOSPC');
+          if (wasRemoved) rmSync(scene.path);
+          assert.throws(() => (wasRemoved ? journal.check() : journal.write([living])), /ENOSPC/);
+          assert.equal(journal.check(), 'kept');
+        }
+        assert.equal(journal.check(), 'kept');
+        journal.close();
+        assert.deepEqual(scene.journal().claim(), [living]);
+      }),
+    );
+  }
 
   it(
     'is gone behind an end in good order, which can be told twice',

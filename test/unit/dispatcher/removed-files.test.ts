@@ -126,6 +126,21 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
+    'is named with all others that cannot be opened anew',
+    onStage({}, async (stage) => {
+      const gone = ['one', 'two'].map((name) => `${stage.directory}/${name}`);
+      for (const directory of gone) {
+        mkdirSync(directory);
+        await stage.dispatcher.listen({ path: `${directory}/web` });
+      }
+      for (const directory of gone) rmSync(directory, { recursive: true });
+      await assert.rejects(stage.dispatcher.restoreFiles(), (error: Error) =>
+        gone.every((directory) => error.message.includes(`${directory}/web`)),
+      );
+    }),
+  );
+
+  it(
     'is left as it is while no descriptor is free for who waits there, and nobody is lost',
     onStage({}, async (stage) => {
       const address = { path: `${stage.directory}/web` };
