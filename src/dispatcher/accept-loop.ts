@@ -1,5 +1,6 @@
 // AcceptLoop: one listening socket of the dispatcher, and the connections that come to it.
 import { Descriptor, type Acceptor, type Address } from '../fd/index.js';
+import type { CustodyLabel } from '../handoff/index.js';
 import type { Arrival } from './policy.js';
 
 export interface AcceptLoopIdentity {
@@ -9,19 +10,23 @@ export interface AcceptLoopIdentity {
   readonly key: string;
   /** Whether it was given to the dispatcher (`--listen`), and not asked for by a worker. */
   readonly isOwn: boolean;
+  /** Connections that wait in the kernel at most, as was asked for. Earlier releases do not say it. */
+  readonly backlog?: number | undefined;
 }
 
 export class AcceptLoop implements AcceptLoopIdentity {
   readonly id: number;
   readonly key: string;
   readonly isOwn: boolean;
+  readonly backlog: number | undefined;
   #acceptor: Acceptor;
   accepted = 0;
 
-  constructor({ id, key, isOwn }: AcceptLoopIdentity, acceptor: Acceptor) {
+  constructor({ id, key, isOwn, backlog }: AcceptLoopIdentity, acceptor: Acceptor) {
     this.id = id;
     this.key = key;
     this.isOwn = isOwn;
+    this.backlog = backlog;
     this.#acceptor = acceptor;
   }
 
@@ -34,6 +39,11 @@ export class AcceptLoop implements AcceptLoopIdentity {
     const before = this.#acceptor;
     this.#acceptor = acceptor;
     return before;
+  }
+
+  /** What the next dispatcher has to know about a duplicate of the socket. */
+  get label(): CustodyLabel {
+    return { key: this.key, file: this.acceptor.fileIdentity, backlog: this.backlog };
   }
 
   /** Whether another process has made the socket, and keeps it. */

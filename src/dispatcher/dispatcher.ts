@@ -192,8 +192,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       opened: (loop) => {
         this.#onOpened(loop);
       },
-      exchanging: (loop) => {
-        this.#acceptBacklog(loop);
+      stranded: (loop, acceptor) => {
+        this.#acceptBacklog(loop, acceptor);
       },
       exchanged: (loop) => {
         this.#onExchanged(loop);
@@ -775,9 +775,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /** @throws {PassfdError} as `Acceptor.acceptNow`; what it had taken by then is placed */
-  #acceptBacklog(loop: AcceptLoop): void {
+  #acceptBacklog(loop: AcceptLoop, acceptor = loop.acceptor): void {
     for (let round = 0; round < LAST_ROUNDS; round++) {
-      const descriptors = loop.acceptor.acceptNow();
+      const descriptors = acceptor.acceptNow();
       if (descriptors.length === 0) return;
       this.#pool.take(loop, descriptors);
     }
@@ -1014,8 +1014,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       tickets: (loop, brought) =>
         isTrusted && this.#listeners.has(loop) ? this.#tickets.answer(loop, brought) : undefined,
       unlisten: (worker, loop) => this.#releaseLoop(worker, loop),
-      custody: async (_worker, key, descriptor) => {
-        await this.#listeners.takeReturned(key, descriptor);
+      custody: async (_worker, label, descriptor) => {
+        await this.#listeners.takeReturned(label, descriptor);
         this.#vacancies.note(this.#listeners, true);
         tellStep('socket-returned');
       },
@@ -1156,6 +1156,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         id: loop.id,
         key: loop.key,
         isOwn: loop.isOwn,
+        backlog: loop.backlog,
         accepted: loop.accepted,
         tickets: this.#tickets.encoded(loop),
         ...socketOf(loop.acceptor),

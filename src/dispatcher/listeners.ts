@@ -9,8 +9,8 @@ import {
   type AddressLike,
   type ListenOptions,
 } from '../fd/index.js';
-import type { WantedAddress } from '../handoff/index.js';
-import { AcceptLoop } from './accept-loop.js';
+import type { CustodyLabel, WantedAddress } from '../handoff/index.js';
+import { AcceptLoop, type AcceptLoopIdentity } from './accept-loop.js';
 import type { ListenerSnapshot } from './snapshot.js';
 
 /** Listeners have 16 bits in the protocol (`docs/protocol.md`, HANDOFF). */
@@ -21,8 +21,8 @@ export type OwnAddress = AddressLike | { readonly fd: number };
 
 export interface ListenersEvents {
   opened(loop: AcceptLoop): void;
-  /** Another socket comes to its address: what waits at this one is to be taken. Where it throws, nothing is changed. */
-  exchanging(loop: AcceptLoop): void;
+  /** Nobody can reach this socket of its address any more: what waits there is to be taken. May throw. */
+  stranded(loop: AcceptLoop, acceptor: Acceptor): void;
   /** Another socket is at its address, and the one before is closed. */
   exchanged(loop: AcceptLoop): void;
   /** Nothing comes from it any more. */
@@ -50,7 +50,7 @@ type Backlog = Pick<ListenOptions, 'backlog'>;
 
 /** A listening socket that was in custody, until somebody asks for it again. */
 interface Returned {
-  readonly key: string;
+  readonly label: CustodyLabel;
   readonly acceptor: Acceptor;
 }
 
@@ -94,15 +94,15 @@ export class Listeners implements Iterable<AcceptLoop> {
     const key = this.#unusedKey(ownKey(address));
     // Not by its key: the number may be another socket's than in the process that died.
     if (typeof address === 'object' && 'fd' in address) {
-      return this.#open(inherited(address.fd), { key, isOwn: true });
+      return this.#open(inherited(address.fd), { key, isOwn: true, backlog });
     }
-    const returned = this.#takeReturned((candidate) => candidate.key === key);
+    const returned = await this.#takeReturned(key);
     if (!returned) {
       const wanted = typeof address === 'string' ? { path: address } : address;
       await this.#endOfferedWhere((offered) => isInTheWay(offered, wanted));
     }
-    const acceptor = returned ?? (await listen(address, backlog === undefined ? {} : { backlog }));
-    return this.#open(acceptor, { key, isOwn: true });
+    const acceptor = returned ?? (await listen(address, withBacklog(backlog)));
+    return this.#open(acceptor, { key, isOwn: true, backlog });
   }
 
   /** The first worker that asks for an address makes it; the others get the same one. @throws {PassfdError} as `listen` */
@@ -110,8 +110,10 @@ export class Listeners implements Iterable<AcceptLoop> {
     const key = wantedKey(address);
     const existing = await this.#find(key, address);
     if (existing) {
-      // Most apps that listen at a path remove what is there first.
-      await this.restoreFile(existing);
+      // Most apps that listen at a path remove what is there first. Where that fails, other workers serve there all the same.
+      await this.restoreFile(existing).catch((error: unknown) => {
+        this.#events.warned(error);
+      });
       return existing;
     }
     return this.#openNew(key, address, { backlog });
@@ -122,13 +124,13 @@ export class Listeners implements Iterable<AcceptLoop> {
    * the kernel had picked that, and whoever asks for it in the same words gets it.
    * @returns undefined when it is open, or somebody else has it
    */
-  async reopen({ key, address }: AcceptLoop): Promise<AcceptLoop | undefined> {
+  async reopen({ key, address, backlog }: AcceptLoop): Promise<AcceptLoop | undefined> {
     if (originOf(key) !== 'wanted') return undefined;
     const asked = wantedIn(key);
     const wanted = 'port' in asked && 'port' in address ? { ...asked, port: address.port } : asked;
     if (this.#find(key, wanted)) return undefined;
     try {
-      return await this.#openNew(key, wanted, {});
+      return await this.#openNew(key, wanted, withBacklog(backlog));
     } catch (error) {
       if (error instanceof PassfdError) return undefined;
       throw error;
@@ -142,11 +144,12 @@ export class Listeners implements Iterable<AcceptLoop> {
           this.#open(offered.acceptor, {
             key: offered.isInherited ? inheritedKey(address) : key,
             isOwn: false,
+            ...options,
           }),
         )
       : this.#endOfferedWhere((other) => isInTheWay(other, address))
           .then(() => openWanted(address, options))
-          .then((acceptor) => this.#open(acceptor, { key, isOwn: false }));
+          .then((acceptor) => this.#open(acceptor, { key, isOwn: false, ...options }));
     this.#opening.set(key, opening);
     try {
       return await opening;
@@ -160,7 +163,7 @@ export class Listeners implements Iterable<AcceptLoop> {
    * an own address of the dispatcher's waits for `openOwn`.
    * @throws when its file cannot be looked at; then it is closed
    */
-  async takeReturned(key: string, descriptor: Descriptor): Promise<void> {
+  async takeReturned(label: CustodyLabel, descriptor: Descriptor): Promise<void> {
     // Its last server was closed, and the dispatcher died before all custodians knew.
     if (descriptor.describe().kind !== 'listener') {
       descriptor.close();
@@ -171,10 +174,12 @@ export class Listeners implements Iterable<AcceptLoop> {
       descriptor.close();
       return;
     }
+    const { key, file, backlog } = label;
     const origin = originOf(key);
+    const removesFile = !origin.endsWith('-fd');
     let acceptor: Acceptor;
     try {
-      acceptor = await Acceptor.inherit(descriptor, { removesFile: !origin.endsWith('-fd') });
+      acceptor = await Acceptor.inherit(descriptor, { removesFile, fileIdentity: file });
     } catch (error) {
       descriptor.close();
       throw error;
@@ -182,10 +187,40 @@ export class Listeners implements Iterable<AcceptLoop> {
     if (this.#isKnown(identity)) {
       acceptor.release().close();
     } else if (origin.startsWith('own')) {
-      this.#returned.set(identity, { key, acceptor });
+      this.#returned.set(identity, { label, acceptor });
     } else {
-      this.#open(acceptor, { key, isOwn: false });
+      const twin = removesFile ? this.#twinOf(label, acceptor) : undefined;
+      if (twin) await this.#merge(twin, acceptor);
+      else this.#open(acceptor, { key, isOwn: false, backlog });
     }
+  }
+
+  /** Where another socket of the same path was brought before: a worker had not got the one that it was exchanged for. */
+  #twinOf({ key }: CustodyLabel, { address }: Acceptor): AcceptLoop | undefined {
+    return 'path' in address ? [...this].find((loop) => loop.key === key) : undefined;
+  }
+
+  /** Goes on with the one of two sockets that clients can reach, and with who waits at the other one. */
+  async #merge(loop: AcceptLoop, acceptor: Acceptor): Promise<void> {
+    let isBetter = false;
+    try {
+      isBetter = !(await loop.acceptor.isReachable()) && (await acceptor.isReachable());
+    } catch (error) {
+      this.#events.warned(error);
+    }
+    if (!this.has(loop)) {
+      await this.#closeAcceptor(acceptor);
+      return;
+    }
+    try {
+      this.#events.stranded(loop, isBetter ? loop.acceptor : acceptor);
+    } catch (error) {
+      this.#events.warned(error);
+    }
+    const stranded = isBetter ? this.#replace(loop, acceptor) : acceptor;
+    // Workers of an earlier release say nothing of the file: then both have the one at their path.
+    if (stranded.fileIdentity === loop.acceptor.fileIdentity) stranded.release().close();
+    else await this.#closeAcceptor(stranded);
   }
 
   /** Goes on with a listening socket of another generation, under the number that workers know. */
@@ -241,20 +276,25 @@ export class Listeners implements Iterable<AcceptLoop> {
   async #restoreFile(loop: AcceptLoop): Promise<void> {
     const { acceptor, address, isInherited } = loop;
     if (!('path' in address) || isInherited || (await acceptor.isReachable())) return;
-    const fresh = await listen(address, modeIn(loop.key));
+    const fresh = await listen(address, askedFor(loop));
     if (!this.has(loop) || acceptor.closed) {
       await fresh.close();
       return;
     }
     try {
-      this.#events.exchanging(loop);
+      this.#events.stranded(loop, acceptor);
     } catch (error) {
       await fresh.close();
       throw error;
     }
+    await this.#closeAcceptor(this.#replace(loop, fresh));
+  }
+
+  /** @returns the socket that the address had before */
+  #replace(loop: AcceptLoop, fresh: Acceptor): Acceptor {
     const before = loop.exchange(fresh);
     this.#events.exchanged(loop);
-    await this.#closeAcceptor(before);
+    return before;
   }
 
   /** Nobody asks for what was offered any more. */
@@ -271,7 +311,10 @@ export class Listeners implements Iterable<AcceptLoop> {
   async closeReturned(): Promise<void> {
     const returned = [...this.#returned.values()];
     this.#returned.clear();
-    await Promise.all(returned.map(({ acceptor }) => this.#closeAcceptor(acceptor)));
+    for (const { label, acceptor } of returned) {
+      const twin = this.#twinOf(label, acceptor);
+      await (twin ? this.#merge(twin, acceptor) : this.#closeAcceptor(acceptor));
+    }
   }
 
   /** Closes it here. Where workers have it in custody, clients may still connect, until those have closed it too. */
@@ -313,9 +356,9 @@ export class Listeners implements Iterable<AcceptLoop> {
     }
   }
 
-  #open(acceptor: Acceptor, { key, isOwn }: Pick<AcceptLoop, 'key' | 'isOwn'>): AcceptLoop {
+  #open(acceptor: Acceptor, identity: Omit<AcceptLoopIdentity, 'id'>): AcceptLoop {
     this.#dropOthers(acceptor);
-    const loop = new AcceptLoop({ id: this.#freeId(), key, isOwn }, acceptor);
+    const loop = new AcceptLoop({ ...identity, id: this.#freeId() }, acceptor);
     this.#loops.set(loop.id, loop);
     this.#events.opened(loop);
     return loop;
@@ -377,13 +420,14 @@ export class Listeners implements Iterable<AcceptLoop> {
     if (index >= 0) this.#offered.splice(index, 1)[0]?.acceptor.release().close();
   }
 
-  #takeReturned(isWanted: (returned: Returned) => boolean): Acceptor | undefined {
-    for (const [identity, returned] of this.#returned) {
-      if (!isWanted(returned)) continue;
-      this.#returned.delete(identity);
-      return returned.acceptor;
+  /** Of several, the one that clients can reach. */
+  async #takeReturned(key: string): Promise<Acceptor | undefined> {
+    let found: Acceptor | undefined;
+    for (const { label, acceptor } of this.#returned.values()) {
+      if (label.key === key && (!found || (await acceptor.isReachable()))) found = acceptor;
     }
-    return undefined;
+    if (found) this.#returned.delete(found.inode);
+    return found;
   }
 }
 
@@ -415,6 +459,15 @@ function wantedKey(address: WantedAddress): string {
 /** Of a socket that was offered, and that somebody else keeps. */
 function inheritedKey(address: WantedAddress): string {
   return keyOf('wanted-fd', JSON.stringify(address));
+}
+
+/** The options of its `listen`. */
+function askedFor({ key, backlog }: AcceptLoop): ListenOptions {
+  return { ...modeIn(key), ...withBacklog(backlog) };
+}
+
+function withBacklog(backlog: number | undefined): Backlog {
+  return backlog === undefined ? {} : { backlog };
 }
 
 /** The file mode that a worker has asked for. */

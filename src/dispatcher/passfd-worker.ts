@@ -18,6 +18,7 @@ import {
   MAX_BATCH,
   PROTOCOL_VERSION,
   shortened,
+  type CustodyLabel,
   type FromWorker,
   type Listening,
   type TakeGroup,
@@ -73,7 +74,7 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   /** Resolves when the address is free, if this was the last to listen there. @returns whether it is still open */
   unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<boolean>;
   /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
-  custody(worker: PassfdWorker, key: string, descriptor: Descriptor): Promise<void>;
+  custody(worker: PassfdWorker, label: CustodyLabel, descriptor: Descriptor): Promise<void>;
   /** It has come back from a dispatcher that died. @param hasCustody whether it brought listening sockets */
   returned(worker: PassfdWorker, hasCustody: boolean): void;
 }
@@ -190,8 +191,10 @@ export class PassfdWorker implements WorkerHandle {
 
   readonly #stallWatch: StallWatch;
 
-  /** Listening sockets that are on their way to it: what tells that nobody needs one any more. */
-  readonly #entrusting = new Map<number, AbortController>();
+  /** Listening sockets that are on their way to it, by their listeners: what tells that nobody needs one any more. */
+  readonly #entrusting = new Map<number, Set<AbortController>>();
+  /** Listeners of which it has got one. */
+  readonly #entrusted = new Set<number>();
   /** Of answers that wait for it. */
   #unreadBytes = 0;
   /** In the second that began then, without what its connections are a reason for: may be less than nothing. */
@@ -308,6 +311,8 @@ export class PassfdWorker implements WorkerHandle {
         sharesTickets,
       });
     }
+    // What is unsent follows.
+    if (snapshot.isCustodian) for (const id of loops.keys()) worker.#entrusted.add(id);
     let told = Promise.resolve();
     for (const { bytes, descriptors, handoff } of unsent) {
       if (handoff) {
@@ -481,31 +486,34 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   /** Gives it a listening socket to keep: should this process die, the socket lives on there. */
-  entrust({ id, key, acceptor }: AcceptLoop): void {
+  entrust({ id, label, acceptor }: AcceptLoop): void {
     if (!this.#isCustodian || this.#state.is === 'parting') return;
     const duplicate = acceptor.duplicate();
-    const frame = encodeJson({ type: 'custody', listener: id, key });
+    const frame = encodeJson({ type: 'custody', listener: id, ...label });
     const unneeded = new AbortController();
-    this.#entrusting.set(id, unneeded);
+    // Where the socket is another one by now, the one before may still be on its way.
+    const pending = this.#entrusting.get(id) ?? new Set();
+    this.#entrusting.set(id, pending.add(unneeded));
     this.#channel
       .post(frame, [duplicate], { signal: unneeded.signal })
       .then(() => {
         if (unneeded.signal.aborted) this.#release(id);
+        else this.#entrusted.add(id);
       })
       .catch(() => undefined)
       .finally(() => {
         duplicate.close();
-        if (this.#entrusting.get(id) === unneeded) this.#entrusting.delete(id);
+        pending.delete(unneeded);
+        if (pending.size === 0 && this.#entrusting.get(id) === pending) this.#entrusting.delete(id);
       })
       .catch(() => undefined);
   }
 
   /** It need not keep that one any more. One that waits for the channel it never gets. */
   relieve({ id }: AcceptLoop): void {
-    if (!this.#isCustodian) return;
-    const unneeded = this.#entrusting.get(id);
-    if (unneeded) unneeded.abort();
-    else this.#release(id);
+    for (const unneeded of this.#entrusting.get(id) ?? []) unneeded.abort();
+    this.#entrusting.delete(id);
+    if (this.#entrusted.delete(id)) this.#release(id);
   }
 
   #release(id: number): void {
@@ -675,7 +683,7 @@ export class PassfdWorker implements WorkerHandle {
   #on(message: FromWorker, take: TakeGroup): Promise<void> | undefined {
     switch (message.type) {
       case 'custody':
-        return this.#onCustody(message.key, take);
+        return this.#onCustody(message, take);
       case 'last-words':
         this.#lastWords = message.text;
         break;
@@ -795,12 +803,12 @@ export class PassfdWorker implements WorkerHandle {
     this.#answerListening(message, [loop]);
   }
 
-  async #onCustody(key: string, take: TakeGroup): Promise<void> {
+  async #onCustody(label: CustodyLabel, take: TakeGroup): Promise<void> {
     const group = take(1);
     const [descriptor] = group === 'lost' ? [] : group;
     // One that this process had no descriptor left for comes back by another worker, or not at all.
     if (descriptor) {
-      await this.#events.custody(this, key, descriptor);
+      await this.#events.custody(this, label, descriptor);
       this.#hasBrought = true;
     }
     this.#awaitedCustody--;

@@ -347,8 +347,8 @@ function fileIn({ removesFile, fileIdentity }: SocketFile): SocketFile {
 function addOne(arriving: Arriving, message: TakeoverMessage, descriptor: Descriptor): boolean {
   switch (message.type) {
     case 'listener': {
-      const { id, key, isOwn, accepted, tickets } = message;
-      arriving.listeners.push({ id, key, isOwn, accepted, tickets, ...fileIn(message), descriptor });
+      const { id, key, isOwn, backlog, accepted, tickets } = message;
+      arriving.listeners.push({ id, key, isOwn, backlog, accepted, tickets, ...fileIn(message), descriptor });
       return true;
     }
     case 'offered':

@@ -34,6 +34,7 @@ export {
   MAX_BATCH,
   MAX_LAST_WORDS,
   type FromWorker,
+  type CustodyLabel,
   type Listening,
   type RefusalReason,
   type ToWorker,

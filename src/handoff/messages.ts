@@ -81,6 +81,21 @@ export type WantedAddress = v.InferOutput<typeof wantedAddress>;
  */
 const ticketRequest = v.optional(v.nullable(ticketSecretMessage));
 
+/** What comes with a listening socket in custody, and goes back with it to the next dispatcher. */
+const custody = {
+  key,
+  /** Device and inode of its file, where the dispatcher has made one. Earlier releases say neither this nor the backlog. */
+  file: v.optional(v.pipe(v.string(), v.regex(/^\d{1,20}:\d{1,20}$/))),
+  backlog: v.optional(count),
+};
+
+/** What a dispatcher, and the next one, knows a listening socket by. */
+export interface CustodyLabel {
+  readonly key: string;
+  readonly file?: string | undefined;
+  readonly backlog?: number | undefined;
+}
+
 const fromWorkerJson = v.variant('type', [
   /**
    * It can take connections. With listeners: the servers of these have stayed open behind their 'listening'. Without: those
@@ -108,7 +123,7 @@ const fromWorkerJson = v.variant('type', [
   /** Whether connections are open there that came from no dispatcher. A drain waits for them as well. */
   v.object({ type: v.literal('holding'), on: v.boolean() }),
   /** A listening socket of a dispatcher that died, as its descriptor, with the key that came with it. */
-  v.object({ type: v.literal('custody'), key }),
+  v.object({ type: v.literal('custody'), ...custody }),
   /** Why it is about to end, for who started it. */
   v.object({ type: v.literal('last-words'), text: v.pipe(v.string(), v.maxLength(MAX_LAST_WORDS)) }),
 ]);
@@ -142,7 +157,7 @@ const toWorkerJson = v.variant('type', [
    * A listening socket, as its descriptor, to be kept and never used: should the dispatcher die, the worker brings it to
    * the next one.
    */
-  v.object({ type: v.literal('custody'), listener: sixteenBits, key }),
+  v.object({ type: v.literal('custody'), listener: sixteenBits, ...custody }),
   /**
    * These are closed, and nobody is to keep them; `stale`: nor any that came from a dispatcher before, and not from this
    * one.

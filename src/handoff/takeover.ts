@@ -89,6 +89,7 @@ const message = v.variant('type', [
     id: count,
     key: v.string(),
     isOwn: v.boolean(),
+    backlog: v.optional(count),
     accepted: count,
     ...file,
     /** Where a worker has asked for it. */

@@ -1,33 +1,34 @@
 // Custody: the dispatcher's listening sockets, kept here and never used, so that they live on should it die.
 import type { Descriptor } from '../fd/index.js';
+import type { CustodyLabel } from '../handoff/index.js';
 
 export interface Kept {
-  /** What every dispatcher knows the socket by. */
-  readonly key: string;
+  readonly label: CustodyLabel;
   readonly descriptor: Descriptor;
 }
 
 export class Custody {
-  readonly #kept = new Map<string, { readonly descriptor: Descriptor; listener: number | undefined }>();
+  /** By their keys. */
+  readonly #kept = new Map<string, Kept & { listener: number | undefined }>();
 
   get kept(): readonly Kept[] {
-    return Array.from(this.#kept, ([key, { descriptor }]) => ({ key, descriptor }));
+    return Array.from(this.#kept.values(), ({ label, descriptor }) => ({ label, descriptor }));
   }
 
   /**
    * Takes over a listening socket, in place of the one with the same key.
    * @param listener its number at the present dispatcher
    */
-  keep(listener: number, { key, descriptor }: Kept): void {
-    const kept = this.#kept.get(key);
+  keep(listener: number, { label, descriptor }: Kept): void {
+    const kept = this.#kept.get(label.key);
     if (kept?.descriptor.inode === descriptor.inode) {
       // The one that is here may be on its way to the dispatcher at this moment.
-      kept.listener = listener;
+      this.#kept.set(label.key, { label, descriptor: kept.descriptor, listener });
       descriptor.close();
       return;
     }
     kept?.descriptor.close();
-    this.#kept.set(key, { descriptor, listener });
+    this.#kept.set(label.key, { label, descriptor, listener });
   }
 
   /** The numbers are those of another dispatcher from here on. All are kept until that one has given them anew. */

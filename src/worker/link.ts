@@ -66,7 +66,7 @@ export interface LinkEvents {
    */
   closed(passedOn: SocketIdentity | undefined): void;
   /** A listening socket is to be kept. The receiver owns it. */
-  entrusted(listener: number, key: string, descriptor: Descriptor): void;
+  entrusted(listener: number, kept: Kept): void;
   /** These need not be kept any more. @param stale nor those that came from a dispatcher before, and not from this one */
   relieved(listeners: readonly number[], stale: boolean): void;
   /** The workers of a listener share other ticket keys from here on. */
@@ -192,8 +192,8 @@ export class Link {
       tellStep('hello-sent');
       const welcomed = await welcome;
       link.#hearsHolding = welcomed.holding ?? false;
-      for (const { key, descriptor } of returns?.custody ?? []) {
-        await link.#channel.post(encodeJson({ type: 'custody', key }), [descriptor]);
+      for (const { label, descriptor } of returns?.custody ?? []) {
+        await link.#channel.post(encodeJson({ type: 'custody', ...label }), [descriptor]);
       }
       return { link, welcome: welcomed };
     } catch (error) {
@@ -395,7 +395,7 @@ export class Link {
         this.#isOrphaned = true;
         break;
       case 'custody':
-        this.#onCustody(message.listener, message.key, take);
+        this.#onCustody(message, take);
         break;
       case 'release':
         this.#events.relieved(message.listeners, message.stale ?? false);
@@ -443,11 +443,14 @@ export class Link {
     }
   }
 
-  #onCustody(listener: number, key: string, take: TakeGroup): void {
+  #onCustody(
+    { listener, key, file, backlog }: Extract<ToWorker, { type: 'custody' }>,
+    take: TakeGroup,
+  ): void {
     const group = take(1);
     const [descriptor] = group === 'lost' ? [] : group;
     // Where this process has no descriptor left, other workers have it.
-    if (descriptor) this.#events.entrusted(listener, key, descriptor);
+    if (descriptor) this.#events.entrusted(listener, { label: { key, file, backlog }, descriptor });
   }
 
   /** The dispatcher died in the moment of sending them, and cannot be asked whether it had. */

@@ -391,8 +391,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
             this.#noteClosed();
           });
         },
-        entrusted: (listener, key, descriptor) => {
-          this.#custody.keep(listener, { key, descriptor });
+        entrusted: (listener, kept) => {
+          this.#custody.keep(listener, kept);
         },
         relieved: (listeners, stale) => {
           this.#custody.release(listeners);

@@ -14,6 +14,7 @@ import {
   encodeJson,
   encodeRefused,
   PROTOCOL_VERSION,
+  type CustodyLabel,
   type Listening,
   type RefusalReason,
   type TicketSecretMessage,
@@ -40,8 +41,7 @@ export interface Returning {
 }
 
 /** A listening socket, and what a dispatcher knows it by. */
-export interface Entrusted {
-  readonly key: string;
+export interface Entrusted extends CustodyLabel {
   readonly descriptor: Descriptor;
 }
 
@@ -109,18 +109,18 @@ export class FakeWorker implements Disposable {
     await this.say(encodeFrame(encodeHello(hello)));
     const welcome = await this.next('welcome');
     this.id = welcome.id;
-    for (const { key, descriptor } of kept) {
-      await this.socket.send(encodeJson({ type: 'custody', key }), [descriptor]);
+    for (const { key, file, backlog, descriptor } of kept) {
+      await this.socket.send(encodeJson({ type: 'custody', key, file, backlog }), [descriptor]);
     }
     return welcome;
   }
 
   /** The next listening socket that it is to keep, with its number. */
   async entrusted(): Promise<Entrusted & { readonly listener: number }> {
-    const { listener, key } = await this.next('custody');
+    const { listener, key, file, backlog } = await this.next('custody');
     const [descriptor] = this.take(1);
     assert.ok(descriptor);
-    return { listener, key, descriptor };
+    return { listener, key, file, backlog, descriptor };
   }
 
   /** Takes connections of the dispatcher's own addresses from here on. */

@@ -5,6 +5,7 @@ import fs, {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmdirSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -75,18 +76,18 @@ function leave({ journal }: Scene, survivors: readonly Survivor[], name?: Servic
   left.close();
 }
 
-/** Has each call of a function of `node:fs` fail, as a disk that is full or broken does. */
-function failing(call: 'readSync' | 'writeSync', code: string): Disposable {
+/** Each call of a function of `node:fs` fails meanwhile, as with a disk that is full or broken. */
+function whileFailing(call: 'readSync' | 'writeSync', code: string, body: () => void): void {
   const method = mock.method(fs, call, () => {
     throw Object.assign(new Error(`${code}: it fails, ${call}`), { code });
   });
   syncBuiltinESMExports();
-  return {
-    [Symbol.dispose]: () => {
-      method.mock.restore();
-      syncBuiltinESMExports();
-    },
-  };
+  try {
+    body();
+  } finally {
+    method.mock.restore();
+    syncBuiltinESMExports();
+  }
 }
 
 /** As the only record of a journal, later than all others. */
@@ -215,25 +216,38 @@ describe('a journal', () => {
     }),
   );
 
-  for (const [what, code, prevent] of [
+  const preventions: readonly (readonly [
+    what: string,
+    code: string,
+    prevent: (scene: Scene, body: () => void) => void,
+  ])[] = [
     [
       'whose directory is gone too',
       'ENOENT',
-      ({ directory }: Scene) => {
+      ({ directory }, body) => {
         rmSync(directory, { recursive: true });
-        return undefined;
+        body();
+        mkdirSync(directory);
       },
     ],
     [
       'in whose place a directory is',
       'EISDIR',
-      ({ path }: Scene) => {
+      ({ path }, body) => {
         mkdirSync(path);
-        return undefined;
+        body();
+        rmdirSync(path);
       },
     ],
-    ['on a disk that is broken', 'EIO', () => failing('readSync', 'EIO')],
-  ] as const) {
+    [
+      'on a disk that is broken',
+      'EIO',
+      (_scene, body) => {
+        whileFailing('readSync', 'EIO', body);
+      },
+    ],
+  ];
+  for (const [what, code, prevent] of preventions) {
     it(
       `that was removed, ${what}, is not taken for another dispatcher's, and is made anew when it can be`,
       withJournals((scene) => {
@@ -241,13 +255,11 @@ describe('a journal', () => {
         journal.claim();
         journal.write([living]);
         rmSync(scene.path);
-        {
-          using _prevented = prevent(scene);
+        prevent(scene, () => {
           assert.throws(() => journal.check(), new RegExp(code));
           assert.throws(() => journal.check(), new RegExp(code));
-        }
-        rmSync(scene.path, { recursive: true, force: true });
-        mkdirSync(scene.directory, { recursive: true });
+        });
+        rmSync(scene.path, { force: true });
         assert.equal(journal.check(), 'restored');
         journal.close();
         assert.deepEqual(scene.journal().claim(), [living]);
@@ -255,25 +267,38 @@ describe('a journal', () => {
     );
   }
 
-  for (const wasRemoved of [false, true]) {
-    it(
-      `that could not be written${wasRemoved ? ' anew' : ''}, since the disk was full, is written at the next look`,
-      withJournals((scene) => {
-        const journal = scene.journal();
-        journal.claim();
-        if (wasRemoved) journal.write([living]);
-        {
-          using _full = failing('writeSync', 'ENOSPC');
-          if (wasRemoved) rmSync(scene.path);
-          assert.throws(() => (wasRemoved ? journal.check() : journal.write([living])), /ENOSPC/);
-          assert.equal(journal.check(), 'kept');
-        }
+  it(
+    'that could not be written, since the disk was full, is written at the next look',
+    withJournals((scene) => {
+      const journal = scene.journal();
+      journal.claim();
+      whileFailing('writeSync', 'ENOSPC', () => {
+        assert.throws(() => {
+          journal.write([living]);
+        }, /ENOSPC/);
         assert.equal(journal.check(), 'kept');
-        journal.close();
-        assert.deepEqual(scene.journal().claim(), [living]);
-      }),
-    );
-  }
+      });
+      assert.equal(journal.check(), 'kept');
+      journal.close();
+      assert.deepEqual(scene.journal().claim(), [living]);
+    }),
+  );
+
+  it(
+    'that could not be written anew, since the disk was full, is written at the next look',
+    withJournals((scene) => {
+      const journal = scene.journal();
+      journal.claim();
+      journal.write([living]);
+      rmSync(scene.path);
+      whileFailing('writeSync', 'ENOSPC', () => {
+        assert.throws(() => journal.check(), /ENOSPC/);
+      });
+      assert.equal(journal.check(), 'kept');
+      journal.close();
+      assert.deepEqual(scene.journal().claim(), [living]);
+    }),
+  );
 
   it(
     'is gone behind an end in good order, which can be told twice',

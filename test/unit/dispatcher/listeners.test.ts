@@ -15,7 +15,7 @@ function listeners(): Listeners {
   const ignore = (): void => undefined;
   return new Listeners({
     opened: ignore,
-    exchanging: ignore,
+    stranded: ignore,
     exchanged: ignore,
     closing: ignore,
     closed: ignore,
@@ -36,8 +36,8 @@ describe('an inherited socket that a worker brings back', () => {
       await using other = await listen(anyPort);
       const all = listeners();
       // The numbers have changed places.
-      await all.takeReturned(`own-fd ${other.fd}`, one.duplicate());
-      await all.takeReturned(`own-fd ${one.fd}`, other.duplicate());
+      await all.takeReturned({ key: `own-fd ${other.fd}` }, one.duplicate());
+      await all.takeReturned({ key: `own-fd ${one.fd}` }, other.duplicate());
       for (const { fd, address } of [one, other]) {
         assert.deepEqual((await all.openOwn({ fd }, undefined)).address, address);
       }
@@ -57,7 +57,7 @@ describe('a socket that a worker brings back and whose file cannot be looked at'
       renameSync(path, `${directory.path}/moved`);
       writeFileSync(path, 'no directory');
       const descriptor = kept.duplicate();
-      await assert.rejects(listeners().takeReturned(`wanted ${path}/listener`, descriptor), {
+      await assert.rejects(listeners().takeReturned({ key: `wanted ${path}/listener` }, descriptor), {
         code: 'ENOTDIR',
       });
       assert.equal(descriptor.closed, true);

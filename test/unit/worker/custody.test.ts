@@ -28,7 +28,7 @@ function withCustody(
 }
 
 function keys({ kept }: Custody): string[] {
-  return kept.map(({ key }) => key);
+  return kept.map(({ label }) => label.key);
 }
 
 describe('custody', () => {
@@ -36,9 +36,9 @@ describe('custody', () => {
     'keeps one of the same socket, and the one that is there already, which may be on its way',
     withCustody((custody, first) => {
       const there = first.duplicate();
-      custody.keep(1, { key: 'a', descriptor: there });
+      custody.keep(1, { label: { key: 'a' }, descriptor: there });
       const again = first.duplicate();
-      custody.keep(5, { key: 'a', descriptor: again });
+      custody.keep(5, { label: { key: 'a' }, descriptor: again });
       assert.deepEqual([there.closed, again.closed], [false, true]);
       // Under its new number.
       custody.release([1]);
@@ -52,8 +52,8 @@ describe('custody', () => {
     'takes another socket in the place of the one with the same key',
     withCustody((custody, first, second) => {
       const before = first.duplicate();
-      custody.keep(1, { key: 'a', descriptor: before });
-      custody.keep(1, { key: 'a', descriptor: second.duplicate() });
+      custody.keep(1, { label: { key: 'a' }, descriptor: before });
+      custody.keep(1, { label: { key: 'a' }, descriptor: second.duplicate() });
       assert.equal(before.closed, true);
       assert.deepEqual(
         custody.kept.map(({ descriptor }) => descriptor.inode),
@@ -65,12 +65,12 @@ describe('custody', () => {
   it(
     'goes by the numbers of the present dispatcher, and lets go of what that one has not given when it says so',
     withCustody((custody, first, second) => {
-      custody.keep(1, { key: 'a', descriptor: first.duplicate() });
-      custody.keep(2, { key: 'b', descriptor: second.duplicate() });
+      custody.keep(1, { label: { key: 'a' }, descriptor: first.duplicate() });
+      custody.keep(2, { label: { key: 'b' }, descriptor: second.duplicate() });
       custody.expectAnew();
       custody.release([1, 2]);
       assert.deepEqual(keys(custody), ['a', 'b']);
-      custody.keep(1, { key: 'b', descriptor: second.duplicate() });
+      custody.keep(1, { label: { key: 'b' }, descriptor: second.duplicate() });
       custody.releaseStale();
       assert.deepEqual(keys(custody), ['b']);
     }),

@@ -193,7 +193,8 @@ describe('a worker that comes to the next dispatcher', () => {
     atPath(async ({ dispatcher, acceptor, next, client }) => {
       await client();
       using descriptor = acceptor.duplicate();
-      await dispatcher.entrust(1, 'a', descriptor);
+      const more = { file: '9:4711', backlog: 16 };
+      await dispatcher.entrust(1, 'a', descriptor, more);
       await entrust(dispatcher, 2, 'b');
       await dispatcher.say({ type: 'release', listeners: [2] });
       // When it has adopted this one, it has heard all of that.
@@ -204,6 +205,7 @@ describe('a worker that comes to the next dispatcher', () => {
       await second.grant(acceptor);
       await second.hears('ready');
       assert.deepEqual(second.brought, [['a', descriptor.inode]]);
+      assert.deepEqual(second.labels, [{ key: 'a', ...more }]);
     }),
   );
 

@@ -12,6 +12,7 @@ import {
   encodeHandoffAgain,
   encodeJson,
   PROTOCOL_VERSION,
+  type CustodyLabel,
   type FromWorker,
   type TakeGroup,
   type ToWorker,
@@ -42,6 +43,8 @@ export class PlayedDispatcher {
   onUnlisten: () => Promise<void> = () => Promise.resolve();
   /** Listening sockets that the worker has brought, as their keys and what the kernel tells them by. */
   readonly brought: (readonly [key: string, inode: string])[] = [];
+  /** What came with each. */
+  readonly labels: CustodyLabel[] = [];
 
   /** Settles when the channel of a worker that was welcomed has ended. */
   ended: Promise<void> = Promise.resolve();
@@ -70,7 +73,7 @@ export class PlayedDispatcher {
     this.ended = this.#channel
       .read(async (payload, take) => {
         const message = decodeFromWorker(payload);
-        if (message.type === 'custody') this.#take(message.key, take);
+        if (message.type === 'custody') this.#take(message, take);
         this.#heard.push(message);
         this.#wake?.();
         if (message.type !== 'unlisten') return;
@@ -102,8 +105,13 @@ export class PlayedDispatcher {
   }
 
   /** Has the worker keep a listening socket. */
-  entrust(listener: number, key: string, descriptor: Descriptor): Promise<void> {
-    return this.#channel.post(encodeJson({ type: 'custody', listener, key }), [descriptor]);
+  entrust(
+    listener: number,
+    key: string,
+    descriptor: Descriptor,
+    more: Omit<CustodyLabel, 'key'> = {},
+  ): Promise<void> {
+    return this.#channel.post(encodeJson({ type: 'custody', listener, key, ...more }), [descriptor]);
   }
 
   /** The next message of this type; those of other types before it are passed over. */
@@ -122,11 +130,12 @@ export class PlayedDispatcher {
     return this.#heard;
   }
 
-  #take(key: string, take: TakeGroup): void {
+  #take({ key, file, backlog }: CustodyLabel, take: TakeGroup): void {
     const group = take(1);
     const [descriptor] = group === 'lost' ? [] : group;
     assert.ok(descriptor);
     this.brought.push([key, descriptor.inode]);
+    this.labels.push({ key, file, backlog });
     descriptor.close();
   }
 
