@@ -145,9 +145,12 @@ static enum outcome send_frame(int socket, const void *frame, size_t length, con
 		message.msg_control = control.bytes;
 		message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
 		struct cmsghdr *header = &control.align;
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+		/* All of it: musl has padding where the kernel reads the upper half of the length. */
+		*header = (struct cmsghdr){
+			.cmsg_level = SOL_SOCKET,
+			.cmsg_type = SCM_RIGHTS,
+			.cmsg_len = CMSG_LEN(sizeof(int) * count),
+		};
 		int *data = (int *)(void *)CMSG_DATA(header);
 		for (size_t i = 0; i < count; i++) {
 			data[i] = fds[i];
