@@ -327,7 +327,8 @@ class Service {
         ...(authkey !== undefined && { authkey }),
       });
       occupants = attachments.map(occupantIn);
-      await awaitGo(predecessor);
+      const { stoppingForMs } = await awaitGo(predecessor);
+      if (stoppingForMs !== undefined) this.#signals.expectRequest(stoppingForMs);
     } catch (error) {
       // All of it is still the other one's.
       await this.#dispatcher.disown();
@@ -527,7 +528,8 @@ class Service {
     };
     const attachments = (this.#supervisor?.occupants() ?? []).map(attachmentOf);
     try {
-      await handOver(this.#dispatcher, { channel, kill }, attachments);
+      const stoppingForMs = (): number | undefined => this.#signals.stoppingForMs;
+      await handOver(this.#dispatcher, { channel, kill, stoppingForMs }, attachments);
     } finally {
       closeAll(attachments.flatMap(({ descriptors }) => descriptors));
     }

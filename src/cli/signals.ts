@@ -43,6 +43,8 @@ export class Signals implements Disposable {
   #requests = 0;
   /** When the last request came. */
   #askedAt: number | undefined;
+  /** When the generation before got the first one, which is still to be passed on to this process. */
+  #askedBeforeAt: number | undefined;
   #passOn: ((signal: NodeJS.Signals) => void) | undefined;
   #isOver = false;
 
@@ -80,6 +82,18 @@ export class Signals implements Disposable {
     return this.#requests > 1;
   }
 
+  /** How long ago it was asked to stop, if it was. */
+  get stoppingForMs(): number | undefined {
+    return this.#requests > 0 && this.#askedAt !== undefined
+      ? Math.round(this.#host.now() - this.#askedAt)
+      : undefined;
+  }
+
+  /** The next request is the one that the generation before got so long ago. */
+  expectRequest(stoppingForMs: number): void {
+    this.#askedBeforeAt = this.#host.now() - stoppingForMs;
+  }
+
   /** From now on they are another process's business. A second call names another one. */
   passOnTo(receiver: (signal: NodeJS.Signals) => void): void {
     this.#passOn = receiver;
@@ -97,7 +111,10 @@ export class Signals implements Disposable {
   #askToStop(signal: Stopping): void {
     const now = this.#host.now();
     const isSame = this.#askedAt !== undefined && now - this.#askedAt < SAME_REQUEST_MS;
-    if (!isSame) this.#askedAt = now;
+    if (!isSame) {
+      this.#askedAt = this.#askedBeforeAt ?? now;
+      this.#askedBeforeAt = undefined;
+    }
     if (this.#isOver) {
       if (isSame) return;
       this[Symbol.dispose]();

@@ -40,6 +40,8 @@ interface Successor {
   readonly channel: TakeoverChannel;
   /** Ends its process at once: it does not answer any more. Its end of the channel is closed by that. */
   readonly kill: () => void;
+  /** How long ago this process was asked to stop, if it was. */
+  readonly stoppingForMs?: () => number | undefined;
 }
 
 /**
@@ -49,7 +51,7 @@ interface Successor {
  */
 export async function handOver(
   dispatcher: Dispatcher,
-  { channel, kill }: Successor,
+  { channel, kill, stoppingForMs }: Successor,
   attachments: readonly Attachment[],
 ): Promise<void> {
   const { snapshot, release } = await dispatcher.freeze();
@@ -66,7 +68,7 @@ export async function handOver(
     dispatcher.renounce();
     hasGone = true;
     await inTime(kill, async () => {
-      await channel.send({ type: 'go' });
+      await channel.send({ type: 'go', stoppingForMs: stoppingForMs?.() });
       tellStep('go-sent');
       await expect(channel, 'started');
     });
@@ -110,15 +112,22 @@ async function refuseTakeover(channel: TakeoverChannel, { code, message }: Passf
   await channel.send({ type: 'failed', code, reason: message }).catch(() => undefined);
 }
 
-/** Resolves when this generation is the dispatcher. @throws {PassfdError} `ERR_TAKEOVER` when the other one still is */
-export async function awaitGo(channel: TakeoverChannel): Promise<void> {
+/**
+ * Resolves when this generation is the dispatcher.
+ * @returns how long ago the other one was asked to stop, if it was
+ * @throws {PassfdError} `ERR_TAKEOVER` when the other one still is
+ */
+export async function awaitGo(
+  channel: TakeoverChannel,
+): Promise<{ readonly stoppingForMs: number | undefined }> {
   await channel.send({ type: 'ready' });
   tellStep('ready-said');
   // No limit here: the other one has one, and ends this process then.
-  await expect(channel, 'go');
+  const { stoppingForMs } = await expect(channel, 'go');
   // Before anything is touched: when this one dies with it unsaid, the other one goes on.
   await channel.send({ type: 'started' });
   tellStep('started');
+  return { stoppingForMs };
 }
 
 /** When the time is over, the other process is ended, by which whatever waits for it fails. */
@@ -140,14 +149,24 @@ async function inTime(kill: () => void, body: () => Promise<void>): Promise<void
 }
 
 /** Waits for one message and nothing else. @throws {PassfdError} `ERR_TAKEOVER` */
-async function expect(channel: TakeoverChannel, type: TakeoverMessage['type']): Promise<void> {
+async function expect<Type extends TakeoverMessage['type']>(
+  channel: TakeoverChannel,
+  type: Type,
+): Promise<Extract<TakeoverMessage, { type: Type }>> {
   const received = await channel.receive();
   if (!received) throw endedError();
   const { message, descriptors } = received;
   closeAll(descriptors);
-  if (message.type === type) return;
+  if (isOfType(message, type)) return message;
   if (message.type === 'failed') throw new PassfdError('ERR_TAKEOVER', message.reason);
   throw new PassfdError('ERR_PROTOCOL', `The other generation said ${message.type}, and not ${type}`);
+}
+
+function isOfType<Type extends TakeoverMessage['type']>(
+  message: TakeoverMessage,
+  type: Type,
+): message is Extract<TakeoverMessage, { type: Type }> {
+  return message.type === type;
 }
 
 /** Reads what a generation said before it ended. */

@@ -115,7 +115,11 @@ const message = v.variant('type', [
   v.object({ type: v.literal('all') }),
   v.object({ type: v.literal('ready') }),
   v.object({ type: v.literal('failed'), code: v.string(), reason: v.string() }),
-  v.object({ type: v.literal('go') }),
+  v.object({
+    type: v.literal('go'),
+    /** How long ago the old one was asked to stop, if it was. */
+    stoppingForMs: v.optional(count),
+  }),
   v.object({ type: v.literal('started') }),
   /** The first message of the new generation. */
   v.object({ type: v.literal('hello'), version: v.string(), format: positive, pid: positive }),

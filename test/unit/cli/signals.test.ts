@@ -76,6 +76,37 @@ describe('a signal that asks a service to stop', () => {
   );
 
   it(
+    'is measured from the request that the generation before got, and passes on',
+    withSignals(async ({ told, get, signals }) => {
+      signals.expectRequest(SAME_REQUEST_MS - 1);
+      await get('SIGTERM', 0);
+      await get('SIGTERM', 0);
+      await get('SIGINT', 1);
+      assert.deepEqual(told, ['stop by SIGTERM', 'SIGTERM again', 'at once']);
+    }),
+  );
+
+  it(
+    'is measured so also when that was long ago',
+    withSignals(async ({ told, get, signals }) => {
+      signals.expectRequest(10 * SAME_REQUEST_MS);
+      await get('SIGTERM', 0);
+      await get('SIGTERM', 1);
+      assert.deepEqual(told, ['stop by SIGTERM', 'at once']);
+    }),
+  );
+
+  it(
+    'says how long ago it came',
+    withSignals(async ({ get, signals }) => {
+      assert.equal(signals.stoppingForMs, undefined);
+      await get('SIGTERM', 0);
+      await get('SIGTERM', 100);
+      assert.equal(signals.stoppingForMs, 100);
+    }),
+  );
+
+  it(
     'does not kill a process that is about to end, unless it is a new request',
     withSignals(async ({ told, get, signals }) => {
       await get('SIGINT', 0);

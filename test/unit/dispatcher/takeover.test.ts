@@ -489,6 +489,25 @@ describe('the next generation', () => {
   );
 
   it(
+    'hears how long ago the one before was asked to stop, and what backlog an address has',
+    onStage({}, async (stage) => {
+      const worker = await stage.join();
+      await worker.listen({ host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 }, 3);
+      await using next = new Dispatcher();
+      const { successor, predecessor } = succession(stage);
+      const handingOver = handOver(stage.dispatcher, { ...successor, stoppingForMs: () => 123 }, []);
+      await takeOver(next, predecessor, {});
+      const [, heard] = await Promise.all([handingOver, awaitGo(predecessor)]);
+      assert.deepEqual(heard, { stoppingForMs: 123 });
+      next.thaw();
+      await stage.dispatcher.disown();
+      const { snapshot, release } = await next.freeze();
+      assert.equal(snapshot.listeners[0]?.backlog, 3);
+      release();
+    }),
+  );
+
+  it(
     'answers who connects to the control socket meanwhile, and who waits for an answer is told to ask again',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
