@@ -120,3 +120,17 @@ describe('a notifier', { skip: withoutServiceManager }, () => {
     }),
   );
 });
+
+describe('a service manager that a test waits at', { skip: withoutServiceManager }, () => {
+  it(
+    'says at once what the service printed when that ends without a notification',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const command = [process.execPath, '-e', "console.log('gave up'); process.exitCode = 3"];
+      const manager = new ServiceManager(start, { command, notify: `${directory.path}/notify` });
+      await manager.addresses();
+      await manager.start();
+      await assert.rejects(manager.notified('READY=1'), /ended with 3, .*\ngave up/);
+    }),
+  );
+});

@@ -64,6 +64,12 @@ def watch(pid):
 
 def ended():
     global main_pidfd
+    # What it had said before it ended comes first.
+    while notify in selector.get_map() and notified():
+        pass
+    # That can have named another main process.
+    if not select.select([main_pidfd], [], [], 0)[0]:
+        return
     selector.unregister(main_pidfd)
     os.close(main_pidfd)
     main_pidfd = -1
@@ -136,7 +142,10 @@ def forget(name):
 
 def notified():
     room = socket.CMSG_SPACE(MOST_FDS * 4) + socket.CMSG_SPACE(12)
-    text, ancillary, flags, _ = notify.recvmsg(LONGEST, room, socket.MSG_CMSG_CLOEXEC)
+    try:
+        text, ancillary, flags, _ = notify.recvmsg(LONGEST, room, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
     fds = array.array("i")
     pid = None
     for _, kind, data in ancillary:
@@ -162,6 +171,7 @@ def notified():
         forget(values["FDNAME"])
     if "MAINPID" in values:
         watch(int(values["MAINPID"]))
+    return True
 
 
 def commanded():

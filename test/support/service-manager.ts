@@ -56,17 +56,21 @@ export class ServiceManager {
     return this.#next('started');
   }
 
-  /** The next notification that has this line. */
+  /** The next notification that has this line. @throws when the main process ends before, with what it printed */
   async notified(line: string): Promise<Notification> {
     for (;;) {
-      const notification = await this.#next<Notification>('notified');
+      const notification = await this.next();
       if (notification.lines.includes(line)) return notification;
     }
   }
 
-  /** What the service notifies next. */
-  next(): Promise<Notification> {
-    return this.#next('notified');
+  /** What the service notifies next. @throws as `notified` */
+  async next(): Promise<Notification> {
+    const event = await this.#next<Notification | { readonly code: number | null }>('(?:notified|ended)');
+    if (!('code' in event)) return event;
+    this.#program.kill();
+    const printed = await this.#program.stderr;
+    throw new Error(`The service ended with ${event.code}, and nothing more is notified:\n${printed}`);
   }
 
   /** Sends a signal to the main process. */
