@@ -1,5 +1,6 @@
 // Journal: the file beside the control socket that says whose service this is and which workers it has, for the next
 // dispatcher should this one die; and the lock on it, which proves whether its dispatcher lives.
+import { createHash } from 'node:crypto';
 import {
   constants,
   fstatSync,
@@ -37,6 +38,13 @@ export interface ServiceName {
   /** The command of passfd, the app or program, and its arguments. */
   readonly words: readonly string[];
   readonly directory: string;
+}
+
+/** Short, and the same for the same service alone: what its workers know it by. */
+export function fingerprint({ words, directory }: ServiceName): string {
+  return createHash('sha256')
+    .update(JSON.stringify([words, directory]))
+    .digest('hex');
 }
 
 /** Only its own user may read or write it. */

@@ -102,6 +102,13 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
   supervisor.on('takenOver', (child) => {
     log.info(ofChild(child), 'process taken over');
   });
+  supervisor.on('unexpected', (child, { isOurs }) => {
+    const why = isOurs ? 'another process has its place' : 'it was started for another service';
+    log.warn(
+      ofChild(child),
+      `process of a dispatcher that died has come back, and was not in the journal: ${why}, so it is drained and ended`,
+    );
+  });
   // The dispatcher's own `ready` says the rest.
   supervisor.on('ready', (child) => {
     log.debug(ofChild(child), 'process ready');

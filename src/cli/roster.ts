@@ -67,6 +67,7 @@ export class Roster {
     };
     supervisor.on('started', know);
     supervisor.on('takenOver', know);
+    supervisor.on('unexpected', know);
     // The number may be another process's from now on.
     const forget = ({ pid }: ChildView): void => {
       if (pid === undefined) return;

@@ -10,8 +10,16 @@ import {
   takeoverError,
   version,
   type ControlOptions,
+  type WorkerView,
 } from '../dispatcher/index.js';
-import { closeAll, OrphanReaper, PassfdError, settleWills, type Address } from '../fd/index.js';
+import {
+  closeAll,
+  OrphanReaper,
+  PassfdError,
+  processIdentity,
+  settleWills,
+  type Address,
+} from '../fd/index.js';
 import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
 import {
   namedDirectory,
@@ -37,7 +45,7 @@ import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
 import type { ServiceFlags } from './options.js';
 import { FileGuard } from './file-guard.js';
-import type { Survivor } from './journal.js';
+import { fingerprint, type Survivor } from './journal.js';
 import { Restarts, type TellProgress } from './restarts.js';
 import { Roster } from './roster.js';
 import { SAME_REQUEST_MS, Signals, type SignalHandlers } from './signals.js';
@@ -123,6 +131,8 @@ class Service {
   readonly #supervisor: Supervisor | undefined;
   readonly #lineage: Lineage;
   readonly #roster: Roster;
+  /** What the workers of this service know it by. */
+  readonly #fingerprint: string | undefined;
   readonly #guard = new FileGuard(() => this.#restoreFiles());
   /** Why files could not be made anew, as was logged. */
   #restoreFailures: readonly string[] = [];
@@ -189,8 +199,13 @@ class Service {
       log.warn(ofError(error), 'after a crash, workers will be started anew: they cannot be noted');
     });
     if (!children) return;
-    this.#supervisor = new Supervisor(this.#dispatcher, supervisorOptions(parts, children));
+    this.#fingerprint = fingerprint(service);
+    const options = supervisorOptions(parts, children, this.#fingerprint);
+    this.#supervisor = new Supervisor(this.#dispatcher, options);
     logSupervisor(log, this.#supervisor);
+    this.#dispatcher.on('returned', (worker) => {
+      this.#adopt(worker);
+    });
     this.#supervisor.on('finished', () => {
       this.#end({ is: 'finished' });
     });
@@ -348,6 +363,8 @@ class Service {
     if (descent) this.#sayStarted(descent).catch(() => undefined); // whom it is for may have ended
     notifier.startKeepAlive();
     const started = this.#supervisor?.start(occupants) ?? Promise.resolve();
+    // Those that were back before, or came in the middle of a takeover.
+    for (const worker of this.#dispatcher.workers) this.#adopt(worker);
     this.#begin();
     started
       .then(async () => {
@@ -360,6 +377,14 @@ class Service {
         if (error instanceof PassfdError && error.code === 'ERR_CLOSED') return;
         this.#end({ is: 'failed', error });
       });
+  }
+
+  /** One that was a child of a dispatcher that died; the journal may have been lost, so that nobody expected it. */
+  #adopt({ formerChild, pid }: WorkerView): void {
+    if (!formerChild || !this.#roster.isOpen) return;
+    const { slot, service } = formerChild;
+    const occupant: Occupant = { id: slot, pid, identity: processIdentity(pid), state: 'awaited' };
+    this.#supervisor?.adopt(occupant, service === this.#fingerprint);
   }
 
   /** To whoever has started this process; with a service manager, when that knows. */
@@ -678,7 +703,11 @@ function hasFile(address: WrittenAddress): address is { readonly path: string } 
   return 'path' in address && !address.path.startsWith('\0');
 }
 
-function supervisorOptions({ flags, authkey }: Parts, { command, count }: Children): SupervisorOptions {
+function supervisorOptions(
+  { flags, authkey }: Parts,
+  { command, count }: Children,
+  service: string,
+): SupervisorOptions {
   const isSpread = count > 1;
   const { control, drainTimeout, orphanTimeout, maxExtra, readyTimeout, workerEnvFile, prefixOutput } = flags;
   return {
@@ -697,6 +726,7 @@ function supervisorOptions({ flags, authkey }: Parts, { command, count }: Childr
       PASSFD_TRUST_UIDS: String(process.getuid?.() ?? 0),
       PASSFD_ORPHAN_TIMEOUT: String(orphanTimeout),
       PASSFD_DRAIN_TIMEOUT: String(drainTimeout),
+      PASSFD_SERVICE: service,
       PASSFD_POLICY: isSpread ? flags.policy : undefined,
     },
   };

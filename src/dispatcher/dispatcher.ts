@@ -12,6 +12,7 @@ import {
   StreamSocket,
   type Address,
   type Descriptor,
+  type PeerCredentials,
   type Unsent,
 } from '../fd/index.js';
 import {
@@ -799,7 +800,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         socket,
         hello,
         {
-          id: awaitedId ?? this.#freeId(hello.returns?.id),
+          id: awaitedId ?? this.#slotOf(peer, hello) ?? this.#freeId(hello.returns?.id),
           pid: peer.pid,
           serves: this.#servesOwn,
           isTrusted: isTrusted(peer),
@@ -866,6 +867,12 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   get #servesOwn(): boolean {
     return this.#listeners.own.length > 0;
+  }
+
+  /** Of one that was a child of a dispatcher that died: its supervisor gives it its place, or ends it. */
+  #slotOf(peer: PeerCredentials, { returns }: WorkerHello): number | undefined {
+    const slot = returns?.child?.slot;
+    return slot !== undefined && slot < this.#firstId && isTrusted(peer) ? slot : undefined;
   }
 
   /** @param wanted which it had before, for one that is no child */

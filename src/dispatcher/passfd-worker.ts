@@ -19,6 +19,7 @@ import {
   PROTOCOL_VERSION,
   shortened,
   type CustodyLabel,
+  type FormerChild,
   type FromWorker,
   type Listening,
   type TakeGroup,
@@ -98,6 +99,8 @@ export interface PassfdWorkerSnapshot {
   readonly isCustodian: boolean;
   /** See `knowsAgain`. */
   readonly knowsAgain?: boolean | undefined;
+  /** See `WorkerView`. */
+  readonly formerChild?: FormerChild | undefined;
   readonly state: 'starting' | 'ready' | 'draining';
   /** Of one that is parted with: why. What is unsent ends with its farewell, if that is. */
   readonly parting?: string | undefined;
@@ -166,6 +169,7 @@ export class PassfdWorker implements WorkerHandle {
   readonly #isCustodian: boolean;
   /** Whether it knows what only a last will says: `orphaned` and AGAIN. */
   readonly knowsAgain: boolean;
+  readonly formerChild: FormerChild | undefined;
   /** Connections that it had open when it came, from a dispatcher that had died. */
   readonly #carried: number;
   #adopted: number;
@@ -221,6 +225,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#isTrusted = isTrusted;
     this.#isCustodian = snapshot.isCustodian;
     this.knowsAgain = snapshot.knowsAgain ?? false;
+    this.formerChild = snapshot.formerChild;
     this.#state = { is: snapshot.parting === undefined ? snapshot.state : 'parting' };
     this.#whyParted = snapshot.parting;
     this.#window = snapshot.window;
@@ -251,6 +256,7 @@ export class PassfdWorker implements WorkerHandle {
         ...identity,
         isCustodian: identity.isTrusted && hello.custody === true,
         knowsAgain: hello.again,
+        formerChild: identity.isTrusted ? returns?.child : undefined,
         state: 'starting',
         window,
         capacity,
@@ -541,6 +547,7 @@ export class PassfdWorker implements WorkerHandle {
       isTrusted: this.#isTrusted,
       isCustodian: this.#isCustodian,
       knowsAgain: this.knowsAgain,
+      formerChild: this.formerChild,
       state: this.state,
       parting: this.#state.is === 'parting' ? this.#whyParted : undefined,
       isStalled: this.isStalled,

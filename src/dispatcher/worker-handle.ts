@@ -1,5 +1,6 @@
 // WorkerHandle: the dispatcher's view of a worker, whatever its dialect is.
 import type { Descriptor, PassfdError, StreamSocket, Unsent } from '../fd/index.js';
+import type { FormerChild } from '../handoff/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
 import type { PassfdWorkerSnapshot } from './passfd-worker.js';
 import type { Candidate } from './policy.js';
@@ -27,6 +28,8 @@ export interface WorkerView {
   readonly isTakenOut?: boolean;
   /** What it told of its end before that, if it did. */
   readonly lastWords?: string | undefined;
+  /** Of one of this user that has come back from a dispatcher that died, and was its child, as it says. */
+  readonly formerChild?: FormerChild | undefined;
 }
 
 export interface WorkerHandle extends WorkerView, Candidate {

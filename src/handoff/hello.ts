@@ -11,8 +11,20 @@ export const PROTOCOL_VERSION = 1;
 /** Longest first frame: what a peer can make the dispatcher read before it is known. */
 export const MAX_HELLO_BYTES = 4096;
 
+/** Longest name of a service in a hello. */
+const MAX_SERVICE = 128;
+
 /** Descriptors that may be in flight to one worker at most, whatever it grants: each is open in the dispatcher too. */
 export const MAX_WINDOW = 4096;
+
+/** What a worker was to a dispatcher that died, which had started it. */
+export const formerChild = v.object({
+  slot: positive,
+  /** Which service that was of: the supervisor had told it. */
+  service: v.pipe(v.string(), v.maxLength(MAX_SERVICE)),
+});
+
+export type FormerChild = v.InferOutput<typeof formerChild>;
 
 const workerHello = v.object({
   passfd: v.literal(PROTOCOL_VERSION),
@@ -35,6 +47,8 @@ const workerHello = v.object({
       open: count,
       /** Listening sockets that it had in custody: so many `custody` messages follow the welcome. */
       custody: count,
+      /** Of one that a supervisor has started. Earlier releases do not say it. */
+      child: v.optional(formerChild),
     }),
   ),
 });

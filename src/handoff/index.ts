@@ -16,6 +16,7 @@ export {
   MAX_WINDOW,
   PROTOCOL_VERSION,
   refuseChallenge,
+  type FormerChild,
   type Hello,
   type Introduction,
   type WorkerHello,

@@ -12,6 +12,7 @@ import * as v from 'valibot';
 
 import { closeAll, MAX_DESCRIPTORS, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
 import { encodeFrame } from './messages.js';
+import { formerChild } from './hello.js';
 import { count, positive } from './numbers.js';
 import { ticketSecretMessage } from './ticket-secret.js';
 
@@ -28,8 +29,9 @@ const passfdWorker = v.object({
   ...identity,
   isTrusted: v.boolean(),
   isCustodian: v.boolean(),
-  /** Earlier generations do not say it. */
+  /** Earlier generations do not say these two. */
   knowsAgain: v.optional(v.boolean()),
+  formerChild: v.optional(formerChild),
   state: v.picklist(['starting', 'ready', 'draining']),
   parting: v.optional(v.string()),
   isStalled: v.optional(v.boolean()),

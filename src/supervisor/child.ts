@@ -142,6 +142,11 @@ export class Child {
     return this.#workerInPool ?? this.#left;
   }
 
+  /** Whether it was started here, and was never ready. */
+  get isStarting(): boolean {
+    return this.#state.is === 'starting';
+  }
+
   /** Whether it takes connections, or may do so soon again. */
   get isReady(): boolean {
     return this.#state.is === 'ready' && this.#workerInPool !== undefined;

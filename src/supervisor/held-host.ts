@@ -35,7 +35,7 @@ export class HeldHost {
       start = describe();
     } catch (error) {
       queueMicrotask(() => {
-        this.#tell(() => {
+        this.tell(() => {
           onExit({ is: 'not-started', error: error as Error });
         });
       });
@@ -45,7 +45,7 @@ export class HeldHost {
       start,
       (exit) => {
         if (spawned) this.#ties.delete(spawned.forget);
-        this.#tell(() => {
+        this.tell(() => {
           onExit(exit);
         });
       },
@@ -60,7 +60,7 @@ export class HeldHost {
   watch(process: ProcessName, onEnded: () => void): void {
     const watch: Watch = this.#host.watch(process, () => {
       this.#ties.delete(close);
-      this.#tell(onEnded);
+      this.tell(onEnded);
     });
     const close = (): void => {
       watch.close();
@@ -91,7 +91,7 @@ export class HeldHost {
     if (isCleared) return { clear: () => undefined };
     const timer = this.#host.setTimer(() => {
       this.#ties.delete(clear);
-      this.#tell(() => {
+      this.tell(() => {
         if (!isCleared) callback();
       });
     }, delayMs);
@@ -132,7 +132,8 @@ export class HeldHost {
     await Promise.all([...this.#outputs].map((output) => output.release()));
   }
 
-  #tell(news: () => void): void {
+  /** Now; or after `resume`, where it is held. */
+  tell(news: () => void): void {
     switch (this.#state.is) {
       case 'open':
         news();
@@ -146,7 +147,7 @@ export class HeldHost {
 
   #tellLost(onLost: OnLost): OnLost {
     return (error) => {
-      this.#tell(() => {
+      this.tell(() => {
         onLost(error);
       });
     };

@@ -148,6 +148,10 @@ export class Slot {
     return (this.isVacant || this.#state.is === 'stopped') && this.#leaving.size === 0;
   }
 
+  has(pid: number): boolean {
+    return this.#all.some((child) => child.pid === pid);
+  }
+
   /** Processes that run beside the one that is wanted. */
   get extra(): number {
     return (
@@ -195,6 +199,25 @@ export class Slot {
       this.#owner.report(this, occupant.pid, { is: 'takenOver' });
       child.takeOver(occupant);
     }
+  }
+
+  /**
+   * Has a process that nobody expected, of a dispatcher that died, unless another one is ready here; one that is starting
+   * gives way to it.
+   * @returns whether it has the place; else it leaves
+   */
+  adopt(occupant: Living): boolean {
+    const state = this.#state;
+    const isFree = this.isEmpty || (state.is === 'occupied' && state.child.isStarting);
+    if (!isFree || this.#replacement) {
+      this.takeOverLeaving(occupant);
+      return false;
+    }
+    if (state.is === 'waiting') state.next?.timer.clear();
+    this.#state = { is: 'waiting', next: undefined };
+    if (state.is === 'occupied') this.#dismiss(state.child);
+    this.takeOver(occupant);
+    return true;
   }
 
   /** Drains a process and ends it. */

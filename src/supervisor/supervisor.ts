@@ -55,6 +55,12 @@ export interface SupervisorEvents {
   /** An earlier generation had started it, and this one looks after it from now on. */
   takenOver: [child: ChildView];
   ready: [child: ChildView];
+  /**
+   * It has come back from a dispatcher that died, and nobody expected it. Another process has its place, so it is being
+   * drained and ended.
+   * @param what whether it was started for this service
+   */
+  unexpected: [child: ChildView, what: { readonly isOurs: boolean }];
   /** It is not ready in time. It is left to go on; a slot tells that once, until one of its processes is ready. */
   overdue: [child: ChildView, how: Omit<Overdue, 'is'>];
   /** It ended when it should not have, and another one is started. */
@@ -146,6 +152,25 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     for (const slot of this.#slots) if (slot.isUnused) slot.start();
     this.#onChanged();
     return this.#starting.promise;
+  }
+
+  /**
+   * Looks after a worker of a dispatcher that died, which nobody expected and which has joined by itself: it gets its slot
+   * back where no process is ready in it. Else it is drained and ended, as `unexpected` says. Does nothing for a process
+   * that is known here.
+   * @param isOurs whether it was started for this service; another one's gets no place
+   */
+  adopt(occupant: Living, isOurs: boolean): void {
+    this.#host.tell(() => {
+      if (!this.#isListening || this.#all.some((slot) => slot.has(occupant.pid))) return;
+      this.#hasWorked = true;
+      const slot = isOurs ? this.#slots[occupant.id - 1] : undefined;
+      if (slot?.adopt(occupant) !== true) {
+        if (!slot) this.#takeOverSurplus(occupant);
+        this.emit('unexpected', { id: occupant.id, pid: occupant.pid }, { isOurs });
+      }
+      this.#onChanged();
+    });
   }
 
   /**

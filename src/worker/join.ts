@@ -71,6 +71,9 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
   checkDuration('orphanTimeoutMs', timeoutMs);
   let inherited = options.control === undefined ? takeInheritedChannel() : undefined;
   const path = controlPath(options, inherited !== undefined);
+  const service = inherited && process.env['PASSFD_SERVICE'];
+  // What this process starts is not started by the supervisor.
+  delete process.env['PASSFD_SERVICE'];
   // The user may be another one when it is tried again.
   const trusted = trustedUsers(options.trustUids);
   const connectAgain = connector(path ?? '', options, trusted);
@@ -96,6 +99,7 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
               close: () => wayBack?.close(),
             },
       capacity,
+      service,
     },
   );
   try {

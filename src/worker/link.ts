@@ -23,6 +23,7 @@ import {
   TicketSecret,
   tellStep,
   type DescriptorGroup,
+  type FormerChild,
   type Listening,
   type RefusalReason,
   type TakeGroup,
@@ -49,6 +50,8 @@ export interface Returning {
   readonly open: number;
   /** They are lent. */
   readonly custody: readonly Kept[];
+  /** Of one that a supervisor has started. */
+  readonly child: FormerChild | undefined;
 }
 
 export interface LinkEvents {

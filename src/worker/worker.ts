@@ -95,6 +95,10 @@ type State =
 
 export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposable {
   readonly #openLink: OpenLink;
+  /** Which service a supervisor has started this process for; undefined where none has. */
+  readonly #service: string | undefined;
+  /** The slot of that supervisor: the first id. */
+  #slot = 0;
   /** None for a worker that has no way to another dispatcher when this one is gone. */
   readonly #reconnecting: Reconnecting | undefined;
   readonly #custody = new Custody();
@@ -131,9 +135,14 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   constructor(
     openLink: OpenLink,
-    options: { readonly reconnecting: Reconnecting | undefined; readonly capacity: number | null },
+    options: {
+      readonly reconnecting: Reconnecting | undefined;
+      readonly capacity: number | null;
+      readonly service?: string | undefined;
+    },
   ) {
     super();
+    this.#service = options.service;
     this.#openLink = openLink;
     this.#reconnecting = options.reconnecting;
     this.#capacity = options.capacity;
@@ -142,6 +151,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   /** Opens the first channel. @throws {PassfdError} as `join` */
   async connect(): Promise<void> {
     this.#watch(await this.#link(undefined));
+    this.#slot = this.id;
   }
 
   /** Which worker this is: the `ID` of `passfd drain ID`. */
@@ -501,7 +511,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   async #linkAgain(): Promise<Link | undefined> {
     try {
       this.#custody.expectAnew();
-      const link = await this.#link({ id: this.id, open: this.#open, custody: this.#custody.kept });
+      const child = this.#service === undefined ? undefined : { slot: this.#slot, service: this.#service };
+      const link = await this.#link({ id: this.id, open: this.#open, custody: this.#custody.kept, child });
       await this.#registerAgain(link);
       return link;
     } catch (error) {

@@ -15,6 +15,7 @@ import {
   encodeRefused,
   PROTOCOL_VERSION,
   type CustodyLabel,
+  type FormerChild,
   type Listening,
   type RefusalReason,
   type TicketSecretMessage,
@@ -38,6 +39,7 @@ export interface Returning {
   readonly open?: number;
   /** They are lent. */
   readonly custody?: readonly Entrusted[];
+  readonly child?: FormerChild;
 }
 
 /** A listening socket, and what a dispatcher knows it by. */
@@ -104,7 +106,7 @@ export class FakeWorker implements Disposable {
       capacity,
       again: true,
       ...(custody && { custody }),
-      ...(returns && { returns: { id: returns.id, open: returns.open ?? 0, custody: kept.length } }),
+      ...(returns && { returns: { ...returns, open: returns.open ?? 0, custody: kept.length } }),
     } as const;
     await this.say(encodeFrame(encodeHello(hello)));
     const welcome = await this.next('welcome');

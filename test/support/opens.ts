@@ -78,10 +78,11 @@ export class OpeningService {
     writeFileSync(this.gate, '');
   }
 
-  start(): void {
+  /** @param words more words of the app */
+  start(...words: readonly string[]): void {
     const { directory, control } = this;
     const flags = ['--control', control, '--worker-env-file', `${directory}/variables`, ...this.#flags];
-    this.#program = this.#run('run', ...flags, app('opens.js'));
+    this.#program = this.#run('run', ...flags, app('opens.js'), ...words);
   }
 
   restart(...words: readonly string[]): Program {

@@ -127,6 +127,30 @@ function back(stage: Stage, returns: Omit<Returning, 'id'>): Promise<FakeWorker>
   return stage.join({ custody: true, returns: { id: 9, ...returns } });
 }
 
+describe('a worker that comes back, and was a child', () => {
+  const child = { slot: 2, service: 'site' };
+
+  it(
+    'has the number of its slot, and says so to whoever has the children',
+    onStage({}, async (stage) => {
+      stage.dispatcher.reserveIds(2);
+      const returned = stage.next('returned');
+      const worker = await stage.join({ returns: { id: 2, child } });
+      const [{ id, formerChild }] = await returned;
+      assert.deepEqual([worker.id, id, formerChild], [2, 2, child]);
+    }),
+  );
+
+  it(
+    'has another number where there are not so many slots',
+    onStage({}, async (stage) => {
+      stage.dispatcher.reserveIds(1);
+      const worker = await stage.join({ returns: { id: 2, child: { ...child, slot: 1_000 } } });
+      assert.equal(worker.id, 2);
+    }),
+  );
+});
+
 describe('a dispatcher whose workers come back', () => {
   it(
     'listens at the addresses that it had, in their order, and hands off who has waited there',

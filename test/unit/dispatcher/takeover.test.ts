@@ -158,6 +158,20 @@ describe('the next generation', () => {
   );
 
   it(
+    'knows which worker had been the child of a dispatcher that died',
+    onStage({}, async (stage) => {
+      const child = { slot: 2, service: 'site' };
+      await stage.join({ returns: { id: 2, child } });
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      assert.deepEqual(
+        next.workers.map(({ formerChild }) => formerChild),
+        [child],
+      );
+    }),
+  );
+
+  it(
     'settles what was in flight: it is adopted, or refused and goes to another worker, each once',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();

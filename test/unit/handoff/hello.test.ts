@@ -28,6 +28,8 @@ describe('a hello', () => {
   for (const hello of [
     worker,
     { ...worker, window: 1, capacity: 0 },
+    { ...worker, returns: { id: 3, open: 0, custody: 1 } },
+    { ...worker, returns: { id: 3, open: 0, custody: 1, child: { slot: 2, service: 'it' } } },
     { passfd: 1, role: 'control' },
   ] as const) {
     it(`is understood as it was said: ${JSON.stringify(hello)}`, () => {
@@ -54,6 +56,10 @@ describe('a hello', () => {
     ['{"passfd":1,"role":"worker","pid":1,"window":4097,"capacity":null}', /not understood/],
     ['{"passfd":1,"role":"worker","pid":1,"window":1.5,"capacity":null}', /not understood/],
     ['{"passfd":1,"role":"worker","pid":1,"window":1}', /not understood/],
+    [
+      '{"passfd":1,"role":"worker","pid":1,"window":1,"capacity":null,"returns":{"id":1,"open":0,"custody":0,"child":{"slot":0,"service":""}}}',
+      /not understood/,
+    ],
     ['{', /not JSON/],
     ['', /neither a hello of passfd nor a pickle/],
     ['GET /', /neither a hello of passfd nor a pickle/],

@@ -375,6 +375,9 @@ export class Stage {
       events.push(`exited ${id}: ${textOf(exit)}${vacancy ? `, ${vacancy}` : ''}`),
     );
     supervisor.on('takenOver', ({ id, pid }) => events.push(`takenOver ${id} as ${String(pid)}`));
+    supervisor.on('unexpected', ({ id, pid }, { isOurs }) =>
+      events.push(`unexpected ${id} as ${String(pid)}${isOurs ? '' : ', of another service'}`),
+    );
     supervisor.on('stayedAway', ({ id, pid }) => events.push(`stayedAway ${id} as ${String(pid)}`));
     supervisor.on('restartBegan', ({ of }) => events.push(`restartBegan of ${of}`));
     supervisor.on('replaced', ({ id, pid }, { old, done, of }) =>

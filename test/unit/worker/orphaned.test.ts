@@ -5,7 +5,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join as joinPath } from 'node:path';
 import { describe, it } from 'node:test';
 
-import { listen, type Acceptor, type Descriptor } from '../../../src/fd/index.js';
+import { listen, socketPair, type Acceptor, type Descriptor } from '../../../src/fd/index.js';
 import { Listener } from '../../../src/multiprocessing/index.js';
 import { join, type JoinOptions, type Worker } from '../../../src/worker/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
@@ -206,6 +206,32 @@ describe('a worker that comes to the next dispatcher', () => {
       await second.hears('ready');
       assert.deepEqual(second.brought, [['a', descriptor.inode]]);
       assert.deepEqual(second.labels, [{ key: 'a', ...more }]);
+    }),
+  );
+
+  it(
+    'says which slot it had, and for which service, when a supervisor has started it',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const control = joinPath(directory.path, 'control');
+      const listener = await Listener(control);
+      const [here, there] = socketPair();
+      const dispatcher = new PlayedDispatcher(here);
+      Object.assign(process.env, {
+        PASSFD_CHANNEL_FD: String(there.release().release()),
+        PASSFD_CONTROL: control,
+        PASSFD_SERVICE: 'site',
+      });
+      const [worker] = await Promise.all([join(), dispatcher.welcome()]);
+      delete process.env['PASSFD_CONTROL'];
+      assert.equal(process.env['PASSFD_SERVICE'], undefined, 'what it starts is not the supervisor');
+      here.destroy();
+      const next = new PlayedDispatcher((await listener.accept()).socket);
+      const { returns } = await next.welcome();
+      assert.deepEqual(returns, { id: 3, open: 0, custody: 0, child: { slot: 3, service: 'site' } });
+      await worker.close();
+      next.socket.destroy();
+      await listener.close();
     }),
   );
 
