@@ -44,7 +44,7 @@ function parseInherited(text: string): { fd: number } | { fdName: string } {
     return { fdName: text };
   }
   throw new InvalidArgumentError(
-    `Behind "fd:" stands the number of an inherited descriptor, from ${FIRST_INHERITED_FD} to ${LAST_FD}, or the name of one.`,
+    `After "fd:" comes the number of an inherited descriptor, from ${FIRST_INHERITED_FD} to ${LAST_FD}, or its name.`,
   );
 }
 

@@ -135,7 +135,7 @@ function isQuick({ type }: CommandMessage): boolean {
 }
 
 function ignore(): void {
-  // Nothing is told meanwhile.
+  // The caller does not want to hear of progress.
 }
 
 function noAnswer(pid: number, timeoutMs: number): PassfdError {

@@ -209,7 +209,7 @@ export class Journal {
     this.#opened = undefined;
   }
 
-  /** At an end in good order: nobody is left behind. */
+  /** At an orderly end: no worker is left. */
   remove(): void {
     const opened = this.#opened;
     if (opened && isAt(this.#path, opened.file)) rmSync(this.#path, { force: true });

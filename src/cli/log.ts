@@ -1,5 +1,5 @@
-// The log: one line for each event on standard error, for people at a terminal and for programs elsewhere. Nothing waits
-// for whoever reads it.
+// The log: one line for each event on standard error, for people at a terminal and for programs elsewhere. It waits
+// for no reader.
 import { constants, fstatSync, openSync } from 'node:fs';
 import { isatty } from 'node:tty';
 

@@ -89,7 +89,7 @@ export function addServiceOptions(command: Command, listen: Option): Command {
     .addOption(
       new Option(
         '--backlog <n>',
-        'connections that may wait in the kernel for each address; 511 unless it is given',
+        'connections that may wait in the kernel for each address (default: 511)',
       ).argParser(parseBacklog),
     )
     .addOption(
@@ -140,7 +140,7 @@ export function addServiceOptions(command: Command, listen: Option): Command {
       repeatable('--allow-gid <gid>', 'let processes of this group join too (repeatable)', parseUserId),
     )
     .addOption(
-      new Option('--log-level <level>', 'how much is told on standard error')
+      new Option('--log-level <level>', 'lowest level that is logged on standard error')
         .choices(logLevels)
         .default('info' satisfies LogLevel),
     );

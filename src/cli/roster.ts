@@ -1,4 +1,4 @@
-// Roster: which workers the present generation has, in which slots; noted beside the control socket for whoever comes after a crash.
+// Roster: which workers the present generation has, in which slots. The journal keeps it for the start after a crash.
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { isSameProcess, processIdentity } from '../fd/index.js';
 import type { ChildView, Occupant, Supervisor } from '../supervisor/index.js';
@@ -152,14 +152,14 @@ export class Roster {
     this.#journal.close();
   }
 
-  /** At an end in good order: nobody is left behind. */
+  /** At an orderly end: no worker is left. */
   remove(): void {
     this.#isOpen = false;
     clearTimeout(this.#timer);
     this.#journal.remove();
   }
 
-  /** Behind a start that has failed: survivors are for the next one, and a journal that was joined is another's. */
+  /** After a start that has failed. The journal stays where it is another start's, or while a worker in it lives. */
   abandon(): void {
     const isNeeded = this.#claimed?.some(({ pid, identity }) => isSameProcess(pid, identity)) ?? true;
     if (isNeeded) this.close();

@@ -275,7 +275,7 @@ class Service {
     const descendant = new Descendant(origin);
     descendant.orphaned
       .then(() => {
-        // As if it had been killed itself: its workers wait for whoever is started next at the control path.
+        // As if it had been killed itself: its workers wait for the next dispatcher at the control path.
         this.#log.fatal('the process that was started first was killed, and this one ends with it');
         this.#end({ is: 'orphaned' });
       })
@@ -736,7 +736,7 @@ async function listenAt(dispatcher: Dispatcher, address: ListenAddress): Promise
   try {
     return await dispatcher.listen(address);
   } catch (error) {
-    // What is told of is a duplicate, with another number.
+    // The error names a duplicate, which has another number.
     if (error instanceof PassfdError && 'fd' in address) {
       throw new PassfdError(error.code, `fd:${address.fd} is of no use: ${error.message}`, { cause: error });
     }

@@ -6,7 +6,7 @@ import { decodeCommand, isTrusted, shortened } from '../handoff/index.js';
 import type { Connection } from '../multiprocessing/index.js';
 
 /**
- * @param progress tells whoever asked how far it is
+ * @param progress tells the peer how far the command is
  * @param hungUp is aborted when nobody waits for the answer any more: what was begun goes on, and only the waiting ends
  */
 export type CommandHandler = (
@@ -20,7 +20,7 @@ export type Commands = Readonly<Record<string, CommandHandler>>;
 /** The longest command, and the most that waits in all while another command runs. */
 const MAX_COMMAND_BYTES = 65_536;
 
-/** Commands that wait behind the one that runs. A peer is read on meanwhile, since only so its end is seen. */
+/** Commands that wait while another one runs. The peer is still read then: only a read sees that it has hung up. */
 const MAX_WAITING = 16;
 
 export class CommandConnection {
@@ -43,8 +43,8 @@ export class CommandConnection {
   }
 
   /**
-   * Resolves as soon as the peer has hung up, also while a command runs. One that has ended its own direction only is
-   * taken for that too, behind what can be answered at once.
+   * Resolves as soon as the peer has hung up, also while a command runs. A peer that ends only its own direction counts as
+   * one that has hung up, after the commands that can be answered at once.
    * @throws {PassfdError} when it breaks the format, or asks for too much
    */
   async run(): Promise<void> {
@@ -58,7 +58,7 @@ export class CommandConnection {
       this.connection.close();
     } finally {
       this.#waiting.length = 0;
-      this.#hungUp.abort(new PassfdError('ERR_PEER_GONE', 'Whoever has asked for it has hung up'));
+      this.#hungUp.abort(new PassfdError('ERR_PEER_GONE', 'The peer that asked for it has hung up'));
     }
   }
 
@@ -77,7 +77,7 @@ export class CommandConnection {
     this.#waiting.push(frame);
     if (this.#isRunning) return;
     this.#isRunning = true;
-    // A peer that does not take its answer has hung up: that is told where it is read.
+    // A peer that does not take its answer has hung up: the read in `run` sees that.
     this.#answer().catch(() => undefined);
   }
 

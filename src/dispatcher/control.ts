@@ -29,7 +29,7 @@ export interface ControlOptions {
 
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
-/** Peers that have not said yet who they are; when one more comes, one of whoever has the most gives way. */
+/** Peers that have not said yet who they are. When one more comes, the process with the most of them loses one. */
 const MAX_STRANGERS = 64;
 
 /** Time that peers have to finish their introduction when another process takes over; the others are cut off. */
@@ -162,7 +162,7 @@ export class Control extends EventEmitter<ControlEvents> {
     this.#listener.resume();
   }
 
-  /** Another process goes on with the socket. Who has asked for something and has no answer yet is told to ask there. */
+  /** Another process goes on with the socket. Peers whose command has no answer yet hear that they should ask there. */
   async abandon(): Promise<void> {
     await this.#listener.abandon();
     for (const connection of this.#strangers) connection.close();

@@ -98,7 +98,7 @@ export interface CustodyLabel {
 
 const fromWorkerJson = v.variant('type', [
   /**
-   * It can take connections. With listeners: the servers of these have stayed open behind their 'listening'. Without: those
+   * It can take connections. With listeners: the servers of these have stayed open after their 'listening'. Without: those
    * of everything that it has asked for. It says so again whenever there are more.
    */
   v.object({ type: v.literal('ready'), listeners: v.optional(v.array(sixteenBits)) }),

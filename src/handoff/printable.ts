@@ -8,7 +8,7 @@ export function printable(text: string): string {
   return text.replace(UNPRINTABLE, escaped);
 }
 
-/** As many lines as were said. Those behind the first are set in, so that none of them looks like a line of its own. */
+/** Keeps the lines of a text. All but the first are indented, so that none looks like a message of its own. */
 export function printableLines(text: string): string {
   return text.split('\n').map(printable).join('\n  ');
 }

@@ -55,8 +55,8 @@ export function checkDispatcher(path: string, peer: PeerCredentials, trusted: Tr
 }
 
 /**
- * A trusted process may listen, and the path lead to it by the will of somebody else: then a command is given to another
- * service than was meant.
+ * Another user must not choose where the path leads. Else a command could reach the wrong service, though a trusted process
+ * listens there.
  */
 function checkPath(path: string, trusted: TrustedUsers): void {
   const directory = dirname(path);

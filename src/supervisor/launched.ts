@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 export const RUN_THE_APP =
   'give passfd run the file that Node runs, not a command that starts it (for tsx app.ts: NODE_OPTIONS="--import tsx" passfd run app.ts)';
 
-/** Longest command that is told whole. */
+/** Longer commands are cut off in the log. */
 const MAX_LENGTH = 80;
 
 /** @returns for example `process 4711 (node app.ts)`; undefined when it has started nothing, or the system does not tell */

@@ -107,7 +107,7 @@ export class Slot {
   /** The last one that was ready, and has ended. */
   #lastWorker: PoolWorker | undefined;
   #wasReady = false;
-  /** Whether any process here ever was ready, also under an earlier generation: then an end is never that of a job. */
+  /** Whether any process of this slot was ever ready, also under an earlier generation. If so, none is a finished job. */
   #hasServed = false;
   /** Since one was ready. */
   #wasOverdue = false;
@@ -505,7 +505,7 @@ export class Slot {
     return isSuccess(exit) && !this.#hasServed ? 'finished' : undefined;
   }
 
-  /** Starts the next process at once, unless whoever is told of the end of the last one stops everything. */
+  /** Starts the next process at once, unless a listener of the last one's end stops everything. */
   #startAfter(tell: () => void): void {
     this.#state = { is: 'waiting', next: undefined };
     tell();

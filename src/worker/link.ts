@@ -95,10 +95,10 @@ interface Answered {
  */
 const CLOSED_DELAY_MS = 10;
 
-/** How long the dispatcher may take it that connections are open which came from no dispatcher, when they are closed. */
+/** When the last connection that came from no dispatcher is closed, the dispatcher hears of it after this time. */
 const HOLDING_DELAY_MS = 10;
 
-/** Gets the answer at once: connections may come right behind it. */
+/** Gets the answer at once: connections may come right after it. */
 export type Granted = (listeners: readonly Listening[], tickets: TicketSecret | undefined) => void;
 
 /** Of a server that shares its ticket keys: the secret that it has, or null. Undefined for all others. */
@@ -268,7 +268,7 @@ export class Link {
     if (this.#isLimited) this.#tellClosed();
   }
 
-  /** Whether connections are open here that came from no dispatcher. That there are none is told a little later. */
+  /** Whether connections are open here that came from no dispatcher. The dispatcher hears a little later that there are none. */
   setHolding(on: boolean): void {
     this.#isHolding = on;
     if (!this.#hearsHolding || this.#isOver || on === this.#toldHolding) return;

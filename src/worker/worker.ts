@@ -344,7 +344,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   }
 
   /**
-   * Tells the dispatcher that connections may come, to everything that listens. A server that stays open behind its
+   * Tells the dispatcher that connections may come, to everything that listens. A server that stays open after its
    * 'listening' implies it. A second call does nothing.
    */
   ready(): void {
@@ -626,7 +626,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       this.#sayServing(registration);
     });
     if (!this.#isDraining) return;
-    // Right behind its 'listening', which would not come otherwise.
+    // Right after its 'listening', which would not come otherwise.
     process.nextTick(() => {
       closeGracefully(server);
     });
