@@ -102,7 +102,9 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   };
   readonly #refillSpare = (): boolean => {
     if (this.#spare === undefined && !this.closed) this.#spare = openSpare();
-    return this.#spare !== undefined;
+    if (this.#spare === undefined) return false;
+    stopAwaiting(this.#refillSpare);
+    return true;
   };
 
   /**

@@ -435,6 +435,39 @@ describe('an acceptor that has found no free descriptor', () => {
   );
 });
 
+describe('a reserve that was filled before a descriptor was closed', () => {
+  it(
+    'leaves the next one to who waits',
+    keepsDescriptors(async () => {
+      await using reserved = await listen(loopback);
+      await using other = await listen(loopback);
+      using first = await clients(reserved, 1);
+      using second = await clients(other, 1);
+      const accepted: Descriptor[] = [];
+      const consumer = {
+        room: () => 1 - accepted.length,
+        take: (descriptors: Descriptor[]) => void accepted.push(...descriptors),
+        failed: () => undefined,
+      };
+      {
+        using limit = atTheLimit(1);
+        reserved.keepSpare();
+        reserved.feed(consumer);
+        await until(() => accepted.length === 1);
+        reserved.resume();
+        assert.equal(limit.calls(), 2);
+      }
+      using limit = atTheLimit(1);
+      const accepting = other.accept();
+      await until(() => limit.calls() === 1);
+      accepted.pop()?.close();
+      await until(() => limit.calls() === 2);
+      (await accepting).close();
+      assert.notEqual([first, second], undefined);
+    }),
+  );
+});
+
 describe('a consumer of a socket at which accepting fails', () => {
   it(
     'is told each time, whether it knows that already, and is told anew when it was over meanwhile',
