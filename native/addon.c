@@ -196,6 +196,23 @@ static napi_value receive_message(napi_env env, napi_callback_info info)
 	return integer(env, length);
 }
 
+/* receiveBytes(fd, bytes, offset, length, results) */
+static napi_value receive_bytes(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[5];
+	struct bytes bytes;
+	int *results;
+	int fd;
+
+	if (!get_arguments(env, info, 5, arguments) || !get_fd(env, arguments[0], &fd) ||
+	    !get_bytes(env, arguments[1], &bytes) || !get_part(env, arguments[2], arguments[3], &bytes) ||
+	    !addon_integers(env, arguments[4], "results", RESULTS_HEADER, &results))
+		return NULL;
+	results[0] = 0;
+	results[1] = 0;
+	return integer(env, passfd_receive_bytes(fd, bytes.data, bytes.length, &results[1]));
+}
+
 /* peek(fd, bytes) */
 static napi_value peek(napi_env env, napi_callback_info info)
 {
@@ -534,6 +551,7 @@ NAPI_MODULE_INIT()
 		{"sendDatagram", send_datagram},
 		{"sendHandoff", send_handoff},
 		{"receive", receive_message},
+		{"receiveBytes", receive_bytes},
 		{"peek", peek},
 		{"accept", accept_connections},
 		{"socketPair", socket_pair},
@@ -560,6 +578,7 @@ NAPI_MODULE_INIT()
 	} functions_of_fd[] = {
 		{"close", passfd_close},
 		{"duplicate", passfd_duplicate},
+		{"takeRightsOnly", passfd_take_rights_only},
 		{"shutdownWrite", passfd_shutdown_write},
 		{"shutdown", passfd_shutdown},
 		{"setCloseOnExec", passfd_set_close_on_exec},
@@ -581,5 +600,6 @@ NAPI_MODULE_INIT()
 	}
 	CHECK(env, addon_define_poll(env, exports));
 	CHECK(env, addon_define_will(env, exports));
+	CHECK(env, addon_define_closer(env, exports));
 	return exports;
 }

@@ -24,6 +24,9 @@ int addon_integers(napi_env env, napi_value value, const char *name, size_t leas
 /* Adds the Poll class, readiness on the environment's own loop, to exports. */
 napi_status addon_define_poll(napi_env env, napi_value exports);
 
+/* Adds the functions of the closer. */
+napi_status addon_define_closer(napi_env env, napi_value exports);
+
 /* Adds the functions of the last will. */
 napi_status addon_define_will(napi_env env, napi_value exports);
 

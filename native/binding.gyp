@@ -2,7 +2,10 @@
   "targets": [
     {
       "target_name": "passfd",
-      "sources": ["addon.c", "poll.c", "will_addon.c", "passfd.c", "hold.c", "will.c", "will_execute.c"],
+      "sources": [
+        "addon.c", "poll.c", "will_addon.c", "closer_addon.c",
+        "passfd.c", "closer.c", "hold.c", "will.c", "will_execute.c"
+      ],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
       "cflags": ["-std=c11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration", "-fvisibility=hidden", "-pthread"],
       "ldflags": ["-pthread"],

@@ -89,6 +89,7 @@ static void take_descriptors(struct cmsghdr *header, struct passfd_received *rec
 			close(fd);
 			received->truncated = 1;
 		} else {
+			will_forget(fd); /* in case that the closer closed the last one with this number */
 			received->fds[received->count++] = fd;
 		}
 	}
@@ -128,6 +129,110 @@ ssize_t passfd_receive(int socket, void *bytes, size_t capacity, struct passfd_r
 	if (received->truncated)
 		close_all(received);
 	return length;
+}
+
+/* Without room for descriptors a peek opens none, and says that there are some: with these bytes, or after them. The kernel
+ * looks for them in all that follows, even when there is no more room for bytes. */
+static ssize_t look(int socket, struct iovec *iov, size_t count, int *has_descriptors)
+{
+	struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
+	ssize_t length;
+
+	do
+		length = recvmsg(socket, &message, MSG_PEEK | MSG_DONTWAIT);
+	while (length < 0 && errno == EINTR);
+	*has_descriptors = length > 0 && (message.msg_flags & MSG_CTRUNC) != 0;
+	return length < 0 ? -errno : length;
+}
+
+#define PIECE_BYTES 4096
+
+/* More bytes than the kernel keeps in one piece, which is what it attaches descriptors to. */
+#define MOST_PIECES 32
+
+/* Nothing is mapped there, so that the kernel cannot write to it. */
+#define UNWRITABLE ((void *)1)
+
+/* How many bytes come in whole pieces of the kernel's that fit in so many bytes, up to the first piece with descriptors.
+ * Where the buffer ends is what cannot be written, so the kernel looks no further. */
+static size_t look_at_pieces(int socket, size_t capacity, int *has_descriptors)
+{
+	char bytes[PIECE_BYTES];
+	struct iovec iov[MOST_PIECES + 1];
+	size_t count = 0;
+
+	for (size_t left = capacity; left > 0; left -= iov[count++].iov_len)
+		iov[count] = (struct iovec){bytes, left < PIECE_BYTES ? left : PIECE_BYTES};
+	iov[count++] = (struct iovec){UNWRITABLE, 1};
+	ssize_t length = look(socket, iov, count, has_descriptors);
+	return length < 0 ? 0 : (size_t)length;
+}
+
+/* How many bytes come before the first with descriptors. */
+static size_t bytes_before_descriptors(int socket)
+{
+	int has_descriptors;
+	size_t end = look_at_pieces(socket, MOST_PIECES * PIECE_BYTES, &has_descriptors);
+
+	/* What they came with does not fit in one byte less. */
+	return has_descriptors ? look_at_pieces(socket, end - 1, &has_descriptors) : end;
+}
+
+static ssize_t receive_plain(int socket, void *bytes, size_t length)
+{
+	ssize_t received;
+
+	do
+		received = recv(socket, bytes, length, MSG_DONTWAIT);
+	while (received < 0 && errno == EINTR);
+	return received < 0 ? -errno : received;
+}
+
+ssize_t passfd_receive_bytes(int socket, void *bytes, size_t capacity, int *has_descriptors)
+{
+	struct iovec iov = {.iov_base = bytes, .iov_len = capacity};
+
+	*has_descriptors = 0;
+	if (capacity == 0)
+		return -EINVAL;
+	ssize_t length = look(socket, &iov, 1, has_descriptors);
+	if (length <= 0)
+		return length;
+	if (*has_descriptors) {
+		size_t before = bytes_before_descriptors(socket);
+		if (before == 0)
+			return length;
+		*has_descriptors = 0;
+		length = before < (size_t)length ? (ssize_t)before : length;
+	}
+	/* Not more than was seen: what has come since may have descriptors. */
+	return receive_plain(socket, bytes, (size_t)length);
+}
+
+/* More than the buffer of a socket holds, unless somebody had the privilege to make it larger. */
+#define MOST_READS 128
+
+int passfd_end(int socket)
+{
+	char bytes[4096];
+	int has_descriptors;
+
+	/* Nothing more can come. */
+	shutdown(socket, SHUT_RDWR);
+	for (int reads = 0; reads < MOST_READS; reads++) {
+		ssize_t length = passfd_receive_bytes(socket, bytes, sizeof bytes, &has_descriptors);
+		if (length == 0)
+			return 1;
+		/* The kernel tells of a reset once, and then goes on with what had come. */
+		if ((length < 0 && length != -ECONNRESET) || has_descriptors)
+			return 0;
+	}
+	return 0;
+}
+
+int passfd_take_rights_only(int socket)
+{
+	return platform_take_rights_only(socket);
 }
 
 ssize_t passfd_peek(int socket, void *bytes, size_t capacity)

@@ -73,6 +73,17 @@ ssize_t passfd_send_datagram(const char *name, size_t name_length, const void *b
  * message with descriptors, so these came with the last message in bytes. */
 ssize_t passfd_receive(int socket, void *bytes, size_t capacity, struct passfd_received *received);
 
+/* The same where no descriptor belongs, and never waits, whatever a peer passes: to receive those that do not fit may take
+ * as long as to close them. When there are descriptors with these bytes, says so, and leaves all in the queue. Where the
+ * kernel does not tell (macOS), they are closed. Other ancillary data counts as descriptors: see passfd_take_rights_only. */
+ssize_t passfd_receive_bytes(int socket, void *bytes, size_t capacity, int *has_descriptors);
+
+/* Has a Unix socket take no ancillary data but descriptors (unix(7), SO_PASSCRED and others). */
+int passfd_take_rights_only(int socket);
+
+/* Ends a stream socket in both directions, for every holder, and empties its queue. 0: there is a descriptor in it. */
+int passfd_end(int socket);
+
 /* Looks at the next bytes and leaves everything in place, descriptors too. */
 ssize_t passfd_peek(int socket, void *bytes, size_t capacity);
 

@@ -89,6 +89,20 @@ static inline void platform_drop(struct cmsghdr *header)
 		close(fd);
 }
 
+/* Since Linux 6.5; older headers do not have it. */
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76
+#endif
+
+/* Options that this kernel does not know are not set either. */
+static inline int platform_take_rights_only(int fd)
+{
+	const int off = 0;
+	setsockopt(fd, SOL_SOCKET, SO_PASSSEC, &off, sizeof off);
+	setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &off, sizeof off);
+	return setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof off) < 0 ? -errno : 0;
+}
+
 static inline int platform_peer(int fd, pid_t *pid, uid_t *uid, gid_t *gid)
 {
 	struct ucred credentials;
@@ -206,6 +220,12 @@ static inline void platform_drop(struct cmsghdr *header)
 static inline int platform_received(int fd)
 {
 	return platform_set_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, 1);
+}
+
+static inline int platform_take_rights_only(int fd)
+{
+	(void)fd;
+	return 0;
 }
 
 static inline int platform_peer(int fd, pid_t *pid, uid_t *uid, gid_t *gid)

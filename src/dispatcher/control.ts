@@ -87,6 +87,7 @@ export class Control extends EventEmitter<ControlEvents> {
       ...(authkey !== undefined && { authkey }),
       ...(handshakeTimeoutMs !== undefined && { handshakeTimeoutMs }),
       mode: modeFor(options),
+      distrustsPeers: true,
       checkPeer: (peer) => {
         checkPeer(peer, options);
       },
@@ -128,12 +129,13 @@ export class Control extends EventEmitter<ControlEvents> {
   async hear(socket: StreamSocket): Promise<boolean> {
     const connection = new Connection(socket);
     try {
+      socket.distrust(socket.peer.uid);
       checkPeer(socket.peer, this.#options);
       this.#enter(connection);
       await this.#introduce(connection);
       return true;
     } catch {
-      socket.destroy();
+      socket.discard();
       return false;
     }
   }
@@ -191,7 +193,7 @@ export class Control extends EventEmitter<ControlEvents> {
 
   #enter(connection: Connection): void {
     const outgoing = this.#strangers.enter(connection, originOf(connection.socket));
-    outgoing?.socket.destroy(crowdedOut());
+    outgoing?.socket.discard(crowdedOut());
   }
 
   async #introduce(connection: Connection): Promise<void> {
@@ -212,7 +214,7 @@ export class Control extends EventEmitter<ControlEvents> {
 
   async #hear(connection: Connection): Promise<Introduction> {
     const deadline = setTimeout(() => {
-      connection.socket.destroy(
+      connection.socket.discard(
         new PassfdError(
           'ERR_HANDSHAKE_TIMEOUT',
           `A peer connected and did not say within ${this.#timeoutMs} ms who it is`,
@@ -273,14 +275,14 @@ export class Control extends EventEmitter<ControlEvents> {
  */
 export function turnAway(socket: StreamSocket, error: unknown): PassfdError | undefined {
   if (isEnd(error)) {
-    socket.destroy();
+    socket.discard();
     return undefined;
   }
   const refusal = error instanceof PassfdError ? error : new PassfdError('ERR_HELLO', String(error));
   socket
     .send(encodeJson({ type: 'farewell', code: refusal.code, reason: refusal.message }))
     .catch(() => undefined);
-  socket.destroy();
+  socket.discard();
   return refusal;
 }
 

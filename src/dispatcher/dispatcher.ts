@@ -7,6 +7,7 @@ import {
   closeAll,
   formatAddress,
   listen,
+  ownAccount,
   PassfdError,
   SocketDiagnostics,
   StreamSocket,
@@ -203,6 +204,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#onClosing(loop);
       },
       closed: (address) => this.emit('unlistened', address),
+      refusedPeer: (error) => {
+        this.#refusePeer(error);
+      },
       warned: (error) => this.emit('warned', error),
     });
     this.#vacancies = new Vacancies(
@@ -682,6 +686,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#rawControl = acceptor;
     this.#rawOptions = options;
     this.#bequest.closeFirst(acceptor);
+    acceptor.distrustPeers((error) => {
+      this.#refusePeer(error);
+    });
     acceptor.feed({
       room: () => (this.#isFrozen ? 0 : RAW_WORKERS_AT_ONCE),
       take: (descriptors) => {
@@ -791,7 +798,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     // From here on its worker has the place.
     this.#joined.delete(socket);
     if (this.#closing) {
-      socket.destroy();
+      socket.discard();
       return;
     }
     const awaitedId = this.#awaited.idOf(peer.pid);
@@ -831,7 +838,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     prepared.abort();
     if (isThere) return true;
     this.#joined.delete(socket);
-    socket.destroy();
+    socket.discard();
     return false;
   }
 
@@ -909,7 +916,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       checkPeer(peer, options);
       this.#joinRecipe({ socket, peer }, peer.pid, 'raw');
     } catch (error) {
-      socket.destroy();
+      socket.discard();
       if (!(error instanceof PassfdError)) throw error;
       this.#refusePeer(error);
     }
@@ -1250,11 +1257,14 @@ function connectionsOf(
   connections: readonly ConnectionSnapshot[],
   loops: ReadonlyMap<number, AcceptLoop>,
 ): AcceptedConnection[] {
+  // Earlier workers may have had them, who are not trusted.
+  const account = ownAccount();
   return connections.map(({ descriptor, listener }) => {
     const loop = loops.get(listener);
     if (!loop) {
       throw new PassfdError('ERR_PROTOCOL', `A connection came to listener ${listener}, which is not there`);
     }
+    descriptor.distrust(account);
     return new AcceptedConnection(descriptor, loop);
   });
 }

@@ -29,6 +29,8 @@ export interface ListenersEvents {
   closing(loop: AcceptLoop): void;
   /** The address is free, or somebody else's. */
   closed(address: Address): void;
+  /** A client of a Unix socket was refused: see `Acceptor.distrustPeers`. */
+  refusedPeer(error: PassfdError): void;
   /** The socket is closed; its file could not be removed. */
   warned(error: unknown): void;
 }
@@ -184,6 +186,7 @@ export class Listeners implements Iterable<AcceptLoop> {
       descriptor.close();
       throw error;
     }
+    this.#guard(acceptor);
     if (this.#isKnown(identity)) {
       acceptor.release().close();
     } else if (origin.startsWith('own')) {
@@ -231,7 +234,9 @@ export class Listeners implements Iterable<AcceptLoop> {
     fileIdentity,
     ...identity
   }: ListenerSnapshot): Promise<AcceptLoop> {
-    const loop = new AcceptLoop(identity, await Acceptor.inherit(descriptor, { removesFile, fileIdentity }));
+    const acceptor = await Acceptor.inherit(descriptor, { removesFile, fileIdentity });
+    this.#guard(acceptor);
+    const loop = new AcceptLoop(identity, acceptor);
     loop.accepted = accepted;
     this.#loops.set(loop.id, loop);
     this.#nextId = Math.max(this.#nextId, loop.id + 1) % (MAX_LISTENER_ID + 1);
@@ -248,6 +253,7 @@ export class Listeners implements Iterable<AcceptLoop> {
         continue;
       }
       const acceptor = await Acceptor.inherit(descriptor, { removesFile: !isInherited });
+      this.#guard(acceptor);
       this.#offered.push({ acceptor, isInherited });
     }
   }
@@ -277,6 +283,7 @@ export class Listeners implements Iterable<AcceptLoop> {
     const { acceptor, address, isInherited } = loop;
     if (!('path' in address) || isInherited || (await acceptor.isReachable())) return;
     const fresh = await listen(address, askedFor(loop));
+    this.#guard(fresh);
     if (!this.has(loop) || acceptor.closed) {
       await fresh.close();
       return;
@@ -356,7 +363,15 @@ export class Listeners implements Iterable<AcceptLoop> {
     }
   }
 
+  /** Anybody may connect to a Unix socket, within its mode. */
+  #guard(acceptor: Acceptor): void {
+    acceptor.distrustPeers((error) => {
+      this.#events.refusedPeer(error);
+    });
+  }
+
   #open(acceptor: Acceptor, identity: Omit<AcceptLoopIdentity, 'id'>): AcceptLoop {
+    this.#guard(acceptor);
     this.#dropOthers(acceptor);
     const loop = new AcceptLoop({ ...identity, id: this.#freeId() }, acceptor);
     this.#loops.set(loop.id, loop);

@@ -28,6 +28,7 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import { SlowCloses } from './slow-closes.js';
 import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
@@ -205,6 +206,9 @@ export class PassfdWorker implements WorkerHandle {
   #saidBytes = 0;
   #saidSince = 0;
 
+  /** Its user, unless it is a child of the service: then it can make slow to close what was sent to it. */
+  readonly #stranger: { readonly user: number; readonly slowCloses: SlowCloses } | undefined;
+
   /** While answers are read by and by: ends that, when the last time is long enough ago. */
   #polling: NodeJS.Timeout | undefined;
 
@@ -240,6 +244,14 @@ export class PassfdWorker implements WorkerHandle {
       this.#events.stalled(this);
     };
     this.#stallWatch = new StallWatch(this, onStalled, snapshot.isStalled);
+    const { peer } = socket;
+    // A child was given one end of a pair, whose other end was made here. The kernel names the process of one that has connected.
+    if (isTrusted && peer.pid !== snapshot.pid) return;
+    socket.distrust(peer.uid);
+    const slowCloses = new SlowCloses(peer.uid, () => {
+      if (this.#state.is === 'ready') this.#events.changed(this);
+    });
+    this.#stranger = { user: peer.uid, slowCloses };
   }
 
   /** Takes over the socket, whose hello was read, and welcomes the worker. */
@@ -304,7 +316,7 @@ export class PassfdWorker implements WorkerHandle {
     socket.freeze();
     const worker = new PassfdWorker(socket, snapshot, events);
     worker.#isReturning = snapshot.awaitedCustody > 0;
-    for (const connection of inFlight) worker.#ledger.add(connection);
+    for (const connection of inFlight) worker.#addToLedger(connection);
     for (const { listener, servers, isNew = false, sharesTickets = false } of snapshot.subscriptions) {
       const loop = loops.get(listener);
       if (!loop) continue;
@@ -425,9 +437,14 @@ export class PassfdWorker implements WorkerHandle {
     if (this.#state.is !== 'ready' || this.isStalled) return 0;
     const subscription = this.#subscriptions.get(loop.id);
     if (!subscription || subscription.pause) return 0;
-    const inWindow = this.#presentWindow - this.inFlight;
+    const inWindow = this.#presentWindow - this.inFlight - (this.#stranger?.slowCloses.count ?? 0);
     const inCapacity = this.#capacity === null ? inWindow : this.#capacity - this.load;
     return Math.max(0, Math.min(inWindow, inCapacity));
+  }
+
+  #addToLedger(connection: AcceptedConnection): void {
+    if (this.#stranger) connection.descriptor.distrust(this.#stranger.user);
+    this.#ledger.add(connection);
   }
 
   get isFull(): boolean {
@@ -451,7 +468,7 @@ export class PassfdWorker implements WorkerHandle {
       const end = endOfBatch(outgoing, start);
       const batch = outgoing.slice(start, end);
       const position = this.#ledger.last + 1;
-      for (const connection of batch) this.#ledger.add(connection);
+      for (const connection of batch) this.#addToLedger(connection);
       const listener = batch[0]?.loop.id ?? 0;
       this.#postHandoff(encodeHandoff(listener, batch.length), batch, { position, listener });
       start = end;
@@ -539,6 +556,7 @@ export class PassfdWorker implements WorkerHandle {
 
   async freeze(): Promise<FrozenWorker> {
     this.#stallWatch.stop();
+    this.#stranger?.slowCloses.stop();
     const partial = await this.#channel.freeze();
     const snapshot: PassfdWorkerSnapshot = {
       dialect: 'passfd',
@@ -581,6 +599,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#state = { is: 'gone' };
     clearTimeout(this.#polling);
     this.#stallWatch.stop();
+    this.#stranger?.slowCloses.stop();
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
     this.#channel.socket.destroy();
     for (const { descriptor } of this.#ledger.takeAll()) descriptor.close();
@@ -960,8 +979,9 @@ export class PassfdWorker implements WorkerHandle {
     this.#state = { is: 'gone' };
     clearTimeout(this.#polling);
     this.#stallWatch.stop();
+    this.#stranger?.slowCloses.stop();
     for (const subscription of this.#subscriptions.values()) endPause(subscription);
-    this.#channel.socket.destroy();
+    this.#channel.socket.discard();
     const outgoing = this.#outgoing.splice(0);
     this.#events.left(this, [...this.#ledger.takeAll(), ...outgoing], reason);
   }

@@ -18,6 +18,7 @@ import {
   type StreamSocket,
 } from '../fd/index.js';
 import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import { SlowCloses } from './slow-closes.js';
 import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
 
@@ -50,6 +51,9 @@ const ASKING_MS = 1;
 
 /** Spent in this turn of the event loop. */
 let askedMs = 0;
+
+/** With so many descriptors of its user that are slow to close it gets nothing. */
+const MAX_SLOW_CLOSES = 64;
 
 /** A client that waits longer than that behind another one would have been better off elsewhere. */
 const KEPT_WAITING_MS = 10;
@@ -109,6 +113,9 @@ export class RecipeWorker implements WorkerHandle {
   #receipts: ReceiptWatch | undefined;
   #process: ProcessWatch | undefined;
   readonly #stallWatch: StallWatch;
+  readonly #slowCloses: SlowCloses;
+  /** Its user, who can make slow to close what was sent to it. */
+  readonly #user: number;
   /** It answers again, and nobody was told yet. */
   #hasResumed = false;
   #poll: NodeJS.Timeout | undefined;
@@ -129,6 +136,11 @@ export class RecipeWorker implements WorkerHandle {
     this.#diagnostics = diagnostics;
     this.#stallWatch = new StallWatch(this, () => {
       this.#onUnanswered();
+    });
+    this.#user = socket.peer.uid;
+    socket.distrust(this.#user);
+    this.#slowCloses = new SlowCloses(this.#user, () => {
+      if (this.#state === 'ready') this.#events.changed(this);
     });
     this.#watchReceipts();
     this.#watchProcess();
@@ -151,6 +163,7 @@ export class RecipeWorker implements WorkerHandle {
     worker.#answer = snapshot.answer;
     worker.#hasOthers = snapshot.hasOthers ?? false;
     for (const identity of snapshot.held) worker.#held.add(identity);
+    inFlight?.descriptor.distrust(worker.#user);
     if (inFlight && !snapshot.isSent) worker.give(inFlight);
     worker.#stopAsking();
     worker.#inFlight = inFlight;
@@ -245,10 +258,11 @@ export class RecipeWorker implements WorkerHandle {
   roomFor(loop: AcceptLoop): number {
     if (!this.serves(loop)) return 0;
     if (!this.#receipts) this.#lookWhetherReceived();
-    return this.#inFlight || this.#pause ? 0 : 1;
+    return this.#inFlight || this.#pause || this.#slowCloses.count > MAX_SLOW_CLOSES ? 0 : 1;
   }
 
   give(connection: AcceptedConnection): void {
+    connection.descriptor.distrust(this.#user);
     this.#inFlight = connection;
     this.#isSent = false;
     this.#probe = this.#startProbe();
@@ -524,6 +538,7 @@ export class RecipeWorker implements WorkerHandle {
 
   #stopAsking(): void {
     this.#stallWatch.stop();
+    this.#slowCloses.stop();
     this.#process?.close();
     this.#process = undefined;
     this.#receipts?.close();
@@ -565,7 +580,7 @@ export class RecipeWorker implements WorkerHandle {
     this.#inFlight = undefined;
     if (!this.#socket.closed) {
       this.#socket.shutdown();
-      this.#socket.destroy();
+      this.#socket.discard();
     }
     this.#events.left(this, left ? [left] : [], reason);
   }

@@ -1,5 +1,6 @@
 // Acceptor: a listening socket, and the connections that come to it, as descriptors.
 import { openSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import {
   formatAddress,
@@ -9,6 +10,7 @@ import {
   type Address,
   type AddressLike,
 } from './address.js';
+import { countClosing, isLate, ownAccount, refuse } from './closing.js';
 import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import { native } from './native.js';
@@ -28,6 +30,9 @@ const MAX_ACCEPTED = 1024;
 
 /** Pause before the next try when accepting fails. At the descriptor limit it ends when this process closes a descriptor. */
 const FAILURE_PAUSE_MS = 100;
+
+/** Time that a listening socket may take to close, for what waits in its backlog. Its address may not be free after that. */
+const CLOSE_TIMEOUT_MS = 1_000;
 
 export interface ListenOptions {
   /** Connections that wait in the kernel at most. */
@@ -91,6 +96,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   /** Runs for a while after a failure, also when the pause has ended before. */
   #afterFailure: NodeJS.Timeout | undefined;
   #isReferenced = true;
+  /** There when those who connect are not trusted. */
+  #onRefused: ((error: PassfdError) => void) | undefined;
   /** Undefined while it is spent; null when none is kept. */
   #spare: Descriptor | undefined | null = null;
   /** Errors of accepting that were told, until it works again for a while. */
@@ -122,7 +129,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     }
     this.address = descriptor.localAddress;
     descriptor.setNonblocking(true);
-    this.#descriptor = new Descriptor(descriptor.release());
+    this.#descriptor = descriptor.move();
     this.#readiness = new Readiness(this.#descriptor.fd, () => {
       this.#onReady();
     });
@@ -270,7 +277,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     const result = native.accept(this.#descriptor.fd, accepted, count);
     if (result === EAGAIN) return [];
     if (result < 0) throw this.#acceptError(result);
-    return ownedDescriptors(result);
+    return this.#ownAccepted(result);
   }
 
   /** The connections, until the acceptor is closed. */
@@ -285,6 +292,20 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       }
       yield descriptor;
     }
+  }
+
+  /**
+   * Protects this process from those who connect to a Unix socket without its trust, who could make the close of a
+   * connection wait by what they send: see `Descriptor.distrust`. Connections are closed by a thread, on the account of
+   * their user, until somebody says `trust`. Where too many closes of a user are slow, its connections are refused, but
+   * not those of root and of this process's own user. Does nothing for TCP.
+   * @param refused is told of each connection that was refused, with `ERR_SLOW_CLOSE`
+   */
+  distrustPeers(refused: (error: PassfdError) => void): void {
+    if (!('path' in this.address)) return;
+    // Those in the backlog may be of any user.
+    this.#descriptor.distrust(ownAccount());
+    this.#onRefused = refused;
   }
 
   /** Whether a waiting accept keeps the process alive; it does from the start. */
@@ -305,7 +326,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     if (this.closed) throw closedError();
     this.#file = undefined;
     this.#stop();
-    return new Descriptor(this.#descriptor.release());
+    return this.#descriptor.move();
   }
 
   /**
@@ -336,7 +357,9 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       // While the socket is open its inode is its own; a successor's file could get the same one after that.
       await this.#file?.remove();
     } finally {
+      const { account } = this.#descriptor;
       this.#descriptor.close();
+      if (account !== undefined) await untilClosed(account);
     }
   }
 
@@ -370,12 +393,13 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
         break;
       }
       this.#noteAccepted();
+      const isFailed = result < 0;
+      const descriptors = isFailed ? [] : this.#letIn(result);
+      // All were refused; the event loop names those that still wait.
+      if (!isFailed && descriptors.length === 0) break;
       this.#waiting.shift();
-      if (result < 0) {
-        waiting.reject(this.#acceptError(result));
-      } else {
-        waiting.resolve(ownedDescriptors(result));
-      }
+      if (isFailed) waiting.reject(this.#acceptError(result));
+      else waiting.resolve(descriptors);
     }
     this.#watch();
   }
@@ -396,7 +420,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     }
     if (result > 0) {
       this.#noteAccepted();
-      consumer.take(ownedDescriptors(result));
+      const descriptors = this.#letIn(result);
+      if (descriptors.length > 0) consumer.take(descriptors);
       if (result < room) this.#setCrowded(consumer, false);
     } else if (result === EAGAIN) {
       this.#noteAccepted();
@@ -408,6 +433,34 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       this.#told.add(result);
       consumer.failed(this.#acceptError(result), isRepeated);
     }
+  }
+
+  /** The first of those that were just accepted, each with an owner. */
+  #ownAccepted(count: number): Descriptor[] {
+    const descriptors: Descriptor[] = [];
+    for (let index = 0; index < count; index++) descriptors.push(new Descriptor(accepted[index] ?? -1));
+    if (this.#onRefused) for (const descriptor of descriptors) descriptor.distrust(userOf(descriptor.fd));
+    return descriptors;
+  }
+
+  /** The same, without those that are refused. */
+  #letIn(count: number): Descriptor[] {
+    const descriptors = this.#ownAccepted(count);
+    return this.#onRefused ? descriptors.filter((one) => !this.#refuses(one)) : descriptors;
+  }
+
+  #refuses(descriptor: Descriptor): boolean {
+    const user = descriptor.account;
+    if (user === undefined || user === 0 || user === process.geteuid?.() || !isLate(user)) return false;
+    refuse(descriptor.release(), user);
+    this.#onRefused?.(
+      new PassfdError(
+        'ERR_SLOW_CLOSE',
+        `A connection of user ${user} to ${formatAddress(this.address)} was refused: too many descriptors that this user ` +
+          'has passed are slow to close',
+      ),
+    );
+    return true;
   }
 
   #setCrowded(consumer: Consumer, isCrowded: boolean): void {
@@ -464,11 +517,15 @@ interface Waiting {
 
 const accepted = new Int32Array(MAX_ACCEPTED);
 
-/** The first of those that were just accepted, each with an owner. */
-function ownedDescriptors(count: number): Descriptor[] {
-  const descriptors: Descriptor[] = [];
-  for (let index = 0; index < count; index++) descriptors.push(new Descriptor(accepted[index] ?? -1));
-  return descriptors;
+/** Who is at the other end of a Unix socket. One that the kernel does not name gets an account of its own. */
+function userOf(fd: number): number {
+  const credentials = new Int32Array(3);
+  return native.peer(fd, credentials) < 0 ? ownAccount() : (credentials[1] ?? 0) >>> 0;
+}
+
+async function untilClosed(account: number): Promise<void> {
+  const end = performance.now() + CLOSE_TIMEOUT_MS;
+  while (countClosing(account, 0) > 0 && performance.now() < end) await sleep(1);
 }
 
 function isLimit(result: number): boolean {

@@ -5,6 +5,7 @@ import type { FileHandle } from 'node:fs/promises';
 import type { Server, Socket } from 'node:net';
 
 import { readAddress, type Address } from './address.js';
+import { closeLater, ownAccount, type ClosingAccount } from './closing.js';
 import { PassfdError } from './errors.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
 import { noteFreed } from './starvation.js';
@@ -72,6 +73,7 @@ const MAX_INT = 2_147_483_647;
  */
 export class Descriptor implements Disposable {
   #fd: number;
+  #account: ClosingAccount | undefined;
 
   /**
    * Takes over an open descriptor. From here on nobody else may close it.
@@ -177,7 +179,36 @@ export class Descriptor implements Disposable {
   duplicate(): Descriptor {
     const result = native.duplicate(this.fd);
     if (result < 0) throw systemError(result, 'dup', subject(this.#fd));
-    return new Descriptor(result);
+    const duplicate = new Descriptor(result);
+    duplicate.#account = this.#account;
+    return duplicate;
+  }
+
+  /**
+   * Has a thread close it, in the background: for a descriptor that a process without your trust has passed, or has a
+   * duplicate of. Such a process can make `close` wait, for seconds and more: by a socket that lingers (`SO_LINGER`), or
+   * a file on FUSE. The number is free some time after `close` has returned then.
+   * @param account the user of that process: closes of one user wait for each other, and for nobody else's
+   */
+  distrust(account: number = ownAccount()): void {
+    this.#account = account;
+  }
+
+  /** Closes it at once, and in this thread, again. */
+  trust(): void {
+    this.#account = undefined;
+  }
+
+  /** What `distrust` was told. */
+  get account(): number | undefined {
+    return this.#account;
+  }
+
+  /** Gives it to a new owner, who closes it in the same way. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
+  move(): Descriptor {
+    const moved = new Descriptor(this.release());
+    moved.#account = this.#account;
+    return moved;
   }
 
   /** Gives the bare number away: whoever gets it has to close it. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
@@ -190,8 +221,10 @@ export class Descriptor implements Disposable {
   /** Closes it, without `shutdown`: other holders of the same connection keep it. A second call does nothing. */
   close(): void {
     if (this.#fd === GONE) return;
-    const result = native.close(this.release());
-    noteFreed();
+    const account = this.#account;
+    const fd = this.release();
+    const result = account === undefined ? native.close(fd) : closeLater(fd, account);
+    if (account === undefined) noteFreed();
     if (result < 0) throw systemError(result, 'close', { descriptor: 'a descriptor' });
   }
 
@@ -241,6 +274,11 @@ export function closeAll(descriptors: readonly Descriptor[]): void {
   let failure = 0;
   for (const descriptor of descriptors) {
     if (descriptor.closed) continue;
+    if (descriptor.account !== undefined) {
+      const result = closeLater(descriptor.release(), descriptor.account);
+      failure ||= result;
+      continue;
+    }
     closing[count++] = descriptor.release();
     freed++;
     if (count < closing.length) continue;

@@ -39,6 +39,7 @@ export const errorMeanings = {
   ERR_PICKLE_REFUSED: 'A pickle holds more than data: it names code, which is never run here.',
   ERR_PICKLE_UNSUPPORTED: 'The value has no counterpart among the plain Python data types.',
   ERR_PEER_DENIED: 'The peer is of a user or group that is not allowed, or not trusted, here.',
+  ERR_SLOW_CLOSE: 'Too many descriptors that a user has passed are slow to close.',
   ERR_HELLO: 'The first message on a control socket is none that is understood here.',
   ERR_PROTOCOL: 'A peer broke the hand-off protocol.',
   ERR_DISPATCHER: 'The dispatcher refused what was asked of it.',

@@ -7,6 +7,7 @@ export {
   type TcpAddress,
   type UnixAddress,
 } from './address.js';
+export { countClosing, ownAccount } from './closing.js';
 export { connect, socketPair, type ConnectOptions } from './connect.js';
 export { sendDatagram } from './datagram.js';
 export {

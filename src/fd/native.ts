@@ -17,8 +17,8 @@ export interface Poll {
 
 /**
  * The addon. Functions return a count, a descriptor or 0, and `-errno` on failure; arguments of a wrong type or range
- * throw a `TypeError`. Nothing blocks. What each one does stands in `native/passfd.h`, and of those
- * whose name begins with `will` in `native/will.h`.
+ * throw a `TypeError`. Nothing blocks, except that `close` and `closeAll` may: see `native/closer.h`. What each one does stands
+ * in `native/passfd.h`, and of those whose name begins with `will` in `native/will.h`.
  */
 export interface Native {
   send(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, count: number): number;
@@ -36,6 +36,9 @@ export interface Native {
   ): number;
   /** `results` gets `[count, truncated, fd, fd, ...]`, and needs room for `RESULTS_LENGTH` numbers. */
   receive(fd: number, bytes: Uint8Array, offset: number, length: number, results: Int32Array): number;
+  /** `results` gets `[0, 1]` when descriptors came, which are left in the queue with the bytes; else `[0, 0]`. */
+  receiveBytes(fd: number, bytes: Uint8Array, offset: number, length: number, results: Int32Array): number;
+  takeRightsOnly(fd: number): number;
   peek(fd: number, bytes: Uint8Array): number;
   accept(fd: number, fds: Int32Array, capacity: number): number;
   socketPair(fds: Int32Array): number;
@@ -75,6 +78,11 @@ export interface Native {
   pidfdOpen(pid: number): number;
   /** `pid` is at least 1. 1 when it had ended, 0 when not. */
   reap(pid: number): number;
+  /** As `closer_close`, `closer_refuse`, `closer_waiting` and `closer_total` in `native/closer.h`. */
+  closeLater(fd: number, account: number): number;
+  refuse(fd: number, account: number): number;
+  closing(account: number, leastMs: number): number;
+  closingInAll(): number;
   willOpen(): number;
   willCancel(): number;
   willPid(): number;
@@ -145,6 +153,12 @@ const functions: Readonly<Record<keyof Native, true>> = {
   isHeld: true,
   pidfdOpen: true,
   reap: true,
+  receiveBytes: true,
+  takeRightsOnly: true,
+  closeLater: true,
+  refuse: true,
+  closing: true,
+  closingInAll: true,
   willOpen: true,
   willCancel: true,
   willPid: true,

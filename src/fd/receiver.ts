@@ -37,9 +37,12 @@ export class Receiver {
   #isFrozen = false;
   #isPolled = false;
 
-  /** @param onWaiting called when `isWaiting` may have changed other than by `continue` */
-  constructor(fd: number, onWaiting: () => void) {
-    this.#source = new Source(fd);
+  /**
+   * @param accountOf of a peer who is not trusted: see `StreamSocket.distrust`
+   * @param onWaiting called when `isWaiting` may have changed other than by `continue`
+   */
+  constructor(fd: number, accountOf: () => number | undefined, onWaiting: () => void) {
+    this.#source = new Source(fd, accountOf);
     this.#onWaiting = onWaiting;
   }
 
@@ -155,12 +158,16 @@ const results = new Int32Array(RESULTS_LENGTH);
 /** The socket, and before it what was already consumed from it. */
 class Source {
   readonly #fd: number;
+  readonly #accountOf: () => number | undefined;
   #putBack: Message | undefined;
+  /** Descriptors are in the queue that nobody expects and nobody may take: this is the end of the stream. */
+  #isBlocked = false;
   /** Met while peeking, as `-errno`: the kernel tells an error once, and it is for the receive to tell. */
   #failure: number | undefined;
 
-  constructor(fd: number) {
+  constructor(fd: number, accountOf: () => number | undefined) {
     this.#fd = fd;
+    this.#accountOf = accountOf;
   }
 
   get hasPutBack(): boolean {
@@ -204,7 +211,15 @@ class Source {
     descriptors: Descriptor[],
     most: number,
   ): number | typeof WAIT {
-    const result = this.#failure ?? native.receive(this.#fd, bytes, offset, length, results);
+    if (this.#isBlocked) return 0;
+    const account = this.#accountOf();
+    // To receive what nobody expects may take long, and to close it: see native/closer.h.
+    const isGuarded = account !== undefined && descriptors.length >= most;
+    const result =
+      this.#failure ??
+      (isGuarded
+        ? native.receiveBytes(this.#fd, bytes, offset, length, results)
+        : native.receive(this.#fd, bytes, offset, length, results));
     this.#failure = undefined;
     if (result === EAGAIN) return WAIT;
     if (result < 0) {
@@ -212,7 +227,12 @@ class Source {
       throw receiveError(result, this.#fd);
     }
     const count = results[0] ?? 0;
-    for (let index = 2; index < count + 2; index++) descriptors.push(new Descriptor(results[index] ?? -1));
+    for (let index = 2; index < count + 2; index++) {
+      const descriptor = new Descriptor(results[index] ?? -1);
+      if (account !== undefined) descriptor.distrust(account);
+      descriptors.push(descriptor);
+    }
+    this.#isBlocked = isGuarded && results[1] !== 0;
     const hasLost = results[1] !== 0;
     const isTooMany = descriptors.length + (hasLost ? 1 : 0) > most;
     if (hasLost || isTooMany) {
@@ -232,7 +252,7 @@ class Source {
   }
 
   get isReadable(): boolean {
-    return this.hasPutBack || this.#peek(1) !== EAGAIN;
+    return this.hasPutBack || this.#isBlocked || this.#peek(1) !== EAGAIN;
   }
 
   close(): void {

@@ -1,5 +1,8 @@
 // Starvation: who waits for a free descriptor, and goes on when this process has closed one.
 
+/** In which a thread has most often closed a descriptor. */
+const SOON_MS = 1;
+
 const reserves = new Set<() => boolean>();
 const waiting = new Set<() => void>();
 
@@ -34,6 +37,14 @@ export function noteFreed(count = 1): void {
   if (left === 0 || waiting.size === 0) return;
   if (freed === 0) setImmediate(wake);
   freed += left;
+}
+
+/** A thread closes one. Where that takes longer, who tries to take it finds none, and waits on. */
+export function noteFreedSoon(): void {
+  if (reserves.size === 0 && waiting.size === 0) return;
+  setTimeout(() => {
+    noteFreed();
+  }, SOON_MS).unref();
 }
 
 /** As many go on as were closed, so that few find none free again; they wait anew, as the last. */

@@ -1,6 +1,7 @@
 // StreamSocket: a connected stream socket that is read exactly as far as asked, and carries descriptors if it is Unix.
 import type { Address } from './address.js';
-import { Descriptor } from './descriptor.js';
+import { refuse } from './closing.js';
+import type { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import type { Message } from './message.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
@@ -90,13 +91,16 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
         `Wanted a connected stream socket, but descriptor ${descriptor.fd} is: ${kind}`,
       );
     }
-    this.#descriptor = new Descriptor(descriptor.release());
+    this.#descriptor = descriptor.move();
     this.carriesDescriptors = family === 'unix';
+    if (this.#descriptor.account !== undefined) this.distrust(this.#descriptor.account);
     const { fd } = this.#descriptor;
     const update = (): void => {
       this.#updateInterest();
     };
-    this.#receiver = new Receiver(fd, update);
+    const accountOf = (): number | undefined =>
+      this.carriesDescriptors ? this.#descriptor.account : undefined;
+    this.#receiver = new Receiver(fd, accountOf, update);
     this.#sender = new Sender(fd, update);
     this.#readiness = new Readiness(fd, () => {
       this.#sender.continue();
@@ -113,6 +117,24 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   /** A descriptor of the same socket, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
   duplicate(): Descriptor {
     return this.#descriptor.duplicate();
+  }
+
+  /**
+   * Protects this process from a peer without your trust, who could make a close wait by what it sends (see
+   * `Descriptor.distrust`): descriptors that nobody expects stay in the queue and end the receive, those that are expected
+   * are closed by a thread, and so is the socket itself with what is in its queue. Does nothing for TCP.
+   * @param account the peer's user
+   */
+  distrust(account: number): void {
+    if (!this.carriesDescriptors) return;
+    const result = native.takeRightsOnly(this.#descriptor.fd);
+    if (result < 0) throw systemError(result, 'setsockopt', this.#subject);
+    this.#descriptor.distrust(account);
+  }
+
+  /** Ends that, for a peer who has proved who it is. */
+  trust(): void {
+    this.#descriptor.trust();
   }
 
   get closed(): boolean {
@@ -323,9 +345,9 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     if (this.#receiver.isBusy) {
       throw new PassfdError('ERR_BYTES_ALREADY_READ', 'A receive is waiting, or was given up half way');
     }
-    const fd = this.#descriptor.release();
+    const released = this.#descriptor.move();
     this.destroy();
-    return new Descriptor(fd);
+    return released;
   }
 
   /**
@@ -349,6 +371,21 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     this.#receiver.close(reason);
     this.#sender.close(reason);
     this.#descriptor.close();
+  }
+
+  /**
+   * As `destroy`, where nobody else holds this end: a peer without trust hears the end at once, and where it has left no
+   * descriptor in the queue, the number is free when this returns.
+   */
+  discard(reason: unknown = closedError()): void {
+    const account = this.closed || !this.carriesDescriptors ? undefined : this.#descriptor.account;
+    if (account === undefined) {
+      this.destroy(reason);
+      return;
+    }
+    const fd = this.#descriptor.release();
+    this.destroy(reason);
+    refuse(fd, account);
   }
 
   [Symbol.dispose](): void {

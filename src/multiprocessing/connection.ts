@@ -191,7 +191,7 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
 
   /** Closes this end at once, as Python does; what was sent before still arrives. A second call does nothing. */
   close(): void {
-    this.#socket.destroy();
+    this.#socket.discard();
   }
 
   [Symbol.dispose](): void {

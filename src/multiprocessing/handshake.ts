@@ -16,7 +16,7 @@ export async function shakeHands(
   signal?: AbortSignal,
 ): Promise<void> {
   const deadline = setTimeout(() => {
-    connection.socket.destroy(
+    connection.socket.discard(
       new PassfdError(
         'ERR_HANDSHAKE_TIMEOUT',
         `The other end did not finish the handshake within ${timeoutMs} ms; does it have a key, and does it accept?`,
@@ -24,7 +24,7 @@ export async function shakeHands(
     );
   }, timeoutMs);
   const abort = (): void => {
-    connection.socket.destroy(signal?.reason);
+    connection.socket.discard(signal?.reason);
   };
   signal?.addEventListener('abort', abort, { once: true });
   try {

@@ -29,6 +29,11 @@ export interface ListenerOptions extends Pick<ConnectionOptions, 'maxFrameBytes'
   readonly handshakeTimeoutMs?: number;
   /** Looks at who has connected to a Unix socket, before anything of it is read; throws to refuse it. */
   readonly checkPeer?: (peer: PeerCredentials) => void;
+  /**
+   * Whether those who connect to a Unix socket stay without trust once they are let in, until somebody says
+   * `connection.socket.trust()`: see `StreamSocket.distrust`. Until then nobody is trusted.
+   */
+  readonly distrustsPeers?: boolean;
 }
 
 interface ListenerEvents {
@@ -111,6 +116,11 @@ class ConnectionListener
   }
 
   #feedFrom(acceptor: Acceptor): void {
+    acceptor.distrustPeers((error) => {
+      process.nextTick(() => {
+        this.#refuse(error);
+      });
+    });
     acceptor.feed({
       // One at a time, while somebody waits for one: each may fail its handshake.
       room: () => (this.#waiting.length > 0 && !this.#isPaused ? 1 : 0),
@@ -184,7 +194,7 @@ class ConnectionListener
     this.#isPaused = true;
     this.#acceptor.resume();
     const timer = setTimeout(() => {
-      for (const { connection } of this.#handshakes) connection.socket.destroy(pausedError());
+      for (const { connection } of this.#handshakes) connection.socket.discard(pausedError());
     }, timeoutMs);
     await Promise.all(Array.from(this.#handshakes, ({ ended }) => ended));
     clearTimeout(timer);
@@ -246,7 +256,7 @@ class ConnectionListener
     // Nobody makes room for one that was refused at once.
     if (connection.closed) return;
     const outgoing = this.#handshakes.enter(handshake, origin);
-    outgoing?.connection.socket.destroy(crowdedOutError());
+    outgoing?.connection.socket.discard(crowdedOutError());
   }
 
   /** Never rejects. */
@@ -268,6 +278,7 @@ class ConnectionListener
       }
       return;
     }
+    if (this.#options.distrustsPeers !== true) connection.socket.trust();
     const waiting = this.#waiting.shift();
     if (waiting) waiting.resolve(connection);
     else this.#ready.push(connection);

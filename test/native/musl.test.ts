@@ -38,7 +38,9 @@ describe('native/passfd.c with musl', () => {
     try {
       const binary = join(directory, 'passfd_test');
       const sources = [
-        ...['passfd.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) => join(root, 'native', name)),
+        ...['passfd.c', 'closer.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) =>
+          join(root, 'native', name),
+        ),
         ...readdirSync(tests)
           .filter((name) => name.endsWith('.c'))
           .map((name) => join(tests, name)),

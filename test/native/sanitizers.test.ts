@@ -37,7 +37,7 @@ const flags = [
 ];
 
 /** What needs no Node. */
-const mechanism = ['passfd.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) =>
+const mechanism = ['passfd.c', 'closer.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) =>
   join(root, 'native', name),
 );
 
@@ -125,7 +125,7 @@ async function checkAddon(context: TestContext, directory: string): Promise<void
     '-DNODE_GYP_MODULE_NAME=passfd',
     '-isystem',
     headers,
-    ...['addon.c', 'poll.c', 'will_addon.c'].map((name) => join(root, 'native', name)),
+    ...['addon.c', 'poll.c', 'will_addon.c', 'closer_addon.c'].map((name) => join(root, 'native', name)),
     ...mechanism,
     '-o',
     join(directory, 'native/build/Release/passfd.node'),

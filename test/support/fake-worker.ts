@@ -2,7 +2,14 @@
 import assert from 'node:assert/strict';
 
 import { Client, type AuthKey } from '../../src/multiprocessing/index.js';
-import { closeAll, socketPair, type Descriptor, type StreamSocket } from '../../src/fd/index.js';
+import {
+  closeAll,
+  PassfdError,
+  socketPair,
+  type Descriptor,
+  type Message,
+  type StreamSocket,
+} from '../../src/fd/index.js';
 import type { Dispatcher } from '../../src/dispatcher/index.js';
 import { FrameReader } from '../../src/handoff/frame-reader.js';
 import {
@@ -218,10 +225,20 @@ export class FakeWorker implements Disposable {
     for (;;) {
       const payload = this.#reader.next();
       if (payload) return decodeToWorker(payload);
-      const message = await this.socket.receive();
+      const message = await this.#receive();
       if (!message) return null;
       this.#reader.pushBytes(message.bytes);
       if (message.descriptors.length > 0) this.#reader.pushGroup(message.takeDescriptors());
+    }
+  }
+
+  /** A dispatcher that leaves something unread ends the channel by a reset. */
+  async #receive(): Promise<Message | null> {
+    try {
+      return await this.socket.receive();
+    } catch (error) {
+      if (error instanceof PassfdError && error.code === 'ERR_PEER_GONE') return null;
+      throw error;
     }
   }
 

@@ -46,6 +46,7 @@ function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
       exchanged: ignore,
       closing: ignore,
       closed: ignore,
+      refusedPeer: (error) => warnings.push(error),
       warned: (error) => warnings.push(error),
     });
     try {

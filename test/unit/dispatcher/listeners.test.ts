@@ -19,6 +19,7 @@ function listeners(): Listeners {
     exchanged: ignore,
     closing: ignore,
     closed: ignore,
+    refusedPeer: ignore,
     warned: ignore,
   });
 }

@@ -263,7 +263,7 @@ describe('a worker of the recipe', () => {
         assert.equal(stage.dispatcher.workers[0]?.active, 1);
         connection.close();
         slow.destroy();
-        assert.equal(stage.dispatcher.workers[0].active, 0);
+        await stage.until(() => stage.dispatcher.workers[0]?.active === 0);
         await stage.clients(2, address);
         // Round robin goes on behind the other.
         await take(stage, busy);
@@ -323,7 +323,7 @@ describe('a worker of the recipe', () => {
       asking.restore();
       assert.equal(view.active, 1);
       connection.close();
-      assert.equal(view.active, 0);
+      await stage.until(() => view.active === 0);
     }),
   );
 

@@ -1,0 +1,179 @@
+/* Closing on threads of their own. A socket that lingers stands for everything that is slow to close. */
+#include "../../native/closer.h"
+#include "../../native/passfd.h"
+#include "check.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Longer than any test runs. */
+#define LINGER_SECONDS 1000
+
+#define NOBODY (-1)
+
+/* A connection whose send queue is full and that lingers; `peer` does not read. */
+static int new_lingering(int *peer)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof address;
+	const struct linger linger = {1, LINGER_SECONDS};
+	static char bytes[65536];
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	EXPECT(listener >= 0 && fd >= 0);
+	EXPECT(bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0);
+	EXPECT(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
+	EXPECT(connect(fd, (struct sockaddr *)&address, size) == 0);
+	*peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	EXPECT(*peer >= 0);
+	close(listener);
+	while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
+		continue;
+	EXPECT_EQUAL(errno, EAGAIN);
+	EXPECT(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) == 0);
+	return fd;
+}
+
+static void wait_until_closed(int64_t account)
+{
+	while (closer_waiting(account, 0) > 0)
+		poll(NULL, 0, 1);
+}
+
+TEST("closes a descriptor that is queued")
+{
+	int watch, fd = new_watched(&watch);
+
+	EXPECT_EQUAL(closer_close(fd, NOBODY), 0);
+	EXPECT(wait_for(watch, 0) & POLLHUP);
+	close(watch);
+	wait_until_closed(NOBODY);
+	EXPECT(!is_open(fd));
+}
+
+TEST("closes thousands of descriptors of several accounts, each once")
+{
+	int watch, first = new_watched(&watch);
+
+	for (int i = 0; i < 5000; i++) {
+		int fd = fcntl(first, F_DUPFD_CLOEXEC, 3);
+		EXPECT(fd >= 0);
+		EXPECT_EQUAL(closer_close(fd, i % 5), 0);
+		if (i % 500 == 0)
+			wait_until_closed(i % 5);
+	}
+	for (int account = 0; account < 5; account++)
+		wait_until_closed(account);
+	EXPECT(is_held(watch));
+	close(first);
+	EXPECT(!is_held(watch));
+	close(watch);
+}
+
+TEST("delays nobody but the account whose descriptor is slow to close")
+{
+	int peer, watch, others, slow = new_lingering(&peer);
+	int behind = new_watched(&watch), elsewhere = new_watched(&others);
+
+	EXPECT_EQUAL(closer_close(slow, 1), 0);
+	EXPECT_EQUAL(closer_close(behind, 1), 0);
+	EXPECT_EQUAL(closer_close(elsewhere, 2), 0);
+	EXPECT(wait_for(others, 0) & POLLHUP);
+	wait_until_closed(2);
+	EXPECT_EQUAL(closer_waiting(1, 0), 2);
+	EXPECT(is_held(watch));
+	close(peer);
+	EXPECT(wait_for(watch, 0) & POLLHUP);
+	wait_until_closed(1);
+	close(watch);
+	close(others);
+}
+
+TEST("waits for at most as many slow ones as it has threads, and closes the others when these are done")
+{
+	int peers[CLOSER_MAX_THREADS], watch, fd = new_watched(&watch);
+
+	for (int i = 0; i < CLOSER_MAX_THREADS; i++)
+		EXPECT_EQUAL(closer_close(new_lingering(&peers[i]), i + 1), 0);
+	EXPECT_EQUAL(closer_close(fd, NOBODY), 0);
+	EXPECT_EQUAL(closer_waiting(NOBODY, 0), 1);
+	close(peers[3]);
+	EXPECT(wait_for(watch, 0) & POLLHUP);
+	for (int i = 0; i < CLOSER_MAX_THREADS; i++)
+		if (i != 3)
+			close(peers[i]);
+	for (int i = 1; i <= CLOSER_MAX_THREADS; i++)
+		wait_until_closed(i);
+	wait_until_closed(NOBODY);
+	close(watch);
+}
+
+TEST("refuses a socket at once that has no descriptor in its queue, however late its account is")
+{
+	int peer, ends[2], slow = new_lingering(&peer);
+	char byte;
+
+	EXPECT_EQUAL(closer_close(slow, 1), 0);
+	EXPECT_EQUAL(passfd_socketpair(ends), 0);
+	EXPECT_EQUAL(passfd_send(ends[0], "xyz", 3, NULL, 0), 3);
+	EXPECT_EQUAL(closer_refuse(ends[1], 1), 0);
+	EXPECT(!is_open(ends[1]));
+	EXPECT_EQUAL(closer_waiting(1, 0), 1);
+	EXPECT_EQUAL(recv(ends[0], &byte, 1, 0), 0);
+	EXPECT_EQUAL(closer_refuse(ends[1], 1), -EBADF);
+	close(ends[0]);
+	close(peer);
+	wait_until_closed(1);
+}
+
+TEST("queues a socket that is refused with a descriptor in its queue, behind bytes too")
+{
+	static char bytes[32768];
+	int ends[2], watch, fd = new_watched(&watch), peer, slow = new_lingering(&peer);
+
+	EXPECT_EQUAL(closer_close(slow, 1), 0);
+	EXPECT_EQUAL(passfd_socketpair(ends), 0);
+	EXPECT_EQUAL(passfd_send(ends[0], bytes, sizeof bytes, NULL, 0), (int)sizeof bytes);
+	EXPECT_EQUAL(passfd_send(ends[0], "x", 1, &fd, 1), 1);
+	close(fd);
+	EXPECT_EQUAL(closer_refuse(ends[1], 1), 0);
+	EXPECT_EQUAL(closer_waiting(1, 0), 2);
+	EXPECT(is_held(watch));
+	close(peer);
+	wait_until_closed(1);
+	EXPECT(!is_held(watch));
+	close(watch);
+	close(ends[0]);
+}
+
+TEST("takes over nothing that is not open")
+{
+	int fd = new_file();
+
+	close(fd);
+	EXPECT_EQUAL(closer_close(fd, NOBODY), -EBADF);
+	EXPECT_EQUAL(closer_refuse(fd, NOBODY), -EBADF);
+	EXPECT_EQUAL(closer_total(), 0);
+}
+
+TEST("counts what waits only since its oldest was queued so long ago")
+{
+	int peer, slow = new_lingering(&peer);
+
+	EXPECT_EQUAL(closer_close(slow, 1), 0);
+	EXPECT_EQUAL(closer_close(new_file(), 1), 0);
+	EXPECT_EQUAL(closer_waiting(1, 1000 * 1000), 0);
+	while (closer_waiting(1, 50) == 0)
+		poll(NULL, 0, 10);
+	EXPECT_EQUAL(closer_waiting(1, 50), 2);
+	EXPECT_EQUAL(closer_waiting(2, 0), 0);
+	EXPECT_EQUAL(closer_total(), 2);
+	close(peer);
+	wait_until_closed(1);
+	EXPECT_EQUAL(closer_total(), 0);
+}

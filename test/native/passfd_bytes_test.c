@@ -1,0 +1,107 @@
+/* Receiving bytes where no descriptor belongs, from a peer who is not trusted. */
+#include "../../native/passfd.h"
+#include "check.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+TEST("receives bytes up to those that have a descriptor, and leaves that in the queue")
+{
+	int ends[2], watch, has_descriptors, fd = new_watched(&watch);
+	char bytes[8];
+
+	EXPECT_EQUAL(passfd_socketpair(ends), 0);
+	EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 8, &has_descriptors), -EAGAIN);
+	EXPECT_EQUAL(passfd_send(ends[0], "ab", 2, NULL, 0), 2);
+	EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 8, &has_descriptors), 2);
+	EXPECT_EQUAL(has_descriptors, 0);
+	EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 8, &has_descriptors), -EAGAIN);
+	EXPECT_EQUAL(passfd_send(ends[0], "cd", 2, NULL, 0), 2);
+	EXPECT_EQUAL(passfd_send(ends[0], "e", 1, &fd, 1), 1);
+	close(fd);
+	EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 2, &has_descriptors), 2);
+	EXPECT_EQUAL(has_descriptors, 0);
+	for (int tries = 0; tries < 2; tries++) {
+		leave_room_for(0);
+		EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 8, &has_descriptors), 1);
+		restore_limit();
+		EXPECT_EQUAL(has_descriptors, 1);
+		EXPECT_EQUAL(bytes[0], 'e');
+		EXPECT(is_held(watch));
+	}
+	close(ends[1]);
+	EXPECT(!is_held(watch));
+	close(ends[0]);
+	close(watch);
+}
+
+TEST("finds a descriptor anywhere behind bytes that came in many messages, or in a long one")
+{
+	static char bytes[70000], received[sizeof bytes];
+
+	for (size_t before = 1; before < sizeof bytes; before = before * 3 + 1) {
+		int ends[2], watch, has_descriptors = 0, fd = new_watched(&watch);
+		size_t length = 0;
+
+		EXPECT_EQUAL(passfd_socketpair(ends), 0);
+		for (size_t sent = 0, part = 1; sent < before; sent += part, part = sent < 100 ? 1 : before - sent)
+			EXPECT_EQUAL(passfd_send(ends[0], bytes + sent, part, NULL, 0), (int)part);
+		EXPECT_EQUAL(passfd_send(ends[0], "xyz", 3, &fd, 1), 3);
+		EXPECT_EQUAL(passfd_send(ends[0], "after", 5, &fd, 1), 5);
+		close(fd);
+		for (;;) {
+			ssize_t more = passfd_receive_bytes(ends[1], received, sizeof received, &has_descriptors);
+			if (has_descriptors) {
+				EXPECT(more >= 3 && memcmp(received, "xyz", 3) == 0);
+				break;
+			}
+			EXPECT(more > 0);
+			length += (size_t)more;
+		}
+		EXPECT_EQUAL(length, before);
+		EXPECT(is_held(watch));
+		EXPECT_EQUAL(passfd_end(ends[1]), 0);
+		close(ends[1]);
+		close(ends[0]);
+		EXPECT(!is_held(watch));
+		close(watch);
+	}
+}
+
+TEST("receives no more bytes than are asked for where a descriptor comes behind them")
+{
+	int ends[2], has_descriptors, fd = new_file();
+	char bytes[8];
+
+	EXPECT_EQUAL(passfd_socketpair(ends), 0);
+	EXPECT_EQUAL(passfd_send(ends[0], "abcd", 4, NULL, 0), 4);
+	EXPECT_EQUAL(passfd_send(ends[0], "e", 1, &fd, 1), 1);
+	close(fd);
+	for (int at = 0; at < 4; at++) {
+		EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 1, &has_descriptors), 1);
+		EXPECT_EQUAL(has_descriptors, 0);
+		EXPECT_EQUAL(bytes[0], 'a' + at);
+	}
+	EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 1, &has_descriptors), 1);
+	EXPECT_EQUAL(has_descriptors, 1);
+	close(ends[0]);
+	close(ends[1]);
+}
+
+TEST("takes credentials for no descriptor where a socket was told to take rights only")
+{
+	const int on = 1;
+	int ends[2], has_descriptors;
+	char bytes[8];
+
+	EXPECT_EQUAL(passfd_socketpair(ends), 0);
+	EXPECT_EQUAL(setsockopt(ends[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on), 0);
+	EXPECT_EQUAL(passfd_take_rights_only(ends[1]), 0);
+	EXPECT_EQUAL(passfd_send(ends[0], "ab", 2, NULL, 0), 2);
+	EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 8, &has_descriptors), 2);
+	EXPECT_EQUAL(has_descriptors, 0);
+	close(ends[0]);
+	close(ends[1]);
+}

@@ -1,0 +1,198 @@
+// What a peer makes slow to close delays that peer's user alone: the service serves on, and its operator is answered.
+import assert from 'node:assert/strict';
+import { chmodSync, readdirSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
+import { connect } from '../../src/fd/index.js';
+import { Child } from '../support/child.js';
+import { FakeWorker } from '../support/fake-worker.js';
+import { temporaryDirectory } from '../support/files.js';
+import { HttpClient } from '../support/http-client.js';
+import { app, passfd, statusOf } from '../support/passfd.js';
+import { withPrograms, type Program, type Start } from '../support/program.js';
+import { withoutPython } from '../support/python.js';
+import { LINGER, PASS } from '../support/slow-close.js';
+
+const isRoot = process.getuid?.() === 0;
+
+/** Users that a test may become; their names do not matter. */
+const SLOW_USER = 65_533;
+const OTHER_USER = 65_534;
+
+/** What waits of one user then is too much. */
+const TOO_MANY = 257;
+
+/** More than there are threads to close what they pass. */
+const MANY_USERS = Array.from({ length: 33 }, (_, index) => 60_000 + index);
+
+/** All of them together keep so many descriptors of the service taken. */
+const THOUSANDS = 4096;
+
+/** A stranger that passes a slow descriptor, and nothing else. */
+const STRANGER = `${LINGER}${PASS}
+slow, silent = lingering()
+port = slow.getsockname()[1]
+control = socket.socket(socket.AF_UNIX)
+control.connect(sys.argv[1])
+socket.send_fds(control, [bytes.fromhex(sys.argv[2])], [slow.fileno()])
+slow.close()
+control.close()
+until_closing(port)
+print('closing', flush=True)
+sys.stdin.read()
+`;
+
+/** Makes the connection that it has inherited linger, and closes its own copy. */
+const LINGERER = `${LINGER}
+slow = socket.socket(fileno=3)
+linger(slow)
+slow.close()
+print('done', flush=True)
+`;
+
+/** Many users, each with some slow closes. */
+const USERS = `${LINGER}${PASS}
+path = sys.argv[1]
+users = [int(user) for user in sys.argv[2:]]
+null = os.open('/dev/null', os.O_RDONLY)
+silent_ends = []
+for user in users:
+    slow, silent = lingering()
+    silent_ends.append(silent)
+    os.seteuid(user)
+    while not pass_on(path, slow.fileno()): pass
+    for _ in range(${THOUSANDS} // len(users) + 1): pass_on(path, null)
+    os.seteuid(0)
+    slow.close()
+print('passed', flush=True)
+sys.stdin.read()
+`;
+
+/** A user with too many slow closes, which connects until it is refused. */
+const FLOOD = `${LINGER}${PASS}
+user = int(sys.argv[1])
+os.setgroups([]); os.setgid(user); os.setuid(user)
+path = sys.argv[2]
+slow, silent = lingering()
+port = slow.getsockname()[1]
+while not pass_on(path, slow.fileno()): pass
+slow.close()
+until_closing(port)
+null = os.open('/dev/null', os.O_RDONLY)
+for _ in range(${TOO_MANY}): pass_on(path, null)
+while True:
+    control = socket.socket(socket.AF_UNIX)
+    control.connect(path)
+    control.settimeout(0.1)
+    try:
+        if control.recv(1) == b'': break
+    except ConnectionResetError: break
+    except TimeoutError: pass
+    control.close()
+print('refused', flush=True)
+sys.stdin.read()
+`;
+
+function python(start: Start, program: string, ...args: readonly string[]): Program {
+  return start('python3', ['-c', program, ...args]);
+}
+
+/** A service with an app, and where it listens. */
+async function running(start: Start, control: string, ...options: string[]): Promise<[Program, number]> {
+  const words = ['run', '--workers', '1', '--listen', '127.0.0.1:0', '--control', control, ...options];
+  const service = start(...passfd(...words, app('http.js')), { ownGroup: true });
+  const [, port] = await service.errorLine(/"address":"127\.0\.0\.1:(\d+)".*"listening"/);
+  await service.errorLine(/"worker ready"/);
+  return [service, Number(port)];
+}
+
+/** A directory that every user can enter. */
+async function openDirectory(): ReturnType<typeof temporaryDirectory> {
+  const directory = await temporaryDirectory();
+  chmodSync(directory.path, 0o755);
+  return directory;
+}
+
+async function isServed(port: number): Promise<void> {
+  using client = await HttpClient.connect(port);
+  client.ask('/');
+  assert.equal((await client.answer()).status, 200);
+}
+
+function allowing(...users: readonly number[]): string[] {
+  return users.flatMap((user) => ['--allow-uid', String(user)]);
+}
+
+describe('a service', { skip: withoutPython }, () => {
+  for (const [what, said] of [
+    ['before it has said anything', '78'],
+    ['after the length of a frame', '00000004'],
+  ] as const) {
+    it(
+      `serves on while the descriptor is slow to close that a stranger has passed ${what}`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        const [, port] = await running(start, control);
+        await python(start, STRANGER, control, said).line(/closing/);
+        await isServed(port);
+        assert.equal((await statusOf(control)).workers.length, 1);
+      }),
+    );
+  }
+
+  it(
+    'serves on while the connection is slow to close that a worker has adopted and made to linger',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const service = start(...passfd('serve', '--listen', '127.0.0.1:0', '--control', control));
+      const [, port] = await service.errorLine(/"address":"127\.0\.0\.1:(\d+)".*"listening"/);
+      const address = { host: '127.0.0.1', port: Number(port) };
+      using worker = await FakeWorker.join(control);
+      await worker.serve();
+      using first = await connect(address);
+      const [connection] = (await worker.handoff()).descriptors;
+      assert.ok(connection && !first.closed);
+      await start('python3', ['-c', LINGERER], { descriptors: [connection.fd] }).exit;
+      connection.close();
+      await worker.adopt();
+      using second = await connect(address);
+      assert.equal((await worker.handoff()).descriptors.length, 1);
+      assert.equal(second.closed, false);
+      const { connections } = await statusOf(control);
+      assert.equal(connections.adopted, 1);
+    }),
+  );
+
+  it(
+    'refuses a user with too many slow closes, and neither another user nor its own',
+    { skip: isRoot ? false : 'only root can become another user' },
+    withPrograms(async (start) => {
+      await using directory = await openDirectory();
+      const control = `${directory.path}/control`;
+      const [service, port] = await running(start, control, ...allowing(SLOW_USER, OTHER_USER));
+      await python(start, FLOOD, String(SLOW_USER), control).line(/refused/);
+      await service.errorLine(/"code":"ERR_SLOW_CLOSE"/);
+      await using other = new Child('other-user', { args: ['ask', control, String(OTHER_USER)] });
+      assert.equal(await other.next(), 'ERR_PEER_DENIED');
+      assert.equal((await statusOf(control)).workers.length, 1);
+      await isServed(port);
+    }),
+  );
+
+  it(
+    'answers its operator and its clients while thousands of slow closes wait, of more users than it has threads',
+    { skip: isRoot ? false : 'only root can become another user' },
+    withPrograms(async (start) => {
+      await using directory = await openDirectory();
+      const control = `${directory.path}/control`;
+      const [service, port] = await running(start, control, ...allowing(...MANY_USERS));
+      await python(start, USERS, control, ...MANY_USERS.map(String)).line(/passed/);
+      while (readdirSync(`/proc/${service.pid}/fd`).length < THOUSANDS) await nextTurn();
+      assert.equal((await statusOf(control)).workers.length, 1);
+      await isServed(port);
+    }),
+  );
+});

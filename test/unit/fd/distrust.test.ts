@@ -1,0 +1,187 @@
+// What a peer without trust passes or makes slow to close: nothing of it waits in this thread.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { describe, it } from 'node:test';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
+import { closeAll, connect, listen, socketPair, StreamSocket } from '../../../src/fd/index.js';
+import { keepsDescriptors, openDescriptors } from '../../support/descriptors.js';
+import { failsWith } from '../../support/errors.js';
+import { openFile, temporaryDirectory } from '../../support/files.js';
+import { withoutPython } from '../../support/python.js';
+import { LINGER, slowCloses } from '../../support/slow-close.js';
+import { received } from '../../support/stream.js';
+
+/** A user that has nothing to do with these tests. */
+const USER = 4711;
+
+/** Passes a slow descriptor on its descriptor 3, of which it has no other then. */
+const PASSES_SLOW = `${LINGER}
+channel = socket.socket(fileno=3)
+slow, silent = lingering()
+socket.send_fds(channel, [b'x'], [slow.fileno()])
+slow.close()
+print('passed', flush=True)
+sys.stdin.read()
+`;
+
+/** Something slow is on its way to one end of the pair: for the other end, and until what is returned is called. */
+async function passSlow(to: { readonly fd: number }): Promise<() => Promise<void>> {
+  const child = spawn('python3', ['-c', PASSES_SLOW], { stdio: ['pipe', 'pipe', 'inherit', to.fd] });
+  assert.ok(child.stdout);
+  await once(child.stdout, 'data');
+  return async () => {
+    const closed = once(child, 'close');
+    child.kill('SIGKILL');
+    await closed;
+  };
+}
+
+async function until(fact: () => boolean): Promise<void> {
+  while (!fact()) await nextTurn();
+}
+
+describe('a descriptor without trust', () => {
+  it(
+    'is closed by a thread, which waits for one that is slow, and nobody else does',
+    { skip: withoutPython },
+    keepsDescriptors(async () => {
+      const [here, there] = socketPair();
+      const end = await passSlow(there);
+      there.destroy();
+      here.distrust(USER);
+      const message = await received(here.receive());
+      const [slow] = message.takeDescriptors();
+      assert.equal(slow?.account, USER);
+      closeAll([slow]);
+      assert.equal(slow.closed, true);
+      const other = here.duplicate();
+      other.close();
+      assert.equal(slowCloses(), 2);
+      here.trust();
+      here.destroy();
+      await end();
+      await until(() => slowCloses() === 0);
+    }),
+  );
+
+  it(
+    'is closed at once when it is trusted again, and when nobody has said anything',
+    keepsDescriptors(() => {
+      const before = openDescriptors();
+      openFile('a').close();
+      const descriptor = openFile('b');
+      descriptor.distrust(USER);
+      descriptor.trust();
+      descriptor.close();
+      assert.deepEqual(openDescriptors(), before);
+    }),
+  );
+
+  it(
+    'is not trusted by its next owner either',
+    keepsDescriptors(() => {
+      const [left, right] = socketPair();
+      const descriptor = left.release();
+      descriptor.distrust(USER);
+      const moved = descriptor.move();
+      const socket = new StreamSocket(moved);
+      using released = socket.release();
+      using duplicate = released.duplicate();
+      assert.deepEqual([descriptor.closed, moved.closed, duplicate.account], [true, true, USER]);
+      right.destroy();
+    }),
+  );
+});
+
+describe('a stream socket of a peer without trust', () => {
+  it(
+    'receives the bytes before a descriptor that nobody expects, and then says so and ends',
+    keepsDescriptors(async () => {
+      const [left, right] = socketPair();
+      right.distrust(USER);
+      await left.send(Buffer.from('before'));
+      {
+        using file = openFile('a');
+        await left.send(Buffer.from('with'), [file]);
+      }
+      const before = openDescriptors();
+      assert.equal((await received(right.receive(undefined, { descriptors: 0 }))).bytes.toString(), 'before');
+      await assert.rejects(
+        right.receive(undefined, { descriptors: 0 }),
+        failsWith('ERR_UNEXPECTED_DESCRIPTORS'),
+      );
+      assert.deepEqual(openDescriptors(), before);
+      assert.equal((await received(right.receive(undefined, { descriptors: 0 }))).bytes.toString(), 'with');
+      assert.equal(await right.receive(), null);
+      left.destroy();
+      right.destroy();
+    }),
+  );
+
+  it(
+    'receives exactly what is asked for, though a descriptor that is expected comes after it',
+    keepsDescriptors(async () => {
+      const [left, right] = socketPair();
+      right.distrust(USER);
+      await left.send(Buffer.from('hello'));
+      {
+        using file = openFile('a');
+        await left.send(Buffer.from('custody'), [file]);
+      }
+      assert.equal((await received(right.receiveExactly(5))).bytes.toString(), 'hello');
+      using message = await received(right.receive());
+      assert.deepEqual([message.bytes.toString(), message.descriptors.length], ['custody', 1]);
+      left.destroy();
+      right.destroy();
+    }),
+  );
+
+  it(
+    'is closed while something slow is in its queue, and nobody waits for that',
+    { skip: withoutPython },
+    keepsDescriptors(async () => {
+      const [here, there] = socketPair();
+      const end = await passSlow(there);
+      there.destroy();
+      here.distrust(USER);
+      here.destroy();
+      assert.equal(slowCloses(), 1);
+      await end();
+      await until(() => slowCloses() === 0);
+    }),
+  );
+});
+
+describe('a listening Unix socket of peers without trust', () => {
+  it(
+    'is closed while something slow waits in its backlog, and its promise waits for that no longer than a second',
+    { skip: withoutPython },
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      const acceptor = await listen(`${directory.path}/socket`);
+      acceptor.distrustPeers(() => undefined);
+      const client = await connect(`${directory.path}/socket`);
+      const end = await passSlow(client);
+      client.destroy();
+      await acceptor.close();
+      assert.equal(slowCloses(), 1);
+      await end();
+      await until(() => slowCloses() === 0);
+    }),
+  );
+
+  it(
+    'gives each connection to the account of its user',
+    keepsDescriptors(async () => {
+      await using directory = await temporaryDirectory();
+      await using acceptor = await listen(`${directory.path}/socket`);
+      acceptor.distrustPeers(() => undefined);
+      using client = await connect(`${directory.path}/socket`);
+      using connection = await acceptor.accept();
+      assert.equal(client.closed, false);
+      assert.equal(connection.account, process.geteuid?.());
+    }),
+  );
+});
