@@ -974,6 +974,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.emit('serving', worker);
         this.#vacancies.review();
       },
+      leaving: (worker, loops) => {
+        this.#vacancies.note(loops, !worker.isTakenOut);
+      },
       adopted: (count) => {
         this.#pool.counts.adopted += count;
       },
@@ -987,7 +990,6 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#bequest.setWorker(worker);
         this.emit('draining', worker);
         this.#noteDrained(worker);
-        this.#noteLeaving(worker);
       },
       stalled: (worker) => {
         this.emit('stalled', worker);
@@ -1010,7 +1012,6 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#joined.delete(worker);
         this.#endDrains(worker);
         this.emit('left', worker, { redelivered: connections.length, reason });
-        this.#noteLeaving(worker);
       },
       serve: async () => {
         await this.#prepared;
@@ -1080,16 +1081,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     };
   }
 
-  /** It takes nothing new any more. */
-  #noteLeaving(worker: WorkerHandle): void {
-    if (worker instanceof PassfdWorker) this.#vacancies.note(worker.subscribed, !worker.isTakenOut);
-  }
-
   /** When the last worker has closed its server, the address is free again. One that died has not closed anything. */
   async #releaseLoop(worker: PassfdWorker, loop: AcceptLoop): Promise<boolean> {
     if (!this.#listeners.has(loop)) return false;
     const isWanted =
       loop.isOwn ||
+      // It leaves. The next worker asks for the same socket, which this process cannot open again.
+      (loop.isInherited && worker.state === 'draining') ||
       // One that only sees whether the port is free does not take it from the worker that is expected there.
       this.#vacancies.has(loop) ||
       this.#pool.workers.some((other) => other instanceof PassfdWorker && other.isSubscribed(loop));

@@ -73,6 +73,8 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   subscribed(worker: PassfdWorker): void;
   /** It serves an address more, or one less. */
   serving(worker: PassfdWorker): void;
+  /** It takes no connections of these any more, and others may serve them. */
+  leaving(worker: PassfdWorker, loops: readonly AcceptLoop[]): void;
   /** Resolves when the address is free, if this was the last to listen there. @returns whether it is still open */
   unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<boolean>;
   /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
@@ -143,8 +145,6 @@ interface Subscription {
   servers: number;
   /** Whether none of them was seen to stay open: each may be there only to see whether a port is free. */
   isNew: boolean;
-  /** Whether it has asked for it during its drain. */
-  readonly isLate: boolean;
   /** Whether it has asked for the secret of the ticket keys, and hears of the next one. */
   sharesTickets: boolean;
 }
@@ -320,14 +320,7 @@ export class PassfdWorker implements WorkerHandle {
     for (const { listener, servers, isNew = false, sharesTickets = false } of snapshot.subscriptions) {
       const loop = loops.get(listener);
       if (!loop) continue;
-      worker.#subscriptions.set(listener, {
-        loop,
-        pause: undefined,
-        servers,
-        isNew,
-        isLate: false,
-        sharesTickets,
-      });
+      worker.#subscriptions.set(listener, { loop, pause: undefined, servers, isNew, sharesTickets });
     }
     // What is unsent follows.
     if (snapshot.isCustodian) for (const id of loops.keys()) worker.#entrusted.add(id);
@@ -870,9 +863,8 @@ export class PassfdWorker implements WorkerHandle {
   #subscribe(loop: AcceptLoop): void {
     const { id } = loop;
     const subscription = this.#subscriptions.get(id);
-    const isLate = this.state === 'draining';
-    const fresh = { loop, pause: undefined, servers: 1, isNew: true, isLate, sharesTickets: false };
-    if (!isLate) this.#givenBack.clear();
+    const fresh = { loop, pause: undefined, servers: 1, isNew: true, sharesTickets: false };
+    if (this.state !== 'draining') this.#givenBack.clear();
     if (subscription) subscription.servers++;
     else this.#subscriptions.set(id, fresh);
     this.#events.subscribed(this);
@@ -890,23 +882,27 @@ export class PassfdWorker implements WorkerHandle {
   /** @returns whether the address is still open */
   async #unsubscribe(id: number): Promise<boolean> {
     const subscription = this.#subscriptions.get(id);
-    if (!subscription || --subscription.servers > 0) return subscription !== undefined;
-    endPause(subscription);
-    this.#subscriptions.delete(id);
-    if (!subscription.isNew) this.#givenBack.add(subscription.loop);
-    this.#events.subscribed(this);
-    this.#events.serving(this);
-    // A worker that drains closes its servers because it leaves: the address stays open for others.
-    const staysOpen = this.state === 'draining' && !subscription.isLate;
-    return staysOpen || this.#events.unlisten(this, subscription.loop);
+    if (!subscription) return false;
+    const { loop } = subscription;
+    if (--subscription.servers === 0) {
+      endPause(subscription);
+      this.#subscriptions.delete(id);
+      if (!subscription.isNew) this.#givenBack.add(loop);
+      this.#events.subscribed(this);
+      this.#events.serving(this);
+    }
+    return this.#events.unlisten(this, loop);
   }
 
   #beginDraining(): void {
     if (this.state === 'draining') return;
     this.#stopPolling();
     this.#servedBefore = this.serving;
+    // One that is starting has not said yet what it serves. One that is ready gives back what it has asked for since.
+    const left = this.#state.is === 'starting' ? this.subscribed : this.serving;
     this.#state = { is: 'draining' };
     this.#events.draining(this);
+    this.#events.leaving(this, left);
   }
 
   #pause(id: number): void {
@@ -984,6 +980,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#channel.socket.discard();
     const outgoing = this.#outgoing.splice(0);
     this.#events.left(this, [...this.#ledger.takeAll(), ...outgoing], reason);
+    this.#events.leaving(this, this.subscribed);
   }
 }
 

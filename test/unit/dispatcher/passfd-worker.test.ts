@@ -33,6 +33,7 @@ describe('a worker that is being frozen', () => {
           broke: () => undefined,
           subscribed: () => undefined,
           left: () => undefined,
+          leaving: () => undefined,
         };
         const identity = { id: 1, pid: process.pid, serves: false, isTrusted: true };
         worker = PassfdWorker.welcome(here, hello, identity, events as PassfdWorkerEvents);

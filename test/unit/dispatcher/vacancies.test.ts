@@ -90,6 +90,78 @@ describe('an address whose last worker has left', () => {
     }),
   );
 
+  for (const [who, others] of [
+    ['a worker beside another one that is ready', 1],
+    ['the only worker', 0],
+  ] as const) {
+    it(
+      `is closed, and the answer says so, when ${who} is told to drain before it has served it`,
+      onStage(LONG, async (stage) => {
+        for (let count = 0; count < others; count++) await joinServing(stage, anyPort);
+        const { worker } = await joinServing(stage, anyPort);
+        const asked = await worker.listenAt(anotherPort);
+        const drained = stage.dispatcher.drainWorker(worker.id);
+        await worker.next('drain');
+        await worker.say(encodeJson({ type: 'unlisten', request: 7, listeners: [asked.id] }));
+        assert.equal((await worker.next('unlistened')).open, undefined);
+        await assert.rejects(connect(asked.address), failsWith('ERR_CONNECTION_REFUSED', /./));
+        await drained;
+      }),
+    );
+  }
+
+  it(
+    'is closed when its worker says after the drain began that it serves it, and gives it back',
+    onStage(LONG, async (stage) => {
+      const { worker } = await joinServing(stage, anyPort);
+      const asked = await worker.listenAt(anotherPort);
+      const drained = stage.dispatcher.drainWorker(worker.id);
+      await worker.ready();
+      await worker.next('drain');
+      await worker.say(encodeJson({ type: 'unlisten', request: 7, listeners: [asked.id] }));
+      assert.equal((await worker.next('unlistened')).open, undefined);
+      await assert.rejects(connect(asked.address), failsWith('ERR_CONNECTION_REFUSED', /./));
+      await drained;
+    }),
+  );
+
+  it(
+    'is not said to be open when the drain has closed it, and its worker has another server there',
+    onStage(LONG, async (stage) => {
+      await joinServing(stage, anotherPort);
+      const { worker, listening } = await joinServing(stage, anyPort);
+      const [site] = listening;
+      assert.ok(site);
+      assert.deepEqual(await worker.listenAt(anyPort), site);
+      const unlistened = stage.next('unlistened');
+      const drained = stage.dispatcher.drainWorker(worker.id);
+      await unlistened;
+      await worker.next('drain');
+      await worker.say(encodeJson({ type: 'unlisten', request: 7, listeners: [site.id] }));
+      assert.equal((await worker.next('unlistened')).open, undefined);
+      await drained;
+    }),
+  );
+
+  it(
+    'stays open when another process has made its socket, and its worker drains',
+    onStage(LONG, async (stage) => {
+      await joinServing(stage, anyPort);
+      await using kept = await listen({ host: '127.0.0.1', port: 0 });
+      const { address } = kept;
+      assert.ok('port' in address);
+      await stage.dispatcher.offer([{ descriptor: kept.duplicate(), isInherited: true }]);
+      const { worker, listening } = await joinServing(stage, { ...anyPort, port: address.port });
+      assert.deepEqual(listening[0]?.address, address);
+      const drained = stage.dispatcher.drainWorker(worker.id);
+      await worker.next('drain');
+      await worker.say(encodeJson({ type: 'unlisten', request: 7, listeners: [listening[0].id] }));
+      assert.equal((await worker.next('unlistened')).open, true);
+      assert.equal(stage.dispatcher.status().listeners.length, 2);
+      await drained;
+    }),
+  );
+
   it(
     'has its file removed, and nobody keeps its socket',
     onStage(LONG, async (stage) => {
