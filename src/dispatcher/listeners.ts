@@ -402,24 +402,13 @@ export class Listeners implements Iterable<AcceptLoop> {
     const keys = [key, inheritedKey(address)];
     const same = [...this].find((loop) => keys.includes(loop.key)) ?? this.#opening.get(key);
     if (same) return same;
-    if ('fd' in address || ('port' in address && (address.port === 0 || address.host === null))) {
-      return undefined;
-    }
-    const wanted = formatAddress(
-      'path' in address ? address : { host: address.host ?? '', port: address.port },
-    );
-    return [...this].find((loop) => formatAddress(loop.address) === wanted);
+    const names = namesOf(address);
+    return [...this].find((loop) => names.includes(formatAddress(loop.address)));
   }
 
   #takeOffered(address: WantedAddress): Offered | undefined {
-    if ('fd' in address || ('port' in address && address.port === 0)) return undefined;
-    const wanted =
-      'path' in address
-        ? [formatAddress(address)]
-        : (address.host === null ? ['::', '0.0.0.0'] : [address.host]).map((host) =>
-            formatAddress({ host, port: address.port }),
-          );
-    const index = this.#offered.findIndex(({ acceptor }) => wanted.includes(formatAddress(acceptor.address)));
+    const names = namesOf(address);
+    const index = this.#offered.findIndex(({ acceptor }) => names.includes(formatAddress(acceptor.address)));
     return index < 0 ? undefined : this.#offered.splice(index, 1)[0];
   }
 
@@ -444,6 +433,17 @@ export class Listeners implements Iterable<AcceptLoop> {
     if (found) this.#returned.delete(found.inode);
     return found;
   }
+}
+
+/** Of the addresses that are as good as the wanted one; none where only its words can tell. */
+function namesOf(wanted: WantedAddress): string[] {
+  if ('fd' in wanted) return [];
+  if ('path' in wanted) return [formatAddress(wanted)];
+  const { host, port, ipv6Only } = wanted;
+  if (port === 0) return [];
+  if (host !== null) return [formatAddress({ host, port })];
+  // Without a host, nobody can listen beside either; see also `openWanted`.
+  return (ipv6Only ? ['::'] : ['::', '0.0.0.0']).map((any) => formatAddress({ host: any, port }));
 }
 
 /** Whether nobody can listen where it is wanted before this one is ended, and it is ours to end. */

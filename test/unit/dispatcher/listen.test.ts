@@ -136,6 +136,42 @@ describe('an address that a worker asks for', () => {
     }),
   );
 
+  for (const [host, skip] of [
+    ['::', withoutIpv6],
+    ['0.0.0.0', false],
+  ] as const) {
+    it(
+      `is the dispatcher's own at ${host} when no host is named, also for a worker that drains`,
+      { skip },
+      onStage({}, async (stage) => {
+        const own = await stage.dispatcher.listen({ host, port: 0 });
+        assert.ok('port' in own);
+        const wanted = { host: null, port: own.port, ipv6Only: false, index: 0 };
+        const [worker, leaving] = [await stage.join(), await stage.join()];
+        await leaving.ready();
+        await leaving.say(encodeJson({ type: 'draining' }));
+        const { id, address } = await leaving.listenAt(wanted);
+        assert.deepEqual(address, own);
+        await leaving.say(encodeJson({ type: 'unlisten', request: 7, listeners: [id] }));
+        assert.equal((await leaving.next('unlistened')).open, true);
+        assert.deepEqual(await worker.listenAt(wanted), { id, address });
+        assert.equal(stage.dispatcher.status().listeners.length, 1);
+      }),
+    );
+  }
+
+  it(
+    'is not the IPv4 one at that port where it is IPv6 alone',
+    { skip: withoutIpv6 },
+    onStage({}, async (stage) => {
+      const own = await stage.dispatcher.listen({ host: '0.0.0.0', port: 0 });
+      assert.ok('port' in own);
+      const worker = await stage.join();
+      const { address } = await worker.listenAt({ host: null, port: own.port, ipv6Only: true, index: 0 });
+      assert.deepEqual(address, { host: '::', port: own.port });
+    }),
+  );
+
   it(
     'is a socket that the dispatcher inherited, which stays open when it is given up',
     onStage({}, async (stage) => {
