@@ -98,7 +98,7 @@ interface Opened {
   number: number;
 }
 
-/** What a check found: the file is in its place, was missing and is there again, or is another dispatcher's by now. */
+/** What a check found: nothing to do, or that can be done; the file was missing and is there now; or it is another dispatcher's. */
 export type Check = 'kept' | 'restored' | 'displaced';
 
 export class Journal {
@@ -181,12 +181,13 @@ export class Journal {
   }
 
   /**
-   * Looks whether the file is still where it was; a cleaner may have removed it. Then it is made anew.
+   * Looks whether the file is still where it was; a cleaner may have removed it. Then it is made anew, and so is one that
+   * could not be opened at the start.
    * @throws when that fails; then the one before is still locked
    */
   check(): Check {
     const before = this.#opened;
-    if (!before) return 'kept';
+    if (!before) return this.#begin();
     if (isAt(this.#path, before.file)) {
       if (!this.#isWritten) this.#tryToWrite(this.#last);
       return 'kept';
@@ -214,6 +215,21 @@ export class Journal {
     const opened = this.#opened;
     if (opened && isAt(this.#path, opened.file)) rmSync(this.#path, { force: true });
     this.close();
+  }
+
+  /** What `claim` could not do. */
+  #begin(): Check {
+    try {
+      const found = this.#openIfPossible();
+      if (!found) return 'kept';
+      this.#requireSameService(found, survivorsIn(found));
+    } catch (error) {
+      this.close();
+      if (error instanceof PassfdError && error.code === 'ERR_ADDRESS_IN_USE') return 'displaced';
+      throw error;
+    }
+    this.#tryToWrite(this.#last);
+    return 'restored';
   }
 
   /** @returns undefined when there can be none @throws as `#open` */

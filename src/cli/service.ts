@@ -659,11 +659,11 @@ class Service {
   /** @throws when it cannot be made anew */
   #restoreJournal(): void {
     const found = this.#roster.check();
-    if (found === 'restored') this.#log.warn('the journal was removed, and is written anew');
+    if (found === 'restored') this.#log.warn('the journal was missing, and is written anew');
     if (found !== 'displaced') return;
     throw new PassfdError(
       'ERR_ADDRESS_IN_USE',
-      'The journal was removed, and another dispatcher has its place: stop one of the two, which do not know each other',
+      'Another dispatcher, or its workers, have the journal: stop one of the two services, which do not know each other',
     );
   }
 

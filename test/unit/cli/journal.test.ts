@@ -77,7 +77,7 @@ function leave({ journal }: Scene, survivors: readonly Survivor[], name?: Servic
 }
 
 /** Each call of a function of `node:fs` fails meanwhile, as with a disk that is full or broken. */
-function whileFailing(call: 'readSync' | 'writeSync', code: string, body: () => void): void {
+function whileFailing(call: 'openSync' | 'readSync' | 'writeSync', code: string, body: () => void): void {
   const method = mock.method(fs, call, () => {
     throw Object.assign(new Error(`${code}: it fails, ${call}`), { code });
   });
@@ -297,6 +297,43 @@ describe('a journal', () => {
       assert.equal(journal.check(), 'kept');
       journal.close();
       assert.deepEqual(scene.journal().claim(), [living]);
+    }),
+  );
+
+  it(
+    'that could not be begun, since the disk was full, is begun at a later look, and locked',
+    withJournals((scene) => {
+      const journal = scene.journal();
+      whileFailing('openSync', 'ENOSPC', () => {
+        assert.deepEqual(journal.claim(), []);
+        journal.write([living]);
+        assert.equal(journal.check(), 'kept');
+      });
+      assert.equal(scene.warnings.length, 1);
+      assert.match(scene.warnings.join(), /ENOSPC/);
+      assert.equal(journal.check(), 'restored');
+      assert.equal(journal.check(), 'kept');
+      assert.throws(() => scene.journal().claim(), /lives/);
+      journal.close();
+      assert.deepEqual(scene.journal().claim(), [living]);
+    }),
+  );
+
+  it(
+    'that could not be begun is left to the dispatcher that has it by then, and to another service whose workers live',
+    withJournals((scene) => {
+      const journal = scene.journal();
+      whileFailing('openSync', 'ENOSPC', () => {
+        assert.deepEqual(journal.claim(), []);
+      });
+      journal.write([{ ...living, id: 1 }]);
+      const theirs = scene.journal(other);
+      theirs.claim();
+      theirs.write([living]);
+      assert.equal(journal.check(), 'displaced');
+      theirs.close();
+      assert.equal(journal.check(), 'displaced');
+      assert.deepEqual(scene.journal(other).claim(), [living]);
     }),
   );
 
