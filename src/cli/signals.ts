@@ -45,6 +45,8 @@ export class Signals implements Disposable {
   #askedAt: number | undefined;
   /** When the generation before got the first one, which is still to be passed on to this process. */
   #askedBeforeAt: number | undefined;
+  /** Whether this process has got that one as well. */
+  #isCounted = false;
   #passOn: ((signal: NodeJS.Signals) => void) | undefined;
   #isOver = false;
 
@@ -91,7 +93,9 @@ export class Signals implements Disposable {
 
   /** The next request is the one that the generation before got so long ago. */
   expectRequest(stoppingForMs: number): void {
-    this.#askedBeforeAt = this.#host.now() - stoppingForMs;
+    // A signal to a process group comes to both generations.
+    if (this.#requests > 0) this.#isCounted = true;
+    else this.#askedBeforeAt = this.#host.now() - stoppingForMs;
   }
 
   /** From now on they are another process's business. A second call names another one. */
@@ -110,7 +114,8 @@ export class Signals implements Disposable {
 
   #askToStop(signal: Stopping): void {
     const now = this.#host.now();
-    const isSame = this.#askedAt !== undefined && now - this.#askedAt < SAME_REQUEST_MS;
+    const isSame = this.#isCounted || (this.#askedAt !== undefined && now - this.#askedAt < SAME_REQUEST_MS);
+    this.#isCounted = false;
     if (!isSame) {
       this.#askedAt = this.#askedBeforeAt ?? now;
       this.#askedBeforeAt = undefined;

@@ -97,6 +97,18 @@ describe('a signal that asks a service to stop', () => {
   );
 
   it(
+    'is no second request when this generation had got it as well, and the one before passes it on late',
+    withSignals(async ({ told, get, signals }) => {
+      await get('SIGTERM', 0);
+      signals.expectRequest(0);
+      await get('SIGTERM', SAME_REQUEST_MS + 200);
+      assert.deepEqual(told, ['stop by SIGTERM', 'SIGTERM again']);
+      await get('SIGTERM', 1);
+      assert.deepEqual(told, ['stop by SIGTERM', 'SIGTERM again', 'at once']);
+    }),
+  );
+
+  it(
     'says how long ago it came',
     withSignals(async ({ get, signals }) => {
       assert.equal(signals.stoppingForMs, undefined);
