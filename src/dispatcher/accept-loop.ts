@@ -56,6 +56,9 @@ export class AcceptLoop implements AcceptLoopIdentity {
   }
 }
 
+/** What it takes to open an address again. */
+export type FormerLoop = Pick<AcceptLoop, 'key' | 'address' | 'backlog'>;
+
 /** One accepted client connection, until a worker has adopted it. Owns its descriptor. */
 export class AcceptedConnection implements Arrival {
   readonly descriptor: Descriptor;

@@ -28,7 +28,7 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import { Connection } from '../multiprocessing/index.js';
-import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
+import { AcceptedConnection, type AcceptLoop, type FormerLoop } from './accept-loop.js';
 import { Bequest } from './bequest.js';
 import { systemClock, type Clock } from './clock.js';
 import { checkPeer, Control, modeFor, turnAway, type ControlOptions, type Joined } from './control.js';
@@ -313,8 +313,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    */
   reopen(view: WorkerView): void {
     if (!(view instanceof PassfdWorker) || this.#isFrozen || this.#closing) return;
-    for (const loop of view.givenBack) {
-      if (!isNamedAfter(loop.address, view.pid)) this.#track(this.#reopen(loop));
+    for (const former of view.givenBack) {
+      if (!isNamedAfter(former.address, view.pid)) this.#track(this.#reopen(view, former));
     }
   }
 
@@ -330,13 +330,20 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /**
    * Addresses that a worker serves, or served when it left, and that another one does not serve: what clients would miss if
    * the other one took its place. Not those that are closed by now, nor a socket file that is named after the process of
-   * the worker, since nobody else can have that name.
+   * the worker, since nobody else can have that name. An address that the worker has closed counts as served when the
+   * worker has closed all of them, since it is ending then, and when the address is kept open for the next process.
    */
   missing(other: WorkerView, worker: WorkerView): Address[] {
     if (!(worker instanceof PassfdWorker)) return [];
-    return worker.serving
-      .filter((loop) => this.#listeners.has(loop) && !this.#isPrivate(loop, worker))
-      .filter((loop) => !(other instanceof PassfdWorker && other.isServing(loop)))
+    const open = worker.serving.filter((loop) => this.#listeners.has(loop));
+    const givenBack = worker.givenBack.filter((former) => worker.hasClosedAll || this.#isVacant(former));
+    const needed = new Map([...open, ...givenBack].map((former) => [former.key, former]));
+    return [...needed.values()]
+      .filter((former) => !this.#isPrivate(former, worker))
+      .filter((former) => {
+        const loop = this.#listeners.at(former);
+        return !(loop && other instanceof PassfdWorker && other.isServing(loop));
+      })
       .map(({ address }) => address);
   }
 
@@ -864,11 +871,22 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (refusal) this.#refusePeer(refusal);
   }
 
+  /** Whether it is open, and waits for a worker that serves it. */
+  #isVacant(former: FormerLoop): boolean {
+    const loop = this.#listeners.at(former);
+    return loop !== undefined && this.#vacancies.has(loop);
+  }
+
   /** Whether no other process can be meant to serve it. */
-  #isPrivate(loop: AcceptLoop, worker: PassfdWorker): boolean {
-    if (loop.isOwn || !isNamedAfter(loop.address, worker.pid)) return false;
-    return !this.#pool.workers.some(
-      (other) => other !== worker && other instanceof PassfdWorker && other.isSubscribed(loop),
+  #isPrivate(former: FormerLoop, worker: PassfdWorker): boolean {
+    if (!isNamedAfter(former.address, worker.pid)) return false;
+    const loop = this.#listeners.at(former);
+    if (!loop) return true;
+    return !(
+      loop.isOwn ||
+      this.#pool.workers.some(
+        (other) => other !== worker && other instanceof PassfdWorker && other.isSubscribed(loop),
+      )
     );
   }
 
@@ -1092,18 +1110,22 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       this.#vacancies.has(loop) ||
       this.#pool.workers.some((other) => other instanceof PassfdWorker && other.isSubscribed(loop));
     if (isWanted) return true;
-    // A child that is not ready yet will most likely serve it, as this worker did.
-    if (this.#expectedChildren > 0 && worker.givenBack.includes(loop)) this.#vacancies.note([loop], false);
+    // A child that is not ready yet will most likely serve it, as this worker did, but maybe not as its first address.
+    const hasServed = worker.givenBack.some(({ key }) => key === loop.key);
+    if (this.#expectedChildren > 0 && hasServed) this.#vacancies.note([loop], true);
     else await this.#endLoop(loop);
     return this.#listeners.has(loop);
   }
 
-  async #reopen(loop: AcceptLoop): Promise<void> {
-    const reopening = this.#listeners.reopen(loop);
+  async #reopen(worker: PassfdWorker, former: FormerLoop): Promise<void> {
+    const reopening = this.#listeners.reopen(former);
     // Before a snapshot of what is open.
     this.#restoring = Promise.allSettled([this.#restoring, reopening]).then(ignore);
-    const opened = await reopening;
-    if (opened) this.#vacancies.note([opened], false);
+    const loop = await reopening;
+    if (!loop) return;
+    worker.noteReopened(former, loop);
+    // As if the worker had died there: its next process may listen at other addresses first.
+    this.#vacancies.note([loop], true);
   }
 
   async #endLoop(loop: AcceptLoop): Promise<void> {

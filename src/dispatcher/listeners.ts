@@ -10,7 +10,7 @@ import {
   type ListenOptions,
 } from '../fd/index.js';
 import type { CustodyLabel, WantedAddress } from '../handoff/index.js';
-import { AcceptLoop, type AcceptLoopIdentity } from './accept-loop.js';
+import { AcceptLoop, type AcceptLoopIdentity, type FormerLoop } from './accept-loop.js';
 import type { ListenerSnapshot } from './snapshot.js';
 
 /** Listeners have 16 bits in the protocol (`docs/protocol.md`, HANDOFF). */
@@ -81,6 +81,15 @@ export class Listeners implements Iterable<AcceptLoop> {
     return this.#loops.get(loop.id) === loop;
   }
 
+  /** What is open where this one was: somebody has asked for it in the same words, or it has the same address. */
+  at({ key, address }: FormerLoop): AcceptLoop | undefined {
+    const loops = [...this];
+    const wanted = formatAddress(address);
+    return (
+      loops.find((loop) => loop.key === key) ?? loops.find((loop) => formatAddress(loop.address) === wanted)
+    );
+  }
+
   /** Those whose connections go to all workers that serve. */
   get own(): AcceptLoop[] {
     return [...this].filter(({ isOwn }) => isOwn);
@@ -122,20 +131,23 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /**
-   * Opens an address again that a worker had asked for and that is closed by now. It has the port that it had, also where
-   * the kernel had picked that, and whoever asks for it in the same words gets it.
-   * @returns undefined when it is open, or somebody else has it
+   * Opens an address again that a worker had asked for, unless it is open. It has the port that it had, also where the
+   * kernel had picked that, and the next worker that asks for it in the same words gets it.
+   * @returns undefined when another program has it
+   * @throws {PassfdError} as `listen`
    */
-  async reopen({ key, address, backlog }: AcceptLoop): Promise<AcceptLoop | undefined> {
-    if (originOf(key) !== 'wanted') return undefined;
+  async reopen(former: FormerLoop): Promise<AcceptLoop | undefined> {
+    const { key, address, backlog } = former;
+    const open = this.at(former);
+    if (open || originOf(key) !== 'wanted') return open;
     const asked = wantedIn(key);
     const wanted = 'port' in asked && 'port' in address ? { ...asked, port: address.port } : asked;
-    if (this.#find(key, wanted)) return undefined;
     try {
-      return await this.#openNew(key, wanted, withBacklog(backlog));
+      return await (this.#opening.get(key) ?? this.#openNew(key, wanted, withBacklog(backlog)));
     } catch (error) {
-      if (error instanceof PassfdError) return undefined;
-      throw error;
+      if (!(error instanceof PassfdError) || error.code !== 'ERR_ADDRESS_IN_USE') throw error;
+      // A worker may have asked for it in other words meanwhile.
+      return this.at(former);
     }
   }
 

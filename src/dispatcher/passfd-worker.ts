@@ -27,7 +27,7 @@ import {
   type WantedAddress,
   type WorkerHello,
 } from '../handoff/index.js';
-import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import type { AcceptedConnection, AcceptLoop, FormerLoop } from './accept-loop.js';
 import { SlowCloses } from './slow-closes.js';
 import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
@@ -183,8 +183,10 @@ export class PassfdWorker implements WorkerHandle {
   #lastWords: string | undefined;
   #isTakenOut: boolean;
   #isHolding: boolean;
-  /** See `givenBack`. */
-  readonly #givenBack = new Set<AcceptLoop>();
+  /** See `givenBack`. By their keys. */
+  readonly #givenBack = new Map<string, FormerLoop>();
+  /** See `noteReopened`. */
+  readonly #reopened: AcceptLoop[] = [];
   /** When it began to drain. */
   #servedBefore: readonly AcceptLoop[] | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
@@ -489,16 +491,25 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   /** Those that it has served and closed since it last asked for one. When it ends then, it was leaving all of them. */
-  get givenBack(): readonly AcceptLoop[] {
-    return [...this.#givenBack];
+  get givenBack(): readonly FormerLoop[] {
+    return [...this.#givenBack.values()];
+  }
+
+  /** Whether it has closed all its servers, and not because it drains. */
+  get hasClosedAll(): boolean {
+    return this.#subscriptions.size === 0 && (this.#servedBefore ?? []).length === 0;
+  }
+
+  /** Of one that has ended: what it had given back is open again, as if it had ended with its server open. */
+  noteReopened({ key }: FormerLoop, loop: AcceptLoop): void {
+    this.#givenBack.delete(key);
+    this.#reopened.push(loop);
   }
 
   /** Those that it serves, or did at its end; of one that drains, those that it served before. */
   get serving(): readonly AcceptLoop[] {
-    return (
-      this.#servedBefore ??
-      [...this.#subscriptions.values()].filter(({ isNew }) => !isNew).map(({ loop }) => loop)
-    );
+    const served = [...this.#subscriptions.values()].filter(({ isNew }) => !isNew).map(({ loop }) => loop);
+    return [...(this.#servedBefore ?? served), ...this.#reopened];
   }
 
   /** Gives it a listening socket to keep: should this process die, the socket lives on there. */
@@ -887,7 +898,7 @@ export class PassfdWorker implements WorkerHandle {
     if (--subscription.servers === 0) {
       endPause(subscription);
       this.#subscriptions.delete(id);
-      if (!subscription.isNew) this.#givenBack.add(loop);
+      if (!subscription.isNew) this.#givenBack.set(loop.key, loop);
       this.#events.subscribed(this);
       this.#events.serving(this);
     }

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
+import { isPending } from '../support/loop.js';
 import {
   ask,
   connectTo,
@@ -10,11 +11,15 @@ import {
   withOpeningService,
   type OpeningService,
   type Place,
+  type Step,
 } from '../support/opens.js';
 import { untilEnded } from '../support/processes.js';
 
 /** Longer than any test takes. */
 const LONG = ['--ready-timeout', '600000'];
+
+/** It is to pass. */
+const SHORT = ['--ready-timeout', '1000'];
 
 /** An app that listens, and recycles itself when the test says so; its next process waits for the gate first. */
 function setVersions(service: OpeningService, at: Place, next: Place = at): () => void {
@@ -35,6 +40,18 @@ function setVersions(service: OpeningService, at: Place, next: Place = at): () =
 
 function tell(service: OpeningService, what: 'close' | 'end', pid: number): void {
   writeFileSync(`${service.directory}/${what}.${pid}`, '');
+}
+
+/** Two addresses, of which the app opens the metrics first. */
+async function twoPlaces(): Promise<{
+  readonly site: Place;
+  readonly openBoth: readonly Step[];
+  readonly openMetrics: Step;
+}> {
+  const ports = new Ports();
+  const [site, metrics] = [await ports.free(), await ports.free()];
+  const openMetrics = { do: 'listen', name: 'metrics', at: metrics } as const;
+  return { site, openMetrics, openBoth: [openMetrics, { do: 'listen', name: 'site', at: site }] };
 }
 
 /** The worker closes its server and ends, and its next process waits at the gate. */
@@ -95,8 +112,8 @@ describe('a worker that recycles itself', () => {
   );
 
   it(
-    'closes its port for good when its next process listens somewhere else',
-    withOpeningService(['--workers', '1', ...LONG], async (service) => {
+    'closes its port for good when its next process listens somewhere else, and not here in time',
+    withOpeningService(['--workers', '1', ...SHORT], async (service) => {
       const ports = new Ports();
       const [former, site] = [await ports.free(), await ports.free()];
       const setNext = setVersions(service, former, site);
@@ -105,7 +122,7 @@ describe('a worker that recycles itself', () => {
       setNext();
       await recycle(service, pid);
       service.openGate();
-      await service.program.errorLine(/address closed: its last worker has left/);
+      await service.program.errorLine(/address closed: no worker/);
       await assert.rejects(connectTo(former), { code: 'ECONNREFUSED' });
       assert.equal((await ask(site)).release, 'two');
     }),
@@ -128,4 +145,101 @@ describe('a worker that recycles itself', () => {
       await service.workers(2);
     }),
   );
+
+  it(
+    'leaves its port open when its next process listens at another one first',
+    withOpeningService(['--workers', '1', ...LONG], async (service) => {
+      const { directory, gate } = service;
+      const { site, openBoth, openMetrics } = await twoPlaces();
+      service.setVersion('one', [
+        ...openBoth,
+        { do: 'await', file: `${directory}/close.$PID` },
+        { do: 'close', name: 'metrics' },
+        { do: 'close', name: 'site' },
+      ]);
+      service.start();
+      await service.program.line(/^listening site/);
+      const [pid = 0] = await service.workers(1);
+      service.setVersion('two', [
+        openMetrics,
+        { do: 'await', file: gate },
+        { do: 'listen', name: 'site', at: site },
+      ]);
+      tell(service, 'close', pid);
+      await untilEnded(pid);
+      await service.program.line(/^awaiting .*gate$/);
+      await service.workers(1);
+      await assertClientWaits(service, site);
+    }),
+  );
+
+  it(
+    'leaves its port open when it has closed that one only, and exits',
+    withOpeningService(['--workers', '1', ...LONG], async (service) => {
+      const { directory, gate } = service;
+      const { site, openBoth } = await twoPlaces();
+      service.setVersion('one', [
+        ...openBoth,
+        { do: 'await', file: `${directory}/close.$PID` },
+        { do: 'close', name: 'site' },
+        { do: 'exit' },
+      ]);
+      service.start();
+      await service.program.line(/^listening site/);
+      const [pid = 0] = await service.workers(1);
+      service.setVersion('two', [{ do: 'await', file: gate }, ...openBoth]);
+      tell(service, 'close', pid);
+      await untilEnded(pid);
+      await service.program.line(/^awaiting .*gate$/);
+      await assertClientWaits(service, site);
+    }),
+  );
+
+  for (const [when, isBefore] of [
+    ['during a restart', false],
+    ['and ends during a restart that had begun after its last server was closed', true],
+  ] as const) {
+    it(
+      `${when}, is not replaced by a process that serves less: the restart fails, and its port stays open`,
+      withOpeningService(['--workers', '1', ...LONG], async (service) => {
+        const { directory, gate } = service;
+        const { site, openBoth, openMetrics } = await twoPlaces();
+        service.setVersion('one', [
+          ...openBoth,
+          { do: 'await', file: `${directory}/close.$PID` },
+          { do: 'close', name: 'metrics' },
+          { do: 'close', name: 'site' },
+          { do: 'await', file: `${directory}/end.$PID` },
+        ]);
+        service.start();
+        await service.program.line(/^listening site/);
+        const [pid = 0] = await service.workers(1);
+        const close = async (): Promise<void> => {
+          tell(service, 'close', pid);
+          await service.program.line(/^closed site$/);
+        };
+        if (isBefore) await close();
+        service.setVersion('two', [
+          openMetrics,
+          { do: 'await', file: gate },
+          { do: 'throw', text: 'no second address' },
+        ]);
+        const restart = service.restart();
+        await service.program.line(/^awaiting .*gate$/);
+        await service.workers(2);
+        if (!isBefore) await close();
+        tell(service, 'end', pid);
+        await untilEnded(pid);
+        await service.workers(1);
+        assert.equal(await isPending(restart.exit), true);
+        const client = await connectTo(site);
+        service.setVersion('three', openBoth);
+        const answer = ask(site, client);
+        service.openGate();
+        assert.equal(await restart.exit, 1);
+        assert.match(await restart.stderr, /no second address/);
+        assert.equal((await answer).release, 'three');
+      }),
+    );
+  }
 });

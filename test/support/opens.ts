@@ -19,6 +19,8 @@ export type Step =
   | { readonly do: 'probe'; readonly at: Place }
   | { readonly do: 'close'; readonly name: string }
   | { readonly do: 'await'; readonly file: string }
+  /** With code 0, and its servers as they are. */
+  | { readonly do: 'exit' }
   | { readonly do: 'throw'; readonly text: string };
 
 /** Who has answered no request by then does not answer it. */

@@ -67,6 +67,9 @@ const steps = {
     console.log('awaiting', withPid(file));
     while (!existsSync(withPid(file))) await pause(5);
   },
+  exit() {
+    process.exit(0);
+  },
   throw({ text }) {
     throw new Error(text);
   },
