@@ -57,7 +57,7 @@ export class AcceptLoop implements AcceptLoopIdentity {
 }
 
 /** What it takes to open an address again. */
-export type FormerLoop = Pick<AcceptLoop, 'key' | 'address' | 'backlog'>;
+export type FormerLoop = Pick<AcceptLoopIdentity, 'key' | 'backlog'> & { readonly address: Address };
 
 /** One accepted client connection, until a worker has adopted it. Owns its descriptor. */
 export class AcceptedConnection implements Arrival {

@@ -127,6 +127,8 @@ export interface PassfdWorkerSnapshot {
     readonly isNew?: boolean | undefined;
     readonly sharesTickets?: boolean | undefined;
   }[];
+  /** See `PassfdWorker.givenBack`. Earlier generations do not say it. */
+  readonly givenBack?: readonly FormerLoop[] | undefined;
   readonly partial: Buffer;
 }
 
@@ -184,7 +186,7 @@ export class PassfdWorker implements WorkerHandle {
   #isTakenOut: boolean;
   #isHolding: boolean;
   /** See `givenBack`. By their keys. */
-  readonly #givenBack = new Map<string, FormerLoop>();
+  readonly #givenBack: Map<string, FormerLoop>;
   /** See `noteReopened`. */
   readonly #reopened: AcceptLoop[] = [];
   /** When it began to drain. */
@@ -241,6 +243,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#adopted = snapshot.adopted;
     this.#closed = snapshot.closed;
     this.#isHolding = snapshot.isHolding ?? false;
+    this.#givenBack = new Map(snapshot.givenBack?.map((former) => [former.key, former]));
     this.#ledger = new Ledger(snapshot.settled);
     const onStalled = (): void => {
       this.#events.stalled(this);
@@ -588,6 +591,7 @@ export class PassfdWorker implements WorkerHandle {
         isNew,
         sharesTickets,
       })),
+      givenBack: this.givenBack.map(({ key, address, backlog }) => ({ key, address, backlog })),
       partial,
     };
     const { socket } = this.#channel;

@@ -231,6 +231,7 @@ function* workerMessages({ worker, channel, inFlight, unsent }: WorkerSnapshot):
           ? {
               ...worker,
               subscriptions: [...worker.subscriptions],
+              givenBack: worker.givenBack && [...worker.givenBack],
               partial: worker.partial.toString('base64'),
             }
           : { ...worker, held: worker.held.map(({ bytes }) => Buffer.from(bytes).toString('base64')) },

@@ -45,7 +45,10 @@ export type RefusalReason = (typeof refusalReasons)[number];
 
 const sixteenBits = v.pipe(count, v.maxValue(65_535));
 
-const address = v.union([v.object({ host: v.string(), port: sixteenBits }), v.object({ path: v.string() })]);
+export const address = v.union([
+  v.object({ host: v.string(), port: sixteenBits }),
+  v.object({ path: v.string() }),
+]);
 
 /** What a dispatcher knows a listening socket by, and its successor too; it means nothing to workers. */
 const key = v.pipe(v.string(), v.minLength(1), v.maxLength(4096));

@@ -11,7 +11,7 @@
 import * as v from 'valibot';
 
 import { closeAll, MAX_DESCRIPTORS, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
-import { encodeFrame } from './messages.js';
+import { address, encodeFrame } from './messages.js';
 import { formerChild } from './hello.js';
 import { count, positive } from './numbers.js';
 import { ticketSecretMessage } from './ticket-secret.js';
@@ -53,6 +53,8 @@ const passfdWorker = v.object({
       sharesTickets: v.optional(v.boolean()),
     }),
   ),
+  /** Addresses that it has closed, and that are opened again when it ends. Earlier generations do not say them. */
+  givenBack: v.optional(v.array(v.object({ key: v.string(), address, backlog: v.optional(count) }))),
   /** Of a frame that has come in part, in base64. */
   partial: v.string(),
 });

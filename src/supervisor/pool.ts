@@ -22,7 +22,7 @@ export interface Pool {
   reserveIds(count: number): void;
   /** So many children are to be started, or to be ready, in place of others that have served. */
   expectChildren(count: number): void;
-  /** Of a worker that has ended, and is followed by another one: opens again what it had served and closed. */
+  /** Of a worker that has ended, and is followed by another one: opens again what it had served and closed as it ended. */
   reopen(worker: PoolWorker): void;
   /** Takes over the socket, whose other end the child has. */
   addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void;

@@ -449,7 +449,7 @@ export class Slot {
     } else if (replacement?.is === 'starting') {
       // The old one: the new one has the place from now on.
       this.#state = { is: 'occupied', child: replacement.fresh };
-      if (end.worker) this.#pool.reopen(end.worker);
+      this.#reopenAfter(end);
       this.#report(child, { is: 'exited', exit });
     } else {
       this.#judge(child, end);
@@ -477,7 +477,7 @@ export class Slot {
       this.#report(child, { is: 'exited', exit, vacancy });
       return;
     }
-    if (worker) this.#pool.reopen(worker);
+    this.#reopenAfter(end);
     const { lastWords } = child;
     if (wasAwaited) {
       // It had worked, and died without a supervisor to start it again.
@@ -497,6 +497,11 @@ export class Slot {
     this.#history = history;
     this.#startIn(restartInMs);
     this.#report(child, { is: 'died', exit, restartInMs, crashLoopBegan, lastWords });
+  }
+
+  /** Of one that died while it served, what it had closed before was given up for good. */
+  #reopenAfter({ exit, worker }: ChildEnd): void {
+    if (worker && (isSuccess(exit) || !worker.listens)) this.#pool.reopen(worker);
   }
 
   /** A process whose exit code nobody knows is no finished job: the next one is a child, which tells how it ends. */

@@ -195,6 +195,22 @@ describe('a worker that recycles itself', () => {
     }),
   );
 
+  it(
+    'leaves its port open to clients also when it ends after a takeover',
+    withOpeningService(['--workers', '1', ...LONG], async (service) => {
+      const site = await new Ports().free();
+      const setNext = setVersions(service, site);
+      service.start();
+      const [pid = 0] = await service.workers(1);
+      setNext();
+      tell(service, 'close', pid);
+      await service.program.line(/^closed site$/);
+      assert.equal(await service.takeover().exit, 0);
+      await recycle(service, pid);
+      await assertClientWaits(service, site);
+    }),
+  );
+
   for (const [when, isBefore] of [
     ['during a restart', false],
     ['and ends during a restart that had begun after its last server was closed', true],
@@ -242,4 +258,34 @@ describe('a worker that recycles itself', () => {
       }),
     );
   }
+});
+
+describe('a worker that is killed', () => {
+  it(
+    'has no address opened again that it and all others had given up while they served on',
+    withOpeningService(['--workers', '2', ...LONG], async (service) => {
+      const { directory, gate } = service;
+      const { site, openBoth } = await twoPlaces();
+      service.setVersion('one', [
+        ...openBoth,
+        { do: 'await', file: `${directory}/close.$PID` },
+        { do: 'close', name: 'site' },
+      ]);
+      service.start();
+      for (let count = 0; count < 2; count++) await service.program.line(/^listening site/);
+      const pids = await service.workers(2);
+      service.setVersion('two', [{ do: 'await', file: gate }, ...openBoth]);
+      for (const pid of pids) {
+        tell(service, 'close', pid);
+        await service.program.line(/^closed site$/);
+      }
+      const [killed = 0] = pids;
+      process.kill(killed, 'SIGKILL');
+      await service.program.line(/^awaiting .*gate$/);
+      await assert.rejects(connectTo(site), { code: 'ECONNREFUSED' });
+      service.openGate();
+      await service.program.line(/^listening site/);
+      assert.equal((await ask(site)).release, 'two');
+    }),
+  );
 });

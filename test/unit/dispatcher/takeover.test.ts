@@ -125,6 +125,33 @@ async function waitingClients(stage: Stage, count: number): Promise<StreamSocket
 
 describe('the next generation', () => {
   it(
+    'opens again what a worker had closed before the takeover and that ends after it',
+    onStage({}, async (stage) => {
+      const worker = await stage.join();
+      const wanted = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
+      const { id, address } = await worker.listenAt(wanted);
+      const ready = stage.next('ready');
+      await worker.ready();
+      await ready;
+      const unlistened = stage.next('unlistened');
+      await worker.unlisten(id);
+      await unlistened;
+      await using next = new Dispatcher();
+      await succeed(stage, next);
+      const [view] = next.workers;
+      assert.ok(view);
+      const left = once(next, 'left');
+      worker.die();
+      await left;
+      const opened = once(next, 'listening');
+      next.reopen(view);
+      assert.deepEqual((await opened)[0], address);
+      await using client = await connect(address);
+      assert.equal(client.closed, false);
+    }),
+  );
+
+  it(
     'has the same workers, listeners and counts, in the same states, and tells only itself as another one',
     onStage({}, async (stage) => {
       const { dispatcher } = stage;

@@ -240,6 +240,7 @@ describe('a child that ends and is followed by another one', () => {
         // No other process has served there before.
         assert.equal(pool.expected, 0);
         for (const pid of [101, 102]) pool.ready(pid - 100, pid);
+        pool.unlisten(101);
         pool.leave(101);
         assert.equal(pool.expected, 1);
         host.process(101).exit(exit);
@@ -251,6 +252,36 @@ describe('a child that ends and is followed by another one', () => {
       }),
     );
   }
+
+  for (const [how, exit, reopened] of [
+    ['has opened again what it had closed, when it ends well', success, [101]],
+    ['has not, when it dies: what it had closed, it had given up for good', killed, []],
+  ] as const) {
+    it(
+      `while it still serves an address, ${how}`,
+      onStage({}, (stage) => {
+        const { host, pool } = stage;
+        stage.start();
+        pool.ready(1, 101);
+        pool.leave(101);
+        host.process(101).exit(exit);
+        assert.deepEqual(pool.reopened, reopened);
+      }),
+    );
+  }
+
+  it(
+    'by a signal during a restart, has not opened again what it had given up',
+    onStage({}, (stage) => {
+      const { host, pool } = stage;
+      stage.start();
+      pool.ready(1, 101);
+      stage.restart();
+      pool.leave(101);
+      host.process(101).exit(killed);
+      assert.deepEqual(pool.reopened, []);
+    }),
+  );
 
   it(
     'is expected in a crash pause as well, and not any more when it is stopped',
