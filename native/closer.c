@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -236,4 +237,13 @@ int closer_total(void)
 	int count = total;
 	pthread_mutex_unlock(&lock);
 	return count;
+}
+
+int closer_is_full(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+		return 0;
+	return (rlim_t)closer_total() >= limit.rlim_cur / 2;
 }

@@ -28,4 +28,7 @@ int closer_waiting(int64_t account, int64_t least_ms);
 /* Descriptors of all accounts that are not closed yet. */
 int closer_total(void);
 
+/* Whether these are half of all that this process may have, or more. */
+int closer_is_full(void);
+
 #endif

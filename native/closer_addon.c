@@ -81,6 +81,16 @@ static napi_value closing_in_all(napi_env env, napi_callback_info info)
 	return result;
 }
 
+/* isCloserFull() */
+static napi_value is_closer_full(napi_env env, napi_callback_info info)
+{
+	napi_value result;
+
+	(void)info;
+	CHECK(env, napi_get_boolean(env, closer_is_full() != 0, &result));
+	return result;
+}
+
 napi_status addon_define_closer(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor functions[] = {
@@ -88,6 +98,7 @@ napi_status addon_define_closer(napi_env env, napi_value exports)
 		{"refuse", NULL, refuse, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"closing", NULL, closing, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 		{"closingInAll", NULL, closing_in_all, NULL, NULL, NULL, napi_default_jsproperty, NULL},
+		{"isCloserFull", NULL, is_closer_full, NULL, NULL, NULL, napi_default_jsproperty, NULL},
 	};
 	keep_loaded();
 	return napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);

@@ -384,7 +384,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   #onReady(): void {
     if (this.#consumer && this.#waiting.length === 0) this.#feed(this.#consumer);
-    for (let waiting = this.#waiting[0]; waiting; waiting = this.#waiting[0]) {
+    for (let waiting = this.#waiting[0]; waiting && !this.#isHeldUp(); waiting = this.#waiting[0]) {
       const result = native.accept(this.#descriptor.fd, accepted, waiting.count);
       if (result === EAGAIN) break;
       if (isLimit(result)) {
@@ -410,6 +410,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       this.#setCrowded(consumer, true);
       return;
     }
+    if (this.#isHeldUp()) return;
     let result = native.accept(this.#descriptor.fd, accepted, room);
     if (isLimit(result) && this.#spare) {
       // Not by its owner's `close`: nobody else is to get this one.
@@ -460,6 +461,26 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
           'has passed are slow to close',
       ),
     );
+    return true;
+  }
+
+  /**
+   * Anybody who may connect can leave descriptors in the queue that keep the number of the connection taken, also when it
+   * is refused. While half of all numbers are taken in this way, nobody is let in here: the rest is for other sockets.
+   */
+  #isHeldUp(): boolean {
+    if (!this.#onRefused || !native.isCloserFull()) return false;
+    this.#pauseAccepting(HELD_UP);
+    if (!this.#told.has(HELD_UP)) {
+      this.#told.add(HELD_UP);
+      this.#onRefused(
+        new PassfdError(
+          'ERR_SLOW_CLOSE',
+          `Connections to ${formatAddress(this.address)} wait: half of the descriptors that this process may have are slow ` +
+            'to close. End the processes that passed them, or raise the limit (ulimit -n)',
+        ),
+      );
+    }
     return true;
   }
 
@@ -514,6 +535,9 @@ interface Waiting {
   resolve(accepted: Descriptor[]): void;
   reject(error: Error): void;
 }
+
+/** No error number. */
+const HELD_UP = 0;
 
 const accepted = new Int32Array(MAX_ACCEPTED);
 

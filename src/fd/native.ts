@@ -83,6 +83,8 @@ export interface Native {
   refuse(fd: number, account: number): number;
   closing(account: number, leastMs: number): number;
   closingInAll(): number;
+  /** Whether half of the descriptors that this process may have are being closed. */
+  isCloserFull(): boolean;
   willOpen(): number;
   willCancel(): number;
   willPid(): number;
@@ -159,6 +161,7 @@ const functions: Readonly<Record<keyof Native, true>> = {
   refuse: true,
   closing: true,
   closingInAll: true,
+  isCloserFull: true,
   willOpen: true,
   willCancel: true,
   willPid: true,

@@ -38,6 +38,7 @@ describe('the addon', () => {
       'holdBegin',
       'holdEnd',
       'identify',
+      'isCloserFull',
       'isHeld',
       'isNonblocking',
       'listenTcp',

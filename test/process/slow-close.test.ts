@@ -69,6 +69,22 @@ print('passed', flush=True)
 sys.stdin.read()
 `;
 
+/** A user that is refused each time, and leaves a descriptor in the queue of each connection. */
+const DENIED = `${LINGER}${PASS}
+user = int(sys.argv[1])
+os.setgroups([]); os.setgid(user); os.setuid(user)
+path = sys.argv[2]
+slow, silent = lingering()
+port = slow.getsockname()[1]
+while not pass_on(path, slow.fileno()): pass
+slow.close()
+until_closing(port)
+null = os.open('/dev/null', os.O_RDONLY)
+for _ in range(int(sys.argv[3])): pass_on(path, null)
+print('passed', flush=True)
+sys.stdin.read()
+`;
+
 /** A user with too many slow closes, which connects until it is refused. */
 const FLOOD = `${LINGER}${PASS}
 user = int(sys.argv[1])
@@ -105,6 +121,12 @@ async function running(start: Start, control: string, ...options: string[]): Pro
   const [, port] = await service.errorLine(/"address":"127\.0\.0\.1:(\d+)".*"listening"/);
   await service.errorLine(/"worker ready"/);
   return [service, Number(port)];
+}
+
+/** Starts programs that may have so many descriptors. */
+function atLimit(start: Start, limit: number): Start {
+  return (command, args, options) =>
+    start('/bin/sh', ['-c', 'ulimit -n "$0" && exec "$@"', String(limit), command, ...args], options);
 }
 
 /** A directory that every user can enter. */
@@ -179,6 +201,25 @@ describe('a service', { skip: withoutPython }, () => {
       assert.equal(await other.next(), 'ERR_PEER_DENIED');
       assert.equal((await statusOf(control)).workers.length, 1);
       await isServed(port);
+    }),
+  );
+
+  it(
+    'serves its clients while a user that may not connect takes all the descriptors that it can',
+    { skip: isRoot ? false : 'only root can become another user' },
+    withPrograms(async (start) => {
+      await using directory = await openDirectory();
+      const control = `${directory.path}/control`;
+      const limit = 256;
+      const [service, port] = await running(atLimit(start, limit), control, ...allowing(OTHER_USER));
+      const denied = python(start, DENIED, String(SLOW_USER), control, String(limit));
+      await denied.line(/passed/);
+      await service.errorLine(/half of the descriptors/);
+      await isServed(port);
+      assert.ok(readdirSync(`/proc/${service.pid}/fd`).length < limit);
+      denied.kill();
+      // What it had made slow is closed by then.
+      assert.equal((await statusOf(control)).workers.length, 1);
     }),
   );
 
