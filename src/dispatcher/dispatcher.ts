@@ -1260,12 +1260,12 @@ function isNamedAfter(address: Address, pid: number): boolean {
   return 'path' in address && address.path.split(/\D+/).includes(String(pid));
 }
 
-/** @returns the only error, or one with the code of the first and the messages of all */
+/** @returns the only error, or one with the messages of all and the code of the first that has one of `PassfdError` */
 function asOne(errors: readonly unknown[]): unknown {
-  const [first] = errors;
-  if (errors.length < 2 || !(first instanceof PassfdError)) return first;
+  if (errors.length < 2) return errors[0];
+  const { code = 'ERR_SYSTEM' } = errors.find((error) => error instanceof PassfdError) ?? {};
   const messages = errors.map((error) => (error instanceof Error ? error.message : String(error)));
-  return new PassfdError(first.code, messages.join('; '), { cause: new AggregateError(errors) });
+  return new PassfdError(code, messages.join('; '), { cause: new AggregateError(errors) });
 }
 
 function ignore(): void {

@@ -1,6 +1,6 @@
 // Files of Unix sockets that somebody removes while their sockets live: the dispatcher can be reached there again.
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { describe, it, mock } from 'node:test';
 
 import { connect, listen, StreamSocket } from '../../../src/fd/index.js';
@@ -125,20 +125,28 @@ describe('a Unix socket whose file was removed', () => {
     }),
   );
 
-  it(
-    'is named with all others that cannot be opened anew',
-    onStage({}, async (stage) => {
-      const gone = ['one', 'two'].map((name) => `${stage.directory}/${name}`);
-      for (const directory of gone) {
-        mkdirSync(directory);
-        await stage.dispatcher.listen({ path: `${directory}/web` });
-      }
-      for (const directory of gone) rmSync(directory, { recursive: true });
-      await assert.rejects(stage.dispatcher.restoreFiles(), (error: Error) =>
-        gone.every((directory) => error.message.includes(`${directory}/web`)),
-      );
-    }),
-  );
+  for (const [how, blocked] of [
+    ['whose directories are gone', []],
+    ['the first since a file is in the place of its directory', ['one']],
+    ['since files are in the place of their directories', ['one', 'two']],
+  ] as const) {
+    it(
+      `is named with all others that cannot be opened anew, ${how}`,
+      onStage({}, async (stage) => {
+        const directories = ['one', 'two'].map((name) => `${stage.directory}/${name}`);
+        for (const directory of directories) {
+          mkdirSync(directory);
+          await stage.dispatcher.listen({ path: `${directory}/web` });
+        }
+        for (const directory of directories) rmSync(directory, { recursive: true });
+        for (const name of blocked) writeFileSync(`${stage.directory}/${name}`, 'no directory');
+        await assert.rejects(stage.dispatcher.restoreFiles(), (error: Error) =>
+          directories.every((directory) => error.message.includes(`${directory}/web`)),
+        );
+        for (const name of blocked) rmSync(`${stage.directory}/${name}`);
+      }),
+    );
+  }
 
   it(
     'is left as it is while no descriptor is free for who waits there, and nobody is lost',
