@@ -539,6 +539,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       this.#restoreControl(),
       this.#restoreRawControl(),
       ...Array.from(this.#listeners, (loop) => this.#listeners.restoreFile(loop)),
+      // Where no descriptor was free for who waits at one of these.
+      this.#isPreparing || this.#listeners.closeReturned(),
     ]);
     const errors = restored.flatMap((result) =>
       result.status === 'rejected' ? [result.reason as unknown] : [],

@@ -50,10 +50,12 @@ export interface Offered {
 
 type Backlog = Pick<ListenOptions, 'backlog'>;
 
-/** A listening socket that was in custody, until somebody asks for it again. */
+/** A listening socket that was in custody, until somebody asks for it again, or it is one with another one. */
 interface Returned {
   readonly label: CustodyLabel;
   readonly acceptor: Acceptor;
+  /** Whether who waits there could not be taken yet, and the reason was told. */
+  readonly isStuck?: boolean;
 }
 
 export class Listeners implements Iterable<AcceptLoop> {
@@ -205,7 +207,7 @@ export class Listeners implements Iterable<AcceptLoop> {
       this.#returned.set(identity, { label, acceptor });
     } else {
       const twin = removesFile ? this.#twinOf(label, acceptor) : undefined;
-      if (twin) await this.#merge(twin, acceptor);
+      if (twin) await this.#merge(twin, { label, acceptor });
       else this.#open(acceptor, { key, isOwn: false, backlog });
     }
   }
@@ -216,7 +218,8 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** Goes on with the one of two sockets that clients can reach, and with who waits at the other one. */
-  async #merge(loop: AcceptLoop, acceptor: Acceptor): Promise<void> {
+  async #merge(loop: AcceptLoop, returned: Returned): Promise<void> {
+    const { acceptor } = returned;
     let isBetter = false;
     try {
       isBetter = !(await loop.acceptor.isReachable()) && (await acceptor.isReachable());
@@ -227,12 +230,16 @@ export class Listeners implements Iterable<AcceptLoop> {
       await this.#closeAcceptor(acceptor);
       return;
     }
-    try {
-      this.#events.stranded(loop, isBetter ? loop.acceptor : acceptor);
-    } catch (error) {
-      this.#events.warned(error);
-    }
     const stranded = isBetter ? this.#replace(loop, acceptor) : acceptor;
+    try {
+      this.#events.stranded(loop, stranded);
+    } catch (error) {
+      // A socket that is closed resets who waits there: not before `closeReturned`.
+      if (returned.isStuck !== true) this.#events.warned(error);
+      if (this.#isKnown(stranded.inode)) stranded.release().close();
+      else this.#returned.set(stranded.inode, { label: returned.label, acceptor: stranded, isStuck: true });
+      return;
+    }
     // Workers of an earlier release say nothing of the file: then both have the one at their path.
     if (stranded.fileIdentity === loop.acceptor.fileIdentity) stranded.release().close();
     else await this.#closeAcceptor(stranded);
@@ -326,13 +333,14 @@ export class Listeners implements Iterable<AcceptLoop> {
     await Promise.all(this.#offered.splice(0).map(({ acceptor }) => this.#closeAcceptor(acceptor)));
   }
 
-  /** Nobody asks for what was returned any more. */
+  /** Nobody asks for what was returned any more. It stays where no descriptor is free for who waits: call it again then. */
   async closeReturned(): Promise<void> {
-    const returned = [...this.#returned.values()];
+    const all = [...this.#returned.values()];
     this.#returned.clear();
-    for (const { label, acceptor } of returned) {
+    for (const returned of all) {
+      const { label, acceptor } = returned;
       const twin = this.#twinOf(label, acceptor);
-      await (twin ? this.#merge(twin, acceptor) : this.#closeAcceptor(acceptor));
+      await (twin ? this.#merge(twin, returned) : this.#closeAcceptor(acceptor));
     }
   }
 

@@ -1,13 +1,13 @@
 // Sockets that were exchanged, since somebody had removed their file: what a crash, a slow worker and a stranger make of it.
 import assert from 'node:assert/strict';
 import { existsSync, rmSync, statSync } from 'node:fs';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import { Listeners } from '../../../src/dispatcher/listeners.js';
 import type { PassfdWorker } from '../../../src/dispatcher/passfd-worker.js';
-import { connect, listen, type Acceptor, type Descriptor } from '../../../src/fd/index.js';
+import { connect, listen, PassfdError, type Acceptor, type Descriptor } from '../../../src/fd/index.js';
 import { native } from '../../../src/fd/native.js';
-import { EAGAIN } from '../../../src/fd/system-error.js';
+import { EAGAIN, EMFILE } from '../../../src/fd/system-error.js';
 import type { CustodyLabel } from '../../../src/handoff/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { onStage } from '../../support/dispatcher-stage.js';
@@ -27,6 +27,8 @@ interface Scene {
   readonly warnings: unknown[];
   /** A socket at the path, and a client that waits there. */
   readonly listen: () => Promise<Acceptor>;
+  /** Nobody can be taken from anywhere meanwhile. */
+  readonly whileFull: (body: () => Promise<void>) => Promise<void>;
   /** Removes the file, as an app or a cleaner does. */
   readonly removeFile: () => void;
 }
@@ -39,10 +41,14 @@ function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
     const clients: Disposable[] = [];
     const rescued: Descriptor[] = [];
     const warnings: unknown[] = [];
+    let isFull = false;
     const ignore = (): void => undefined;
     const listeners = new Listeners({
       opened: ignore,
-      stranded: (_loop, acceptor) => rescued.push(...acceptor.acceptNow()),
+      stranded: (_loop, acceptor) => {
+        if (isFull) throw new PassfdError('ERR_DESCRIPTOR_LIMIT', 'No descriptor is left');
+        rescued.push(...acceptor.acceptNow());
+      },
       exchanged: ignore,
       closing: ignore,
       closed: ignore,
@@ -60,6 +66,11 @@ function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
           acceptors.push(acceptor);
           clients.push(await connect(path));
           return acceptor;
+        },
+        whileFull: async (run) => {
+          isFull = true;
+          await run();
+          isFull = false;
         },
         removeFile: () => {
           rmSync(path);
@@ -124,6 +135,32 @@ describe('a worker that has missed an exchange, and another one that has not,', 
     );
 
     it(
+      `bring both while no descriptor is free, ${order}: clients of both are served when one is`,
+      withScene(async (scene) => {
+        const { listeners, path, rescued, warnings } = scene;
+        const missed = await scene.listen();
+        scene.removeFile();
+        const present = await scene.listen();
+        const key = `wanted ${JSON.stringify({ path, mode: MODE })}`;
+        await scene.whileFull(async () => {
+          for (const acceptor of isMissedFirst ? [missed, present] : [present, missed]) {
+            await listeners.takeReturned(labelOf(key, acceptor), acceptor.duplicate());
+            await listeners.takeReturned(labelOf(key, acceptor), acceptor.duplicate());
+          }
+          await listeners.closeReturned();
+        });
+        assert.equal(rescued.length, 0);
+        assert.equal(warnings.length, 1);
+        await listeners.closeReturned();
+        const [loop, ...others] = listeners;
+        assert.deepEqual(others, []);
+        assert.equal(loop?.acceptor.inode, present.inode);
+        assert.equal(rescued.length, 1);
+        assert.equal(existsSync(path), true);
+      }),
+    );
+
+    it(
       `come back to the dispatcher's own address one after its start, ${order}`,
       withScene(async ({ listeners, path, rescued, listen: listenThere, removeFile }) => {
         const missed = await listenThere();
@@ -161,6 +198,39 @@ describe('a file that somebody else has at the path of a socket that comes back'
       assert.equal(warnings.length, 1);
       await listeners.end(loop);
       assert.equal(existsSync(path), true);
+    }),
+  );
+});
+
+describe('a socket whose clients could not be taken for want of a descriptor', () => {
+  it(
+    'is emptied when the files are looked at again',
+    onStage({}, async (stage) => {
+      const wanted = { path: `${stage.directory}/web`, mode: MODE };
+      const { path } = wanted;
+      await using missed = await listen(path);
+      const client = await stage.client(wanted);
+      rmSync(path);
+      await using present = await listen(path);
+      const custody = [missed, present].map((acceptor) => ({
+        ...labelOf(`wanted ${JSON.stringify(wanted)}`, acceptor),
+        descriptor: stage.own(acceptor.duplicate()),
+      }));
+      const accept = mock.method(native, 'accept').mock;
+      stage.dispatcher.once('joined', () => {
+        accept.mockImplementation(() => EMFILE);
+      });
+      const returned = stage.next('returned');
+      await stage.join({ custody: true, returns: { id: 1, custody } });
+      await returned;
+      accept.restore();
+      assert.equal(stage.warnings.splice(0).length, 1);
+      await stage.dispatcher.restoreFiles();
+      const worker = await stage.join();
+      await worker.listenAt(wanted);
+      await worker.ready();
+      await worker.handoffs(1);
+      assert.equal(client.closed, false);
     }),
   );
 });
