@@ -52,9 +52,8 @@ const byReason: Readonly<Record<string, readonly string[]>> = {
     'parallel/test-net-listen-invalid-port.js',
     'sequential/test-net-server-bind.js',
   ],
-  'The handle of a server at a path is a PIPESERVERWRAP for async_hooks: here, a TCPSERVERWRAP': [
-    'sequential/test-async-wrap-getasyncid.js',
-  ],
+  'While a domain is entered and not left, Node warns of any setImmediate (DEP0097): here, of the worker’s own':
+    ['parallel/test-domain-multi.js'],
 };
 
 /** The tests that are known to differ, by name, each with its reason. */
