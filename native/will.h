@@ -39,8 +39,9 @@ void will_cancel(void);
 int will_add_listener(int id, int socket);
 int will_remove_listener(int id);
 
-/* A descriptor that is closed before anything else, such as a listening socket whose address a successor wants. Closing
- * it here takes it off the list. */
+/* A listening socket at whose path a successor wants to listen. Before anything else is done it is shut down, also for
+ * others who hold it, so that clients are refused; it is closed when all is done. What is no socket is closed at once.
+ * Closing it here takes it off the list. */
 int will_close_first(int fd);
 
 /* Of a channel: it gets something, which it does only while it is ready; its worker knows neither `orphaned` nor AGAIN, so

@@ -507,12 +507,20 @@ static void begin_repeated(struct run *run)
 	prepare(run, intent->channel);
 }
 
+/* To close a listening socket may take long: strangers have passed descriptors in its backlog that linger, and then the
+ * connections would come too late. An end of the process does not wait for these. */
+static void refuse_clients(int fd)
+{
+	if (call(SYS_shutdown, fd, SHUT_RDWR, 0, 0, 0, 0) < 0)
+		close_descriptor(fd); /* it is no socket */
+}
+
 static void execute(struct run *run)
 {
 	for (int i = 0; i < WILL_MAX_CLOSE_FIRST; i++) {
 		int fd = atomic_load_explicit(&run->state->close_first[i], memory_order_acquire) - 1;
 		if (fd >= 0)
-			close_descriptor(fd);
+			refuse_clients(fd);
 	}
 	for (int index = 0; index < WILL_MAX_CHANNELS; index++)
 		if (atomic_load_explicit(&run->state->channels[index].is_set, memory_order_acquire))

@@ -83,7 +83,10 @@ export class LastWill implements Disposable {
     this.#call('', () => native.willRemoveListener(id));
   }
 
-  /** Is closed before anything else is done: a control socket, whose path the successor wants at once. */
+  /**
+   * A control socket, whose path the successor wants at once: clients are refused before anything else is done. It is shut
+   * down, for others who hold it too.
+   */
   closeFirst(socket: WithDescriptor): void {
     this.#call('close', () => native.willCloseFirst(socket.fd));
   }

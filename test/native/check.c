@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -218,6 +220,29 @@ int is_held(int watch)
 	struct pollfd one = {.fd = watch, .events = 0};
 	EXPECT(poll(&one, 1, 0) >= 0);
 	return !(one.revents & POLLHUP);
+}
+
+int new_lingering(int seconds, int *peer)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof address;
+	const struct linger linger = {1, seconds};
+	static char bytes[65536];
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	EXPECT(listener >= 0 && fd >= 0);
+	EXPECT(bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0);
+	EXPECT(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
+	EXPECT(connect(fd, (struct sockaddr *)&address, size) == 0);
+	*peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	EXPECT(*peer >= 0);
+	close(listener);
+	while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
+		continue;
+	EXPECT_EQUAL(errno, EAGAIN);
+	EXPECT(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) == 0);
+	return fd;
 }
 
 static _Noreturn void run_body(void (*body)(void))

@@ -60,6 +60,9 @@ int new_file(void);
 int new_watched(int *watch);
 int is_held(int watch);
 
+/* A connection whose send queue is full and that lingers; `peer` does not read. */
+int new_lingering(int seconds, int *peer);
+
 /* The next this many calls fail with this error, without being made. close(2) is made and fails. */
 void fail_accepts(int error, int times);
 void fail_listens(int error, int times);

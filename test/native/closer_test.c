@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,30 +13,6 @@
 #define LINGER_SECONDS 1000
 
 #define NOBODY (-1)
-
-/* A connection whose send queue is full and that lingers; `peer` does not read. */
-static int new_lingering(int *peer)
-{
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t size = sizeof address;
-	const struct linger linger = {1, LINGER_SECONDS};
-	static char bytes[65536];
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	EXPECT(listener >= 0 && fd >= 0);
-	EXPECT(bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0);
-	EXPECT(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
-	EXPECT(connect(fd, (struct sockaddr *)&address, size) == 0);
-	*peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	EXPECT(*peer >= 0);
-	close(listener);
-	while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
-		continue;
-	EXPECT_EQUAL(errno, EAGAIN);
-	EXPECT(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) == 0);
-	return fd;
-}
 
 static void wait_until_closed(int64_t account)
 {
@@ -77,7 +52,7 @@ TEST("closes thousands of descriptors of several accounts, each once")
 
 TEST("delays nobody but the account whose descriptor is slow to close")
 {
-	int peer, watch, others, slow = new_lingering(&peer);
+	int peer, watch, others, slow = new_lingering(LINGER_SECONDS, &peer);
 	int behind = new_watched(&watch), elsewhere = new_watched(&others);
 
 	EXPECT_EQUAL(closer_close(slow, 1), 0);
@@ -99,7 +74,7 @@ TEST("waits for at most as many slow ones as it has threads, and closes the othe
 	int peers[CLOSER_MAX_THREADS], watch, fd = new_watched(&watch);
 
 	for (int i = 0; i < CLOSER_MAX_THREADS; i++)
-		EXPECT_EQUAL(closer_close(new_lingering(&peers[i]), i + 1), 0);
+		EXPECT_EQUAL(closer_close(new_lingering(LINGER_SECONDS, &peers[i]), i + 1), 0);
 	EXPECT_EQUAL(closer_close(fd, NOBODY), 0);
 	EXPECT_EQUAL(closer_waiting(NOBODY, 0), 1);
 	close(peers[3]);
@@ -115,7 +90,7 @@ TEST("waits for at most as many slow ones as it has threads, and closes the othe
 
 TEST("refuses a socket at once that has no descriptor in its queue, however late its account is")
 {
-	int peer, ends[2], slow = new_lingering(&peer);
+	int peer, ends[2], slow = new_lingering(LINGER_SECONDS, &peer);
 	char byte;
 
 	EXPECT_EQUAL(closer_close(slow, 1), 0);
@@ -134,7 +109,7 @@ TEST("refuses a socket at once that has no descriptor in its queue, however late
 TEST("queues a socket that is refused with a descriptor in its queue, behind bytes too")
 {
 	static char bytes[32768];
-	int ends[2], watch, fd = new_watched(&watch), peer, slow = new_lingering(&peer);
+	int ends[2], watch, fd = new_watched(&watch), peer, slow = new_lingering(LINGER_SECONDS, &peer);
 
 	EXPECT_EQUAL(closer_close(slow, 1), 0);
 	EXPECT_EQUAL(passfd_socketpair(ends), 0);
@@ -163,7 +138,7 @@ TEST("takes over nothing that is not open")
 
 TEST("counts what waits only since its oldest was queued so long ago")
 {
-	int peer, slow = new_lingering(&peer);
+	int peer, slow = new_lingering(LINGER_SECONDS, &peer);
 
 	EXPECT_EQUAL(closer_close(slow, 1), 0);
 	EXPECT_EQUAL(closer_close(new_file(), 1), 0);

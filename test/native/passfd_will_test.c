@@ -1147,6 +1147,64 @@ TEST("the will closes what it was told to close first before it waits for a work
 	end_clients(times, 0, CLIENTS, 1);
 }
 
+/* Longer than the executor does anything for the dead. */
+#define LINGER_SECONDS 5
+
+/* Connects until that is refused. */
+static void wait_until_refused(const char *path)
+{
+	int fd;
+	while ((fd = passfd_connect_unix(path, strlen(path))) != -ECONNREFUSED) {
+		EXPECT(fd >= 0 || fd == -EAGAIN);
+		if (fd >= 0)
+			close(fd);
+		poll(NULL, 0, 1);
+	}
+}
+
+static int control;
+
+static void end_control_first_and_die(void)
+{
+	serve_all();
+	for (int i = 0; i < CHANNELS; i++)
+		fill(i);
+	EXPECT_EQUAL(will_close_first(control), 0);
+	die();
+}
+
+TEST("the will refuses clients at a socket that it closes first, and gives all, though what waits there is slow to close")
+{
+	static struct heard heard;
+	int times[CLIENTS] = {0}, peer, status;
+	enter_temporary_directory();
+	make_channels();
+	make_clients("127.0.0.1");
+	control = passfd_listen_unix("control", 7, 8, 0600);
+	int stranger = passfd_connect_unix("control", 7), slow = new_lingering(LINGER_SECONDS, &peer);
+	EXPECT(control >= 0 && stranger >= 0);
+	EXPECT_EQUAL(passfd_send(stranger, "x", 1, &slow, 1), 1);
+	close(slow);
+	pid_t dispatcher = fork();
+	if (dispatcher == 0) {
+		begin_dispatcher();
+		end_control_first_and_die();
+	}
+	for (int i = 0; i < CHANNELS; i++)
+		close(scene.channels[i]);
+	close(scene.listener);
+	close(control);
+	EXPECT(waitpid(dispatcher, &status, 0) == dispatcher);
+	wait_until_refused("control");
+	for (int i = 0; i < CHANNELS; i++) {
+		hear(i, &heard);
+		count_clients(&heard, times);
+	}
+	end_clients(times, 0, CLIENTS, 1);
+	close(stranger);
+	close(peer);
+}
+
 /* A dispatcher that accepts, hands out a part of it, and closes what it has handed out a while ago. */
 static _Noreturn void dispatch_for_ever(void)
 {
