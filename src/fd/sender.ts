@@ -58,8 +58,9 @@ export class Sender {
   #turnsLeft = OPERATIONS_PER_TURN;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = FIRST_RETRY_MS;
-  /** Time that the first message has waited for `#retry`, as often as that came. */
+  /** Time that the first message has waited for `#retry`, as long as the kernel gave `#lastResult` each time. */
   #waitedMs = 0;
+  #lastResult = 0;
   #hasWarned = false;
   /** What ended the stream for good. */
   #failure: { readonly error: unknown } | undefined;
@@ -227,6 +228,8 @@ export class Sender {
       this.#giveUp(waiting, error);
       return true;
     }
+    if (sent !== this.#lastResult) this.#waitedMs = 0;
+    this.#lastResult = sent;
     if (sent === EAGAIN) return false;
     if (sent === ENOBUFS) this.#warnOfWaiting();
     if (sent === ENOBUFS || (sent === ENOMEM && this.#waitedMs < MAX_WITHOUT_MEMORY_MS)) {
@@ -234,7 +237,6 @@ export class Sender {
       return false;
     }
     this.#retryMs = FIRST_RETRY_MS;
-    this.#waitedMs = 0;
     this.#hasWarned = false;
     if (sent < 0) {
       const error = this.#error(sent);
@@ -269,7 +271,9 @@ export class Sender {
   }
 
   #drop(waiting: Waiting, error: unknown): void {
-    this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+    const index = this.#waiting.indexOf(waiting);
+    if (index === 0) this.#waitedMs = 0;
+    this.#waiting.splice(index, 1);
     settle(waiting, { error });
   }
 

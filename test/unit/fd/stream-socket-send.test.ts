@@ -377,6 +377,55 @@ describe('a send that the kernel refuses without a way to tell when it takes mor
   );
 
   it(
+    'has the whole time for memory after it has waited for others to receive',
+    onPair(async (left, right) => {
+      using file = openFile('file');
+      const refused = failing('send', left.fd, 'ENOBUFS');
+      mock.timers.enable(clock);
+      try {
+        const sending = left.send(Buffer.from('x'), [file]);
+        await pass(20_000);
+        refused[Symbol.dispose]();
+        using lacking = failing('send', left.fd, 'ENOMEM');
+        await pass(8_000);
+        assert.equal(await isPending(sending), true);
+        lacking[Symbol.dispose]();
+        await pass(100);
+        await sending;
+        using message = await received(right.receive());
+        assert.equal(message.descriptors.length, 1);
+      } finally {
+        mock.timers.reset();
+      }
+    }),
+  );
+
+  it(
+    'has the whole time for memory though one before it has waited for that, and was given up',
+    onPair(async (left) => {
+      using file = openFile('file');
+      const abort = new AbortController();
+      using lacking = failing('send', left.fd, 'ENOMEM');
+      mock.timers.enable(clock);
+      try {
+        const { signal } = abort;
+        const first = assert.rejects(left.send(Buffer.from('x'), [file], { signal }));
+        const second = left.send(Buffer.from('y'), [file]);
+        await pass(8_000);
+        abort.abort();
+        await first;
+        await pass(8_000);
+        assert.equal(await isPending(second), true);
+        lacking[Symbol.dispose]();
+        await pass(100);
+        await second;
+      } finally {
+        mock.timers.reset();
+      }
+    }),
+  );
+
+  it(
     'waits without a limit for others to receive, and one warning says so',
     onPair(async (left, right) => {
       using file = openFile('file');
