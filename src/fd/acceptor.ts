@@ -418,6 +418,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       this.#spare = undefined;
       result = native.accept(this.#descriptor.fd, accepted, 1);
       awaitReserve(this.#refillSpare);
+      // Nobody came, so that it is still free.
+      if (result < 0) this.#refillSpare();
     }
     if (result > 0) {
       this.#noteAccepted();

@@ -411,6 +411,36 @@ describe('an acceptor that has found no free descriptor', () => {
   );
 
   it(
+    'fills its reserve again at once when nobody waited for it any more',
+    keepsDescriptors(async () => {
+      await using acceptor = await listen(loopback);
+      mock.timers.enable({ apis: ['setTimeout'] });
+      const results = [EMFILE, -constants.errno.EAGAIN];
+      const accept = native.accept.bind(native);
+      const calls = mock.method(native, 'accept', (...args: Parameters<typeof accept>) => {
+        return results.shift() ?? accept(...args);
+      });
+      try {
+        acceptor.keepSpare();
+        const before = openDescriptors().length;
+        acceptor.feed({
+          room: () => (results.length > 0 ? 1 : 0),
+          take: () => assert.fail('nobody is let in'),
+          failed: () => assert.fail('there is a reserve'),
+        });
+        using client = await clients(acceptor, 1);
+        await until(() => results.length === 0);
+        const CLIENT = 1;
+        assert.equal(openDescriptors().length, before + CLIENT);
+        assert.ok(client);
+      } finally {
+        calls.mock.restore();
+        mock.timers.reset();
+      }
+    }),
+  );
+
+  it(
     'fills its reserve again as soon as this process closes a descriptor',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
