@@ -217,6 +217,8 @@ int passfd_end(int socket)
 	char bytes[4096];
 	int has_descriptors;
 
+	/* Nobody may have said so before. */
+	platform_take_rights_only(socket);
 	/* Nothing more can come. */
 	shutdown(socket, SHUT_RDWR);
 	for (int reads = 0; reads < MOST_READS; reads++) {

@@ -78,7 +78,8 @@ ssize_t passfd_receive(int socket, void *bytes, size_t capacity, struct passfd_r
  * kernel does not tell (macOS), they are closed. Other ancillary data counts as descriptors: see passfd_take_rights_only. */
 ssize_t passfd_receive_bytes(int socket, void *bytes, size_t capacity, int *has_descriptors);
 
-/* Has a Unix socket take no ancillary data but descriptors (unix(7), SO_PASSCRED and others). */
+/* Has a Unix socket take no ancillary data but descriptors (unix(7), SO_PASSCRED and others), and no bytes out of band: they
+ * are bytes as all others. */
 int passfd_take_rights_only(int socket);
 
 /* Ends a stream socket in both directions, for every holder, and empties its queue. 0: there is a descriptor in it. */

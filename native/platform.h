@@ -94,10 +94,12 @@ static inline void platform_drop(struct cmsghdr *header)
 #define SO_PASSPIDFD 76
 #endif
 
-/* Options that this kernel does not know are not set either. */
+/* Options that this kernel does not know are not set either. Bytes out of band become bytes as all others: a peek would skip
+ * them, and the next read would close the descriptors that came with them. */
 static inline int platform_take_rights_only(int fd)
 {
-	const int off = 0;
+	const int off = 0, on = 1;
+	setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on);
 	setsockopt(fd, SOL_SOCKET, SO_PASSSEC, &off, sizeof off);
 	setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &off, sizeof off);
 	return setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof off) < 0 ? -errno : 0;

@@ -90,6 +90,75 @@ TEST("receives no more bytes than are asked for where a descriptor comes behind 
 	close(ends[1]);
 }
 
+/* Passes a descriptor with a byte out of band. 0: the system has no such bytes for Unix sockets. */
+static int pass_out_of_band(int socket, int fd)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr header;
+	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+	struct iovec iov = {.iov_base = "x", .iov_len = 1};
+	struct msghdr message = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof control.bytes,
+	};
+
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+	return sendmsg(socket, &message, MSG_OOB) == 1;
+}
+
+TEST("finds a descriptor that came out of band, and leaves it in the queue, with and without bytes around it")
+{
+	for (int around = 0; around < 4; around++) {
+		int ends[2], watch, has_descriptors, fd = new_watched(&watch);
+		char bytes[8];
+
+		EXPECT_EQUAL(passfd_socketpair(ends), 0);
+		if (around & 1)
+			EXPECT_EQUAL(passfd_send(ends[0], "ab", 2, NULL, 0), 2);
+		int is_passed = pass_out_of_band(ends[0], fd);
+		close(fd);
+		if (is_passed) {
+			if (around & 2)
+				EXPECT_EQUAL(passfd_send(ends[0], "cd", 2, NULL, 0), 2);
+			EXPECT_EQUAL(passfd_take_rights_only(ends[1]), 0);
+			if (around & 1) {
+				EXPECT_EQUAL(passfd_receive_bytes(ends[1], bytes, 8, &has_descriptors), 2);
+				EXPECT_EQUAL(has_descriptors, 0);
+			}
+			EXPECT(passfd_receive_bytes(ends[1], bytes, 8, &has_descriptors) > 0);
+			EXPECT_EQUAL(has_descriptors, 1);
+			EXPECT_EQUAL(bytes[0], 'x');
+			EXPECT(is_held(watch));
+		}
+		close(ends[0]);
+		close(ends[1]);
+		close(watch);
+	}
+}
+
+TEST("does not take a queue for empty that has a descriptor out of band")
+{
+	for (int has_more = 0; has_more < 2; has_more++) {
+		int ends[2], watch, fd = new_watched(&watch);
+
+		EXPECT_EQUAL(passfd_socketpair(ends), 0);
+		int is_passed = pass_out_of_band(ends[0], fd);
+		close(fd);
+		if (is_passed) {
+			if (has_more)
+				EXPECT_EQUAL(passfd_send(ends[0], "ab", 2, NULL, 0), 2);
+			EXPECT_EQUAL(passfd_end(ends[1]), 0);
+			EXPECT(is_held(watch));
+		}
+		close(ends[0]);
+		close(ends[1]);
+		close(watch);
+	}
+}
+
 TEST("takes credentials for no descriptor where a socket was told to take rights only")
 {
 	const int on = 1;

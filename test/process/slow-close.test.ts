@@ -33,10 +33,14 @@ const THOUSANDS = 4096;
 const STRANGER = `${LINGER}${PASS}
 slow, silent = lingering()
 port = slow.getsockname()[1]
+path, said, flags, then = sys.argv[1:]
 control = socket.socket(socket.AF_UNIX)
-control.connect(sys.argv[1])
-socket.send_fds(control, [bytes.fromhex(sys.argv[2])], [slow.fileno()])
+control.connect(path)
+rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('i', slow.fileno()))
+control.sendmsg([bytes.fromhex(said)], [rights], getattr(socket, flags, 0))
 slow.close()
+try: control.send(bytes.fromhex(then))
+except (BrokenPipeError, ConnectionResetError): pass # it was refused before that
 control.close()
 until_closing(port)
 print('closing', flush=True)
@@ -147,9 +151,11 @@ function allowing(...users: readonly number[]): string[] {
 }
 
 describe('a service', { skip: withoutPython }, () => {
-  for (const [what, said] of [
-    ['before it has said anything', '78'],
-    ['after the length of a frame', '00000004'],
+  for (const [what, said, flags, then] of [
+    ['before it has said anything', '78', '', ''],
+    ['after the length of a frame', '00000004', '', ''],
+    ['out of band', '78', 'MSG_OOB', ''],
+    ['out of band, before a byte', '78', 'MSG_OOB', '78'],
   ] as const) {
     it(
       `serves on while the descriptor is slow to close that a stranger has passed ${what}`,
@@ -157,7 +163,7 @@ describe('a service', { skip: withoutPython }, () => {
         await using directory = await temporaryDirectory();
         const control = `${directory.path}/control`;
         const [, port] = await running(start, control);
-        await python(start, STRANGER, control, said).line(/closing/);
+        await python(start, STRANGER, control, said, flags, then).line(/closing/);
         await isServed(port);
         assert.equal((await statusOf(control)).workers.length, 1);
       }),
