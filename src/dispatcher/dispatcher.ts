@@ -776,7 +776,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       if (hasOtherUser(pid)) {
         const socket = await callWorker(pid, closed).catch(() => undefined);
         // Nobody is let in meanwhile.
-        if (this.#isFrozen) socket?.destroy();
+        if (this.#isFrozen) socket?.discard();
         else if (socket && (await control.hear(socket))) return;
       }
       await sleep(CALL_AGAIN_MS, undefined, { ref: false, signal: closed }).catch(ignore);

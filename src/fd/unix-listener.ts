@@ -136,6 +136,7 @@ async function removeStale(path: string): Promise<void> {
   if (probe === ENOENT) return;
   if (probe >= 0) {
     using socket = new StreamSocket(new Descriptor(probe));
+    socket.distrust(socket.peer.uid);
     throw inUse(path, `process ${socket.peer.pid} listens there; stop it, or take another path`);
   }
   if (probe === EAGAIN) {

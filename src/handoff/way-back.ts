@@ -25,6 +25,8 @@ export class WayBack {
   private constructor(acceptor: Acceptor, trusted: TrustedUsers) {
     this.#acceptor = acceptor;
     this.#trusted = trusted;
+    // An abstract socket has no mode: anybody may connect.
+    acceptor.distrustPeers(() => undefined);
     acceptor.unref().feed({
       room: () => CALLS_AT_ONCE,
       take: (descriptors) => {
@@ -75,9 +77,10 @@ export class WayBack {
   #onCall(descriptor: Descriptor): void {
     const socket = new StreamSocket(descriptor);
     if (!this.#trusted.has(socket.peer.uid)) {
-      socket.destroy();
+      socket.discard();
       return;
     }
+    socket.trust();
     this.take()?.destroy();
     this.#call = socket;
     this.#wake?.();
@@ -85,7 +88,7 @@ export class WayBack {
 }
 
 /**
- * Calls a worker by its way back.
+ * Calls a worker by its way back. The socket is one of a peer without trust.
  * @returns undefined when it has none
  * @throws {PassfdError} as `connect`
  */
@@ -99,8 +102,9 @@ export async function callWorker(pid: number, signal: AbortSignal): Promise<Stre
       throw error;
     }
     // Anybody may listen at such a name; only that process can have opened a socket as that process.
+    socket.distrust(socket.peer.uid);
     if (socket.peer.pid === pid) return socket;
-    socket.destroy();
+    socket.discard();
   }
   return undefined;
 }

@@ -1,6 +1,6 @@
 // What a peer makes slow to close delays that peer's user alone: the service serves on, and its operator is answered.
 import assert from 'node:assert/strict';
-import { chmodSync, readdirSync } from 'node:fs';
+import { chmodSync, readdirSync, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
@@ -33,15 +33,17 @@ const THOUSANDS = 4096;
 const STRANGER = `${LINGER}${PASS}
 slow, silent = lingering()
 port = slow.getsockname()[1]
-path, said, flags, then = sys.argv[1:]
+path, said, flags, then, *user = sys.argv[1:]
+if user: os.setgroups([]); os.setuid(int(user[0]))
 control = socket.socket(socket.AF_UNIX)
-control.connect(path)
+control.connect(path.replace('@', '\\0'))
 rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('i', slow.fileno()))
 control.sendmsg([bytes.fromhex(said)], [rights], getattr(socket, flags, 0))
 slow.close()
 try: control.send(bytes.fromhex(then))
 except (BrokenPipeError, ConnectionResetError): pass # it was refused before that
 control.close()
+print('passed', flush=True)
 until_closing(port)
 print('closing', flush=True)
 sys.stdin.read()
@@ -169,6 +171,26 @@ describe('a service', { skip: withoutPython }, () => {
       }),
     );
   }
+
+  it(
+    'serves on while the descriptor is slow to close that a stranger has passed at the abstract socket of a worker',
+    { skip: isRoot ? false : 'only root can become another user' },
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const control = `${directory.path}/control`;
+      const [, port] = await running(start, control);
+      const pid = (await statusOf(control)).workers[0]?.pid ?? 0;
+      const [name = ''] =
+        new RegExp(`@passfd-worker-${pid}-.*`).exec(readFileSync('/proc/net/unix', 'latin1')) ?? [];
+      // It takes the call when all has come.
+      process.kill(pid, 'SIGSTOP');
+      const stranger = python(start, STRANGER, name, '78', '', '', String(SLOW_USER));
+      await stranger.line(/passed/);
+      process.kill(pid, 'SIGCONT');
+      await stranger.line(/closing/);
+      await isServed(port);
+    }),
+  );
 
   it(
     'serves on while the connection is slow to close that a worker has adopted and made to linger',

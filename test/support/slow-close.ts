@@ -1,4 +1,8 @@
 // Descriptors that are slow to close, from CPython: Node cannot make a socket linger. And what this process has to close.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+
 import { native } from '../../src/fd/native.js';
 
 /**
@@ -44,6 +48,28 @@ def pass_on(path, fd):
     except (BrokenPipeError, ConnectionResetError): return 0 # it was refused before that
     finally: control.close()
 `;
+
+/** Passes a slow descriptor on its descriptor 3, of which it has no other then. */
+const PASSES_SLOW = `${LINGER}
+channel = socket.socket(fileno=3)
+slow, silent = lingering()
+socket.send_fds(channel, [b'x'], [slow.fileno()])
+slow.close()
+print('passed', flush=True)
+sys.stdin.read()
+`;
+
+/** Something slow is on its way to one end of the pair: for the other end, and until what is returned is called. */
+export async function passSlow(to: { readonly fd: number }): Promise<() => Promise<void>> {
+  const child = spawn('python3', ['-c', PASSES_SLOW], { stdio: ['pipe', 'pipe', 'inherit', to.fd] });
+  assert.ok(child.stdout);
+  await once(child.stdout, 'data');
+  return async () => {
+    const closed = once(child, 'close');
+    child.kill('SIGKILL');
+    await closed;
+  };
+}
 
 /** How many descriptors a thread of this process still has to close. */
 export function slowCloses(): number {

@@ -1,7 +1,5 @@
 // What a peer without trust passes or makes slow to close: nothing of it waits in this thread.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { describe, it } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
@@ -10,33 +8,11 @@ import { keepsDescriptors, openDescriptors } from '../../support/descriptors.js'
 import { failsWith } from '../../support/errors.js';
 import { openFile, temporaryDirectory } from '../../support/files.js';
 import { withoutPython } from '../../support/python.js';
-import { LINGER, slowCloses } from '../../support/slow-close.js';
+import { passSlow, slowCloses } from '../../support/slow-close.js';
 import { received } from '../../support/stream.js';
 
 /** A user that has nothing to do with these tests. */
 const USER = 4711;
-
-/** Passes a slow descriptor on its descriptor 3, of which it has no other then. */
-const PASSES_SLOW = `${LINGER}
-channel = socket.socket(fileno=3)
-slow, silent = lingering()
-socket.send_fds(channel, [b'x'], [slow.fileno()])
-slow.close()
-print('passed', flush=True)
-sys.stdin.read()
-`;
-
-/** Something slow is on its way to one end of the pair: for the other end, and until what is returned is called. */
-async function passSlow(to: { readonly fd: number }): Promise<() => Promise<void>> {
-  const child = spawn('python3', ['-c', PASSES_SLOW], { stdio: ['pipe', 'pipe', 'inherit', to.fd] });
-  assert.ok(child.stdout);
-  await once(child.stdout, 'data');
-  return async () => {
-    const closed = once(child, 'close');
-    child.kill('SIGKILL');
-    await closed;
-  };
-}
 
 async function until(fact: () => boolean): Promise<void> {
   while (!fact()) await nextTurn();

@@ -4,10 +4,13 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 
 import { connect } from '../../../src/fd/index.js';
 import { callWorker, WayBack } from '../../../src/handoff/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
+import { withoutPython } from '../../support/python.js';
+import { passSlow, slowCloses } from '../../support/slow-close.js';
 
 const skip = process.platform !== 'linux' && 'needs abstract sockets';
 const user = process.getuid?.() ?? 0;
@@ -19,10 +22,16 @@ function alive(body: () => Promise<void>): () => Promise<void> {
     const timer = setInterval(() => undefined, 1_000);
     try {
       await body();
+      await untilClosed();
     } finally {
       clearInterval(timer);
     }
   });
+}
+
+/** Threads close what strangers can reach. */
+async function untilClosed(): Promise<void> {
+  while (slowCloses() > 0) await nextTurn();
 }
 
 async function opened(trusted: ReadonlySet<number>): Promise<WayBack> {
@@ -100,9 +109,28 @@ describe('the way back of a worker', { skip }, () => {
   );
 
   it(
+    'is closed by its caller while something slow is in the queue, and nobody waits for that',
+    { skip: withoutPython },
+    alive(async () => {
+      const wayBack = await opened(new Set([user]));
+      const socket = await callWorker(process.pid, signal);
+      await wayBack.untilCalled();
+      const call = wayBack.take();
+      assert.ok(socket && call);
+      const end = await passSlow(call);
+      call.destroy();
+      socket.discard();
+      assert.equal(slowCloses(), 1);
+      wayBack.close();
+      await end();
+    }),
+  );
+
+  it(
     'is gone when it is closed',
     alive(async () => {
       (await opened(new Set())).close();
+      await untilClosed();
       assert.equal(await callWorker(process.pid, signal), undefined);
       assert.ok(!readFileSync('/proc/net/unix', 'utf8').includes(`passfd-worker-${process.pid}-`));
     }),
