@@ -1106,8 +1106,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (!this.#listeners.has(loop)) return false;
     const isWanted =
       loop.isOwn ||
-      // It leaves. The next worker asks for the same socket, which this process cannot open again.
-      (loop.isInherited && worker.state === 'draining') ||
+      // The next worker asks for the same socket, which this process cannot open again.
+      loop.isInherited ||
       // One that only sees whether the port is free does not take it from the worker that is expected there.
       this.#vacancies.has(loop) ||
       this.#pool.workers.some((other) => other instanceof PassfdWorker && other.isSubscribed(loop));

@@ -124,6 +124,7 @@ describe('a worker that recycles itself', () => {
       service.openGate();
       await service.program.errorLine(/address closed: no worker/);
       await assert.rejects(connectTo(former), { code: 'ECONNREFUSED' });
+      await service.workers(1);
       assert.equal((await ask(site)).release, 'two');
     }),
   );

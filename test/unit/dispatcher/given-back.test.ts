@@ -217,3 +217,22 @@ describe('an address that was opened again', () => {
     }),
   );
 });
+
+describe('an address whose socket another process has made', () => {
+  it(
+    'stays open when its last worker closes it, so that the next one gets it with the clients that wait',
+    onStage(LONG, async (stage) => {
+      await using kept = await listen({ host: '127.0.0.1', port: 0 });
+      const { address } = kept;
+      assert.ok('port' in address);
+      await stage.dispatcher.offer([{ descriptor: kept.duplicate(), isInherited: true }]);
+      const wanted = { ...site, port: address.port };
+      const old = await joinServing(stage, wanted);
+      await giveBack(old, ...old.listening);
+      await stage.client(address);
+      const heir = await joinServing(stage, wanted);
+      assert.deepEqual(heir.addresses, [address]);
+      await heir.worker.handoffs(1);
+    }),
+  );
+});
