@@ -1106,8 +1106,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (!this.#listeners.has(loop)) return false;
     const isWanted =
       loop.isOwn ||
-      // The next worker asks for the same socket, which this process cannot open again.
-      loop.isInherited ||
+      // The next worker asks for the same socket.
+      (loop.isInherited && worker.state === 'draining') ||
+      this.#listeners.wasOffered(loop) ||
       // One that only sees whether the port is free does not take it from the worker that is expected there.
       this.#vacancies.has(loop) ||
       this.#pool.workers.some((other) => other instanceof PassfdWorker && other.isSubscribed(loop));

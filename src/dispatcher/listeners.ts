@@ -83,6 +83,11 @@ export class Listeners implements Iterable<AcceptLoop> {
     return this.#loops.get(loop.id) === loop;
   }
 
+  /** Whether another process had made its socket, and a worker got it by its address: it cannot be opened again here. */
+  wasOffered({ key }: AcceptLoop): boolean {
+    return originOf(key) === 'wanted-fd' && !('fd' in wantedIn(key));
+  }
+
   /** What is open where this one was: somebody has asked for it in the same words, or it has the same address. */
   at({ key, address }: FormerLoop): AcceptLoop | undefined {
     const loops = [...this];
