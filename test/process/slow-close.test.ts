@@ -152,6 +152,14 @@ function allowing(...users: readonly number[]): string[] {
   return users.flatMap((user) => ['--allow-uid', String(user)]);
 }
 
+/** Has a stranger pass while the process is stopped: when that goes on, all has come, and it is the last to close it. */
+async function passTo(pid: number, stranger: Program): Promise<void> {
+  process.kill(pid, 'SIGSTOP');
+  await stranger.line(/passed/);
+  process.kill(pid, 'SIGCONT');
+  await stranger.line(/closing/);
+}
+
 describe('a service', { skip: withoutPython }, () => {
   for (const [what, said, flags, then] of [
     ['before it has said anything', '78', '', ''],
@@ -164,8 +172,8 @@ describe('a service', { skip: withoutPython }, () => {
       withPrograms(async (start) => {
         await using directory = await temporaryDirectory();
         const control = `${directory.path}/control`;
-        const [, port] = await running(start, control);
-        await python(start, STRANGER, control, said, flags, then).line(/closing/);
+        const [service, port] = await running(start, control);
+        await passTo(service.pid, python(start, STRANGER, control, said, flags, then));
         await isServed(port);
         assert.equal((await statusOf(control)).workers.length, 1);
       }),
@@ -182,12 +190,7 @@ describe('a service', { skip: withoutPython }, () => {
       const pid = (await statusOf(control)).workers[0]?.pid ?? 0;
       const [name = ''] =
         new RegExp(`@passfd-worker-${pid}-.*`).exec(readFileSync('/proc/net/unix', 'latin1')) ?? [];
-      // It takes the call when all has come.
-      process.kill(pid, 'SIGSTOP');
-      const stranger = python(start, STRANGER, name, '78', '', '', String(SLOW_USER));
-      await stranger.line(/passed/);
-      process.kill(pid, 'SIGCONT');
-      await stranger.line(/closing/);
+      await passTo(pid, python(start, STRANGER, name, '78', '', '', String(SLOW_USER)));
       await isServed(port);
     }),
   );
