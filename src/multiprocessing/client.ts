@@ -1,5 +1,5 @@
 // Client: connects to a Listener, here or in Python.
-import { connect, type PeerCredentials } from '../fd/index.js';
+import { connect, type PeerCredentials, type StreamSocket } from '../fd/index.js';
 import { fromPython, type ConnectionAddress } from './address.js';
 import { authenticateToListener, toKey, type AuthKey } from './authentication.js';
 import { Connection, type ConnectionOptions } from './connection.js';
@@ -35,9 +35,9 @@ export async function Client(address: ConnectionAddress, options: ClientOptions 
   const key = authkey === undefined ? undefined : toKey(authkey);
   const socket = await connect(await fromPython(address), { waitForListener, ...(signal && { signal }) });
   try {
-    options.checkPeer?.(socket.peer);
+    if (options.checkPeer) checkListener(socket, options.checkPeer);
   } catch (error) {
-    socket.destroy();
+    socket.discard();
     throw error;
   }
   const connection = new Connection(socket, options);
@@ -50,4 +50,12 @@ export async function Client(address: ConnectionAddress, options: ClientOptions 
     );
   }
   return connection;
+}
+
+/** A listener that is refused may have passed something by then that is slow to close. */
+function checkListener(socket: StreamSocket, check: (peer: PeerCredentials) => void): void {
+  const { peer } = socket;
+  socket.distrust(peer.uid);
+  check(peer);
+  socket.trust();
 }

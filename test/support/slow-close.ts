@@ -59,6 +59,20 @@ print('passed', flush=True)
 sys.stdin.read()
 `;
 
+/** Program text: a listener at a path that passes a slow descriptor to the first client, and makes a file then. */
+export const SLOW_LISTENER = `${LINGER}
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print('listening', flush=True)
+client, _ = listener.accept()
+slow, silent = lingering()
+socket.send_fds(client, [b'x'], [slow.fileno()])
+slow.close()
+open(sys.argv[2], 'w').close()
+sys.stdin.read()
+`;
+
 /** Something slow is on its way to one end of the pair: for the other end, and until what is returned is called. */
 export async function passSlow(to: { readonly fd: number }): Promise<() => Promise<void>> {
   const child = spawn('python3', ['-c', PASSES_SLOW], { stdio: ['pipe', 'pipe', 'inherit', to.fd] });
