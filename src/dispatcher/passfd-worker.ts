@@ -493,7 +493,7 @@ export class PassfdWorker implements WorkerHandle {
     return Array.from(this.#subscriptions.values(), ({ loop }) => loop);
   }
 
-  /** Those that it has served and closed since it last asked for one. When it ends then, it was leaving all of them. */
+  /** Those that it has served, and has closed since it last asked for one: what it gives up when it ends. */
   get givenBack(): readonly FormerLoop[] {
     return [...this.#givenBack.values()];
   }

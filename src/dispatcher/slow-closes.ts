@@ -3,7 +3,7 @@ import { setTimeout as startTimer } from 'node:timers';
 
 import { countClosing } from '../fd/index.js';
 
-/** A close takes some microseconds. Those that wait for so long, for one that is slow, keep descriptors from others. */
+/** A close takes some microseconds. Closes that wait for so long wait for a slow one, and their descriptors are missing elsewhere. */
 const SLOW_MS = 100;
 
 /** Pause before it is asked again whether there are fewer. */

@@ -299,7 +299,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
    * connection wait by what they send: see `Descriptor.distrust`. Connections are closed by a thread, on the account of
    * their user, until somebody says `trust`. Where too many closes of a user are slow, its connections are refused, but
    * not those of root and of this process's own user. Does nothing for TCP.
-   * @param refused is told of each connection that was refused, with `ERR_SLOW_CLOSE`
+   * @param refused gets an `ERR_SLOW_CLOSE` for each connection that was refused, and one when all have to wait
    */
   distrustPeers(refused: (error: PassfdError) => void): void {
     if (!('path' in this.address)) return;

@@ -324,7 +324,7 @@ function identityOfPassedOn(handle: ReportingHandle): SocketIdentity | undefined
   return isPlain || handle.fd < 0 ? undefined : identify(handle.fd);
 }
 
-/** Whether a child may have it too, by `send` with `keepOpen`. A socket without a server has nothing that tells it. */
+/** Whether a child may have it too, by `send` with `keepOpen`. That is not known of a socket without a server. */
 function mayBeKept({ server }: HandleOwner): boolean {
   return hasStartedProcess && server?._usingWorkers !== false;
 }

@@ -53,10 +53,10 @@ TEST("closes thousands of descriptors of several accounts, each once")
 TEST("delays nobody but the account whose descriptor is slow to close")
 {
 	int peer, watch, others, slow = new_lingering(LINGER_SECONDS, &peer);
-	int behind = new_watched(&watch), elsewhere = new_watched(&others);
+	int second = new_watched(&watch), elsewhere = new_watched(&others);
 
 	EXPECT_EQUAL(closer_close(slow, 1), 0);
-	EXPECT_EQUAL(closer_close(behind, 1), 0);
+	EXPECT_EQUAL(closer_close(second, 1), 0);
 	EXPECT_EQUAL(closer_close(elsewhere, 2), 0);
 	EXPECT(wait_for(others, 0) & POLLHUP);
 	wait_until_closed(2);
@@ -106,7 +106,7 @@ TEST("refuses a socket at once that has no descriptor in its queue, however late
 	wait_until_closed(1);
 }
 
-TEST("queues a socket that is refused with a descriptor in its queue, behind bytes too")
+TEST("queues a socket that is refused with a descriptor in its queue, after bytes too")
 {
 	static char bytes[32768];
 	int ends[2], watch, fd = new_watched(&watch), peer, slow = new_lingering(LINGER_SECONDS, &peer);

@@ -37,7 +37,7 @@ TEST("receives bytes up to those that have a descriptor, and leaves that in the 
 	close(watch);
 }
 
-TEST("finds a descriptor anywhere behind bytes that came in many messages, or in a long one")
+TEST("finds a descriptor after bytes that came in many messages, or in a long one")
 {
 	static char bytes[70000], received[sizeof bytes];
 
@@ -70,7 +70,7 @@ TEST("finds a descriptor anywhere behind bytes that came in many messages, or in
 	}
 }
 
-TEST("receives no more bytes than are asked for where a descriptor comes behind them")
+TEST("receives no more bytes than are asked for where a descriptor comes after them")
 {
 	int ends[2], has_descriptors, fd = new_file();
 	char bytes[8];

@@ -131,7 +131,7 @@ describe('a worker that comes back, and was a child', () => {
   const child = { slot: 2, service: 'site' };
 
   it(
-    'has the number of its slot, and says so to whoever has the children',
+    'has the number of its slot, and says so to the owner of the children',
     onStage({}, async (stage) => {
       stage.dispatcher.reserveIds(2);
       const returned = stage.next('returned');

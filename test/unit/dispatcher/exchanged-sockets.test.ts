@@ -183,7 +183,7 @@ describe('a worker that has missed an exchange, and another one that has not,', 
 
 describe('a file that somebody else has at the path of a socket that comes back', () => {
   it(
-    'is not taken for its own: it is told of, and stays',
+    'is not taken for its own: it is reported, and stays',
     withScene(async ({ listeners, path, warnings, listen: listenThere, removeFile }) => {
       const ours = await listenThere();
       removeFile();

@@ -198,7 +198,7 @@ describe('an address that was opened again', () => {
   );
 
   it(
-    'and cannot be, is told',
+    'and cannot be, is reported',
     onStage(LONG, async (stage) => {
       const directory = `${stage.directory}/removed`;
       mkdirSync(directory);

@@ -95,7 +95,7 @@ describe('an address whose last worker has left', () => {
     ['the only worker', 0],
   ] as const) {
     it(
-      `is closed, and the answer says so, when ${who} is told to drain before it has served it`,
+      `is closed, and the answer says so, when ${who} has to drain before it has served it`,
       onStage(LONG, async (stage) => {
         for (let count = 0; count < others; count++) await joinServing(stage, anyPort);
         const { worker } = await joinServing(stage, anyPort);

@@ -20,7 +20,7 @@ async function until(fact: () => boolean): Promise<void> {
 
 describe('a descriptor without trust', () => {
   it(
-    'is closed by a thread, which waits for one that is slow, and nobody else does',
+    'is closed by a thread: only that waits when the close is slow',
     { skip: withoutPython },
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
