@@ -332,12 +332,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * the other one took its place. Not those that are closed by now, nor a socket file that is named after the process of
    * the worker, since nobody else can have that name. An address that the worker has closed counts as served when the
    * worker has closed all of them, since it is ending then, and when the address is kept open for the next process.
+   * @param last the worker before it in the same place, if there was one: what that left, and what is kept open for the
+   * next process, counts too, since the worker may be about to serve it
    */
-  missing(other: WorkerView, worker: WorkerView): Address[] {
+  missing(other: WorkerView, worker: WorkerView, last?: WorkerView): Address[] {
     if (!(worker instanceof PassfdWorker)) return [];
     const open = worker.serving.filter((loop) => this.#listeners.has(loop));
     const givenBack = worker.givenBack.filter((former) => worker.hasClosedAll || this.#isVacant(former));
-    const needed = new Map([...open, ...givenBack].map((former) => [former.key, former]));
+    const kept = last instanceof PassfdWorker ? this.#keptOf(last) : [];
+    const needed = new Map([...open, ...givenBack, ...kept].map((former) => [former.key, former]));
     return [...needed.values()]
       .filter((former) => !this.#isPrivate(former, worker))
       .filter((former) => {
@@ -874,6 +877,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /** Whether it is open, and waits for a worker that serves it. */
+  /** What a worker has left that is kept open for the next process. */
+  #keptOf(worker: PassfdWorker): FormerLoop[] {
+    return [...worker.serving, ...worker.givenBack].filter(
+      (former) => this.#isVacant(former) && !this.#isPrivate(former, worker),
+    );
+  }
+
   #isVacant(former: FormerLoop): boolean {
     const loop = this.#listeners.at(former);
     return loop !== undefined && this.#vacancies.has(loop);

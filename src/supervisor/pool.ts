@@ -28,8 +28,11 @@ export interface Pool {
   addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void;
   /** Gives exactly this worker nothing new, and resolves when it has nothing open any more, or has left. */
   drain(worker: PoolWorker): Promise<void>;
-  /** Addresses that a worker serves, or served when it left, and that nobody serves if another one takes its place. */
-  missing(other: PoolWorker, worker: PoolWorker): readonly Address[];
+  /**
+   * Addresses that a worker serves, or served when it left, and that nobody serves if another one takes its place.
+   * @param last the worker before it: what it left, and what is kept open for the next process, counts too
+   */
+  missing(other: PoolWorker, worker: PoolWorker, last?: PoolWorker): readonly Address[];
   /** `serving`: the worker serves other addresses than before. */
   on(event: PoolEvent, listener: (worker: PoolWorker) => void): unknown;
   off(event: PoolEvent, listener: (worker: PoolWorker) => void): unknown;

@@ -278,7 +278,7 @@ export class Slot {
     const fresh = this.#newChild((worker) => {
       if (before?.isAwaited === true) return undefined;
       const old = before?.worker ?? this.#lastWorker;
-      return old ? required(this.#pool.missing(worker, old), without) : [];
+      return old ? required(this.#pool.missing(worker, old, this.#lastWorker), without) : [];
     });
     const { hasFinished } = this;
     if (this.#state.is === 'waiting') this.#state.next?.timer.clear();

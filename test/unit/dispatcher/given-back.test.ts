@@ -161,6 +161,25 @@ describe('of a worker that serves on, another one has to serve', () => {
   );
 });
 
+describe('of a worker whose predecessor died, another one has to serve', () => {
+  it(
+    'what that served as well, as long as it is kept open and nobody serves it',
+    onStage(LONG, async (stage) => {
+      const { dispatcher } = stage;
+      const last = await joinServing(stage, site, metrics);
+      const left = stage.next('left');
+      last.worker.die();
+      await left;
+      const old = await joinServing(stage, metrics);
+      const other = await joinServing(stage, metrics);
+      assert.deepEqual(dispatcher.missing(other.view, old.view), []);
+      assert.deepEqual(dispatcher.missing(other.view, old.view, last.view), [last.addresses[0]]);
+      await joinServing(stage, site);
+      assert.deepEqual(dispatcher.missing(other.view, old.view, last.view), []);
+    }),
+  );
+});
+
 describe('an address that was opened again', () => {
   it(
     'stays open when the next process is ready at another one first',

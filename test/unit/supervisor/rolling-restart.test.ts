@@ -773,6 +773,27 @@ describe('the new process in a rolling restart', () => {
   );
 
   it(
+    'has to serve what the last one served that died, where the next one does not serve that yet',
+    onStage({}, async (stage) => {
+      startReady(stage, 1);
+      stage.pool.serve(101, 9090, 3000);
+      stage.pool.leave(101);
+      stage.host.process(101).exit(failure);
+      stage.host.pass(100);
+      stage.pool.ready(1, 102);
+      stage.pool.serve(102, 9090);
+      const restarted = stage.supervisor.restart();
+      stage.pool.ready(1, 103);
+      stage.pool.serve(103, 9090);
+      assert.deepEqual([await isPending(restarted), stage.pool.drains.size], [true, 0]);
+      stage.pool.serve(103, 9090, 3000);
+      assert.deepEqual([...stage.pool.drains.keys()], [102]);
+      await leave(stage, 102);
+      await restarted;
+    }),
+  );
+
+  it(
     'waits for an old one that is to come back: until then nobody knows what that serves',
     onStage({}, async (stage) => {
       const started = stage.supervisor.start([stage.host.earlier(1, 51, 'awaited')]);

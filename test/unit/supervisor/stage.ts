@@ -242,9 +242,12 @@ export class FakePool
     this.children.push(child);
   }
 
-  missing(other: PoolWorker, worker: PoolWorker): Address[] {
-    const served = this.#ports.get(other.pid) ?? [];
-    const ports = (this.#ports.get(worker.pid) ?? []).filter((port) => !served.includes(port));
+  missing(other: PoolWorker, worker: PoolWorker, last?: PoolWorker): Address[] {
+    const portsOf = ({ pid }: PoolWorker): readonly number[] => this.#ports.get(pid) ?? [];
+    const living = this.workers.flatMap(portsOf);
+    const kept = last ? portsOf(last).filter((port) => !living.includes(port)) : [];
+    const needed = new Set([...portsOf(worker), ...kept]);
+    const ports = [...needed].filter((port) => !portsOf(other).includes(port));
     return ports.map((port) => ({ host: '127.0.0.1', port }));
   }
 
