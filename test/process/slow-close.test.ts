@@ -61,48 +61,51 @@ print('done', flush=True)
 const USERS = `${LINGER}${PASS}
 path = sys.argv[1]
 users = [int(user) for user in sys.argv[2:]]
-null = os.open('/dev/null', os.O_RDONLY)
+ports = []
 silent_ends = []
 for user in users:
     slow, silent = lingering()
     silent_ends.append(silent)
+    ports.append(slow.getsockname()[1])
     os.seteuid(user)
-    while not pass_on(path, slow.fileno()): pass
-    for _ in range(${THOUSANDS} // len(users) + 1): pass_on(path, null)
+    pass_on(path, slow.fileno())
     os.seteuid(0)
     slow.close()
 print('passed', flush=True)
+until_closing(ports[0])
+print('closing', flush=True)
+null = os.open('/dev/null', os.O_RDONLY)
+for user in users:
+    os.seteuid(user)
+    for _ in range(${THOUSANDS} // len(users) + 1): pass_on(path, null)
+    os.seteuid(0)
+print('flooded', flush=True)
 sys.stdin.read()
 `;
 
-/** A user that is refused each time, and leaves a descriptor in the queue of each connection. */
-const DENIED = `${LINGER}${PASS}
+/** A user, of whom one slow close is under way. */
+const SLOW = `${LINGER}${PASS}
 user = int(sys.argv[1])
 os.setgroups([]); os.setgid(user); os.setuid(user)
 path = sys.argv[2]
 slow, silent = lingering()
 port = slow.getsockname()[1]
-while not pass_on(path, slow.fileno()): pass
+pass_on(path, slow.fileno())
 slow.close()
-until_closing(port)
-null = os.open('/dev/null', os.O_RDONLY)
-for _ in range(int(sys.argv[3])): pass_on(path, null)
 print('passed', flush=True)
+until_closing(port)
+print('closing', flush=True)
+null = os.open('/dev/null', os.O_RDONLY)
+`;
+
+/** A user that is refused each time, and leaves a descriptor in the queue of each connection. */
+const DENIED = `${SLOW}for _ in range(int(sys.argv[3])): pass_on(path, null)
+print('flooded', flush=True)
 sys.stdin.read()
 `;
 
 /** A user with too many slow closes, which connects until it is refused. */
-const FLOOD = `${LINGER}${PASS}
-user = int(sys.argv[1])
-os.setgroups([]); os.setgid(user); os.setuid(user)
-path = sys.argv[2]
-slow, silent = lingering()
-port = slow.getsockname()[1]
-while not pass_on(path, slow.fileno()): pass
-slow.close()
-until_closing(port)
-null = os.open('/dev/null', os.O_RDONLY)
-for _ in range(${TOO_MANY}): pass_on(path, null)
+const FLOOD = `${SLOW}for _ in range(${TOO_MANY}): pass_on(path, null)
 while True:
     control = socket.socket(socket.AF_UNIX)
     control.connect(path)
@@ -226,7 +229,9 @@ describe('a service', { skip: withoutPython }, () => {
       await using directory = await openDirectory();
       const control = `${directory.path}/control`;
       const [service, port] = await running(start, control, ...allowing(SLOW_USER, OTHER_USER));
-      await python(start, FLOOD, String(SLOW_USER), control).line(/refused/);
+      const flood = python(start, FLOOD, String(SLOW_USER), control);
+      await passTo(service.pid, flood);
+      await flood.line(/refused/);
       await service.errorLine(/"code":"ERR_SLOW_CLOSE"/);
       await using other = new Child('other-user', { args: ['ask', control, String(OTHER_USER)] });
       assert.equal(await other.next(), 'ERR_PEER_DENIED');
@@ -244,7 +249,8 @@ describe('a service', { skip: withoutPython }, () => {
       const limit = 256;
       const [service, port] = await running(atLimit(start, limit), control, ...allowing(OTHER_USER));
       const denied = python(start, DENIED, String(SLOW_USER), control, String(limit));
-      await denied.line(/passed/);
+      await passTo(service.pid, denied);
+      await denied.line(/flooded/);
       await service.errorLine(/half of the descriptors/);
       await isServed(port);
       assert.ok(readdirSync(`/proc/${service.pid}/fd`).length < limit);
@@ -261,7 +267,9 @@ describe('a service', { skip: withoutPython }, () => {
       await using directory = await openDirectory();
       const control = `${directory.path}/control`;
       const [service, port] = await running(start, control, ...allowing(...MANY_USERS));
-      await python(start, USERS, control, ...MANY_USERS.map(String)).line(/passed/);
+      const users = python(start, USERS, control, ...MANY_USERS.map(String));
+      await passTo(service.pid, users);
+      await users.line(/flooded/);
       while (readdirSync(`/proc/${service.pid}/fd`).length < THOUSANDS) await nextTurn();
       assert.equal((await statusOf(control)).workers.length, 1);
       await isServed(port);
