@@ -1,17 +1,8 @@
 // How an address is written on the command line: PORT, HOST:PORT, [IPv6]:PORT, unix:PATH, fd:N, fd:NAME.
 import { InvalidArgumentError } from 'commander';
 
-import type { Address } from '../fd/index.js';
+import { ANY_HOST, type WrittenAddress } from '../service/index.js';
 import { isDescriptorName } from '../systemd/index.js';
-
-/** Where to listen: an address, or an inherited listening socket. */
-export type ListenAddress = Address | { readonly fd: number };
-
-/** As it is written: also all listening sockets that the service manager passed under a name. */
-export type WrittenAddress = ListenAddress | { readonly fdName: string };
-
-/** Every address of the machine, of IPv4 too; where there is no IPv6, `0.0.0.0` stands for it. */
-export const ANY_HOST = '::';
 
 const MAX_PORT = 65_535;
 

@@ -1,11 +1,10 @@
-// The command that runs an unmodified app: Node as it runs here, with the module that takes over the app's servers.
+// The app that a command is given: checked before anything is started.
 import { closeSync, existsSync, openSync, readSync, statSync } from 'node:fs';
-import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
+import { delimiter, join } from 'node:path';
 
 import type { Command } from 'commander';
 
-import { namedDirectory, RUN_THE_APP } from '../supervisor/index.js';
-import { inheritedOptions } from './inspect.js';
+import { RUN_THE_APP } from '../supervisor/index.js';
 
 /** Ends with a usage error when Node would find nothing to run: every process would only say the same, again and again. */
 export function requireApp(command: Command, app: string): void {
@@ -76,36 +75,4 @@ function isFile(path: string): boolean {
   } catch {
     return false;
   }
-}
-
-export function appCommand(app: string, args: readonly string[]): [program: string, ...args: string[]] {
-  const register = import.meta.resolve('passfd/register');
-  return [nodeProgram(), ...inheritedOptions(process), '--import', register, app, ...args];
-}
-
-/** The command that this process runs, as it is to be found now: code and Node may have been replaced. */
-export function ownCommand(): [program: string, ...args: string[]] {
-  const [, script = '', ...args] = process.argv;
-  return [nodeProgram(), ...inheritedOptions(process), asNamed(script), ...args];
-}
-
-/**
- * Node as it was called, and not where that led: what stands there is another version after an update. `node` is looked
- * up in `PATH` whenever it is started.
- */
-function nodeProgram(): string {
-  const { argv0, execPath } = process;
-  if (isAbsolute(argv0)) return existsSync(argv0) ? argv0 : execPath;
-  if (argv0.includes('/')) return execPath;
-  const directories = (process.env['PATH'] ?? '').split(delimiter);
-  return directories.some((directory) => existsSync(join(directory, argv0))) ? argv0 : execPath;
-}
-
-/** By the name of the working directory, where that is a symbolic link that a deployment swaps. */
-function asNamed(path: string): string {
-  const named = namedDirectory();
-  const fromHere = relative(process.cwd(), path);
-  return named === undefined || fromHere.startsWith('..') || isAbsolute(fromHere)
-    ? path
-    : resolve(named, fromHere);
 }

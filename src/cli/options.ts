@@ -8,8 +8,8 @@ import {
   DEFAULT_READY_TIMEOUT_MS,
   defaultControlPath,
 } from '../handoff/index.js';
-import { parseAddress, type WrittenAddress } from './address.js';
-import { logLevels, type LogLevel } from './log.js';
+import { logLevels, type LogLevel } from '../service/index.js';
+import { parseAddress } from './address.js';
 import { parseBacklog, parseMaxExtra, parseMilliseconds, parseUserId, parseWorkers } from './numbers.js';
 
 /** Of every command. */
@@ -21,25 +21,6 @@ export interface ControlFlags {
 /** Of the commands that go to a running dispatcher. */
 export interface ClientFlags extends ControlFlags {
   readonly trustUid?: readonly number[];
-}
-
-/** Of the commands that run a dispatcher. */
-export interface ServiceFlags extends ControlFlags {
-  readonly listen?: readonly WrittenAddress[];
-  readonly workers?: number;
-  readonly prefixOutput?: true;
-  readonly rawControl?: string;
-  readonly allowUid?: readonly number[];
-  readonly allowGid?: readonly number[];
-  readonly policy: PolicyName;
-  readonly overload: Overload;
-  readonly backlog?: number;
-  readonly drainTimeout: number;
-  readonly readyTimeout: number;
-  readonly orphanTimeout: number;
-  readonly maxExtra: number;
-  readonly workerEnvFile?: string;
-  readonly logLevel: LogLevel;
 }
 
 function addControlOptions(command: Command): Command {

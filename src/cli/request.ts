@@ -1,6 +1,6 @@
 // A command that asks a running dispatcher for something.
 import { trustedUsers } from '../handoff/index.js';
-import { readAuthkey } from './authkey.js';
+import { readAuthkey } from '../service/index.js';
 import { ControlClient } from './control-client.js';
 import type { ClientFlags } from './options.js';
 import { warn } from './tell.js';

@@ -1,5 +1,5 @@
 // AwaitedWorkers: those of a dispatcher that died, and whether one of them has come back with what it kept.
-import { ProcessWatch } from '../fd/index.js';
+import { ProcessWatch } from '../fd/internal.js';
 
 /** A worker process that lives, as the dispatcher before had known it. */
 export interface AwaitedWorker {

@@ -1,14 +1,15 @@
 // Bequest: what a dispatcher leaves to its workers should it die. Keeps its last will true, and makes another one when it is lost.
-import { LastWill, PassfdError, type Acceptor } from '../fd/index.js';
-import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
-import { PassfdWorker } from './passfd-worker.js';
-import type { WorkerHandle } from './worker-handle.js';
+import { PassfdError, type Acceptor } from '../fd/index.js';
+import { LastWill } from '../fd/internal.js';
+import type { AcceptedConnection, Listener } from './listener.js';
+import { PassfdWorker } from './workers/passfd-worker.js';
+import type { WorkerHandle } from './workers/worker-handle.js';
 
 /** What there is to leave, and to whom. */
 export interface Estate {
   /** Whose paths a successor wants at once. */
   readonly closedFirst: readonly Acceptor[];
-  readonly loops: Iterable<AcceptLoop>;
+  readonly listeners: Iterable<Listener>;
   readonly workers: Iterable<WorkerHandle>;
 }
 
@@ -38,9 +39,9 @@ export class Bequest {
     } catch (error) {
       this.#warned(error);
     }
-    const { closedFirst, loops, workers } = this.#estate();
+    const { closedFirst, listeners, workers } = this.#estate();
     for (const acceptor of closedFirst) this.closeFirst(acceptor);
-    for (const loop of loops) this.addLoop(loop);
+    for (const listener of listeners) this.addListener(listener);
     for (const worker of workers) {
       this.#will?.handOut(worker.handedOut);
       this.setWorker(worker);
@@ -60,14 +61,14 @@ export class Bequest {
     });
   }
 
-  addLoop({ id, acceptor }: AcceptLoop): void {
+  addListener({ id, acceptor }: Listener): void {
     this.#tell((will) => {
       will.addListener(id, acceptor);
     });
   }
 
   /** Nothing of it waits any more, and whoever listens there again has another number. */
-  removeLoop({ id }: AcceptLoop): void {
+  removeListener({ id }: Listener): void {
     this.#tell((will) => {
       will.removeListener(id);
     });

@@ -61,7 +61,7 @@ export class Control extends EventEmitter<ControlEvents> {
   readonly #strangers = new Crowd<Connection>(MAX_STRANGERS);
   readonly #controls = new Quota<CommandConnection>(CONTROL_LIMITS);
   #whenSettled: (() => void) | undefined;
-  #loop: Promise<void> | undefined;
+  #accepting: Promise<void> | undefined;
 
   private constructor(listener: Listener, options: ControlOptions) {
     super();
@@ -96,7 +96,7 @@ export class Control extends EventEmitter<ControlEvents> {
   }
 
   start(): void {
-    this.#loop ??= this.#accept();
+    this.#accepting ??= this.#accept();
   }
 
   /**
@@ -172,14 +172,14 @@ export class Control extends EventEmitter<ControlEvents> {
       connection.sendBytes(Buffer.from(JSON.stringify({ type: 'again' }))).catch(() => undefined);
       connection.close();
     }
-    await this.#loop;
+    await this.#accepting;
   }
 
   async close(): Promise<void> {
     await this.#listener.close();
     for (const connection of this.#strangers) connection.close();
     for (const { connection } of this.#controls) connection.close();
-    await this.#loop;
+    await this.#accepting;
   }
 
   async #accept(): Promise<void> {

@@ -7,15 +7,13 @@ import {
   closeAll,
   formatAddress,
   listen,
-  ownAccount,
   PassfdError,
-  SocketDiagnostics,
   StreamSocket,
   type Address,
   type Descriptor,
   type PeerCredentials,
-  type Unsent,
 } from '../fd/index.js';
+import { ownAccount, SocketDiagnostics, type Unsent } from '../fd/internal.js';
 import {
   callWorker,
   decodeIntroduction,
@@ -28,15 +26,15 @@ import {
   type WorkerHello,
 } from '../handoff/index.js';
 import { Connection } from '../multiprocessing/index.js';
-import { AcceptedConnection, type AcceptLoop, type FormerLoop } from './accept-loop.js';
+import { AcceptedConnection, type Listener, type FormerListener } from './listener.js';
 import { Bequest } from './bequest.js';
 import { systemClock, type Clock } from './clock.js';
 import { checkPeer, Control, modeFor, turnAway, type ControlOptions, type Joined } from './control.js';
 import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
-import { PassfdWorker, type PassfdWorkerEvents } from './passfd-worker.js';
+import { PassfdWorker, type PassfdWorkerEvents } from './workers/passfd-worker.js';
 import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
-import { RecipeWorker } from './recipe-worker.js';
+import { RecipeWorker } from './workers/recipe-worker.js';
 import { JOINED_LIMITS, Quota } from './quota.js';
 import { SharedTickets } from './shared-tickets.js';
 import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
@@ -46,11 +44,11 @@ import {
   type Snapshot,
   type SocketSnapshot,
   type WorkerSnapshot,
-} from './snapshot.js';
+} from './succession/snapshot.js';
 import { describeStatus, type Status } from './status.js';
 import { Vacancies, type VacanciesOwner } from './vacancies.js';
 import { version } from './version.js';
-import type { Dialect, FrozenWorker, WorkerHandle, WorkerView } from './worker-handle.js';
+import type { Dialect, FrozenWorker, WorkerHandle, WorkerView } from './workers/worker-handle.js';
 
 export interface DispatcherOptions {
   /** The rule that chooses the worker: `round-robin` unless it is given. */
@@ -191,17 +189,17 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       policyFailed: (error) => this.emit('warned', error),
     });
     this.#listeners = new Listeners({
-      opened: (loop) => {
-        this.#onOpened(loop);
+      opened: (listener) => {
+        this.#onOpened(listener);
       },
-      stranded: (loop, acceptor) => {
-        this.#acceptBacklog(loop, acceptor);
+      stranded: (listener, acceptor) => {
+        this.#acceptBacklog(listener, acceptor);
       },
-      exchanged: (loop) => {
-        this.#onExchanged(loop);
+      exchanged: (listener) => {
+        this.#onExchanged(listener);
       },
-      closing: (loop) => {
-        this.#onClosing(loop);
+      closing: (listener) => {
+        this.#onClosing(listener);
       },
       closed: (address) => this.emit('unlistened', address),
       refusedPeer: (error) => {
@@ -213,15 +211,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       options.readyTimeoutMs ?? DEFAULT_READY_TIMEOUT_MS,
       this.#vacanciesOwner(),
     );
-    this.#tickets = new SharedTickets(clock, (loop, tickets) => {
+    this.#tickets = new SharedTickets(clock, (listener, tickets) => {
       for (const worker of this.#pool.workers) {
-        if (worker instanceof PassfdWorker) worker.changeTickets(loop, tickets);
+        if (worker instanceof PassfdWorker) worker.changeTickets(listener, tickets);
       }
     });
     this.#bequest = new Bequest(
       () => ({
         closedFirst: [this.#control?.acceptor, this.#rawControl].filter((acceptor) => acceptor !== undefined),
-        loops: this.#listeners,
+        listeners: this.#listeners,
         workers: this.#pool.workers,
       }),
       (error) => this.emit('warned', error),
@@ -233,11 +231,11 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * @throws {PassfdError} as `listen` of `passfd`; `ERR_CLOSED`, also when this is closed meanwhile
    */
   async listen(address: OwnAddress): Promise<Address> {
-    const loop = await this.#open(
+    const listener = await this.#open(
       () => this.#listeners.openOwn(address, this.#options.backlog),
       (opened) => this.#listeners.close(opened),
     );
-    return loop.address;
+    return listener.address;
   }
 
   /**
@@ -337,15 +335,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    */
   missing(other: WorkerView, worker: WorkerView, last?: WorkerView): Address[] {
     if (!(worker instanceof PassfdWorker)) return [];
-    const open = worker.serving.filter((loop) => this.#listeners.has(loop));
+    const open = worker.serving.filter((listener) => this.#listeners.has(listener));
     const givenBack = worker.givenBack.filter((former) => worker.hasClosedAll || this.#isVacant(former));
     const kept = last instanceof PassfdWorker ? this.#keptOf(last) : [];
     const needed = new Map([...open, ...givenBack, ...kept].map((former) => [former.key, former]));
     return [...needed.values()]
       .filter((former) => !this.#isPrivate(former, worker))
       .filter((former) => {
-        const loop = this.#listeners.at(former);
-        return !(loop && other instanceof PassfdWorker && other.isServing(loop));
+        const listener = this.#listeners.at(former);
+        return !(listener && other instanceof PassfdWorker && other.isServing(listener));
       })
       .map(({ address }) => address);
   }
@@ -409,9 +407,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /** Takes what waits in the backlogs, closes the listening sockets, and resolves when all of it has found a worker. */
   async stopAccepting({ timeoutMs = STOP_TIMEOUT_MS, isKept = false }: StopOptions = {}): Promise<void> {
-    for (const loop of [...this.#listeners]) {
-      this.#takeBacklog(loop);
-      await (isKept ? this.#listeners.close(loop) : this.#listeners.end(loop));
+    for (const listener of [...this.#listeners]) {
+      this.#takeBacklog(listener);
+      await (isKept ? this.#listeners.close(listener) : this.#listeners.end(listener));
     }
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<void>((resolve) => {
@@ -481,17 +479,17 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     try {
       this.#generation = snapshot.generation + 1;
       this.#refusedPeers = refusedPeers;
-      for (const { tickets, ...listener } of snapshot.listeners) {
-        const loop = await this.#listeners.restore(listener);
-        if (tickets) this.#tickets.restore(loop, tickets);
+      for (const { tickets, ...listening } of snapshot.listeners) {
+        const listener = await this.#listeners.restore(listening);
+        if (tickets) this.#tickets.restore(listener, tickets);
       }
       await this.#listeners.offer(snapshot.offered);
-      const loops = new Map(Array.from(this.#listeners, (loop) => [loop.id, loop]));
-      for (const worker of snapshot.workers) this.#restoreWorker(worker, loops);
+      const listeners = new Map(Array.from(this.#listeners, (listener) => [listener.id, listener]));
+      for (const worker of snapshot.workers) this.#restoreWorker(worker, listeners);
       for (const { channel, ...child } of snapshot.silentChildren) {
         this.addChild(new StreamSocket(channel), child);
       }
-      this.#pool.restore(connectionsOf(snapshot.waiting, loops), counts);
+      this.#pool.restore(connectionsOf(snapshot.waiting, listeners), counts);
       const { control, rawControl } = snapshot;
       if (control) {
         const acceptor = await Acceptor.inherit(control.descriptor, control);
@@ -541,7 +539,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     const restored = await Promise.allSettled([
       this.#restoreControl(),
       this.#restoreRawControl(),
-      ...Array.from(this.#listeners, (loop) => this.#listeners.restoreFile(loop)),
+      ...Array.from(this.#listeners, (listener) => this.#listeners.restoreFile(listener)),
       // Where no descriptor was free for who waits at one of these.
       this.#isPreparing || this.#listeners.closeReturned(),
     ]);
@@ -603,7 +601,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   async #closeListeners(): Promise<void> {
-    for (const loop of [...this.#listeners]) await this.#listeners.close(loop);
+    for (const listener of [...this.#listeners]) await this.#listeners.close(listener);
     await this.#listeners.closeReturned();
     await this.#listeners.closeOffered();
   }
@@ -737,35 +735,35 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (this.#options.lastWill === true) this.#bequest.open();
   }
 
-  #onOpened(loop: AcceptLoop): void {
-    this.#bequest.addLoop(loop);
+  #onOpened(listener: Listener): void {
+    this.#bequest.addListener(listener);
     if (!this.#isFrozen && !this.#closing) this.#openWill();
-    this.#pool.open(loop, (error) => this.emit('warned', error));
-    for (const worker of this.#pool.workers) this.#entrust(worker, loop);
-    const { address, isInherited, acceptor } = loop;
+    this.#pool.open(listener, (error) => this.emit('warned', error));
+    for (const worker of this.#pool.workers) this.#entrust(worker, listener);
+    const { address, isInherited, acceptor } = listener;
     this.emit('listening', address, { fd: acceptor.fd, isInherited });
   }
 
-  #onExchanged(loop: AcceptLoop): void {
-    this.#pool.close(loop);
-    this.#pool.open(loop, (error) => this.emit('warned', error));
+  #onExchanged(listener: Listener): void {
+    this.#pool.close(listener);
+    this.#pool.open(listener, (error) => this.emit('warned', error));
     // In place of what they had kept.
-    for (const worker of this.#pool.workers) this.#entrust(worker, loop);
-    this.emit('relistened', loop.address, { fd: loop.acceptor.fd });
+    for (const worker of this.#pool.workers) this.#entrust(worker, listener);
+    this.emit('relistened', listener.address, { fd: listener.acceptor.fd });
   }
 
-  #onClosing(loop: AcceptLoop): void {
-    this.#vacancies.delete(loop);
-    this.#tickets.forget(loop);
-    this.#pool.close(loop);
-    for (const worker of this.#pool.workers) if (worker instanceof PassfdWorker) worker.relieve(loop);
+  #onClosing(listener: Listener): void {
+    this.#vacancies.delete(listener);
+    this.#tickets.forget(listener);
+    this.#pool.close(listener);
+    for (const worker of this.#pool.workers) if (worker instanceof PassfdWorker) worker.relieve(listener);
   }
 
   /** Should this process die, the listening socket lives on there. */
-  #entrust(worker: WorkerHandle, loop: AcceptLoop): void {
+  #entrust(worker: WorkerHandle, listener: Listener): void {
     if (!(worker instanceof PassfdWorker)) return;
     try {
-      worker.entrust(loop);
+      worker.entrust(listener);
     } catch (error) {
       // No descriptor is left for the duplicate: other workers have it.
       this.emit('warned', error);
@@ -786,20 +784,20 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     }
   }
 
-  #takeBacklog(loop: AcceptLoop): void {
+  #takeBacklog(listener: Listener): void {
     try {
-      this.#acceptBacklog(loop);
+      this.#acceptBacklog(listener);
     } catch (error) {
       this.emit('warned', error);
     }
   }
 
   /** @throws {PassfdError} as `Acceptor.acceptNow`; what it had taken by then is placed */
-  #acceptBacklog(loop: AcceptLoop, acceptor = loop.acceptor): void {
+  #acceptBacklog(listener: Listener, acceptor = listener.acceptor): void {
     for (let round = 0; round < LAST_ROUNDS; round++) {
       const descriptors = acceptor.acceptNow();
       if (descriptors.length === 0) return;
-      this.#pool.take(loop, descriptors);
+      this.#pool.take(listener, descriptors);
     }
   }
 
@@ -878,26 +876,26 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /** Whether it is open, and waits for a worker that serves it. */
   /** What a worker has left that is kept open for the next process. */
-  #keptOf(worker: PassfdWorker): FormerLoop[] {
+  #keptOf(worker: PassfdWorker): FormerListener[] {
     return [...worker.serving, ...worker.givenBack].filter(
       (former) => this.#isVacant(former) && !this.#isPrivate(former, worker),
     );
   }
 
-  #isVacant(former: FormerLoop): boolean {
-    const loop = this.#listeners.at(former);
-    return loop !== undefined && this.#vacancies.has(loop);
+  #isVacant(former: FormerListener): boolean {
+    const listener = this.#listeners.at(former);
+    return listener !== undefined && this.#vacancies.has(listener);
   }
 
   /** Whether no other process can be meant to serve it. */
-  #isPrivate(former: FormerLoop, worker: PassfdWorker): boolean {
+  #isPrivate(former: FormerListener, worker: PassfdWorker): boolean {
     if (!isNamedAfter(former.address, worker.pid)) return false;
-    const loop = this.#listeners.at(former);
-    if (!loop) return true;
+    const listener = this.#listeners.at(former);
+    if (!listener) return true;
     return !(
-      loop.isOwn ||
+      listener.isOwn ||
       this.#pool.workers.some(
-        (other) => other !== worker && other instanceof PassfdWorker && other.isSubscribed(loop),
+        (other) => other !== worker && other instanceof PassfdWorker && other.isSubscribed(listener),
       )
     );
   }
@@ -924,7 +922,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #join(worker: PassfdWorker | RecipeWorker): void {
     this.#pool.add(worker);
     this.emit('joined', worker);
-    for (const loop of this.#listeners) this.#entrust(worker, loop);
+    for (const listener of this.#listeners) this.#entrust(worker, listener);
     if (worker instanceof RecipeWorker) {
       this.emit('ready', worker);
       this.#pool.update();
@@ -1004,8 +1002,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.emit('serving', worker);
         this.#vacancies.review();
       },
-      leaving: (worker, loops) => {
-        this.#vacancies.note(loops, !worker.isTakenOut);
+      leaving: (worker, listeners) => {
+        this.#vacancies.note(listeners, !worker.isTakenOut);
       },
       adopted: (count) => {
         this.#pool.counts.adopted += count;
@@ -1056,9 +1054,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         }
         return this.#listeners.openWanted(address, backlog);
       },
-      tickets: (loop, brought) =>
-        isTrusted && this.#listeners.has(loop) ? this.#tickets.answer(loop, brought) : undefined,
-      unlisten: (worker, loop) => this.#releaseLoop(worker, loop),
+      tickets: (listener, brought) =>
+        isTrusted && this.#listeners.has(listener) ? this.#tickets.answer(listener, brought) : undefined,
+      unlisten: (worker, listener) => this.#releaseListener(worker, listener),
       custody: async (_worker, label, descriptor) => {
         await this.#listeners.takeReturned(label, descriptor);
         this.#vacancies.note(this.#listeners, true);
@@ -1101,50 +1099,50 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
           this.#silentChildren.size > 0 ||
           isAny(({ state }) => state === 'starting'),
       }),
-      isOpen: (loop) => this.#listeners.has(loop),
-      isServed: (loop) => isAny((worker) => worker.isServing(loop)),
-      isWanted: (loop) => isAny((worker) => worker.state !== 'draining' && worker.isSubscribed(loop)),
-      release: (loop, isLate) => {
-        this.emit('released', loop.address, { isLate });
-        this.#track(this.#endLoop(loop));
+      isOpen: (listener) => this.#listeners.has(listener),
+      isServed: (listener) => isAny((worker) => worker.isServing(listener)),
+      isWanted: (listener) => isAny((worker) => worker.state !== 'draining' && worker.isSubscribed(listener)),
+      release: (listener, isLate) => {
+        this.emit('released', listener.address, { isLate });
+        this.#track(this.#endListener(listener));
       },
     };
   }
 
   /** When the last worker has closed its server, the address is free again. One that died has not closed anything. */
-  async #releaseLoop(worker: PassfdWorker, loop: AcceptLoop): Promise<boolean> {
-    if (!this.#listeners.has(loop)) return false;
+  async #releaseListener(worker: PassfdWorker, listener: Listener): Promise<boolean> {
+    if (!this.#listeners.has(listener)) return false;
     const isWanted =
-      loop.isOwn ||
+      listener.isOwn ||
       // The next worker asks for the same socket.
-      (loop.isInherited && worker.state === 'draining') ||
-      this.#listeners.wasOffered(loop) ||
+      (listener.isInherited && worker.state === 'draining') ||
+      this.#listeners.wasOffered(listener) ||
       // One that only sees whether the port is free does not take it from the worker that is expected there.
-      this.#vacancies.has(loop) ||
-      this.#pool.workers.some((other) => other instanceof PassfdWorker && other.isSubscribed(loop));
+      this.#vacancies.has(listener) ||
+      this.#pool.workers.some((other) => other instanceof PassfdWorker && other.isSubscribed(listener));
     if (isWanted) return true;
     // A child that is not ready yet will most likely serve it, as this worker did, but maybe not as its first address.
-    const hasServed = worker.givenBack.some(({ key }) => key === loop.key);
-    if (this.#expectedChildren > 0 && hasServed) this.#vacancies.note([loop], true);
-    else await this.#endLoop(loop);
-    return this.#listeners.has(loop);
+    const hasServed = worker.givenBack.some(({ key }) => key === listener.key);
+    if (this.#expectedChildren > 0 && hasServed) this.#vacancies.note([listener], true);
+    else await this.#endListener(listener);
+    return this.#listeners.has(listener);
   }
 
-  async #reopen(worker: PassfdWorker, former: FormerLoop): Promise<void> {
+  async #reopen(worker: PassfdWorker, former: FormerListener): Promise<void> {
     const reopening = this.#listeners.reopen(former);
     // Before a snapshot of what is open.
     this.#restoring = Promise.allSettled([this.#restoring, reopening]).then(ignore);
-    const loop = await reopening;
-    if (!loop) return;
-    worker.noteReopened(former, loop);
+    const listener = await reopening;
+    if (!listener) return;
+    worker.noteReopened(former, listener);
     // As if the worker had died there: its next process may listen at other addresses first.
-    this.#vacancies.note([loop], true);
+    this.#vacancies.note([listener], true);
   }
 
-  async #endLoop(loop: AcceptLoop): Promise<void> {
-    this.#pool.abandon(loop);
-    this.#bequest.removeLoop(loop);
-    await this.#listeners.end(loop);
+  async #endListener(listener: Listener): Promise<void> {
+    this.#pool.abandon(listener);
+    this.#bequest.removeListener(listener);
+    await this.#listeners.end(listener);
   }
 
   /**
@@ -1174,14 +1172,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       frozen.set(worker, await worker.freeze());
     }
     await this.#listeners.restored();
-    const connectionOf = ({ descriptor, loop }: AcceptedConnection): ConnectionSnapshot => {
-      if (!this.#listeners.has(loop)) {
+    const connectionOf = ({ descriptor, listener }: AcceptedConnection): ConnectionSnapshot => {
+      if (!this.#listeners.has(listener)) {
         throw new PassfdError(
           'ERR_DISPATCHER',
-          `Connections to ${formatAddress(loop.address)}, which is closed, are still on their way`,
+          `Connections to ${formatAddress(listener.address)}, which is closed, are still on their way`,
         );
       }
-      return { descriptor, listener: loop.id };
+      return { descriptor, listener: listener.id };
     };
     const workers: WorkerSnapshot[] = [];
     for (const [worker, state] of frozen) {
@@ -1199,14 +1197,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       counts: { ...this.#pool.counts, refusedPeers: this.#refusedPeers },
       control: this.#control && socketOf(this.#control.acceptor),
       rawControl: this.#rawControl && socketOf(this.#rawControl),
-      listeners: Array.from(this.#listeners, (loop) => ({
-        id: loop.id,
-        key: loop.key,
-        isOwn: loop.isOwn,
-        backlog: loop.backlog,
-        accepted: loop.accepted,
-        tickets: this.#tickets.encoded(loop),
-        ...socketOf(loop.acceptor),
+      listeners: Array.from(this.#listeners, (listener) => ({
+        id: listener.id,
+        key: listener.key,
+        isOwn: listener.isOwn,
+        backlog: listener.backlog,
+        accepted: listener.accepted,
+        tickets: this.#tickets.encoded(listener),
+        ...socketOf(listener.acceptor),
       })),
       offered: this.#listeners.offered.map(({ acceptor, isInherited }) => ({
         isInherited,
@@ -1227,9 +1225,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   #restoreWorker(
     { worker: snapshot, channel, inFlight, unsent }: WorkerSnapshot,
-    loops: ReadonlyMap<number, AcceptLoop>,
+    listeners: ReadonlyMap<number, Listener>,
   ): void {
-    const connections = connectionsOf(inFlight, loops);
+    const connections = connectionsOf(inFlight, listeners);
     checkUnsent(snapshot, inFlight.length, unsent);
     const socket = new StreamSocket(channel);
     const worker =
@@ -1237,7 +1235,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         ? PassfdWorker.restore(
             socket,
             snapshot,
-            { loops, inFlight: connections, unsent },
+            { listeners, inFlight: connections, unsent },
             this.#eventsFor(snapshot.isTrusted),
           )
         : RecipeWorker.restore(socket, snapshot, connections[0], this.#eventsFor(false), this.#diagnostics);
@@ -1288,17 +1286,17 @@ function ignore(): void {
 /** @throws {PassfdError} `ERR_PROTOCOL` when one came to a listener that is not there */
 function connectionsOf(
   connections: readonly ConnectionSnapshot[],
-  loops: ReadonlyMap<number, AcceptLoop>,
+  listeners: ReadonlyMap<number, Listener>,
 ): AcceptedConnection[] {
   // Earlier workers may have had them, who are not trusted.
   const account = ownAccount();
-  return connections.map(({ descriptor, listener }) => {
-    const loop = loops.get(listener);
-    if (!loop) {
-      throw new PassfdError('ERR_PROTOCOL', `A connection came to listener ${listener}, which is not there`);
+  return connections.map(({ descriptor, listener: id }) => {
+    const listener = listeners.get(id);
+    if (!listener) {
+      throw new PassfdError('ERR_PROTOCOL', `A connection came to listener ${id}, which is not there`);
     }
     descriptor.distrust(account);
-    return new AcceptedConnection(descriptor, loop);
+    return new AcceptedConnection(descriptor, listener);
   });
 }
 

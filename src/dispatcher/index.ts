@@ -14,6 +14,5 @@ export { policyNames, type Arrival, type Candidate, type Policy, type PolicyName
 export type { Overload } from './pool.js';
 export type { AwaitedWorker } from './awaited-workers.js';
 export type { Status } from './status.js';
-export { awaitGo, handOver, takeOver, takeoverError, type Attachment } from './takeover.js';
-export type { Dialect, WorkerView } from './worker-handle.js';
+export type { Dialect, WorkerView } from './workers/worker-handle.js';
 export { version } from './version.js';

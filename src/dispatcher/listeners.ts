@@ -10,8 +10,8 @@ import {
   type ListenOptions,
 } from '../fd/index.js';
 import type { CustodyLabel, WantedAddress } from '../handoff/index.js';
-import { AcceptLoop, type AcceptLoopIdentity, type FormerLoop } from './accept-loop.js';
-import type { ListenerSnapshot } from './snapshot.js';
+import { Listener, type ListenerIdentity, type FormerListener } from './listener.js';
+import type { ListenerSnapshot } from './succession/snapshot.js';
 
 /** Listeners have 16 bits in the protocol (`docs/protocol.md`, HANDOFF). */
 const MAX_LISTENER_ID = 65_535;
@@ -20,13 +20,13 @@ const MAX_LISTENER_ID = 65_535;
 export type OwnAddress = AddressLike | { readonly fd: number };
 
 export interface ListenersEvents {
-  opened(loop: AcceptLoop): void;
+  opened(listener: Listener): void;
   /** Nobody can reach this socket of its address any more: what waits there is to be taken. May throw. */
-  stranded(loop: AcceptLoop, acceptor: Acceptor): void;
+  stranded(listener: Listener, acceptor: Acceptor): void;
   /** Another socket is at its address, and the one before is closed. */
-  exchanged(loop: AcceptLoop): void;
+  exchanged(listener: Listener): void;
   /** Nothing comes from it any more. */
-  closing(loop: AcceptLoop): void;
+  closing(listener: Listener): void;
   /** The address is free, or somebody else's. */
   closed(address: Address): void;
   /** A client of a Unix socket was refused: see `Acceptor.distrustPeers`. */
@@ -58,47 +58,48 @@ interface Returned {
   readonly isStuck?: boolean;
 }
 
-export class Listeners implements Iterable<AcceptLoop> {
+export class Listeners implements Iterable<Listener> {
   readonly #events: ListenersEvents;
-  readonly #loops = new Map<number, AcceptLoop>();
+  readonly #listeners = new Map<number, Listener>();
   /** Those that are being opened for workers, by their keys. */
-  readonly #opening = new Map<string, Promise<AcceptLoop>>();
+  readonly #opening = new Map<string, Promise<Listener>>();
   /** By the identity of the socket, since every worker brings each. */
   readonly #returned = new Map<string, Returned>();
   /** For whoever asks for their addresses. */
   readonly #offered: Offered[] = [];
   /** Those whose sockets are being opened anew. */
-  readonly #restoring = new Map<AcceptLoop, Promise<void>>();
+  readonly #restoring = new Map<Listener, Promise<void>>();
   #nextId = 0;
 
   constructor(events: ListenersEvents) {
     this.#events = events;
   }
 
-  [Symbol.iterator](): IterableIterator<AcceptLoop> {
-    return this.#loops.values();
+  [Symbol.iterator](): IterableIterator<Listener> {
+    return this.#listeners.values();
   }
 
-  has(loop: AcceptLoop): boolean {
-    return this.#loops.get(loop.id) === loop;
+  has(listener: Listener): boolean {
+    return this.#listeners.get(listener.id) === listener;
   }
 
   /** Whether another process had made its socket, and a worker got it by its address: it cannot be opened again here. */
-  wasOffered({ key }: AcceptLoop): boolean {
+  wasOffered({ key }: Listener): boolean {
     return originOf(key) === 'wanted-fd' && !('fd' in wantedIn(key));
   }
 
   /** What is open where this one was: somebody has asked for it in the same words, or it has the same address. */
-  at({ key, address }: FormerLoop): AcceptLoop | undefined {
-    const loops = [...this];
+  at({ key, address }: FormerListener): Listener | undefined {
+    const listeners = [...this];
     const wanted = formatAddress(address);
     return (
-      loops.find((loop) => loop.key === key) ?? loops.find((loop) => formatAddress(loop.address) === wanted)
+      listeners.find((listener) => listener.key === key) ??
+      listeners.find((listener) => formatAddress(listener.address) === wanted)
     );
   }
 
   /** Those whose connections go to all workers that serve. */
-  get own(): AcceptLoop[] {
+  get own(): Listener[] {
     return [...this].filter(({ isOwn }) => isOwn);
   }
 
@@ -108,7 +109,7 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** @throws {PassfdError} as `listen` of `passfd` */
-  async openOwn(address: OwnAddress, backlog: number | undefined): Promise<AcceptLoop> {
+  async openOwn(address: OwnAddress, backlog: number | undefined): Promise<Listener> {
     const key = this.#unusedKey(ownKey(address));
     // Not by its key: the number may be another socket's than in the process that died.
     if (typeof address === 'object' && 'fd' in address) {
@@ -124,7 +125,7 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** The first worker that asks for an address makes it; the others get the same one. @throws {PassfdError} as `listen` */
-  async openWanted(address: WantedAddress, backlog: number): Promise<AcceptLoop> {
+  async openWanted(address: WantedAddress, backlog: number): Promise<Listener> {
     const key = wantedKey(address);
     const existing = await this.#find(key, address);
     if (existing) {
@@ -143,7 +144,7 @@ export class Listeners implements Iterable<AcceptLoop> {
    * @returns undefined when another program has it
    * @throws {PassfdError} as `listen`
    */
-  async reopen(former: FormerLoop): Promise<AcceptLoop | undefined> {
+  async reopen(former: FormerListener): Promise<Listener | undefined> {
     const { key, address, backlog } = former;
     const open = this.at(former);
     if (open || originOf(key) !== 'wanted') return open;
@@ -158,7 +159,7 @@ export class Listeners implements Iterable<AcceptLoop> {
     }
   }
 
-  async #openNew(key: string, address: WantedAddress, options: Backlog): Promise<AcceptLoop> {
+  async #openNew(key: string, address: WantedAddress, options: Backlog): Promise<Listener> {
     const offered = this.#takeOffered(address);
     const opening = offered
       ? Promise.resolve(
@@ -218,26 +219,26 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** Where another socket of the same path was brought before: a worker had not got the one that it was exchanged for. */
-  #twinOf({ key }: CustodyLabel, { address }: Acceptor): AcceptLoop | undefined {
-    return 'path' in address ? [...this].find((loop) => loop.key === key) : undefined;
+  #twinOf({ key }: CustodyLabel, { address }: Acceptor): Listener | undefined {
+    return 'path' in address ? [...this].find((listener) => listener.key === key) : undefined;
   }
 
   /** Goes on with the one of two sockets that clients can reach, and with who waits at the other one. */
-  async #merge(loop: AcceptLoop, returned: Returned): Promise<void> {
+  async #merge(listener: Listener, returned: Returned): Promise<void> {
     const { acceptor } = returned;
     let isBetter = false;
     try {
-      isBetter = !(await loop.acceptor.isReachable()) && (await acceptor.isReachable());
+      isBetter = !(await listener.acceptor.isReachable()) && (await acceptor.isReachable());
     } catch (error) {
       this.#events.warned(error);
     }
-    if (!this.has(loop)) {
+    if (!this.has(listener)) {
       await this.#closeAcceptor(acceptor);
       return;
     }
-    const stranded = isBetter ? this.#replace(loop, acceptor) : acceptor;
+    const stranded = isBetter ? this.#replace(listener, acceptor) : acceptor;
     try {
-      this.#events.stranded(loop, stranded);
+      this.#events.stranded(listener, stranded);
     } catch (error) {
       // A socket that is closed resets who waits there: not before `closeReturned`.
       if (returned.isStuck !== true) this.#events.warned(error);
@@ -246,7 +247,7 @@ export class Listeners implements Iterable<AcceptLoop> {
       return;
     }
     // Workers of an earlier release say nothing of the file: then both have the one at their path.
-    if (stranded.fileIdentity === loop.acceptor.fileIdentity) stranded.release().close();
+    if (stranded.fileIdentity === listener.acceptor.fileIdentity) stranded.release().close();
     else await this.#closeAcceptor(stranded);
   }
 
@@ -257,15 +258,15 @@ export class Listeners implements Iterable<AcceptLoop> {
     removesFile,
     fileIdentity,
     ...identity
-  }: ListenerSnapshot): Promise<AcceptLoop> {
+  }: ListenerSnapshot): Promise<Listener> {
     const acceptor = await Acceptor.inherit(descriptor, { removesFile, fileIdentity });
     this.#guard(acceptor);
-    const loop = new AcceptLoop(identity, acceptor);
-    loop.accepted = accepted;
-    this.#loops.set(loop.id, loop);
-    this.#nextId = Math.max(this.#nextId, loop.id + 1) % (MAX_LISTENER_ID + 1);
-    this.#events.opened(loop);
-    return loop;
+    const listener = new Listener(identity, acceptor);
+    listener.accepted = accepted;
+    this.#listeners.set(listener.id, listener);
+    this.#nextId = Math.max(this.#nextId, listener.id + 1) % (MAX_LISTENER_ID + 1);
+    this.#events.opened(listener);
+    return listener;
   }
 
   /** Takes over listening sockets that workers may ask for. @throws {PassfdError} `ERR_WRONG_KIND` */
@@ -286,15 +287,15 @@ export class Listeners implements Iterable<AcceptLoop> {
    * Opens a socket anew whose file somebody has removed: nobody could reach it any more. What is inherited is another one's
    * to open. @throws {PassfdError} as `listen`; then it is as before
    */
-  async restoreFile(loop: AcceptLoop): Promise<void> {
-    const running = this.#restoring.get(loop);
+  async restoreFile(listener: Listener): Promise<void> {
+    const running = this.#restoring.get(listener);
     if (running) return running;
-    const restoring = this.#restoreFile(loop);
-    this.#restoring.set(loop, restoring);
+    const restoring = this.#restoreFile(listener);
+    this.#restoring.set(listener, restoring);
     try {
       await restoring;
     } finally {
-      this.#restoring.delete(loop);
+      this.#restoring.delete(listener);
     }
   }
 
@@ -303,28 +304,28 @@ export class Listeners implements Iterable<AcceptLoop> {
     await Promise.allSettled(this.#restoring.values());
   }
 
-  async #restoreFile(loop: AcceptLoop): Promise<void> {
-    const { acceptor, address, isInherited } = loop;
+  async #restoreFile(listener: Listener): Promise<void> {
+    const { acceptor, address, isInherited } = listener;
     if (!('path' in address) || isInherited || (await acceptor.isReachable())) return;
-    const fresh = await listen(address, askedFor(loop));
+    const fresh = await listen(address, askedFor(listener));
     this.#guard(fresh);
-    if (!this.has(loop) || acceptor.closed) {
+    if (!this.has(listener) || acceptor.closed) {
       await fresh.close();
       return;
     }
     try {
-      this.#events.stranded(loop, acceptor);
+      this.#events.stranded(listener, acceptor);
     } catch (error) {
       await fresh.close();
       throw error;
     }
-    await this.#closeAcceptor(this.#replace(loop, fresh));
+    await this.#closeAcceptor(this.#replace(listener, fresh));
   }
 
   /** @returns the socket that the address had before */
-  #replace(loop: AcceptLoop, fresh: Acceptor): Acceptor {
-    const before = loop.exchange(fresh);
-    this.#events.exchanged(loop);
+  #replace(listener: Listener, fresh: Acceptor): Acceptor {
+    const before = listener.exchange(fresh);
+    this.#events.exchanged(listener);
     return before;
   }
 
@@ -350,13 +351,15 @@ export class Listeners implements Iterable<AcceptLoop> {
   }
 
   /** Closes it here. Where workers have it in custody, clients may still connect, until those have closed it too. */
-  close(loop: AcceptLoop): Promise<void> {
-    return this.#remove(loop, () => loop.acceptor.close());
+  close(listener: Listener): Promise<void> {
+    return this.#remove(listener, () => listener.acceptor.close());
   }
 
   /** Closes it wherever it is in custody: the address is free then. A socket that was inherited may be somebody else's too. */
-  end(loop: AcceptLoop): Promise<void> {
-    return this.#remove(loop, () => (loop.isInherited ? loop.acceptor.close() : loop.acceptor.shutdown()));
+  end(listener: Listener): Promise<void> {
+    return this.#remove(listener, () =>
+      listener.isInherited ? listener.acceptor.close() : listener.acceptor.shutdown(),
+    );
   }
 
   /** Ends them for whoever keeps them; those that are somebody else's are closed here only. */
@@ -369,11 +372,11 @@ export class Listeners implements Iterable<AcceptLoop> {
     }
   }
 
-  async #remove(loop: AcceptLoop, close: () => Promise<void>): Promise<void> {
-    if (!this.#loops.delete(loop.id)) return;
-    this.#events.closing(loop);
+  async #remove(listener: Listener, close: () => Promise<void>): Promise<void> {
+    if (!this.#listeners.delete(listener.id)) return;
+    this.#events.closing(listener);
     await this.#warnIfFails(close);
-    this.#events.closed(loop.address);
+    this.#events.closed(listener.address);
   }
 
   #closeAcceptor(acceptor: Acceptor): Promise<void> {
@@ -395,13 +398,13 @@ export class Listeners implements Iterable<AcceptLoop> {
     });
   }
 
-  #open(acceptor: Acceptor, identity: Omit<AcceptLoopIdentity, 'id'>): AcceptLoop {
+  #open(acceptor: Acceptor, identity: Omit<ListenerIdentity, 'id'>): Listener {
     this.#guard(acceptor);
     this.#dropOthers(acceptor);
-    const loop = new AcceptLoop({ ...identity, id: this.#freeId() }, acceptor);
-    this.#loops.set(loop.id, loop);
-    this.#events.opened(loop);
-    return loop;
+    const listener = new Listener({ ...identity, id: this.#freeId() }, acceptor);
+    this.#listeners.set(listener.id, listener);
+    this.#events.opened(listener);
+    return listener;
   }
 
   /** Several listening sockets at port 0 are asked for in the same words, and the next dispatcher asks in the same order. */
@@ -417,18 +420,18 @@ export class Listeners implements Iterable<AcceptLoop> {
     for (let tries = 0; tries <= MAX_LISTENER_ID; tries++) {
       const id = this.#nextId;
       this.#nextId = id === MAX_LISTENER_ID ? 0 : id + 1;
-      if (!this.#loops.has(id)) return id;
+      if (!this.#listeners.has(id)) return id;
     }
     throw new PassfdError('ERR_DISPATCHER', `More than ${MAX_LISTENER_ID} addresses are open`);
   }
 
   /** An address that is open already, whoever asked for it, and in whatever words. */
-  #find(key: string, address: WantedAddress): Promise<AcceptLoop> | AcceptLoop | undefined {
+  #find(key: string, address: WantedAddress): Promise<Listener> | Listener | undefined {
     const keys = [key, inheritedKey(address)];
-    const same = [...this].find((loop) => keys.includes(loop.key)) ?? this.#opening.get(key);
+    const same = [...this].find((listener) => keys.includes(listener.key)) ?? this.#opening.get(key);
     if (same) return same;
     const names = namesOf(address);
-    return [...this].find((loop) => names.includes(formatAddress(loop.address)));
+    return [...this].find((listener) => names.includes(formatAddress(listener.address)));
   }
 
   #takeOffered(address: WantedAddress): Offered | undefined {
@@ -502,7 +505,7 @@ function inheritedKey(address: WantedAddress): string {
 }
 
 /** The options of its `listen`. */
-function askedFor({ key, backlog }: AcceptLoop): ListenOptions {
+function askedFor({ key, backlog }: Listener): ListenOptions {
   return { ...modeIn(key), ...withBacklog(backlog) };
 }
 

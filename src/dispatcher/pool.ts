@@ -1,9 +1,9 @@
 // Pool: the workers and the connections that wait for them; decides which goes where, and never sends one to two.
 import type { Descriptor } from '../fd/index.js';
-import { AcceptedConnection, type AcceptLoop } from './accept-loop.js';
+import { AcceptedConnection, type Listener } from './listener.js';
 import { Patience } from './patience.js';
 import type { Policy } from './policy.js';
-import type { WorkerHandle } from './worker-handle.js';
+import type { WorkerHandle } from './workers/worker-handle.js';
 
 /**
  * What happens to a connection that comes when no worker has room: it waits in the kernel; or it is closed, at once when
@@ -46,16 +46,16 @@ export class Pool {
   readonly counts: PoolCounts = { accepted: 0, adopted: 0, redelivered: 0, refused: 0 };
   readonly #createPolicy: () => Policy;
   /** Each address has its own, so that whose turn it is does not depend on what comes to the others. */
-  readonly #policies = new WeakMap<AcceptLoop, Policy>();
+  readonly #policies = new WeakMap<Listener, Policy>();
   readonly #overload: Overload;
   readonly #events: PoolEvents;
   /** In the order of their ids. */
   #workers: WorkerHandle[] = [];
   /** Those from which the longest nothing was taken come first, so that they take turns when there is little room. */
-  readonly #loops = new Set<AcceptLoop>();
+  readonly #listeners = new Set<Listener>();
   /** Of each address, where clients are refused in the end. */
-  readonly #patience = new Map<AcceptLoop, Patience>();
-  readonly #abandoned = new WeakSet<AcceptLoop>();
+  readonly #patience = new Map<Listener, Patience>();
+  readonly #abandoned = new WeakSet<Listener>();
   /** Accepted, and without a worker: first those that came back. */
   #waiting: AcceptedConnection[] = [];
   #whenEmpty: (() => void)[] = [];
@@ -91,14 +91,14 @@ export class Pool {
   }
 
   /** Takes in what comes to an address from now on. @param failed accepting fails; once for each error until it is over */
-  open(loop: AcceptLoop, failed: (error: unknown) => void): void {
-    this.#loops.add(loop);
-    const patience = this.#overload === 'refuse' ? this.#patienceAt(loop) : undefined;
-    loop.acceptor.feed({
-      room: () => this.#roomFor(loop),
+  open(listener: Listener, failed: (error: unknown) => void): void {
+    this.#listeners.add(listener);
+    const patience = this.#overload === 'refuse' ? this.#patienceAt(listener) : undefined;
+    listener.acceptor.feed({
+      room: () => this.#roomFor(listener),
       take: (descriptors) => {
-        if (this.#loops.size > 1 && this.#loops.delete(loop)) this.#loops.add(loop);
-        this.take(loop, descriptors);
+        if (this.#listeners.size > 1 && this.#listeners.delete(listener)) this.#listeners.add(listener);
+        this.take(listener, descriptors);
       },
       crowded: (isCrowded) => {
         if (isCrowded) patience?.begin();
@@ -112,25 +112,25 @@ export class Pool {
   }
 
   /** Nothing comes to it any more; what waits from there is still placed. */
-  close(loop: AcceptLoop): void {
-    this.#loops.delete(loop);
-    this.#patience.get(loop)?.end();
-    this.#patience.delete(loop);
+  close(listener: Listener): void {
+    this.#listeners.delete(listener);
+    this.#patience.get(listener)?.end();
+    this.#patience.delete(listener);
   }
 
   /** Places connections that were accepted, or lets them wait. */
-  take(loop: AcceptLoop, descriptors: readonly Descriptor[]): void {
-    loop.accepted += descriptors.length;
+  take(listener: Listener, descriptors: readonly Descriptor[]): void {
+    listener.accepted += descriptors.length;
     this.counts.accepted += descriptors.length;
-    const arrived = descriptors.map((descriptor) => new AcceptedConnection(descriptor, loop));
+    const arrived = descriptors.map((descriptor) => new AcceptedConnection(descriptor, listener));
     this.#waiting.push(...arrived);
     this.#place();
-    if (this.#waiting.length > 0 && this.#refuses(loop)) this.#refuse(new Set(arrived));
+    if (this.#waiting.length > 0 && this.#refuses(listener)) this.#refuse(new Set(arrived));
   }
 
   /** Places connections again that a worker did not adopt, before all others. */
   takeBack(connections: readonly AcceptedConnection[]): void {
-    const [abandoned, served] = partition(connections, ({ loop }) => this.#abandoned.has(loop));
+    const [abandoned, served] = partition(connections, ({ listener }) => this.#abandoned.has(listener));
     this.#closeRefused(abandoned, NOBODY_LISTENS);
     for (const connection of served) connection.return();
     this.#waiting = [...served, ...this.#waiting];
@@ -138,16 +138,16 @@ export class Pool {
   }
 
   /** Nobody serves an address any more, and nobody will: closes what waits from there, and what comes back later. */
-  abandon(loop: AcceptLoop): void {
-    this.#abandoned.add(loop);
-    this.#drop(loop, NOBODY_LISTENS);
+  abandon(listener: Listener): void {
+    this.#abandoned.add(listener);
+    this.#drop(listener, NOBODY_LISTENS);
   }
 
   /** A worker may have room that it had not. */
   update(): void {
     this.#place();
     // One that takes something is moved behind the others, and asked once more: by then it has nothing more to do.
-    for (const { acceptor } of this.#loops) acceptor.resume();
+    for (const { acceptor } of this.#listeners) acceptor.resume();
     this.#noteEmpty();
   }
 
@@ -155,7 +155,7 @@ export class Pool {
   freeze(): void {
     this.#isFrozen = true;
     for (const patience of this.#patience.values()) patience.suspend();
-    for (const { acceptor } of this.#loops) acceptor.resume();
+    for (const { acceptor } of this.#listeners) acceptor.resume();
   }
 
   thaw(): void {
@@ -189,23 +189,24 @@ export class Pool {
     this.#noteEmpty();
   }
 
-  #roomFor(loop: AcceptLoop): number {
+  #roomFor(listener: Listener): number {
     if (this.#isFrozen) return 0;
     // Those from other addresses that wait still have no worker with room, so they compete with none of these.
-    let room = this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.loop === loop).length;
+    let room =
+      this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.listener === listener).length;
     for (const worker of this.#workers) {
-      room += worker.roomFor(loop);
+      room += worker.roomFor(listener);
       if (room >= ACCEPTED_AT_ONCE) return room;
     }
     if (room > 0) return room;
-    return this.#refuses(loop) ? REFUSED_AT_ONCE : 0;
+    return this.#refuses(listener) ? REFUSED_AT_ONCE : 0;
   }
 
   /** Whether who finds no room there is closed, and does not wait. */
-  #refuses(loop: AcceptLoop): boolean {
-    const patience = this.#patience.get(loop);
+  #refuses(listener: Listener): boolean {
+    const patience = this.#patience.get(listener);
     if (!patience) return false;
-    const workers = this.#workers.filter((worker) => worker.serves(loop));
+    const workers = this.#workers.filter((worker) => worker.serves(listener));
     if (workers.length === 0) {
       patience.suspend();
       return false;
@@ -214,18 +215,18 @@ export class Pool {
     return patience.isOver || workers.every(({ isFull }) => isFull);
   }
 
-  #patienceAt(loop: AcceptLoop): Patience {
+  #patienceAt(listener: Listener): Patience {
     const patience = new Patience(() => {
-      loop.acceptor.resume();
+      listener.acceptor.resume();
     });
-    this.#patience.set(loop, patience);
+    this.#patience.set(listener, patience);
     return patience;
   }
 
   #place(): void {
     if (this.#isFrozen || this.#isPlacing || this.#waiting.length === 0) return;
     this.#isPlacing = true;
-    const rooms = new Map<AcceptLoop, Rooms>();
+    const rooms = new Map<Listener, Rooms>();
     const left: AcceptedConnection[] = [];
     const given = new Set<WorkerHandle>();
     try {
@@ -250,17 +251,18 @@ export class Pool {
     this.#noteEmpty();
   }
 
-  #workerFor(connection: AcceptedConnection, rooms: Map<AcceptLoop, Rooms>): WorkerHandle | undefined {
-    const { loop } = connection;
-    let loopRooms = rooms.get(loop);
-    if (!loopRooms) rooms.set(loop, (loopRooms = new Rooms(this.#workers, loop, this.#policyAt(loop))));
-    const { candidates, policy } = loopRooms;
+  #workerFor(connection: AcceptedConnection, rooms: Map<Listener, Rooms>): WorkerHandle | undefined {
+    const { listener } = connection;
+    let listenerRooms = rooms.get(listener);
+    if (!listenerRooms)
+      {rooms.set(listener, (listenerRooms = new Rooms(this.#workers, listener, this.#policyAt(listener))));}
+    const { candidates, policy } = listenerRooms;
     if (candidates.length === 0) return undefined;
     const worker = this.#choose(policy, candidates, connection);
-    if (worker.roomFor(loop) > 0) return worker;
+    if (worker.roomFor(listener) > 0) return worker;
     // A policy of the user's has drained it.
-    loopRooms.update(worker);
-    return loopRooms.candidates[0];
+    listenerRooms.update(worker);
+    return listenerRooms.candidates[0];
   }
 
   #choose(policy: Policy, candidates: readonly WorkerHandle[], connection: AcceptedConnection): WorkerHandle {
@@ -278,9 +280,9 @@ export class Pool {
     return first;
   }
 
-  #policyAt(loop: AcceptLoop): Policy {
-    let policy = this.#policies.get(loop);
-    if (!policy) this.#policies.set(loop, (policy = this.#createPolicy()));
+  #policyAt(listener: Listener): Policy {
+    let policy = this.#policies.get(listener);
+    if (!policy) this.#policies.set(listener, (policy = this.#createPolicy()));
     return policy;
   }
 
@@ -303,8 +305,8 @@ export class Pool {
     this.#noteEmpty();
   }
 
-  #drop(loop: AcceptLoop, reason: string): void {
-    const [dropped, kept] = partition(this.#waiting, (connection) => connection.loop === loop);
+  #drop(listener: Listener, reason: string): void {
+    const [dropped, kept] = partition(this.#waiting, (connection) => connection.listener === listener);
     this.#waiting = kept;
     this.#closeRefused(dropped, reason);
     this.#noteEmpty();
@@ -337,15 +339,15 @@ function partition<T>(all: readonly T[], isFirst: (one: T) => boolean): [T[], T[
 class Rooms {
   readonly policy: Policy;
   readonly #workers: readonly WorkerHandle[];
-  readonly #loop: AcceptLoop;
+  readonly #listener: Listener;
   /** And those that may be, while all who are have much to do. */
   #free: WorkerHandle[] = [];
   #busy: WorkerHandle[] = [];
 
-  constructor(workers: readonly WorkerHandle[], loop: AcceptLoop, policy: Policy) {
+  constructor(workers: readonly WorkerHandle[], listener: Listener, policy: Policy) {
     this.policy = policy;
     this.#workers = workers;
-    this.#loop = loop;
+    this.#listener = listener;
     this.#look();
   }
 
@@ -356,11 +358,11 @@ class Rooms {
 
   /** It was given one. To ask all of them again for each connection would cost more than the connection. */
   update(worker: WorkerHandle): void {
-    if (!worker.isFree || worker.roomFor(this.#loop) === 0) this.#look();
+    if (!worker.isFree || worker.roomFor(this.#listener) === 0) this.#look();
   }
 
   #look(): void {
-    const withRoom = this.#workers.filter((worker) => worker.roomFor(this.#loop) > 0);
+    const withRoom = this.#workers.filter((worker) => worker.roomFor(this.#listener) > 0);
     this.#busy = withRoom.filter(({ isFree }) => !isFree);
     this.#free = withRoom.filter(({ isFree }) => isFree);
     if (this.#busy.length > 0 && this.#free.every(({ load }) => load >= MUCH)) {

@@ -1,7 +1,7 @@
 // SharedTickets: one secret for each listening address whose workers ask for it, so that they resume each other's TLS
 // sessions. A secret is replaced when it is 12 hours old.
 import { TicketSecret, type TicketSecretMessage } from '../handoff/index.js';
-import type { AcceptLoop } from './accept-loop.js';
+import type { Listener } from './listener.js';
 import type { Clock } from './clock.js';
 
 /**
@@ -17,13 +17,13 @@ interface Held {
 
 export class SharedTickets {
   readonly #clock: Clock;
-  readonly #changed: (loop: AcceptLoop, tickets: TicketSecretMessage) => void;
-  readonly #held = new Map<AcceptLoop, Held>();
+  readonly #changed: (listener: Listener, tickets: TicketSecretMessage) => void;
+  readonly #held = new Map<Listener, Held>();
   /** Another generation may be about to go on with them: it alone rotates them then. */
   #isFrozen = false;
 
   /** @param changed workers that have asked for it before are to be told */
-  constructor(clock: Clock, changed: (loop: AcceptLoop, tickets: TicketSecretMessage) => void) {
+  constructor(clock: Clock, changed: (listener: Listener, tickets: TicketSecretMessage) => void) {
     this.#clock = clock;
     this.#changed = changed;
   }
@@ -32,31 +32,31 @@ export class SharedTickets {
    * The secret for a worker that asks.
    * @param brought the one that the worker has, from a dispatcher that died: the newest is kept
    */
-  answer(loop: AcceptLoop, brought: TicketSecretMessage | null): TicketSecretMessage {
+  answer(listener: Listener, brought: TicketSecretMessage | null): TicketSecretMessage {
     const now = this.#clock.now();
-    const before = this.#held.get(loop)?.secret;
+    const before = this.#held.get(listener)?.secret;
     const offered = brought ? TicketSecret.decode(brought, now) : undefined;
     if (before && !offered?.supersedes(before)) return before.encode(now);
     const secret = offered ?? TicketSecret.create(now);
-    this.#hold(loop, secret);
-    if (before) this.#changed(loop, secret.encode(now));
+    this.#hold(listener, secret);
+    if (before) this.#changed(listener, secret.encode(now));
     return secret.encode(now);
   }
 
   /** For the next generation. @returns nothing where nobody has asked */
-  encoded(loop: AcceptLoop): TicketSecretMessage | undefined {
-    return this.#held.get(loop)?.secret.encode(this.#clock.now());
+  encoded(listener: Listener): TicketSecretMessage | undefined {
+    return this.#held.get(listener)?.secret.encode(this.#clock.now());
   }
 
   /** Goes on with the secret of another generation, which keeps its age. */
-  restore(loop: AcceptLoop, tickets: TicketSecretMessage): void {
-    this.#hold(loop, TicketSecret.decode(tickets, this.#clock.now()));
+  restore(listener: Listener, tickets: TicketSecretMessage): void {
+    this.#hold(listener, TicketSecret.decode(tickets, this.#clock.now()));
   }
 
   /** The address is closed. */
-  forget(loop: AcceptLoop): void {
-    this.#held.get(loop)?.cancelRotation();
-    this.#held.delete(loop);
+  forget(listener: Listener): void {
+    this.#held.get(listener)?.cancelRotation();
+    this.#held.delete(listener);
   }
 
   freeze(): void {
@@ -66,22 +66,22 @@ export class SharedTickets {
 
   thaw(): void {
     this.#isFrozen = false;
-    for (const [loop, { secret }] of [...this.#held]) this.#hold(loop, secret);
+    for (const [listener, { secret }] of [...this.#held]) this.#hold(listener, secret);
   }
 
-  #hold(loop: AcceptLoop, secret: TicketSecret): void {
-    this.#held.get(loop)?.cancelRotation();
-    this.#held.set(loop, { secret, cancelRotation: this.#scheduleRotation(loop, secret) });
+  #hold(listener: Listener, secret: TicketSecret): void {
+    this.#held.get(listener)?.cancelRotation();
+    this.#held.set(listener, { secret, cancelRotation: this.#scheduleRotation(listener, secret) });
   }
 
-  #scheduleRotation(loop: AcceptLoop, secret: TicketSecret): () => void {
+  #scheduleRotation(listener: Listener, secret: TicketSecret): () => void {
     if (this.#isFrozen) return () => undefined;
     const dueMs = Math.max(0, ROTATION_MS - secret.ageMs(this.#clock.now()));
     return this.#clock.after(dueMs, () => {
       const now = this.#clock.now();
       const next = TicketSecret.create(now);
-      this.#hold(loop, next);
-      this.#changed(loop, next.encode(now));
+      this.#hold(listener, next);
+      this.#changed(listener, next.encode(now));
     });
   }
 }

@@ -1,8 +1,8 @@
 // What `passfd status --json` prints.
 import { formatAddress } from '../fd/index.js';
-import type { AcceptLoop } from './accept-loop.js';
+import type { Listener } from './listener.js';
 import type { Pool } from './pool.js';
-import type { Dialect, WorkerView } from './worker-handle.js';
+import type { Dialect, WorkerView } from './workers/worker-handle.js';
 
 /** Counts are totals since the first generation began, unless named otherwise: a takeover hands them on. */
 export interface Status {
@@ -39,13 +39,16 @@ export interface Status {
 
 export function describeStatus(
   identity: Pick<Status, 'version' | 'pid' | 'generation' | 'uptimeMs'>,
-  loops: Iterable<AcceptLoop>,
+  listeners: Iterable<Listener>,
   pool: Pool,
   refusedPeers: number,
 ): Status {
   return {
     ...identity,
-    listeners: Array.from(loops, ({ address, accepted }) => ({ address: formatAddress(address), accepted })),
+    listeners: Array.from(listeners, ({ address, accepted }) => ({
+      address: formatAddress(address),
+      accepted,
+    })),
     connections: {
       ...pool.counts,
       waiting: pool.waiting.length,

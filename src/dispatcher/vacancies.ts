@@ -1,7 +1,7 @@
 // Vacancies: the addresses that no worker serves, and how long each stays open for a worker that may come.
 import { clearTimeout, setTimeout } from 'node:timers';
 
-import type { AcceptLoop } from './accept-loop.js';
+import type { Listener } from './listener.js';
 
 /** What is known of the workers at the moment. */
 export interface Staff {
@@ -28,18 +28,18 @@ export function remainingMs(vacancy: Vacancy, staff: Staff, now: number, timeout
 export interface VacanciesOwner {
   staff(): Staff;
   /** Whether it is open here. */
-  isOpen(loop: AcceptLoop): boolean;
-  isServed(loop: AcceptLoop): boolean;
+  isOpen(listener: Listener): boolean;
+  isServed(listener: Listener): boolean;
   /** Whether a worker has asked for it, of which nobody knows yet whether it serves it. */
-  isWanted(loop: AcceptLoop): boolean;
+  isWanted(listener: Listener): boolean;
   /** Nobody serves it, and nobody will. @param isLate whether somebody was expected */
-  release(loop: AcceptLoop, isLate: boolean): void;
+  release(listener: Listener, isLate: boolean): void;
 }
 
 export class Vacancies {
   readonly #owner: VacanciesOwner;
   readonly #timeoutMs: number;
-  readonly #vacancies = new Map<AcceptLoop, Vacancy>();
+  readonly #vacancies = new Map<Listener, Vacancy>();
   #timer: NodeJS.Timeout | undefined;
   #isPaused = false;
 
@@ -50,18 +50,24 @@ export class Vacancies {
   }
 
   /** Workers may have stopped serving these. @param isLoss whether without having been told to */
-  note(loops: Iterable<AcceptLoop>, isLoss: boolean): void {
-    for (const loop of loops) {
-      if (loop.isOwn || loop.isInherited || !this.#owner.isOpen(loop) || this.#owner.isServed(loop)) continue;
-      const { since = performance.now(), isLoss: wasLoss = false } = this.#vacancies.get(loop) ?? {};
-      this.#vacancies.set(loop, { since, isLoss: isLoss || wasLoss });
+  note(listeners: Iterable<Listener>, isLoss: boolean): void {
+    for (const listener of listeners) {
+      if (
+        listener.isOwn ||
+        listener.isInherited ||
+        !this.#owner.isOpen(listener) ||
+        this.#owner.isServed(listener)
+      )
+        {continue;}
+      const { since = performance.now(), isLoss: wasLoss = false } = this.#vacancies.get(listener) ?? {};
+      this.#vacancies.set(listener, { since, isLoss: isLoss || wasLoss });
     }
     this.review();
   }
 
   /** Whether nobody serves it, and it stays open for a worker that may. */
-  has(loop: AcceptLoop): boolean {
-    return this.#vacancies.has(loop);
+  has(listener: Listener): boolean {
+    return this.#vacancies.has(listener);
   }
 
   /** Some worker may serve what nobody did, or is not expected any more. */
@@ -72,15 +78,15 @@ export class Vacancies {
     const now = performance.now();
     const staff = this.#owner.staff();
     let nextMs = Number.POSITIVE_INFINITY;
-    for (const [loop, vacancy] of [...this.#vacancies]) {
-      const restMs = this.#owner.isServed(loop)
+    for (const [listener, vacancy] of [...this.#vacancies]) {
+      const restMs = this.#owner.isServed(listener)
         ? undefined
         : remainingMs(vacancy, staff, now, this.#timeoutMs);
       if (restMs !== undefined && restMs > 0) {
         nextMs = Math.min(nextMs, restMs);
-      } else if (restMs === undefined || !this.#owner.isWanted(loop)) {
-        this.#vacancies.delete(loop);
-        if (restMs === 0) this.#owner.release(loop, now - vacancy.since >= this.#timeoutMs);
+      } else if (restMs === undefined || !this.#owner.isWanted(listener)) {
+        this.#vacancies.delete(listener);
+        if (restMs === 0) this.#owner.release(listener, now - vacancy.since >= this.#timeoutMs);
       }
     }
     if (nextMs === Number.POSITIVE_INFINITY) return;
@@ -91,8 +97,8 @@ export class Vacancies {
   }
 
   /** It is closed. */
-  delete(loop: AcceptLoop): void {
-    this.#vacancies.delete(loop);
+  delete(listener: Listener): void {
+    this.#vacancies.delete(listener);
   }
 
   /** Nothing is released until `resume`: another process may go on with the addresses. */

@@ -12,6 +12,7 @@ export type { DescriptorGroup } from './frame-reader.js';
 export {
   decodeIntroduction,
   encodeHello,
+  formerChild,
   MAX_HELLO_BYTES,
   MAX_WINDOW,
   PROTOCOL_VERSION,
@@ -23,6 +24,7 @@ export {
 } from './hello.js';
 export { Ledger } from './ledger.js';
 export {
+  address,
   decodeFromWorker,
   decodeToWorker,
   encodeAdopted,
@@ -41,11 +43,11 @@ export {
   type ToWorker,
   type WantedAddress,
 } from './messages.js';
+export { count, positive } from './numbers.js';
 export { printable, printableLines } from './printable.js';
 export { shortened } from './reason.js';
 export { tellStep, type Step } from './steps.js';
-export { TAKEOVER_FORMAT, TakeoverChannel, type TakeoverMessage } from './takeover.js';
-export { TicketSecret, type TicketSecretMessage } from './ticket-secret.js';
+export { TicketSecret, ticketSecretMessage, type TicketSecretMessage } from './ticket-secret.js';
 export { checkDispatcher, isTrusted, MAX_USER_ID, trustedUsers, type TrustedUsers } from './trust.js';
 export {
   DEFAULT_DRAIN_TIMEOUT_MS,

@@ -6,9 +6,9 @@ import type { HeldHost } from './held-host.js';
 import type { ProcessName, Start, Timer } from './host.js';
 import type { Living } from './occupant.js';
 import type { ChildOutput } from './output.js';
-import type { Pool, PoolWorker } from './pool.js';
-import type { Life } from './restart.js';
-import { prefixOf } from './start.js';
+import type { WorkerPool, PoolWorker } from './worker-pool.js';
+import type { Life } from './deaths.js';
+import { prefixOf } from './launch.js';
 
 /** How long a process that has ended may go unread: what it has started itself can hold its channel open. */
 const LAST_WORDS_MS = 1_000;
@@ -88,7 +88,7 @@ export interface ChildOptions {
 export class Child {
   readonly #slot: number;
   readonly #options: ChildOptions;
-  readonly #pool: Pool;
+  readonly #pool: WorkerPool;
   readonly #host: HeldHost;
   readonly #report: (child: Child, report: ChildReport) => void;
   readonly #startedAt: number;
@@ -103,7 +103,7 @@ export class Child {
   constructor(
     slot: number,
     options: ChildOptions,
-    pool: Pool,
+    pool: WorkerPool,
     host: HeldHost,
     report: (child: Child, report: ChildReport) => void,
     lacks: Lacks = () => [],

@@ -1,7 +1,8 @@
 // Host: the operating system as the supervisor uses it, processes, signals and the clock.
 import { spawn, type ChildProcess } from 'node:child_process';
 
-import { isSameProcess, processIdentity, ProcessWatch, socketPair, StreamSocket } from '../fd/index.js';
+import { socketPair, StreamSocket } from '../fd/index.js';
+import { isSameProcess, processIdentity, ProcessWatch } from '../fd/internal.js';
 import type { Exit } from './exit.js';
 import { launchedBy } from './launched.js';
 import { Output, type ChildOutput, type OnLost, type OutputEnds } from './output.js';

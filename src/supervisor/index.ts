@@ -4,10 +4,10 @@ export type { Host, ProcessName, Spawned, Start, Timer, Watch } from './host.js'
 export { describeLaunched, launchedBy, RUN_THE_APP } from './launched.js';
 export type { Living, Occupant } from './occupant.js';
 export type { ChildOutput, OutputEnd, OutputEnds } from './output.js';
-export type { Pool, PoolWorker } from './pool.js';
+export type { WorkerPool, PoolWorker } from './worker-pool.js';
 export type { Progress } from './rolling-restart.js';
 export type { Vacancy } from './slot.js';
-export type { Output } from './start.js';
+export type { Output } from './launch.js';
 export {
   Supervisor,
   type ChildView,
@@ -16,4 +16,4 @@ export {
   type SupervisorEvents,
   type SupervisorOptions,
 } from './supervisor.js';
-export { namedDirectory } from './start.js';
+export { namedDirectory } from './launch.js';

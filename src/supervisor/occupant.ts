@@ -1,6 +1,6 @@
 // Occupant: who is in a slot, as one supervisor tells the next one when that takes over.
 import type { OutputEnds } from './output.js';
-import type { History } from './restart.js';
+import type { History } from './deaths.js';
 
 /** A process that lives. */
 export interface Living extends OutputEnds {

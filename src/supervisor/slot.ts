@@ -13,9 +13,9 @@ import { isSuccess, type Exit } from './exit.js';
 import type { HeldHost } from './held-host.js';
 import type { Start, Timer } from './host.js';
 import type { Living, Occupant } from './occupant.js';
-import type { Pool, PoolWorker } from './pool.js';
+import type { WorkerPool, PoolWorker } from './worker-pool.js';
 import { required } from './required.js';
-import { afterDeath, noDeaths, wasStable, type History } from './restart.js';
+import { afterDeath, noDeaths, wasStable, type History } from './deaths.js';
 
 type State =
   /** Without a process; the timer starts one. None before the first start. */
@@ -96,7 +96,7 @@ export interface SlotOwner {
 export class Slot {
   readonly id: number;
   readonly #owner: SlotOwner;
-  readonly #pool: Pool;
+  readonly #pool: WorkerPool;
   readonly #host: HeldHost;
   #state: State = { is: 'waiting', next: undefined };
   #replacement: Replacement | undefined;
@@ -112,7 +112,7 @@ export class Slot {
   /** Since one was ready. */
   #wasOverdue = false;
 
-  constructor(id: number, owner: SlotOwner, pool: Pool, host: HeldHost) {
+  constructor(id: number, owner: SlotOwner, pool: WorkerPool, host: HeldHost) {
     this.id = id;
     this.#owner = owner;
     this.#pool = pool;

@@ -8,10 +8,10 @@ import { describeExit, type Exit } from './exit.js';
 import { HeldHost } from './held-host.js';
 import { realHost, type Host } from './host.js';
 import type { Living, Occupant } from './occupant.js';
-import type { Pool, PoolWorker } from './pool.js';
+import type { WorkerPool, PoolWorker } from './worker-pool.js';
 import { RollingRestart, type Progress } from './rolling-restart.js';
 import { Slot, type ReplacementOutcome, type SlotReport, type Vacancy } from './slot.js';
-import { createStarts, type StartOptions } from './start.js';
+import { createStarts, type StartOptions } from './launch.js';
 
 export interface SupervisorOptions extends StartOptions {
   /** How many children; they have the numbers from 1. */
@@ -94,7 +94,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   readonly #slots: readonly Slot[];
   /** Beyond the wanted number: of processes that an earlier generation had there. */
   #surplus: readonly Slot[] = [];
-  readonly #pool: Pool;
+  readonly #pool: WorkerPool;
   readonly #host: HeldHost;
   readonly #options: { readonly maxExtra: number; readonly readyTimeoutMs: number };
   readonly #newSlot: (id: number) => Slot;
@@ -108,7 +108,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   #failure: PassfdError | undefined;
 
   /** Reserves the ids of the children in the pool, so make it before others can join there. */
-  constructor(pool: Pool, options: SupervisorOptions, host: Host = realHost) {
+  constructor(pool: WorkerPool, options: SupervisorOptions, host: Host = realHost) {
     super();
     const {
       count,

@@ -1,11 +1,6 @@
 // Link: a worker's end of one channel to a dispatcher. Adopts connections, and never touches one before it has said so.
-import {
-  closeAll,
-  PassfdError,
-  type Descriptor,
-  type SocketIdentity,
-  type StreamSocket,
-} from '../fd/index.js';
+import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
+import { type SocketIdentity } from '../fd/internal.js';
 import {
   Channel,
   decodeToWorker,

@@ -3,7 +3,8 @@
 import { subscribe } from 'node:diagnostics_channel';
 import { Socket, type NetConnectOpts, type Server } from 'node:net';
 
-import type { Descriptor, SocketIdentity } from '../fd/index.js';
+import type { Descriptor } from '../fd/index.js';
+import type { SocketIdentity } from '../fd/internal.js';
 import { identify } from './passed-on.js';
 
 /** The handle of one connection, as `net.Server` gets it from libuv. */

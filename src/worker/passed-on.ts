@@ -1,5 +1,6 @@
 // PassedOn: connections that the app gave to other processes. They count as open until the kernel finds no holder of them.
-import { Descriptor, SocketDiagnostics, type SocketIdentity } from '../fd/index.js';
+import { Descriptor } from '../fd/index.js';
+import { SocketDiagnostics, type SocketIdentity } from '../fd/internal.js';
 
 /**
  * How often the kernel is asked while only the load depends on the answer, and while a drain does. Many connections are

@@ -3,7 +3,8 @@ import { AsyncResource } from 'node:async_hooks';
 import { EventEmitter } from 'node:events';
 import { Server, type Socket } from 'node:net';
 
-import { PassfdError, type Address, type ErrorCode, type SocketIdentity } from '../fd/index.js';
+import { PassfdError, type Address, type ErrorCode } from '../fd/index.js';
+import { type SocketIdentity } from '../fd/internal.js';
 import type { Listening, TicketSecret, WantedAddress } from '../handoff/index.js';
 import { tellDrain } from './drain-channel.js';
 import { Intake } from './intake.js';

@@ -16,13 +16,16 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   worker: ['handoff', 'multiprocessing', 'fd'],
   supervisor: ['dispatcher', 'handoff', 'fd'],
   systemd: ['fd'],
-  cli: ['supervisor', 'dispatcher', 'systemd', 'handoff', 'multiprocessing', 'fd'],
+  service: ['supervisor', 'dispatcher', 'systemd', 'handoff', 'fd'],
+  cli: ['service', 'supervisor', 'dispatcher', 'systemd', 'handoff', 'multiprocessing', 'fd'],
 };
 
 /** The packages that a part may import. */
 const packagesOf: Readonly<Record<string, readonly string[]>> = {
   handoff: ['valibot'],
-  cli: ['commander', 'pino', 'pino-pretty', 'valibot'],
+  dispatcher: ['valibot'],
+  service: ['pino', 'pino-pretty', 'valibot'],
+  cli: ['commander', 'valibot'],
 };
 
 interface Import {
@@ -60,9 +63,9 @@ describe('the parts under src', () => {
     assert.ok(betweenParts.length > 0);
   });
 
-  it('import only the index of another part', () => {
+  it('import only the index of another part, or its internal.ts', () => {
     assert.deepEqual(
-      betweenParts.filter(({ to }) => !/^[^/]+\/index\.js$/.test(to)),
+      betweenParts.filter(({ to }) => !/^[^/]+\/(index|internal)\.js$/.test(to)),
       [],
     );
   });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { SocketDiagnostics } from '../../src/fd/index.js';
+import { SocketDiagnostics } from '../../src/fd/internal.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms } from '../support/program.js';

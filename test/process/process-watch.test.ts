@@ -4,7 +4,7 @@ import { symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 
-import { isSameProcess, processIdentity, ProcessWatch } from '../../src/fd/index.js';
+import { isSameProcess, processIdentity, ProcessWatch } from '../../src/fd/internal.js';
 import { Child } from '../support/child.js';
 import { keepsDescriptors } from '../support/descriptors.js';
 import { temporaryDirectory } from '../support/files.js';

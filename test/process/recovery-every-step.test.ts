@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
-import { Journal } from '../../src/cli/journal.js';
+import { Journal } from '../../src/service/journal.js';
 import type { Step } from '../../src/handoff/index.js';
 import { Crowd } from '../support/crowd.js';
 import { STUCK_AFTER_MS } from '../support/deadline.js';

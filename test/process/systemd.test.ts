@@ -6,7 +6,8 @@ import { connect, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 
-import { listen, ProcessWatch, type TcpAddress } from '../../src/fd/index.js';
+import { listen, type TcpAddress } from '../../src/fd/index.js';
+import { ProcessWatch } from '../../src/fd/internal.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { untilEnded } from '../support/processes.js';

@@ -1,5 +1,5 @@
 // Whether a process can have a last will here.
-import { LastWill } from '../../src/fd/index.js';
+import { LastWill } from '../../src/fd/internal.js';
 
 /** Why tests that need one cannot run here, or false when they can. */
 export function withoutWill(): string | false {

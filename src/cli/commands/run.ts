@@ -3,9 +3,9 @@ import { availableParallelism } from 'node:os';
 
 import type { Command } from 'commander';
 
-import { appCommand, requireApp } from '../app.js';
-import { addServiceOptions, listenOption, type ServiceFlags } from '../options.js';
-import { runService } from '../service.js';
+import { requireApp } from '../app.js';
+import { appCommand, runService, type ServiceFlags } from '../../service/index.js';
+import { addServiceOptions, listenOption } from '../options.js';
 
 const EXAMPLES = `
 Examples:

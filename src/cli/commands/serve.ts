@@ -3,9 +3,8 @@ import { availableParallelism } from 'node:os';
 
 import type { Command } from 'commander';
 
-import { giveOwnInspectPort } from '../inspect.js';
-import { addServiceOptions, listenOption, type ServiceFlags } from '../options.js';
-import { runService } from '../service.js';
+import { giveOwnInspectPort, runService, type ServiceFlags } from '../../service/index.js';
+import { addServiceOptions, listenOption } from '../options.js';
 
 const EXAMPLES = `
 Examples:

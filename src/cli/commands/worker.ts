@@ -4,9 +4,9 @@ import { once } from 'node:events';
 
 import type { Command } from 'commander';
 
-import { appCommand, requireApp } from '../app.js';
+import { requireApp } from '../app.js';
 import { trustedUsers } from '../../handoff/index.js';
-import { readAuthkey } from '../authkey.js';
+import { appCommand, readAuthkey } from '../../service/index.js';
 import { addClientOptions, type ClientFlags } from '../options.js';
 import { warn } from '../tell.js';
 

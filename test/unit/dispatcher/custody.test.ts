@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import { Dispatcher, type OpenControlOptions } from '../../../src/dispatcher/index.js';
-import type { PassfdWorker } from '../../../src/dispatcher/passfd-worker.js';
+import type { PassfdWorker } from '../../../src/dispatcher/workers/passfd-worker.js';
 import { connect, listen, type Address } from '../../../src/fd/index.js';
 import { encodeJson } from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';

@@ -4,7 +4,7 @@ import { existsSync, rmSync, statSync } from 'node:fs';
 import { describe, it, mock } from 'node:test';
 
 import { Listeners } from '../../../src/dispatcher/listeners.js';
-import type { PassfdWorker } from '../../../src/dispatcher/passfd-worker.js';
+import type { PassfdWorker } from '../../../src/dispatcher/workers/passfd-worker.js';
 import { connect, listen, PassfdError, type Acceptor, type Descriptor } from '../../../src/fd/index.js';
 import { native } from '../../../src/fd/native.js';
 import { EAGAIN, EMFILE } from '../../../src/fd/system-error.js';

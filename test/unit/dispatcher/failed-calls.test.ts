@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import type { PassfdWorker } from '../../../src/dispatcher/passfd-worker.js';
+import type { PassfdWorker } from '../../../src/dispatcher/workers/passfd-worker.js';
 import { encodeJson } from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { failing } from '../../support/failing-calls.js';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import type { WorkerView } from '../../../src/dispatcher/worker-handle.js';
+import type { WorkerView } from '../../../src/dispatcher/workers/worker-handle.js';
 import { connect, listen, PassfdError, type Address } from '../../../src/fd/index.js';
 import { encodeJson, type Listening } from '../../../src/handoff/index.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';

@@ -4,7 +4,8 @@ import { existsSync, statSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import { Dispatcher } from '../../../src/dispatcher/index.js';
-import { connect, Descriptor, LastWill, listen, type Address } from '../../../src/fd/index.js';
+import { connect, Descriptor, listen, type Address } from '../../../src/fd/index.js';
+import { LastWill } from '../../../src/fd/internal.js';
 import { encodeJson, encodeRefused } from '../../../src/handoff/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { backlogOf, onStage } from '../../support/dispatcher-stage.js';

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { PassfdWorker, type PassfdWorkerEvents } from '../../../src/dispatcher/passfd-worker.js';
+import { PassfdWorker, type PassfdWorkerEvents } from '../../../src/dispatcher/workers/passfd-worker.js';
 import { PassfdError, socketPair } from '../../../src/fd/index.js';
 import { encodeFrame, encodeJson, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';

@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { AcceptedConnection, AcceptLoop } from '../../../src/dispatcher/accept-loop.js';
+import { AcceptedConnection, Listener } from '../../../src/dispatcher/listener.js';
 import { createPolicy } from '../../../src/dispatcher/policy.js';
 import { Pool } from '../../../src/dispatcher/pool.js';
-import type { WorkerHandle } from '../../../src/dispatcher/worker-handle.js';
+import type { WorkerHandle } from '../../../src/dispatcher/workers/worker-handle.js';
 import { closeAll, listen, type Descriptor } from '../../../src/fd/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { openFile } from '../../support/files.js';
@@ -34,10 +34,10 @@ function worker(id: number, roomFor: () => number): Taken {
 }
 
 async function withPool(
-  body: (pool: Pool, loop: AcceptLoop, descriptors: Descriptor[]) => void,
+  body: (pool: Pool, loop: Listener, descriptors: Descriptor[]) => void,
 ): Promise<void> {
   await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
-  const loop = new AcceptLoop({ id: 1, key: 'own', isOwn: true }, acceptor);
+  const loop = new Listener({ id: 1, key: 'own', isOwn: true }, acceptor);
   const pool = new Pool(() => createPolicy('round-robin'), 'wait', {
     refused: () => undefined,
     policyFailed: assert.ifError,

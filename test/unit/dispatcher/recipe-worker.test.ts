@@ -4,8 +4,8 @@ import { constants } from 'node:os';
 import { describe, it, mock } from 'node:test';
 
 import { connect, listen, socketPair, type Descriptor, type StreamSocket } from '../../../src/fd/index.js';
-import { AcceptedConnection, AcceptLoop } from '../../../src/dispatcher/accept-loop.js';
-import type { WorkerHandle } from '../../../src/dispatcher/worker-handle.js';
+import { AcceptedConnection, Listener } from '../../../src/dispatcher/listener.js';
+import type { WorkerHandle } from '../../../src/dispatcher/workers/worker-handle.js';
 import { native } from '../../../src/fd/native.js';
 import { encodeFrame } from '../../../src/handoff/index.js';
 import { dumps } from '../../../src/multiprocessing/index.js';
@@ -195,7 +195,7 @@ describe('a worker of the recipe', () => {
       const left = stage.next('left');
       // The kernel empties the queue of one that is dead.
       dying.destroy();
-      handle?.roomFor(new AcceptLoop({ id: 0, key: 'own', isOwn: true }, acceptor));
+      handle?.roomFor(new Listener({ id: 0, key: 'own', isOwn: true }, acceptor));
       assert.equal((await left)[1].redelivered, 1);
     }),
   );
@@ -212,7 +212,7 @@ describe('a worker of the recipe', () => {
       const left = stage.next('left');
       ended.destroy();
       handle?.give(
-        new AcceptedConnection(own.duplicate(), new AcceptLoop({ id: 0, key: 'own', isOwn: true }, acceptor)),
+        new AcceptedConnection(own.duplicate(), new Listener({ id: 0, key: 'own', isOwn: true }, acceptor)),
       );
       assert.equal((await left)[1].redelivered, 1);
       assert.equal(client.closed, false);
@@ -495,7 +495,7 @@ describe('a worker of the recipe', () => {
       const worker = await joinPython(stage);
       const [handle] = stage.dispatcher.workers as WorkerHandle[];
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
-      const loop = new AcceptLoop({ id: 0, key: 'own', isOwn: true }, acceptor);
+      const loop = new Listener({ id: 0, key: 'own', isOwn: true }, acceptor);
       await stage.client();
       await stage.until(() => handle?.inFlight === 1);
       await stage.looks.pass(4);

@@ -4,9 +4,11 @@ import { rmSync } from 'node:fs';
 import { inspect } from 'node:util';
 import { describe, it } from 'node:test';
 
-import { awaitGo, Dispatcher, handOver, takeOver } from '../../../src/dispatcher/index.js';
+import { Dispatcher } from '../../../src/dispatcher/index.js';
+import { awaitGo, handOver, takeOver } from '../../../src/dispatcher/internal.js';
 import { socketPair } from '../../../src/fd/index.js';
-import { encodeJson, TakeoverChannel, type TicketSecretMessage } from '../../../src/handoff/index.js';
+import { encodeJson, type TicketSecretMessage } from '../../../src/handoff/index.js';
+import { TakeoverChannel } from '../../../src/dispatcher/internal.js';
 import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { FakeWorker } from '../../support/fake-worker.js';
 import { ManualClock } from '../../support/manual-clock.js';

@@ -5,15 +5,8 @@ import { once } from 'node:events';
 import { existsSync, rmSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import {
-  awaitGo,
-  Dispatcher,
-  handOver,
-  takeOver,
-  type Attachment,
-  type DispatcherEvents,
-  type Status,
-} from '../../../src/dispatcher/index.js';
+import { Dispatcher, type DispatcherEvents, type Status } from '../../../src/dispatcher/index.js';
+import { awaitGo, handOver, takeOver, type Attachment } from '../../../src/dispatcher/internal.js';
 import {
   closeAll,
   connect,
@@ -27,13 +20,11 @@ import {
   encodeHello,
   encodeJson,
   PROTOCOL_VERSION,
-  TAKEOVER_FORMAT,
-  TakeoverChannel,
   type Step,
-  type TakeoverMessage,
 } from '../../../src/handoff/index.js';
+import { TAKEOVER_FORMAT, TakeoverChannel, type TakeoverMessage } from '../../../src/dispatcher/internal.js';
 import { dumps } from '../../../src/multiprocessing/index.js';
-import type { WorkerHandle } from '../../../src/dispatcher/worker-handle.js';
+import type { WorkerHandle } from '../../../src/dispatcher/workers/worker-handle.js';
 import { backlogOf, onStage, type Stage } from '../../support/dispatcher-stage.js';
 import { failsWith } from '../../support/errors.js';
 import { FakeWorker } from '../../support/fake-worker.js';

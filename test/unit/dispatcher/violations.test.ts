@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
 
-import { LastWill } from '../../../src/fd/index.js';
+import { LastWill } from '../../../src/fd/internal.js';
 import {
   encodeAdopted,
   encodeClosed,

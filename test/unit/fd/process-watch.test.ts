@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { isSameProcess, processIdentity, ProcessWatch } from '../../../src/fd/index.js';
+import { isSameProcess, processIdentity, ProcessWatch } from '../../../src/fd/internal.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { turns } from '../../support/loop.js';
 

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { ReceiptWatch } from '../../../src/fd/index.js';
+import { ReceiptWatch } from '../../../src/fd/internal.js';
 import { turns } from '../../support/loop.js';
 import { onPair, receivedText } from '../../support/stream.js';
 

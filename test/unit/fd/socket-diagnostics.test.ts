@@ -4,7 +4,8 @@ import { once } from 'node:events';
 import { connect as connectNode } from 'node:net';
 import { describe, it } from 'node:test';
 
-import { connect, listen, SocketDiagnostics } from '../../../src/fd/index.js';
+import { connect, listen } from '../../../src/fd/index.js';
+import { SocketDiagnostics } from '../../../src/fd/internal.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 import { withoutIpv6 } from '../../support/listeners.js';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
 
-import type { Unsent } from '../../../src/fd/index.js';
+import type { Unsent } from '../../../src/fd/internal.js';
 import { failsWith } from '../../support/errors.js';
 import { openFile, textOf } from '../../support/files.js';
 import { isPending, turns } from '../../support/loop.js';

@@ -5,7 +5,7 @@ import { realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 
-import { createStarts, type StartOptions, type Surroundings } from '../../../src/supervisor/start.js';
+import { createStarts, type StartOptions, type Surroundings } from '../../../src/supervisor/launch.js';
 import { failsWith } from '../../support/errors.js';
 import { temporaryDirectory } from '../../support/files.js';
 import { turns } from '../../support/loop.js';

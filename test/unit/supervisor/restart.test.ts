@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { afterDeath, noDeaths, type Consequence, type Life } from '../../../src/supervisor/restart.js';
+import { afterDeath, noDeaths, type Consequence, type Life } from '../../../src/supervisor/deaths.js';
 
 const never: Life = { startedAt: 0, readyAt: undefined, endedAt: 60_000 };
 

@@ -10,7 +10,7 @@ import {
   type Host,
   type Living,
   type OutputEnds,
-  type Pool,
+  type WorkerPool,
   type PoolWorker,
   type ProcessName,
   type RestartOptions,
@@ -212,7 +212,7 @@ export class FakeHost implements Host {
 
 export class FakePool
   extends EventEmitter<{ ready: [PoolWorker]; serving: [PoolWorker]; left: [PoolWorker] }>
-  implements Pool
+  implements WorkerPool
 {
   workers: readonly PoolWorker[] = [];
   /** Ports that a process serves, or served at its end. */

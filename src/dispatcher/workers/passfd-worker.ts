@@ -1,14 +1,8 @@
 // PassfdWorker: the handle of a worker that speaks passfd: batches go out, and counts of adopted and closed come back.
 import { setTimeout as startTimer } from 'node:timers';
 
-import {
-  closeAll,
-  PassfdError,
-  type Descriptor,
-  type Handoff,
-  type StreamSocket,
-  type Unsent,
-} from '../fd/index.js';
+import { closeAll, PassfdError, type Descriptor, type StreamSocket } from '../../fd/index.js';
+import { type Handoff, type Unsent } from '../../fd/internal.js';
 import {
   Channel,
   decodeFromWorker,
@@ -26,8 +20,8 @@ import {
   type TicketSecretMessage,
   type WantedAddress,
   type WorkerHello,
-} from '../handoff/index.js';
-import type { AcceptedConnection, AcceptLoop, FormerLoop } from './accept-loop.js';
+} from '../../handoff/index.js';
+import type { AcceptedConnection, Listener, FormerListener } from '../listener.js';
 import { SlowCloses } from './slow-closes.js';
 import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
@@ -60,23 +54,23 @@ const SECOND_MS = 1000;
 
 /** What a passfd worker can ask for beyond what every worker does. */
 export interface PassfdWorkerEvents extends WorkerEvents {
-  serve(worker: PassfdWorker): Promise<readonly AcceptLoop[]>;
+  serve(worker: PassfdWorker): Promise<readonly Listener[]>;
   /** @throws {PassfdError} when it cannot listen there */
-  listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<AcceptLoop>;
+  listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<Listener>;
   /**
    * It asks for the secret of an address's ticket keys.
    * @param brought the one that it has
    * @returns nothing for one that may not have it
    */
-  tickets(loop: AcceptLoop, brought: TicketSecretMessage | null): TicketSecretMessage | undefined;
+  tickets(listener: Listener, brought: TicketSecretMessage | null): TicketSecretMessage | undefined;
   /** It takes connections of other listeners than before, or, where it is parted with, of none. */
   subscribed(worker: PassfdWorker): void;
   /** It serves an address more, or one less. */
   serving(worker: PassfdWorker): void;
   /** It takes no connections of these any more, and others may serve them. */
-  leaving(worker: PassfdWorker, loops: readonly AcceptLoop[]): void;
+  leaving(worker: PassfdWorker, listeners: readonly Listener[]): void;
   /** Resolves when the address is free, if this was the last to listen there. @returns whether it is still open */
-  unlisten(worker: PassfdWorker, loop: AcceptLoop): Promise<boolean>;
+  unlisten(worker: PassfdWorker, listener: Listener): Promise<boolean>;
   /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
   custody(worker: PassfdWorker, label: CustodyLabel, descriptor: Descriptor): Promise<void>;
   /** It has come back from a dispatcher that died. @param hasCustody whether it brought listening sockets */
@@ -128,7 +122,7 @@ export interface PassfdWorkerSnapshot {
     readonly sharesTickets?: boolean | undefined;
   }[];
   /** See `PassfdWorker.givenBack`. Earlier generations do not say it. */
-  readonly givenBack?: readonly FormerLoop[] | undefined;
+  readonly givenBack?: readonly FormerListener[] | undefined;
   readonly partial: Buffer;
 }
 
@@ -141,7 +135,7 @@ type State =
   | { readonly is: 'gone' };
 
 interface Subscription {
-  readonly loop: AcceptLoop;
+  readonly listener: Listener;
   pause: NodeJS.Timeout | undefined;
   /** Servers of the worker that asked for it and have not been closed. */
   servers: number;
@@ -186,11 +180,11 @@ export class PassfdWorker implements WorkerHandle {
   #isTakenOut: boolean;
   #isHolding: boolean;
   /** See `givenBack`. By their keys. */
-  readonly #givenBack: Map<string, FormerLoop>;
+  readonly #givenBack: Map<string, FormerListener>;
   /** See `noteReopened`. */
-  readonly #reopened: AcceptLoop[] = [];
+  readonly #reopened: Listener[] = [];
   /** When it began to drain. */
-  #servedBefore: readonly AcceptLoop[] | undefined;
+  #servedBefore: readonly Listener[] | undefined;
   /** In flight at most while the worker is short of descriptors: half of what it could not take, then more again. */
   #starvedWindow = Number.POSITIVE_INFINITY;
 
@@ -308,11 +302,11 @@ export class PassfdWorker implements WorkerHandle {
     socket: StreamSocket,
     snapshot: PassfdWorkerSnapshot,
     {
-      loops,
+      listeners,
       inFlight,
       unsent,
     }: {
-      readonly loops: ReadonlyMap<number, AcceptLoop>;
+      readonly listeners: ReadonlyMap<number, Listener>;
       readonly inFlight: readonly AcceptedConnection[];
       readonly unsent: readonly Unsent[];
     },
@@ -322,13 +316,13 @@ export class PassfdWorker implements WorkerHandle {
     const worker = new PassfdWorker(socket, snapshot, events);
     worker.#isReturning = snapshot.awaitedCustody > 0;
     for (const connection of inFlight) worker.#addToLedger(connection);
-    for (const { listener, servers, isNew = false, sharesTickets = false } of snapshot.subscriptions) {
-      const loop = loops.get(listener);
-      if (!loop) continue;
-      worker.#subscriptions.set(listener, { loop, pause: undefined, servers, isNew, sharesTickets });
+    for (const { listener: id, servers, isNew = false, sharesTickets = false } of snapshot.subscriptions) {
+      const listener = listeners.get(id);
+      if (!listener) continue;
+      worker.#subscriptions.set(id, { listener, pause: undefined, servers, isNew, sharesTickets });
     }
     // What is unsent follows.
-    if (snapshot.isCustodian) for (const id of loops.keys()) worker.#entrusted.add(id);
+    if (snapshot.isCustodian) for (const id of listeners.keys()) worker.#entrusted.add(id);
     let told = Promise.resolve();
     for (const { bytes, descriptors, handoff } of unsent) {
       if (handoff) {
@@ -431,9 +425,9 @@ export class PassfdWorker implements WorkerHandle {
     return this.#lastWords;
   }
 
-  roomFor(loop: AcceptLoop): number {
+  roomFor(listener: Listener): number {
     if (this.#state.is !== 'ready' || this.isStalled) return 0;
-    const subscription = this.#subscriptions.get(loop.id);
+    const subscription = this.#subscriptions.get(listener.id);
     if (!subscription || subscription.pause) return 0;
     const inWindow = this.#presentWindow - this.inFlight - (this.#stranger?.slowCloses.count ?? 0);
     const inCapacity = this.#capacity === null ? inWindow : this.#capacity - this.load;
@@ -467,7 +461,7 @@ export class PassfdWorker implements WorkerHandle {
       const batch = outgoing.slice(start, end);
       const position = this.#ledger.last + 1;
       for (const connection of batch) this.#addToLedger(connection);
-      const listener = batch[0]?.loop.id ?? 0;
+      const listener = batch[0]?.listener.id ?? 0;
       this.#postHandoff(encodeHandoff(listener, batch.length), batch, { position, listener });
       start = end;
     }
@@ -475,26 +469,26 @@ export class PassfdWorker implements WorkerHandle {
     if (isBusy || this.#polling) this.#poll();
   }
 
-  serves(loop: AcceptLoop): boolean {
-    return this.#state.is === 'ready' && this.#subscriptions.has(loop.id);
+  serves(listener: Listener): boolean {
+    return this.#state.is === 'ready' && this.#subscriptions.has(listener.id);
   }
 
-  isSubscribed(loop: AcceptLoop): boolean {
-    return this.#subscriptions.get(loop.id)?.loop === loop;
+  isSubscribed(listener: Listener): boolean {
+    return this.#subscriptions.get(listener.id)?.listener === listener;
   }
 
   /** Whether it takes what comes there, to a server that was seen to stay open. */
-  isServing(loop: AcceptLoop): boolean {
-    return this.serves(loop) && this.#subscriptions.get(loop.id)?.isNew === false;
+  isServing(listener: Listener): boolean {
+    return this.serves(listener) && this.#subscriptions.get(listener.id)?.isNew === false;
   }
 
   /** Those that it has asked for, and has not given back. */
-  get subscribed(): readonly AcceptLoop[] {
-    return Array.from(this.#subscriptions.values(), ({ loop }) => loop);
+  get subscribed(): readonly Listener[] {
+    return Array.from(this.#subscriptions.values(), ({ listener }) => listener);
   }
 
   /** Those that it has served, and has closed since it last asked for one: what it gives up when it ends. */
-  get givenBack(): readonly FormerLoop[] {
+  get givenBack(): readonly FormerListener[] {
     return [...this.#givenBack.values()];
   }
 
@@ -504,19 +498,21 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   /** Of one that has ended: what it had given back is open again, as if it had ended with its server open. */
-  noteReopened({ key }: FormerLoop, loop: AcceptLoop): void {
+  noteReopened({ key }: FormerListener, listener: Listener): void {
     this.#givenBack.delete(key);
-    this.#reopened.push(loop);
+    this.#reopened.push(listener);
   }
 
   /** Those that it serves, or did at its end; of one that drains, those that it served before. */
-  get serving(): readonly AcceptLoop[] {
-    const served = [...this.#subscriptions.values()].filter(({ isNew }) => !isNew).map(({ loop }) => loop);
+  get serving(): readonly Listener[] {
+    const served = [...this.#subscriptions.values()]
+      .filter(({ isNew }) => !isNew)
+      .map(({ listener }) => listener);
     return [...(this.#servedBefore ?? served), ...this.#reopened];
   }
 
   /** Gives it a listening socket to keep: should this process die, the socket lives on there. */
-  entrust({ id, label, acceptor }: AcceptLoop): void {
+  entrust({ id, label, acceptor }: Listener): void {
     if (!this.#isCustodian || this.#state.is === 'parting') return;
     const duplicate = acceptor.duplicate();
     const frame = encodeJson({ type: 'custody', listener: id, ...label });
@@ -540,7 +536,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   /** It need not keep that one any more. One that waits for the channel it never gets. */
-  relieve({ id }: AcceptLoop): void {
+  relieve({ id }: Listener): void {
     for (const unneeded of this.#entrusting.get(id) ?? []) unneeded.abort();
     this.#entrusting.delete(id);
     if (this.#entrusted.delete(id)) this.#release(id);
@@ -556,7 +552,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   /** Of an address whose ticket keys it shares with other workers. */
-  changeTickets({ id }: AcceptLoop, tickets: TicketSecretMessage): void {
+  changeTickets({ id }: Listener, tickets: TicketSecretMessage): void {
     if (!this.#subscriptions.get(id)?.sharesTickets) return;
     this.#post(encodeJson({ type: 'tickets', listener: id, tickets }));
   }
@@ -782,10 +778,10 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async #onServe(message: Extract<FromWorker, { type: 'serve' }>): Promise<void> {
-    const loops = await this.#events.serve(this);
+    const listeners = await this.#events.serve(this);
     if (this.#state.is === 'gone') return;
-    for (const loop of loops) this.#subscribe(loop);
-    this.#answerListening(message, loops);
+    for (const listener of listeners) this.#subscribe(listener);
+    this.#answerListening(message, listeners);
   }
 
   #onAdopted(position: number): void {
@@ -800,7 +796,7 @@ export class PassfdWorker implements WorkerHandle {
 
   #onRefused(position: number, reason: string): void {
     this.#settle(position, (connections) => {
-      for (const { loop } of connections) this.#pause(loop.id);
+      for (const { listener } of connections) this.#pause(listener.id);
       if (reason === 'descriptors') this.#starvedWindow = Math.max(1, Math.floor(connections.length / 2));
       this.#events.refused(this, connections, reason);
     });
@@ -821,20 +817,20 @@ export class PassfdWorker implements WorkerHandle {
 
   async #onListen(message: Extract<FromWorker, { type: 'listen' }>): Promise<void> {
     const { address, backlog, request } = message;
-    let loop: AcceptLoop;
+    let listener: Listener;
     try {
-      loop = await this.#events.listen(this, address, backlog);
+      listener = await this.#events.listen(this, address, backlog);
     } catch (error) {
       const reason = shortened((error as Error).message);
       this.#answer(encodeJson({ type: 'listen-failed', request, code: systemCode(error), reason }));
       return;
     }
     if (this.#state.is === 'gone') {
-      await this.#events.unlisten(this, loop);
+      await this.#events.unlisten(this, listener);
       return;
     }
-    this.#subscribe(loop);
-    this.#answerListening(message, [loop]);
+    this.#subscribe(listener);
+    this.#answerListening(message, [listener]);
   }
 
   async #onCustody(label: CustodyLabel, take: TakeGroup): Promise<void> {
@@ -857,28 +853,28 @@ export class PassfdWorker implements WorkerHandle {
 
   #answerListening(
     { request, tickets }: Extract<FromWorker, { type: 'serve' | 'listen' }>,
-    loops: readonly AcceptLoop[],
+    listeners: readonly Listener[],
   ): void {
-    const listeners: Listening[] = loops.map(({ id, address }) => ({ id, address }));
-    const shared = tickets === undefined ? undefined : this.#shareTickets(loops[0], tickets);
-    this.#answer(encodeJson({ type: 'listening', request, listeners, tickets: shared }));
+    const described: Listening[] = listeners.map(({ id, address }) => ({ id, address }));
+    const shared = tickets === undefined ? undefined : this.#shareTickets(listeners[0], tickets);
+    this.#answer(encodeJson({ type: 'listening', request, listeners: described, tickets: shared }));
     this.#events.changed(this);
   }
 
   #shareTickets(
-    loop: AcceptLoop | undefined,
+    listener: Listener | undefined,
     brought: TicketSecretMessage | null,
   ): TicketSecretMessage | undefined {
-    const subscription = loop && this.#subscriptions.get(loop.id);
-    const tickets = subscription && this.#events.tickets(loop, brought);
+    const subscription = listener && this.#subscriptions.get(listener.id);
+    const tickets = subscription && this.#events.tickets(listener, brought);
     if (subscription && tickets) subscription.sharesTickets = true;
     return tickets;
   }
 
-  #subscribe(loop: AcceptLoop): void {
-    const { id } = loop;
+  #subscribe(listener: Listener): void {
+    const { id } = listener;
     const subscription = this.#subscriptions.get(id);
-    const fresh = { loop, pause: undefined, servers: 1, isNew: true, sharesTickets: false };
+    const fresh = { listener, pause: undefined, servers: 1, isNew: true, sharesTickets: false };
     if (this.state !== 'draining') this.#givenBack.clear();
     if (subscription) subscription.servers++;
     else this.#subscriptions.set(id, fresh);
@@ -898,15 +894,15 @@ export class PassfdWorker implements WorkerHandle {
   async #unsubscribe(id: number): Promise<boolean> {
     const subscription = this.#subscriptions.get(id);
     if (!subscription) return false;
-    const { loop } = subscription;
+    const { listener } = subscription;
     if (--subscription.servers === 0) {
       endPause(subscription);
       this.#subscriptions.delete(id);
-      if (!subscription.isNew) this.#givenBack.set(loop.key, loop);
+      if (!subscription.isNew) this.#givenBack.set(listener.key, listener);
       this.#events.subscribed(this);
       this.#events.serving(this);
     }
-    return this.#events.unlisten(this, loop);
+    return this.#events.unlisten(this, listener);
   }
 
   #beginDraining(): void {
@@ -1003,7 +999,7 @@ export class PassfdWorker implements WorkerHandle {
 function endOfBatch(connections: readonly AcceptedConnection[], start: number): number {
   const most = Math.min(connections.length, start + MAX_BATCH);
   let end = start + 1;
-  while (end < most && connections[end]?.loop === connections[start]?.loop) end++;
+  while (end < most && connections[end]?.listener === connections[start]?.listener) end++;
   return end;
 }
 

@@ -5,8 +5,8 @@ import { describe, it } from 'node:test';
 
 import { pino } from 'pino';
 
-import type { Log } from '../../../src/cli/log.js';
-import { logDispatcher, logSupervisor } from '../../../src/cli/log-events.js';
+import type { Log } from '../../../src/service/log.js';
+import { logDispatcher, logSupervisor } from '../../../src/service/log-events.js';
 import type { Dispatcher } from '../../../src/dispatcher/index.js';
 import { PassfdError } from '../../../src/fd/index.js';
 import type { Supervisor } from '../../../src/supervisor/index.js';

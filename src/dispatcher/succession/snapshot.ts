@@ -1,11 +1,12 @@
 // Snapshot: everything that one generation of the dispatcher hands to the next, with the descriptors that belong to it.
-import type { Descriptor, Unsent } from '../fd/index.js';
-import type { TicketSecretMessage } from '../handoff/index.js';
-import type { AcceptLoopIdentity } from './accept-loop.js';
-import type { OfferedSocket } from './listeners.js';
-import type { PassfdWorkerSnapshot } from './passfd-worker.js';
-import type { PoolCounts } from './pool.js';
-import type { RecipeWorkerSnapshot } from './recipe-worker.js';
+import type { Descriptor } from '../../fd/index.js';
+import type { Unsent } from '../../fd/internal.js';
+import type { TicketSecretMessage } from '../../handoff/index.js';
+import type { ListenerIdentity } from '../listener.js';
+import type { OfferedSocket } from '../listeners.js';
+import type { PassfdWorkerSnapshot } from '../workers/passfd-worker.js';
+import type { PoolCounts } from '../pool.js';
+import type { RecipeWorkerSnapshot } from '../workers/recipe-worker.js';
 
 /** On the side that hands over the descriptors are lent, and on the other one they are its own. */
 export interface Snapshot {
@@ -30,7 +31,7 @@ export interface SocketSnapshot {
   readonly fileIdentity?: string | undefined;
 }
 
-export interface ListenerSnapshot extends SocketSnapshot, AcceptLoopIdentity {
+export interface ListenerSnapshot extends SocketSnapshot, ListenerIdentity {
   readonly accepted: number;
   /** Where a worker has asked for it. */
   readonly tickets?: TicketSecretMessage | undefined;

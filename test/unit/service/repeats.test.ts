@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it, mock } from 'node:test';
 
-import { Repeats } from '../../../src/cli/repeats.js';
+import { Repeats } from '../../../src/service/repeats.js';
 
 describe('what happens again and again', () => {
   beforeEach(() => {

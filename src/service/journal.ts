@@ -16,7 +16,8 @@ import { crc32 } from 'node:zlib';
 
 import * as v from 'valibot';
 
-import { Descriptor, Hold, isSameProcess, lockFile, PassfdError, processIdentity } from '../fd/index.js';
+import { Descriptor, PassfdError } from '../fd/index.js';
+import { Hold, isSameProcess, lockFile, processIdentity } from '../fd/internal.js';
 import { tellStep } from '../handoff/index.js';
 
 /** A worker process. */

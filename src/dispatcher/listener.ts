@@ -3,7 +3,7 @@ import { Descriptor, type Acceptor, type Address } from '../fd/index.js';
 import type { CustodyLabel } from '../handoff/index.js';
 import type { Arrival } from './policy.js';
 
-export interface AcceptLoopIdentity {
+export interface ListenerIdentity {
   /** As workers know it. */
   readonly id: number;
   /** As this dispatcher and the next one know what was asked for. */
@@ -14,7 +14,7 @@ export interface AcceptLoopIdentity {
   readonly backlog?: number | undefined;
 }
 
-export class AcceptLoop implements AcceptLoopIdentity {
+export class Listener implements ListenerIdentity {
   readonly id: number;
   readonly key: string;
   readonly isOwn: boolean;
@@ -22,7 +22,7 @@ export class AcceptLoop implements AcceptLoopIdentity {
   #acceptor: Acceptor;
   accepted = 0;
 
-  constructor({ id, key, isOwn, backlog }: AcceptLoopIdentity, acceptor: Acceptor) {
+  constructor({ id, key, isOwn, backlog }: ListenerIdentity, acceptor: Acceptor) {
     this.id = id;
     this.key = key;
     this.isOwn = isOwn;
@@ -57,17 +57,17 @@ export class AcceptLoop implements AcceptLoopIdentity {
 }
 
 /** What it takes to open an address again. */
-export type FormerLoop = Pick<AcceptLoopIdentity, 'key' | 'backlog'> & { readonly address: Address };
+export type FormerListener = Pick<ListenerIdentity, 'key' | 'backlog'> & { readonly address: Address };
 
 /** One accepted client connection, until a worker has adopted it. Owns its descriptor. */
 export class AcceptedConnection implements Arrival {
   readonly descriptor: Descriptor;
-  readonly loop: AcceptLoop;
+  readonly listener: Listener;
   #redelivery: 'none' | 'due' | 'counted' = 'none';
 
-  constructor(descriptor: Descriptor, loop: AcceptLoop) {
+  constructor(descriptor: Descriptor, listener: Listener) {
     this.descriptor = descriptor;
-    this.loop = loop;
+    this.listener = listener;
   }
 
   get client(): Address | undefined {
@@ -79,7 +79,7 @@ export class AcceptedConnection implements Arrival {
   }
 
   get local(): Address {
-    return this.loop.address;
+    return this.listener.address;
   }
 
   /** A worker has it no more, and did not adopt it. */

@@ -1,6 +1,6 @@
 // Roster: which workers the present generation has, in which slots. The journal keeps it for the start after a crash.
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
-import { isSameProcess, processIdentity } from '../fd/index.js';
+import { isSameProcess, processIdentity } from '../fd/internal.js';
 import type { ChildView, Occupant, Supervisor } from '../supervisor/index.js';
 import { Journal, type Check, type ServiceName, type Survivor } from './journal.js';
 

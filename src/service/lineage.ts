@@ -6,10 +6,10 @@ import { constants } from 'node:os';
 import { setImmediate } from 'node:timers/promises';
 
 import { closeAll, Descriptor, PassfdError, socketPair, StreamSocket } from '../fd/index.js';
-import { TakeoverChannel } from '../handoff/index.js';
+import { TakeoverChannel } from '../dispatcher/internal.js';
 import { namedDirectory } from '../supervisor/index.js';
 import { takeVariables } from '../systemd/index.js';
-import { ownCommand } from './app.js';
+import { ownCommand } from './node-command.js';
 
 /** In the environment of a generation that is to take over: the control path. */
 const VARIABLE = 'PASSFD_SUCCESSION';

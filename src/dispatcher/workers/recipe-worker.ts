@@ -7,17 +7,14 @@
 import { setImmediate as startImmediate, setTimeout as startTimer } from 'node:timers';
 import { setImmediate } from 'node:timers/promises';
 
+import { PassfdError, type Descriptor, type Message, type StreamSocket } from '../../fd/index.js';
 import {
-  PassfdError,
   ProcessWatch,
   ReceiptWatch,
-  type Descriptor,
-  type Message,
   type SocketDiagnostics,
   type SocketIdentity,
-  type StreamSocket,
-} from '../fd/index.js';
-import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+} from '../../fd/internal.js';
+import type { AcceptedConnection, Listener } from '../listener.js';
 import { SlowCloses } from './slow-closes.js';
 import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
@@ -250,13 +247,13 @@ export class RecipeWorker implements WorkerHandle {
     return this.isFree || this.#held.size < this.#limit;
   }
 
-  serves(loop: AcceptLoop): boolean {
-    return this.#state === 'ready' && loop.isOwn;
+  serves(listener: Listener): boolean {
+    return this.#state === 'ready' && listener.isOwn;
   }
 
   /** One at a time, of the dispatcher's own addresses. */
-  roomFor(loop: AcceptLoop): number {
-    if (!this.serves(loop)) return 0;
+  roomFor(listener: Listener): number {
+    if (!this.serves(listener)) return 0;
     if (!this.#receipts) this.#lookWhetherReceived();
     return this.#inFlight || this.#pause || this.#slowCloses.count > MAX_SLOW_CLOSES ? 0 : 1;
   }
@@ -273,7 +270,7 @@ export class RecipeWorker implements WorkerHandle {
         blocking: true,
         kept: true,
         // It has no positions; should this process die, what was sent is left to this worker.
-        handoff: { position: 1, listener: connection.loop.id, isLone: true },
+        handoff: { position: 1, listener: connection.listener.id, isLone: true },
       })
       .then(() => {
         this.#isSent = true;

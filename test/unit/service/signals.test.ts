@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 
-import { SAME_REQUEST_MS, Signals, type SignalHost } from '../../../src/cli/signals.js';
+import { SAME_REQUEST_MS, Signals, type SignalHost } from '../../../src/service/signals.js';
 
 interface Scene {
   /** What the service was told so far. */

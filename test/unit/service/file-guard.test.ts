@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { FileGuard } from '../../../src/cli/file-guard.js';
+import { FileGuard } from '../../../src/service/file-guard.js';
 import { temporaryDirectory } from '../../support/files.js';
 
 /** Directories and files that this process watches (proc_pid_fdinfo(5)). */

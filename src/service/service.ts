@@ -2,25 +2,11 @@
 import { resolve } from 'node:path';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 
-import {
-  awaitGo,
-  Dispatcher,
-  handOver,
-  takeOver,
-  takeoverError,
-  version,
-  type ControlOptions,
-  type WorkerView,
-} from '../dispatcher/index.js';
-import {
-  closeAll,
-  OrphanReaper,
-  PassfdError,
-  processIdentity,
-  settleWills,
-  type Address,
-} from '../fd/index.js';
-import { prepareControlDirectory, TAKEOVER_FORMAT, tellStep } from '../handoff/index.js';
+import { Dispatcher, version, type ControlOptions, type WorkerView } from '../dispatcher/index.js';
+import { awaitGo, handOver, TAKEOVER_FORMAT, takeOver, takeoverError } from '../dispatcher/internal.js';
+import { closeAll, PassfdError, type Address } from '../fd/index.js';
+import { OrphanReaper, processIdentity, settleWills } from '../fd/internal.js';
+import { prepareControlDirectory, tellStep } from '../handoff/index.js';
 import {
   namedDirectory,
   Supervisor,
@@ -30,7 +16,7 @@ import {
 } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, storedName, type InheritedDescriptor } from '../systemd/index.js';
 import { resolveListen } from './activation.js';
-import { ANY_HOST, type ListenAddress, type WrittenAddress } from './address.js';
+import { ANY_HOST, type ListenAddress, type WrittenAddress } from './listen-address.js';
 import { readAuthkey } from './authkey.js';
 import {
   Descendant,
@@ -43,7 +29,7 @@ import {
 import { openLog, type Log } from './log.js';
 import { logDispatcher, logSupervisor, ofError } from './log-events.js';
 import { attachmentOf, occupantIn } from './occupants.js';
-import type { ServiceFlags } from './options.js';
+import type { ServiceFlags } from './settings.js';
 import { FileGuard } from './file-guard.js';
 import { fingerprint, type Survivor } from './journal.js';
 import { Restarts, type TellProgress } from './restarts.js';

@@ -10,11 +10,21 @@
 // the meaning of what is there takes the next format, and must still understand this one.
 import * as v from 'valibot';
 
-import { closeAll, MAX_DESCRIPTORS, PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
-import { address, encodeFrame } from './messages.js';
-import { formerChild } from './hello.js';
-import { count, positive } from './numbers.js';
-import { ticketSecretMessage } from './ticket-secret.js';
+import {
+  closeAll,
+  MAX_DESCRIPTORS,
+  PassfdError,
+  type Descriptor,
+  type StreamSocket,
+} from '../../fd/index.js';
+import {
+  address,
+  count,
+  encodeFrame,
+  formerChild,
+  positive,
+  ticketSecretMessage,
+} from '../../handoff/index.js';
 
 /** Of what the old generation says. */
 export const TAKEOVER_FORMAT = 1;

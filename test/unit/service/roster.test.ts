@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { existsSync, rmSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { Journal, type ServiceName } from '../../../src/cli/journal.js';
-import { Roster } from '../../../src/cli/roster.js';
+import { Journal, type ServiceName } from '../../../src/service/journal.js';
+import { Roster } from '../../../src/service/roster.js';
 import { Dispatcher } from '../../../src/dispatcher/index.js';
-import { processIdentity } from '../../../src/fd/index.js';
+import { processIdentity } from '../../../src/fd/internal.js';
 import { Supervisor, type Occupant } from '../../../src/supervisor/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';

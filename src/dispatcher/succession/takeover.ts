@@ -1,17 +1,13 @@
 // Takeover: how one generation of the dispatcher hands everything to the next, and goes on itself if that fails.
-import { closeAll, PassfdError, type Descriptor, type Unsent } from '../fd/index.js';
-import {
-  MAX_BATCH,
-  TAKEOVER_FORMAT,
-  tellStep,
-  type TakeoverChannel,
-  type TakeoverMessage,
-} from '../handoff/index.js';
-import type { ControlOptions } from './control.js';
-import type { Dispatcher } from './dispatcher.js';
-import type { OfferedSocket } from './listeners.js';
-import type { PassfdWorkerSnapshot } from './passfd-worker.js';
-import type { RecipeWorkerSnapshot } from './recipe-worker.js';
+import { closeAll, PassfdError, type Descriptor } from '../../fd/index.js';
+import { type Unsent } from '../../fd/internal.js';
+import { MAX_BATCH, tellStep } from '../../handoff/index.js';
+import { TAKEOVER_FORMAT, type TakeoverChannel, type TakeoverMessage } from '../../dispatcher/internal.js';
+import type { ControlOptions } from '../control.js';
+import type { Dispatcher } from '../dispatcher.js';
+import type { OfferedSocket } from '../listeners.js';
+import type { PassfdWorkerSnapshot } from '../workers/passfd-worker.js';
+import type { RecipeWorkerSnapshot } from '../workers/recipe-worker.js';
 import {
   descriptorsOf,
   type ChildSnapshot,
@@ -21,7 +17,7 @@ import {
   type SocketSnapshot,
   type WorkerSnapshot,
 } from './snapshot.js';
-import { version } from './version.js';
+import { version } from '../version.js';
 
 /** Time for each answer of the other generation; clients wait meanwhile. */
 const ANSWER_TIMEOUT_MS = 5_000;

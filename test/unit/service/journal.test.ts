@@ -15,8 +15,9 @@ import { syncBuiltinESMExports } from 'node:module';
 import { describe, it, mock } from 'node:test';
 import { crc32 } from 'node:zlib';
 
-import { Journal, type ServiceName, type Survivor } from '../../../src/cli/journal.js';
-import { PassfdError, processIdentity } from '../../../src/fd/index.js';
+import { Journal, type ServiceName, type Survivor } from '../../../src/service/journal.js';
+import { PassfdError } from '../../../src/fd/index.js';
+import { processIdentity } from '../../../src/fd/internal.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 

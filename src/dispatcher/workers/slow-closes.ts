@@ -1,7 +1,7 @@
 // SlowCloses: how many descriptors of a worker's user are slow to close here. They count as in flight to that worker.
 import { setTimeout as startTimer } from 'node:timers';
 
-import { countClosing } from '../fd/index.js';
+import { countClosing } from '../../fd/internal.js';
 
 /** A close takes some microseconds. Closes that wait for so long wait for a slow one, and their descriptors are missing elsewhere. */
 const SLOW_MS = 100;

@@ -2,7 +2,7 @@
 import type { OfferedSocket } from '../dispatcher/index.js';
 import type { Address } from '../fd/index.js';
 import { listenersNamed, matchListeners, storedName, type InheritedDescriptor } from '../systemd/index.js';
-import type { ListenAddress, WrittenAddress } from './address.js';
+import type { ListenAddress, WrittenAddress } from './listen-address.js';
 
 export interface Resolved {
   /** In the order in which they were written. */

@@ -1,9 +1,10 @@
 // WorkerHandle: the dispatcher's view of a worker, whatever its dialect is.
-import type { Descriptor, PassfdError, StreamSocket, Unsent } from '../fd/index.js';
-import type { FormerChild } from '../handoff/index.js';
-import type { AcceptedConnection, AcceptLoop } from './accept-loop.js';
+import type { Descriptor, PassfdError, StreamSocket } from '../../fd/index.js';
+import type { Unsent } from '../../fd/internal.js';
+import type { FormerChild } from '../../handoff/index.js';
+import type { AcceptedConnection, Listener } from '../listener.js';
 import type { PassfdWorkerSnapshot } from './passfd-worker.js';
-import type { Candidate } from './policy.js';
+import type { Candidate } from '../policy.js';
 import type { RecipeWorkerSnapshot } from './recipe-worker.js';
 
 export type Dialect = 'passfd' | 'multiprocessing' | 'raw';
@@ -34,9 +35,9 @@ export interface WorkerView {
 
 export interface WorkerHandle extends WorkerView, Candidate {
   /** Whether it is ready for connections of this address, though it may have no room at the moment. */
-  serves(loop: AcceptLoop): boolean;
+  serves(listener: Listener): boolean;
   /** How many connections of this address it may be given now. */
-  roomFor(loop: AcceptLoop): number;
+  roomFor(listener: Listener): number;
   /** Whether it has as many connections as it said that it takes. That no more may be on the way to it is not that. */
   readonly isFull: boolean;
   /**

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { chmod, writeFile } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 
-import { keyIn, readAuthkey } from '../../../src/cli/authkey.js';
+import { keyIn, readAuthkey } from '../../../src/service/authkey.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
 import { temporaryDirectory } from '../../support/files.js';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
 
-import { giveOwnInspectPort, inheritedOptions } from '../../../src/cli/inspect.js';
+import { giveOwnInspectPort, inheritedOptions } from '../../../src/service/inspect.js';
 import { Acceptor, listen } from '../../../src/fd/index.js';
 
 /** The debugger's port of this process, as any other one sees it. */

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 
-import { openLog, type OpenLog } from '../../../src/cli/log.js';
+import { openLog, type OpenLog } from '../../../src/service/log.js';
 import { keepsDescriptors, openDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 

@@ -16,7 +16,7 @@ export interface PoolWorker {
 
 type PoolEvent = 'ready' | 'serving' | 'left';
 
-export interface Pool {
+export interface WorkerPool {
   readonly workers: readonly PoolWorker[];
   /** Ids up to `count` belong to children. */
   reserveIds(count: number): void;

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { attachmentOf, occupantIn } from '../../../src/cli/occupants.js';
-import type { Attachment } from '../../../src/dispatcher/index.js';
+import { attachmentOf, occupantIn } from '../../../src/service/occupants.js';
+import type { Attachment } from '../../../src/dispatcher/internal.js';
 import type { Living, Occupant, OutputEnd } from '../../../src/supervisor/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';

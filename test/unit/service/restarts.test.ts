@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { Restarts, type TellProgress } from '../../../src/cli/restarts.js';
+import { Restarts, type TellProgress } from '../../../src/service/restarts.js';
 import { isPending, turns } from '../../support/loop.js';
 
 interface Run {

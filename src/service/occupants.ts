@@ -1,7 +1,7 @@
 // Who is in each slot of the supervisor, as one generation tells the next: JSON, and the descriptors of their output.
 import * as v from 'valibot';
 
-import type { Attachment } from '../dispatcher/index.js';
+import type { Attachment } from '../dispatcher/internal.js';
 import { closeAll, PassfdError, type Descriptor } from '../fd/index.js';
 import type { Living, Occupant, OutputEnd } from '../supervisor/index.js';
 

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
 import type { StreamSocket } from '../../../src/fd/index.js';
-import { encodeFrame, TakeoverChannel, type TakeoverMessage } from '../../../src/handoff/index.js';
+import { encodeFrame } from '../../../src/handoff/index.js';
+import { TakeoverChannel, type TakeoverMessage } from '../../../src/dispatcher/internal.js';
 import { failsWith } from '../../support/errors.js';
 import { openFile, takeTexts } from '../../support/files.js';
 import { isPending } from '../../support/loop.js';
