@@ -22,7 +22,7 @@ import {
   DEFAULT_READY_TIMEOUT_MS,
   MAX_HELLO_BYTES,
   RETURN_TIMEOUT_MS,
-  tellStep,
+  traceStep,
   type WorkerHello,
 } from '../handoff/index.js';
 import { Connection } from '../multiprocessing/index.js';
@@ -267,7 +267,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#useControl(opened);
       },
     );
-    tellStep('control-opened');
+    traceStep('control-opened');
     this.#openWill();
     if (awaited.length === 0) await prepare?.();
     else await (this.#prepared = this.#prepareFor(control, awaited, prepare));
@@ -724,7 +724,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       await returned;
       await prepare?.();
       await this.#listeners.closeReturned();
-      tellStep('prepared');
+      traceStep('prepared');
     } finally {
       this.#isPreparing = false;
     }
@@ -1060,12 +1060,12 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       custody: async (_worker, label, descriptor) => {
         await this.#listeners.takeReturned(label, descriptor);
         this.#vacancies.note(this.#listeners, true);
-        tellStep('socket-returned');
+        traceStep('socket-returned');
       },
       returned: (worker, hasCustody) => {
         this.#awaited.note(worker.pid, hasCustody);
         this.emit('returned', worker);
-        tellStep('worker-returned');
+        traceStep('worker-returned');
         this.#track(this.#relieve(worker));
       },
     };

@@ -46,7 +46,7 @@ export {
 export { count, positive } from './numbers.js';
 export { printable, printableLines } from './printable.js';
 export { shortened } from './reason.js';
-export { tellStep, type Step } from './steps.js';
+export { traceStep, type Step } from './steps.js';
 export { TicketSecret, ticketSecretMessage, type TicketSecretMessage } from './ticket-secret.js';
 export { checkDispatcher, isTrusted, MAX_USER_ID, trustedUsers, type TrustedUsers } from './trust.js';
 export {

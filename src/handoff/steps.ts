@@ -43,6 +43,6 @@ export type Step =
 
 const steps = channel('passfd:step');
 
-export function tellStep(step: Step): void {
+export function traceStep(step: Step): void {
   if (steps.hasSubscribers) steps.publish(step);
 }

@@ -18,7 +18,7 @@ import * as v from 'valibot';
 
 import { Descriptor, PassfdError } from '../fd/index.js';
 import { Hold, isSameProcess, lockFile, processIdentity } from '../fd/internal.js';
-import { tellStep } from '../handoff/index.js';
+import { traceStep } from '../handoff/index.js';
 
 /** A worker process. */
 export interface Survivor {
@@ -178,7 +178,7 @@ export class Journal {
     }
     opened.number++;
     this.#isWritten = true;
-    tellStep('journal-written');
+    traceStep('journal-written');
   }
 
   /**
@@ -257,7 +257,7 @@ export class Journal {
       try {
         const { number, contents: found } = read(locked);
         const hasLocks = this.#lock(locked, kind, found);
-        tellStep('journal-locked');
+        traceStep('journal-locked');
         // Who ended in good order has removed it meanwhile.
         if (!isAt(this.#path, locked)) continue;
         file = openPrivate(this.#path);

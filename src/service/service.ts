@@ -6,7 +6,7 @@ import { Dispatcher, version, type ControlOptions, type WorkerView } from '../di
 import { awaitGo, handOver, TAKEOVER_FORMAT, takeOver, takeoverError } from '../dispatcher/internal.js';
 import { closeAll, PassfdError, type Address } from '../fd/index.js';
 import { OrphanReaper, processIdentity, settleWills } from '../fd/internal.js';
-import { prepareControlDirectory, tellStep } from '../handoff/index.js';
+import { prepareControlDirectory, traceStep } from '../handoff/index.js';
 import {
   namedDirectory,
   Supervisor,
@@ -196,10 +196,10 @@ class Service {
       this.#end({ is: 'finished' });
     });
     this.#supervisor.on('started', () => {
-      tellStep('worker-started');
+      traceStep('worker-started');
     });
     this.#supervisor.on('stayedAway', () => {
-      tellStep('worker-given-up');
+      traceStep('worker-given-up');
     });
     this.#roster.follow(this.#supervisor);
     this.#supervisor.on('restartBegan', () => {
@@ -311,7 +311,7 @@ class Service {
         'passfd-will of the dispatcher that was killed did not end, and was killed: what no worker had yet is lost',
       );
     }
-    tellStep('wills-settled');
+    traceStep('wills-settled');
     return this.#roster.claim();
   }
 
@@ -319,7 +319,7 @@ class Service {
   async #succeed({ predecessor }: Descent): Promise<Occupant[]> {
     const { authkey } = this.#parts;
     await predecessor.send({ type: 'hello', version, format: TAKEOVER_FORMAT, pid: process.pid });
-    tellStep('hello-said');
+    traceStep('hello-said');
     let occupants: Occupant[];
     this.#roster.join();
     try {
@@ -354,7 +354,7 @@ class Service {
     this.#begin();
     started
       .then(async () => {
-        tellStep('complete');
+        traceStep('complete');
         notifier.ready();
         await this.#dispatcher.closeOffered();
       })
@@ -496,7 +496,7 @@ class Service {
   async #startNext(progress: (text: string) => void): Promise<NextGeneration> {
     const next = await this.#lineage.next(this.#parts.flags.readyTimeout);
     progress(`the new generation is process ${next.pid}`);
-    tellStep('successor-started');
+    traceStep('successor-started');
     await this.#handOver(next);
     // The next one has had the journal since before it was asked to go.
     this.#roster.close();

@@ -16,7 +16,7 @@ import {
   PROTOCOL_VERSION,
   shortened,
   TicketSecret,
-  tellStep,
+  traceStep,
   type DescriptorGroup,
   type FormerChild,
   type Listening,
@@ -187,7 +187,7 @@ export class Link {
         ...(returns && { returns: { ...returns, custody: returns.custody.length } }),
       } as const;
       link.#post(encodeFrame(encodeHello(hello)));
-      tellStep('hello-sent');
+      traceStep('hello-sent');
       const welcomed = await welcome;
       link.#hearsHolding = welcomed.holding ?? false;
       for (const { label, descriptor } of returns?.custody ?? []) {
@@ -242,14 +242,14 @@ export class Link {
       this.#unlistening.set(request, resolve);
     });
     this.#post(encodeJson({ type: 'unlisten', request, listeners: [...listeners] }));
-    tellStep('unlisten-sent');
+    traceStep('unlisten-sent');
     return answer;
   }
 
   /** @param listeners those whose servers have just proved to stay open; without it, all that were asked for */
   sayReady(listeners?: readonly number[]): void {
     this.#post(encodeJson({ type: 'ready', ...(listeners && { listeners: [...listeners] }) }));
-    tellStep('ready-sent');
+    traceStep('ready-sent');
   }
 
   sayDraining(): void {
@@ -327,7 +327,7 @@ export class Link {
     this.#stopTelling = undefined;
     if (this.#closed === this.#toldClosed || this.#channel.socket.closed) return;
     this.#post(this.#takeClosed());
-    tellStep('closed-sent');
+    traceStep('closed-sent');
   }
 
   #takeClosed(): Buffer {
@@ -354,7 +354,7 @@ export class Link {
       });
     });
     this.#post(encode(request));
-    tellStep('listen-sent');
+    traceStep('listen-sent');
     return answer;
   }
 
@@ -399,16 +399,16 @@ export class Link {
         this.#events.relieved(message.listeners, message.stale ?? false);
         break;
       case 'welcome':
-        tellStep('welcomed');
+        traceStep('welcomed');
         this.#welcomed?.(message);
         break;
       case 'listening':
-        tellStep('listening');
+        traceStep('listening');
         this.#requests.get(message.request)?.resolve(message.listeners, decodeTickets(message.tickets));
         this.#requests.delete(message.request);
         break;
       case 'unlistened':
-        tellStep('unlistened');
+        traceStep('unlistened');
         this.#unlistening.get(message.request)?.(message.open ?? false);
         this.#unlistening.delete(message.request);
         break;
@@ -426,7 +426,7 @@ export class Link {
         break;
       }
       case 'drain':
-        tellStep('drain-received');
+        traceStep('drain-received');
         this.#beginDraining();
         // The app's listeners run in it: what they throw is no business of the channel's.
         process.nextTick(() => {
@@ -466,7 +466,7 @@ export class Link {
 
   #onHandoff(listener: number, count: number, take: TakeGroup): void {
     const group = take(count);
-    tellStep('received');
+    traceStep('received');
     if (this.#isOrphaned) {
       this.#position += count;
       this.#inherit(listener, group);
@@ -520,8 +520,8 @@ export class Link {
     const isTellingClosed = this.#closed > this.#toldClosed;
     const frames = isTellingClosed ? Buffer.concat([frame, this.#takeClosed()]) : frame;
     this.#answer(frames, adopted, () => {
-      tellStep('adopted');
-      if (isTellingClosed) tellStep('closed-sent');
+      traceStep('adopted');
+      if (isTellingClosed) traceStep('closed-sent');
       for (const { target, descriptors } of adopted) {
         if (target) for (const descriptor of descriptors) this.#deliver(target, descriptor);
       }
@@ -534,7 +534,7 @@ export class Link {
     this.#position += count;
     this.#answer(encodeRefused(this.#position, reason), [refused], () => {
       closeAll(refused.descriptors);
-      tellStep('refused');
+      traceStep('refused');
     });
   }
 
@@ -570,7 +570,7 @@ export class Link {
       target.deliver(descriptor, (passedOn) => {
         this.#events.closed(passedOn);
       });
-      tellStep('delivered');
+      traceStep('delivered');
     });
   }
 }

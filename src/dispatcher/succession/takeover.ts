@@ -1,7 +1,7 @@
 // Takeover: how one generation of the dispatcher hands everything to the next, and goes on itself if that fails.
 import { closeAll, PassfdError, type Descriptor } from '../../fd/index.js';
 import { type Unsent } from '../../fd/internal.js';
-import { MAX_BATCH, tellStep } from '../../handoff/index.js';
+import { MAX_BATCH, traceStep } from '../../handoff/index.js';
 import { TAKEOVER_FORMAT, type TakeoverChannel, type TakeoverMessage } from '../../dispatcher/internal.js';
 import type { ControlOptions } from '../control.js';
 import type { Dispatcher } from '../dispatcher.js';
@@ -51,21 +51,21 @@ export async function handOver(
   attachments: readonly Attachment[],
 ): Promise<void> {
   const { snapshot, release } = await dispatcher.freeze();
-  tellStep('frozen');
+  traceStep('frozen');
   let hasGone = false;
   try {
     await inTime(kill, async () => {
       for (const { message, descriptors } of messagesOf(snapshot, attachments)) {
         await channel.send(message, descriptors);
       }
-      tellStep('handed-over');
+      traceStep('handed-over');
       await expect(channel, 'ready');
     });
     dispatcher.renounce();
     hasGone = true;
     await inTime(kill, async () => {
       await channel.send({ type: 'go', stoppingForMs: stoppingForMs?.() });
-      tellStep('go-sent');
+      traceStep('go-sent');
       await expect(channel, 'started');
     });
   } catch (error) {
@@ -94,7 +94,7 @@ export async function takeOver(
   try {
     const { snapshot, attachments } = await receive(channel);
     await dispatcher.restore(snapshot, options);
-    tellStep('taken-over');
+    traceStep('taken-over');
     return attachments;
   } catch (error) {
     const reason = takeoverError(error);
@@ -117,12 +117,12 @@ export async function awaitGo(
   channel: TakeoverChannel,
 ): Promise<{ readonly stoppingForMs: number | undefined }> {
   await channel.send({ type: 'ready' });
-  tellStep('ready-said');
+  traceStep('ready-said');
   // No limit here: the other one has one, and ends this process then.
   const { stoppingForMs } = await expect(channel, 'go');
   // Before anything is touched: when this one dies with it unsaid, the other one goes on.
   await channel.send({ type: 'started' });
-  tellStep('started');
+  traceStep('started');
   return { stoppingForMs };
 }
 
