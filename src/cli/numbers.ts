@@ -3,10 +3,8 @@ import { availableParallelism } from 'node:os';
 
 import { InvalidArgumentError } from 'commander';
 
+import { MAX_TIMER_MS } from '../fd/internal.js';
 import { MAX_USER_ID } from '../handoff/index.js';
-
-/** A longer one overflows a timer of Node, which then fires at once (TIMEOUT_MAX). */
-const MAX_MS = 0x7fff_ffff;
 
 /** More processes than this are a typing error. */
 const MAX_WORKERS = 1024;
@@ -28,7 +26,7 @@ export function parseMaxExtra(text: string): number {
 
 /** @throws {InvalidArgumentError} */
 export function parseMilliseconds(text: string): number {
-  return parse(text, 1, MAX_MS, `A time is a number of milliseconds from 1 to ${MAX_MS}`);
+  return parse(text, 1, MAX_TIMER_MS, `A time is a number of milliseconds from 1 to ${MAX_TIMER_MS}`);
 }
 
 /** @throws {InvalidArgumentError} */

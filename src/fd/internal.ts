@@ -9,3 +9,4 @@ export { ReceiptWatch } from './receipt-watch.js';
 export type { Unsent } from './sender.js';
 export { SocketDiagnostics, type SocketIdentity } from './socket-diagnostics.js';
 export type { Handoff } from './stream-socket.js';
+export { MAX_TIMER_MS } from './timers.js';

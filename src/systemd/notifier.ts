@@ -1,5 +1,6 @@
 // Notifier: what this service tells its manager (sd_notify(3)). Without a manager it does nothing.
 import { closeAll, Descriptor, MAX_DESCRIPTORS, PassfdError, sendDatagram, socketPair } from '../fd/index.js';
+import { MAX_TIMER_MS } from '../fd/internal.js';
 import { parseCount, takeVariables } from './environment.js';
 import { isDescriptorName } from './descriptor-name.js';
 
@@ -12,9 +13,6 @@ const LAST_RETRY_MS = 100;
 
 /** The time that a barrier waits, unless it is given; the manager itself may be busy. */
 const BARRIER_TIMEOUT_MS = 5_000;
-
-/** Longest delay of Node's timers; a longer one becomes 1 ms. */
-const MAX_DELAY_MS = 2_147_483_647;
 
 const MICROSECONDS_PER_MS = 1_000;
 const NANOSECONDS_PER_MICROSECOND = 1_000n;
@@ -278,7 +276,7 @@ function lose(waiting: Waiting): void {
 function keepAliveMs(timeoutUs: string | undefined): number | undefined {
   const timeout = parseCount(timeoutUs, Number.MAX_SAFE_INTEGER);
   if (timeout === undefined || timeout === 0) return undefined;
-  return Math.min(Math.max(Math.floor(timeout / 2 / MICROSECONDS_PER_MS), 1), MAX_DELAY_MS);
+  return Math.min(Math.max(Math.floor(timeout / 2 / MICROSECONDS_PER_MS), 1), MAX_TIMER_MS);
 }
 
 function encode(assignments: readonly string[]): Buffer {

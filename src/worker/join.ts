@@ -3,6 +3,7 @@ import { watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
 import { Descriptor, PassfdError, StreamSocket } from '../fd/index.js';
+import { MAX_TIMER_MS } from '../fd/internal.js';
 import {
   checkDispatcher,
   DEFAULT_ORPHAN_TIMEOUT_MS,
@@ -47,9 +48,6 @@ export interface JoinOptions {
 const DEFAULT_WINDOW = 128;
 
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
-
-/** What a timer of Node can wait. */
-const MAX_TIMER_MS = 0x7fff_ffff;
 
 /**
  * Joins a dispatcher as a worker.
