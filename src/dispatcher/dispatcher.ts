@@ -31,7 +31,7 @@ import { Bequest } from './bequest.js';
 import { systemClock, type Clock } from './clock.js';
 import { checkPeer, Control, modeFor, turnAway, type ControlOptions, type Joined } from './control.js';
 import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
-import { PassfdWorker, type PassfdWorkerEvents } from './workers/passfd-worker.js';
+import { PassfdWorker, type PassfdWorkerEvents, type PassfdWorkerHost } from './workers/passfd-worker.js';
 import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './workers/recipe-worker.js';
@@ -822,7 +822,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
           serves: this.#servesOwn,
           isTrusted: isTrusted(peer),
         },
-        this.#eventsFor(isTrusted(peer)),
+        this.#workerEvents(),
+        this.#hostFor(isTrusted(peer)),
       );
     // One that comes back has connections open, and had its place with the dispatcher before; maybe as a child.
     const hasPlace = waits || (hello.returns !== undefined && (awaitedId !== undefined || isTrusted(peer)));
@@ -933,7 +934,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #joinRecipe(joined: Joined, pid: number, dialect: 'multiprocessing' | 'raw'): void {
     this.#letIn(joined, dialect, () => {
       const identity = { id: this.#freeId(), pid, dialect };
-      return new RecipeWorker(joined.socket, identity, this.#eventsFor(false), this.#diagnostics);
+      return new RecipeWorker(joined.socket, identity, this.#workerEvents(), this.#diagnostics);
     });
   }
 
@@ -966,7 +967,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
           socket,
           hello,
           { ...child, serves: this.#servesOwn, isTrusted: true },
-          this.#eventsFor(true),
+          this.#workerEvents(),
+          this.#hostFor(true),
         ),
       );
     } catch (error) {
@@ -982,8 +984,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.emit('peerRefused', error);
   }
 
-  /** @param isTrusted whether this worker may have the dispatcher listen at addresses that it names */
-  #eventsFor(isTrusted: boolean): PassfdWorkerEvents {
+  #workerEvents(): PassfdWorkerEvents {
     return {
       ready: (worker) => {
         this.#bequest.setWorker(worker);
@@ -1041,11 +1042,23 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         this.#endDrains(worker);
         this.emit('left', worker, { redelivered: connections.length, reason });
       },
-      serve: async () => {
+      returned: (worker, hasCustody) => {
+        this.#awaited.note(worker.pid, hasCustody);
+        this.emit('returned', worker);
+        traceStep('worker-returned');
+        this.#track(this.#relieve(worker));
+      },
+    };
+  }
+
+  /** @param isTrusted whether this worker may have the dispatcher listen at addresses that it names */
+  #hostFor(isTrusted: boolean): PassfdWorkerHost {
+    return {
+      ownListeners: async () => {
         await this.#prepared;
         return this.#listeners.own;
       },
-      listen: async (_worker, address, backlog) => {
+      listen: async (address, backlog) => {
         if (!isTrusted) {
           throw new PassfdError(
             'ERR_ADDRESS_DENIED',
@@ -1054,19 +1067,13 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
         }
         return this.#listeners.openWanted(address, backlog);
       },
-      tickets: (listener, brought) =>
-        isTrusted && this.#listeners.has(listener) ? this.#tickets.answer(listener, brought) : undefined,
       unlisten: (worker, listener) => this.#releaseListener(worker, listener),
-      custody: async (_worker, label, descriptor) => {
+      ticketSecret: (listener, brought) =>
+        isTrusted && this.#listeners.has(listener) ? this.#tickets.answer(listener, brought) : undefined,
+      takeCustody: async (label, descriptor) => {
         await this.#listeners.takeReturned(label, descriptor);
         this.#vacancies.note(this.#listeners, true);
         traceStep('socket-returned');
-      },
-      returned: (worker, hasCustody) => {
-        this.#awaited.note(worker.pid, hasCustody);
-        this.emit('returned', worker);
-        traceStep('worker-returned');
-        this.#track(this.#relieve(worker));
       },
     };
   }
@@ -1236,9 +1243,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
             socket,
             snapshot,
             { listeners, inFlight: connections, unsent },
-            this.#eventsFor(snapshot.isTrusted),
+            this.#workerEvents(),
+            this.#hostFor(snapshot.isTrusted),
           )
-        : RecipeWorker.restore(socket, snapshot, connections[0], this.#eventsFor(false), this.#diagnostics);
+        : RecipeWorker.restore(socket, snapshot, connections[0], this.#workerEvents(), this.#diagnostics);
     this.#pool.add(worker);
     // The kernel names its process exactly when it has connected by itself, and was not given one end of a pair.
     const { peer } = socket;

@@ -52,28 +52,36 @@ const MESSAGE_BYTES = 64;
 const SAID_BYTES_PER_SETTLED = 384;
 const SECOND_MS = 1000;
 
-/** What a passfd worker can ask for beyond what every worker does. */
-export interface PassfdWorkerEvents extends WorkerEvents {
-  serve(worker: PassfdWorker): Promise<readonly Listener[]>;
-  /** @throws {PassfdError} when it cannot listen there */
-  listen(worker: PassfdWorker, address: WantedAddress, backlog: number): Promise<Listener>;
+/** What a passfd worker asks of its dispatcher. */
+export interface PassfdWorkerHost {
+  /** The dispatcher's own listeners, once they are open. */
+  ownListeners(): Promise<readonly Listener[]>;
   /**
-   * It asks for the secret of an address's ticket keys.
-   * @param brought the one that it has
-   * @returns nothing for one that may not have it
+   * Listens at an address for the worker.
+   * @throws {PassfdError} as `listen` of `passfd`; `ERR_ADDRESS_DENIED` when the worker may not choose addresses
    */
-  tickets(listener: Listener, brought: TicketSecretMessage | null): TicketSecretMessage | undefined;
-  /** It takes connections of other listeners than before, or, where it is parted with, of none. */
-  subscribed(worker: PassfdWorker): void;
-  /** It serves an address more, or one less. */
-  serving(worker: PassfdWorker): void;
-  /** It takes no connections of these any more, and others may serve them. */
-  leaving(worker: PassfdWorker, listeners: readonly Listener[]): void;
-  /** Resolves when the address is free, if this was the last to listen there. @returns whether it is still open */
+  listen(address: WantedAddress, backlog: number): Promise<Listener>;
+  /** Resolves when the address is free, if this worker was the last to listen there. @returns whether it is still open */
   unlisten(worker: PassfdWorker, listener: Listener): Promise<boolean>;
-  /** It brings a listening socket of a dispatcher that died. The receiver owns it. */
-  custody(worker: PassfdWorker, label: CustodyLabel, descriptor: Descriptor): Promise<void>;
-  /** It has come back from a dispatcher that died. @param hasCustody whether it brought listening sockets */
+  /**
+   * The secret from which the ticket keys of a listener are derived.
+   * @param brought the secret that the worker has already, from an earlier dispatcher
+   * @returns undefined when the worker may not have the secret
+   */
+  ticketSecret(listener: Listener, brought: TicketSecretMessage | null): TicketSecretMessage | undefined;
+  /** Takes a listening socket that the worker kept for a dispatcher that died. Owns the descriptor from now on. */
+  takeCustody(label: CustodyLabel, descriptor: Descriptor): Promise<void>;
+}
+
+/** What a passfd worker reports beyond what every worker does. */
+export interface PassfdWorkerEvents extends WorkerEvents {
+  /** The set of listeners whose connections the worker takes has changed. It is empty while the worker is disconnected. */
+  subscribed(worker: PassfdWorker): void;
+  /** The worker serves one address more, or one less. */
+  serving(worker: PassfdWorker): void;
+  /** The worker takes no connections of these listeners any more. Others may serve them. */
+  leaving(worker: PassfdWorker, listeners: readonly Listener[]): void;
+  /** The worker has come back from a dispatcher that died. @param hasCustody whether it brought listening sockets */
   returned(worker: PassfdWorker, hasCustody: boolean): void;
 }
 
@@ -154,6 +162,7 @@ export class PassfdWorker implements WorkerHandle {
   readonly mayBeFree = true;
   readonly #channel: Channel;
   readonly #events: PassfdWorkerEvents;
+  readonly #host: PassfdWorkerHost;
   readonly #ledger: Ledger<AcceptedConnection>;
   readonly #subscriptions = new Map<number, Subscription>();
   /** Given, and sent by the next `flush`. */
@@ -214,6 +223,7 @@ export class PassfdWorker implements WorkerHandle {
     socket: StreamSocket,
     snapshot: Omit<PassfdWorkerSnapshot, 'dialect' | 'subscriptions'>,
     events: PassfdWorkerEvents,
+    host: PassfdWorkerHost,
   ) {
     const { isTrusted, partial } = snapshot;
     this.id = snapshot.id;
@@ -224,6 +234,7 @@ export class PassfdWorker implements WorkerHandle {
       partial,
     });
     this.#events = events;
+    this.#host = host;
     this.#isTrusted = isTrusted;
     this.#isCustodian = snapshot.isCustodian;
     this.knowsAgain = snapshot.knowsAgain ?? false;
@@ -259,6 +270,7 @@ export class PassfdWorker implements WorkerHandle {
     hello: WorkerHello,
     { serves, ...identity }: PassfdWorkerIdentity,
     events: PassfdWorkerEvents,
+    host: PassfdWorkerHost,
   ): PassfdWorker {
     const { window, capacity, returns } = hello;
     const worker = new PassfdWorker(
@@ -279,6 +291,7 @@ export class PassfdWorker implements WorkerHandle {
         partial: Buffer.alloc(0),
       },
       events,
+      host,
     );
     worker.#isReturning = returns !== undefined;
     worker.#post(
@@ -311,9 +324,10 @@ export class PassfdWorker implements WorkerHandle {
       readonly unsent: readonly Unsent[];
     },
     events: PassfdWorkerEvents,
+    host: PassfdWorkerHost,
   ): PassfdWorker {
     socket.freeze();
-    const worker = new PassfdWorker(socket, snapshot, events);
+    const worker = new PassfdWorker(socket, snapshot, events, host);
     worker.#isReturning = snapshot.awaitedCustody > 0;
     for (const connection of inFlight) worker.#addToLedger(connection);
     for (const { listener: id, servers, isNew = false, sharesTickets = false } of snapshot.subscriptions) {
@@ -778,7 +792,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async #onServe(message: Extract<FromWorker, { type: 'serve' }>): Promise<void> {
-    const listeners = await this.#events.serve(this);
+    const listeners = await this.#host.ownListeners();
     if (this.#state.is === 'gone') return;
     for (const listener of listeners) this.#subscribe(listener);
     this.#answerListening(message, listeners);
@@ -819,14 +833,14 @@ export class PassfdWorker implements WorkerHandle {
     const { address, backlog, request } = message;
     let listener: Listener;
     try {
-      listener = await this.#events.listen(this, address, backlog);
+      listener = await this.#host.listen(address, backlog);
     } catch (error) {
       const reason = shortened((error as Error).message);
       this.#answer(encodeJson({ type: 'listen-failed', request, code: systemCode(error), reason }));
       return;
     }
     if (this.#state.is === 'gone') {
-      await this.#events.unlisten(this, listener);
+      await this.#host.unlisten(this, listener);
       return;
     }
     this.#subscribe(listener);
@@ -838,7 +852,7 @@ export class PassfdWorker implements WorkerHandle {
     const [descriptor] = group === 'lost' ? [] : group;
     // One that this process had no descriptor left for comes back by another worker, or not at all.
     if (descriptor) {
-      await this.#events.custody(this, label, descriptor);
+      await this.#host.takeCustody(label, descriptor);
       this.#hasBrought = true;
     }
     this.#awaitedCustody--;
@@ -866,7 +880,7 @@ export class PassfdWorker implements WorkerHandle {
     brought: TicketSecretMessage | null,
   ): TicketSecretMessage | undefined {
     const subscription = listener && this.#subscriptions.get(listener.id);
-    const tickets = subscription && this.#events.tickets(listener, brought);
+    const tickets = subscription && this.#host.ticketSecret(listener, brought);
     if (subscription && tickets) subscription.sharesTickets = true;
     return tickets;
   }
@@ -902,7 +916,7 @@ export class PassfdWorker implements WorkerHandle {
       this.#events.subscribed(this);
       this.#events.serving(this);
     }
-    return this.#events.unlisten(this, listener);
+    return this.#host.unlisten(this, listener);
   }
 
   #beginDraining(): void {

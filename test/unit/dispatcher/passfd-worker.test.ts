@@ -2,7 +2,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { PassfdWorker, type PassfdWorkerEvents } from '../../../src/dispatcher/workers/passfd-worker.js';
+import {
+  PassfdWorker,
+  type PassfdWorkerEvents,
+  type PassfdWorkerHost,
+} from '../../../src/dispatcher/workers/passfd-worker.js';
 import { PassfdError, socketPair } from '../../../src/fd/index.js';
 import { encodeFrame, encodeJson, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
@@ -24,19 +28,27 @@ describe('a worker that is being frozen', () => {
       let worker!: PassfdWorker;
       let fail: (error: Error) => void = () => undefined;
       const asked = new Promise<void>((resolve) => {
-        const events: Partial<PassfdWorkerEvents> = {
+        const host: Partial<PassfdWorkerHost> = {
           listen: () =>
             new Promise((_, reject) => {
               fail = reject;
               resolve();
             }),
+        };
+        const events: Partial<PassfdWorkerEvents> = {
           broke: () => undefined,
           subscribed: () => undefined,
           left: () => undefined,
           leaving: () => undefined,
         };
         const identity = { id: 1, pid: process.pid, serves: false, isTrusted: true };
-        worker = PassfdWorker.welcome(here, hello, identity, events as PassfdWorkerEvents);
+        worker = PassfdWorker.welcome(
+          here,
+          hello,
+          identity,
+          events as PassfdWorkerEvents,
+          host as PassfdWorkerHost,
+        );
       });
       const ended = worker.run();
       const address = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
