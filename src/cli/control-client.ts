@@ -1,5 +1,6 @@
 // ControlClient: a command's connection to a running dispatcher, one answer for each request.
-import { PassfdError, type ErrorCode } from '../fd/index.js';
+import { PassfdError } from '../fd/index.js';
+import { isErrorCode } from '../fd/internal.js';
 import {
   checkDispatcher,
   decodeAnswer,
@@ -65,7 +66,7 @@ export class ControlClient implements Disposable {
       const answer = await this.#inTime(timeoutMs, this.#hear(onProgress));
       if (answer !== 'again') return answer.result;
       if (tries === MAX_TRIES) {
-        throw new PassfdError('ERR_DISPATCHER', 'The dispatcher was replaced again and again; try once more');
+        throw new PassfdError('ERR_BUSY', 'The dispatcher was replaced again and again; try once more');
       }
       this.#connection.close();
       this.#connection = await this.#connect();
@@ -176,7 +177,8 @@ export function answerIn(frame: Buffer): Exclude<Answer, { reason: string }> {
   refuseChallenge(frame);
   const answer = decodeAnswer(frame);
   if (!('reason' in answer)) return answer;
-  throw new PassfdError(answer.code as ErrorCode, answer.reason);
+  // A newer dispatcher may have codes that this release does not know.
+  throw new PassfdError(isErrorCode(answer.code) ? answer.code : 'ERR_DISPATCHER', answer.reason);
 }
 
 /** Behind a stop: the dispatcher has hung up, or the next generation had done so already. */

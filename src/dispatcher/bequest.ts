@@ -95,7 +95,7 @@ export class Bequest {
     this.#will = undefined;
     this.#warned(
       new PassfdError(
-        'ERR_DISPATCHER',
+        'ERR_LAST_WILL',
         'The process passfd-will was killed. Another one is started; should this process die before, connections that ' +
           'no worker has yet are lost',
       ),

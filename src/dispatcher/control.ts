@@ -244,7 +244,7 @@ export class Control extends EventEmitter<ControlEvents> {
 
   /**
    * Where a user has no place left, the oldest of its connections that waits for nothing gives way.
-   * @throws {PassfdError} `ERR_DISPATCHER` when all of them wait for something
+   * @throws {PassfdError} `ERR_QUOTA` when all of them wait for something
    */
   #makePlace(peer: PeerCredentials): void {
     try {
@@ -253,10 +253,7 @@ export class Control extends EventEmitter<ControlEvents> {
       const idle = [...this.#controls].find((one) => one.isIdle && one.peer.uid === peer.uid);
       if (!idle) throw error;
       this.#controls.delete(idle);
-      this.#refuse(
-        idle.connection,
-        new PassfdError('ERR_DISPATCHER', 'It was idle, and its place is needed'),
-      );
+      this.#refuse(idle.connection, new PassfdError('ERR_QUOTA', 'It was idle, and its place is needed'));
       this.#controls.check(peer);
     }
   }

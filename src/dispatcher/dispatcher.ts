@@ -256,7 +256,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /**
    * Lets workers and commands connect at a path.
-   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there; `ERR_DISPATCHER` when there is one already, `ERR_CLOSED`
+   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` names who is there; `ERR_ALREADY_OPEN` when there is one already, `ERR_CLOSED`
    */
   async openControl(path: string, options: OpenControlOptions = {}): Promise<void> {
     const { awaited = [], prepare } = options;
@@ -364,7 +364,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /**
    * Gives a worker nothing new, and resolves when it has nothing open any more, or has left.
-   * @throws {PassfdError} `ERR_DISPATCHER` when there is no such worker; the reason of the signal
+   * @throws {PassfdError} `ERR_NO_WORKER` when there is no such worker; the reason of the signal
    */
   drainWorker(id: number, options: DrainOptions = {}): Promise<void> {
     const worker =
@@ -373,7 +373,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (!worker) {
       const known = this.#pool.workers.map((each) => each.id).join(', ') || 'none';
       return Promise.reject(
-        new PassfdError('ERR_DISPATCHER', `There is no worker ${id} here; these are: ${known}`),
+        new PassfdError('ERR_NO_WORKER', `There is no worker ${id} here; these are: ${known}`),
       );
     }
     return this.drain(worker, options);
@@ -423,7 +423,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * Neither accepts, sends nor hears anything until `thaw`, or until it is `disown`ed. Who connects meanwhile waits in the
    * kernel.
    * @returns what another process needs to go on from here, and how to free what was made for that
-   * @throws {PassfdError} `ERR_DISPATCHER` when it cannot be frozen at this moment, `ERR_DESCRIPTOR_LIMIT`; then it goes on
+   * @throws {PassfdError} `ERR_BUSY` when it cannot be frozen at this moment, `ERR_DESCRIPTOR_LIMIT`; then it goes on
    */
   async freeze(): Promise<{ readonly snapshot: Snapshot; readonly release: () => void }> {
     const duplicates: Descriptor[] = [];
@@ -637,14 +637,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     if (this.#closing) throw new PassfdError('ERR_CLOSED', 'The dispatcher is closed');
   }
 
-  /** The same of what there is one of. @throws {PassfdError} `ERR_DISPATCHER` */
+  /** The same of what there is one of. @throws {PassfdError} `ERR_ALREADY_OPEN` */
   async #openOnly<T extends Control | Acceptor>(
     what: 'control socket' | 'raw control socket',
     open: () => Promise<T>,
     keep: (opened: T) => void,
   ): Promise<T> {
     if (this.#taken.has(what)) {
-      throw new PassfdError('ERR_DISPATCHER', `This dispatcher has a ${what} already`);
+      throw new PassfdError('ERR_ALREADY_OPEN', `This dispatcher has a ${what} already`);
     }
     this.#taken.add(what);
     try {
@@ -1182,7 +1182,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     const connectionOf = ({ descriptor, listener }: AcceptedConnection): ConnectionSnapshot => {
       if (!this.#listeners.has(listener)) {
         throw new PassfdError(
-          'ERR_DISPATCHER',
+          'ERR_BUSY',
           `Connections to ${formatAddress(listener.address)}, which is closed, are still on their way`,
         );
       }

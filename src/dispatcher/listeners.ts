@@ -422,7 +422,7 @@ export class Listeners implements Iterable<Listener> {
       this.#nextId = id === MAX_LISTENER_ID ? 0 : id + 1;
       if (!this.#listeners.has(id)) return id;
     }
-    throw new PassfdError('ERR_DISPATCHER', `More than ${MAX_LISTENER_ID} addresses are open`);
+    throw new PassfdError('ERR_QUOTA', `More than ${MAX_LISTENER_ID} addresses are open`);
   }
 
   /** An address that is open already, whoever asked for it, and in whatever words. */

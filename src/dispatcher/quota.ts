@@ -55,15 +55,12 @@ export class Quota<T> implements Iterable<T> {
 
   /**
    * @param descriptors how many it takes
-   * @throws {PassfdError} `ERR_DISPATCHER` when there is no place for one more of this user
+   * @throws {PassfdError} `ERR_QUOTA` when there is no place for one more of this user
    */
   check({ uid }: PeerCredentials, descriptors = 1): void {
     const all = [...this.#entries.values()];
     if (all.length >= this.#total || descriptorsOf(all) + descriptors > this.#share) {
-      throw new PassfdError(
-        'ERR_DISPATCHER',
-        `There are ${all.length} ${this.#of} here, and no more are let in`,
-      );
+      throw new PassfdError('ERR_QUOTA', `There are ${all.length} ${this.#of} here, and no more are let in`);
     }
     const others = all.filter((entry) => !entry.isTrusted);
     const isFull =
@@ -71,14 +68,14 @@ export class Quota<T> implements Iterable<T> {
       descriptorsOf(others) + descriptors > this.#share * this.#partOfOthers;
     if (isFull && !isTrusted({ uid })) {
       throw new PassfdError(
-        'ERR_DISPATCHER',
+        'ERR_QUOTA',
         `There are ${others.length} ${this.#of} of other users here, and the rest is kept for root and the own one`,
       );
     }
     const own = all.filter((entry) => entry.uid === uid);
     if (own.length < this.perUser && descriptorsOf(own) + descriptors <= this.#share / 2) return;
     throw new PassfdError(
-      'ERR_DISPATCHER',
+      'ERR_QUOTA',
       `User ${uid} has ${own.length} ${this.#of} here, and no more are let in of one user`,
     );
   }

@@ -1,5 +1,6 @@
 // What other parts of passfd need of descriptors and processes, and the package does not export.
 export { countClosing, ownAccount } from './closing.js';
+export { isErrorCode } from './errors.js';
 export { Hold, lockFile, type LockKind } from './file-lock.js';
 export { LastWill, type WillChannel } from './last-will.js';
 export { settleWills } from './left-wills.js';

@@ -442,7 +442,7 @@ class Service {
     return !this.#successor;
   }
 
-  /** @throws {PassfdError} as `Supervisor.restart`; `ERR_DISPATCHER` when there is nothing to restart */
+  /** @throws {PassfdError} as `Supervisor.restart`; `ERR_NO_WORKER` when this service starts no workers */
   async #restart(progress: TellProgress, without: readonly string[]): Promise<RestartResult> {
     const onReplaced = ({ id, pid }: ChildView): void => {
       progress(`worker ${id} is process ${pid ?? 0} now`);
@@ -451,7 +451,7 @@ class Service {
     try {
       if (!this.#supervisor) {
         throw new PassfdError(
-          'ERR_DISPATCHER',
+          'ERR_NO_WORKER',
           'This dispatcher has started no workers; restart them where they were started',
         );
       }

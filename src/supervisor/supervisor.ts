@@ -179,12 +179,12 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * @returns how many were replaced
    * @throws {PassfdError} `ERR_WORKER_FAILED` when a new one cannot be started, dies before the old one has ended, or is
    * not ready in time, where the message names the addresses that it does not serve: it is ended, its old one serves on, and
-   * the slots behind it are not touched. `ERR_DISPATCHER` while a restart runs, before the start, and while the children are handed over; `ERR_CLOSED` when they are being stopped
+   * the slots behind it are not touched. `ERR_BUSY` while a restart runs, before the start, and while the children are handed over; `ERR_CLOSED` when they are being stopped
    */
   async restart({ without = [] }: RestartOptions = {}): Promise<number> {
     this.#requireRunning();
-    if (this.#restart) throw new PassfdError('ERR_DISPATCHER', 'A restart is running already');
-    if (this.#host.isHeld) throw new PassfdError('ERR_DISPATCHER', 'The workers are being handed over');
+    if (this.#restart) throw new PassfdError('ERR_BUSY', 'A restart is running already');
+    if (this.#host.isHeld) throw new PassfdError('ERR_BUSY', 'The workers are being handed over');
     const options = { ...this.#options, without };
     const restart = new RollingRestart(this.#slots, options, () => this.#extra, this.#onReplaced);
     this.#restart = restart;
@@ -229,14 +229,14 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * The first step of handing the children over to the next supervisor: resolves when nothing happens here any more. No
    * output is read, nothing is started and nothing ended. `resume` goes on, and makes up for what came meanwhile; `release`
    * is for good. Whoever stops the children meanwhile, resumes first.
-   * @throws {PassfdError} `ERR_DISPATCHER` while a restart runs, before the start, and when it was called already;
+   * @throws {PassfdError} `ERR_BUSY` while a restart runs, before the start, and when it was called already;
    * `ERR_CLOSED` when they are being stopped
    */
   async pause(): Promise<void> {
     this.#requireRunning();
-    if (this.#restart) throw new PassfdError('ERR_DISPATCHER', 'A restart is running');
+    if (this.#restart) throw new PassfdError('ERR_BUSY', 'A restart is running');
     if (this.#host.isHeld) {
-      throw new PassfdError('ERR_DISPATCHER', 'The workers are being handed over already');
+      throw new PassfdError('ERR_BUSY', 'The workers are being handed over already');
     }
     if (!(await this.#host.hold())) throw closedError();
   }
@@ -286,7 +286,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
 
   #requireRunning(): void {
     if (this.#stopping || this.#host.isDropped) throw closedError();
-    if (!this.#starting) throw new PassfdError('ERR_DISPATCHER', 'The workers were not started yet');
+    if (!this.#starting) throw new PassfdError('ERR_BUSY', 'The workers were not started yet');
   }
 
   #requirePaused(): void {

@@ -413,7 +413,7 @@ export class Link {
         this.#unlistening.delete(message.request);
         break;
       case 'listen-failed': {
-        const error = new PassfdError('ERR_DISPATCHER', said(message.reason), {
+        const error = new PassfdError('ERR_LISTEN', said(message.reason), {
           cause: { code: message.code },
         });
         this.#requests.get(message.request)?.reject(error);

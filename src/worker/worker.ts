@@ -204,7 +204,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   /**
    * Has a server take the connections of the dispatcher's own addresses: any `net.Server`, so also one of http, https,
    * http2 or tls. It behaves as if it listened there itself; resolves when it does.
-   * @throws {PassfdError} `ERR_DISPATCHER` when the dispatcher has no address; `ERR_ADDRESS_IN_USE` when another server,
+   * @throws {PassfdError} `ERR_NO_ADDRESS` when the dispatcher has no address; `ERR_ADDRESS_IN_USE` when another server,
    * or a loop, has its connections already; `ERR_CLOSED` when the server is closed meanwhile, or this worker drains or was
    * closed; `ERR_PEER_GONE` when no dispatcher comes any more: it waits for one as long as this worker does
    */
@@ -221,7 +221,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
    * What `serve` and an intercepted `listen` do.
    * @param wanted an address to listen at; without one, the dispatcher's own
    * @throws {PassfdError} `ERR_CLOSED` when the server was closed, or told to listen elsewhere, before the answer came;
-   * `ERR_ADDRESS_IN_USE`; `ERR_DISPATCHER`, whose `cause` has the code of a system error where it comes from one
+   * `ERR_ADDRESS_IN_USE`; `ERR_LISTEN`, whose `cause` has the code of the system error
    */
   async listenWith(
     server: Server,
@@ -799,7 +799,7 @@ function checkListening(outcome: Outcome): void {
       });
     case 'nowhere':
       throw new PassfdError(
-        'ERR_DISPATCHER',
+        'ERR_NO_ADDRESS',
         'The dispatcher has no address of its own: start it with --listen',
       );
   }

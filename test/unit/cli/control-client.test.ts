@@ -26,8 +26,17 @@ describe('the answer of a dispatcher', () => {
   it('is an error with its code and reason when it failed, or when the dispatcher hangs up', () => {
     for (const type of ['failed', 'farewell']) {
       assert.throws(
-        () => answerIn(answer({ type, code: 'ERR_DISPATCHER', reason: 'There is no worker 3 here' })),
-        failsWith('ERR_DISPATCHER', /no worker 3/),
+        () => answerIn(answer({ type, code: 'ERR_NO_WORKER', reason: 'There is no worker 3 here' })),
+        failsWith('ERR_NO_WORKER', /no worker 3/),
+      );
+    }
+  });
+
+  it('is an error of a general code when a later release has a code that is not known here', () => {
+    for (const code of ['ERR_OF_A_LATER_RELEASE', 'toString']) {
+      assert.throws(
+        () => answerIn(answer({ type: 'failed', code, reason: 'The moon is full' })),
+        failsWith('ERR_DISPATCHER', /^The moon is full$/),
       );
     }
   });

@@ -311,7 +311,7 @@ describe('a control socket', () => {
       const { dispatcher, directory } = stage;
       await assert.rejects(
         dispatcher.openControl(`${directory}/second`),
-        failsWith('ERR_DISPATCHER', /a control socket already/),
+        failsWith('ERR_ALREADY_OPEN', /a control socket already/),
       );
       // One that could not be opened is none.
       await assert.rejects(dispatcher.openRawControl(`${directory}/nowhere/raw`), {
@@ -320,7 +320,7 @@ describe('a control socket', () => {
       const opening = dispatcher.openRawControl(`${directory}/raw`);
       await assert.rejects(
         dispatcher.openRawControl(`${directory}/other`),
-        failsWith('ERR_DISPATCHER', /a raw control socket already/),
+        failsWith('ERR_ALREADY_OPEN', /a raw control socket already/),
       );
       await opening;
       assert.deepEqual(readdirSync(directory).sort(), ['control', 'raw']);
@@ -366,7 +366,7 @@ describe('a control socket', () => {
           [{ type: 'x'.repeat(2000) }, 'ERR_PROTOCOL', /^.{0,504}$/],
           [null, 'ERR_PROTOCOL', /JSON object with a type/],
           ['{', 'ERR_PROTOCOL', /JSON/],
-          [{ type: 'drain', worker: 9 }, 'ERR_DISPATCHER', /no worker 9 here; these are: 1/],
+          [{ type: 'drain', worker: 9 }, 'ERR_NO_WORKER', /no worker 9 here; these are: 1/],
         ] as const) {
           const failed = (await ask(message)) as { type: string; code: string; reason: string };
           assert.deepEqual([failed.type, failed.code], ['failed', code]);

@@ -117,7 +117,7 @@ describe('drainWorker', () => {
     onStage({}, async ({ dispatcher }) => {
       await assert.rejects(
         dispatcher.drainWorker(1),
-        failsWith('ERR_DISPATCHER', /no worker 1 here; these are: none/),
+        failsWith('ERR_NO_WORKER', /no worker 1 here; these are: none/),
       );
     }),
   );

@@ -31,7 +31,7 @@ describe('a quota', () => {
       () => {
         quota.check(user(1));
       },
-      failsWith('ERR_DISPATCHER', /User 1 has 2 things here/),
+      failsWith('ERR_QUOTA', /User 1 has 2 things here/),
     );
     quota.check(user(2));
     quota.add('c', user(2));
@@ -40,7 +40,7 @@ describe('a quota', () => {
       () => {
         quota.check(user(3));
       },
-      failsWith('ERR_DISPATCHER', /There are 4 things here/),
+      failsWith('ERR_QUOTA', /There are 4 things here/),
     );
     quota.delete('a');
     quota.check(user(1));
@@ -65,7 +65,7 @@ describe('a quota', () => {
       () => {
         few.check(user(5));
       },
-      failsWith('ERR_DISPATCHER', /There are 4 things here/),
+      failsWith('ERR_QUOTA', /There are 4 things here/),
     );
   });
 
@@ -79,7 +79,7 @@ describe('a quota', () => {
       () => {
         quota.check(user(1), THREE);
       },
-      failsWith('ERR_DISPATCHER', /User 1 has 1 things here/),
+      failsWith('ERR_QUOTA', /User 1 has 1 things here/),
     );
     quota.add('b', user(2), THREE);
     quota.add('c', user(3), THREE);
@@ -88,7 +88,7 @@ describe('a quota', () => {
       () => {
         quota.check(user(4), 2);
       },
-      failsWith('ERR_DISPATCHER', /There are 3 things here/),
+      failsWith('ERR_QUOTA', /There are 3 things here/),
     );
     quota.delete('b');
     quota.check(user(4), THREE);
@@ -136,7 +136,7 @@ describe('a quota with a reserve', () => {
       () => {
         quota.check(user(OTHER));
       },
-      failsWith('ERR_DISPATCHER', /There are 4 things of other users here, .* kept for root/),
+      failsWith('ERR_QUOTA', /There are 4 things of other users here, .* kept for root/),
     );
     for (const one of [5, 6, 7, 8]) {
       quota.check(user(0));
@@ -146,7 +146,7 @@ describe('a quota with a reserve', () => {
       () => {
         quota.check(user(0));
       },
-      failsWith('ERR_DISPATCHER', /There are 8 things here/),
+      failsWith('ERR_QUOTA', /There are 8 things here/),
     );
   });
 
@@ -158,7 +158,7 @@ describe('a quota with a reserve', () => {
       () => {
         quota.check(user(OTHER + 1));
       },
-      failsWith('ERR_DISPATCHER', /kept for root/),
+      failsWith('ERR_QUOTA', /kept for root/),
     );
     quota.check(user(0), 5);
   });
@@ -188,11 +188,11 @@ describe('many control connections of one user', () => {
     'that wait for an answer are refused behind the 64th, with a reason, and are no concern of workers',
     allWaiting(async (stage) => {
       const farewell = await (await commander(stage)).next('farewell');
-      assert.equal(farewell.code, 'ERR_DISPATCHER');
+      assert.equal(farewell.code, 'ERR_QUOTA');
       assert.match(farewell.reason, new RegExp(`has ${perUser} control connections here`));
       assert.deepEqual(
         stage.refusedPeers.map(({ code }) => code),
-        ['ERR_DISPATCHER'],
+        ['ERR_QUOTA'],
       );
       const worker = await stage.joinServing();
       await stage.client();
@@ -346,7 +346,7 @@ describe('many workers of one user', () => {
       const hello = { passfd: PROTOCOL_VERSION, role: 'worker', pid: 1, window: 1, capacity: null } as const;
       await late.say(encodeFrame(encodeHello(hello)));
       const { code, reason } = await late.next('farewell');
-      assert.equal(code, 'ERR_DISPATCHER');
+      assert.equal(code, 'ERR_QUOTA');
       assert.match(reason, new RegExp(`has ${perUser} workers here`));
       assert.equal(stage.dispatcher.workers.length, perUser);
     }),
@@ -384,7 +384,7 @@ async function fillAndReturn(stage: Stage, perUser: number): Promise<void> {
   const first = await newWorker();
   for (let count = 1; count < perUser; count++) await newWorker();
   const { code, reason } = await (await newWorker()).next('farewell');
-  assert.equal(code, 'ERR_DISPATCHER');
+  assert.equal(code, 'ERR_QUOTA');
   assert.match(reason, new RegExp(`has ${perUser} workers here`));
   assert.deepEqual(next.workers, []);
   first.die();

@@ -663,7 +663,7 @@ describe('a generation whose next one', () => {
       const { successor } = succession(stage);
       await assert.rejects(
         handOver(stage.dispatcher, successor, []),
-        failsWith('ERR_DISPATCHER', /which is closed, are still on their way/),
+        failsWith('ERR_BUSY', /which is closed, are still on their way/),
       );
       await worker.adopt();
       await stage.until(() => stage.dispatcher.status().connections.adopted === 1);

@@ -246,8 +246,8 @@ describe('a supervisor in the pause', () => {
     onStage({}, async (stage) => {
       await startReady(stage, 1);
       await stage.supervisor.pause();
-      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_DISPATCHER'));
-      await assert.rejects(stage.supervisor.restart(), failsWith('ERR_DISPATCHER'));
+      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_BUSY'));
+      await assert.rejects(stage.supervisor.restart(), failsWith('ERR_BUSY'));
       stage.supervisor.resume();
       stage.supervisor.resume();
     }),
@@ -256,10 +256,10 @@ describe('a supervisor in the pause', () => {
   it(
     'is refused before the start, and during a restart',
     onStage({}, async (stage) => {
-      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_DISPATCHER'));
+      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_BUSY'));
       await startReady(stage, 1);
       stage.restart();
-      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_DISPATCHER', /restart/));
+      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_BUSY', /restart/));
     }),
   );
 });

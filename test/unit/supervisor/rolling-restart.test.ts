@@ -569,10 +569,7 @@ describe('a rolling restart that is refused', () => {
     onStage({}, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
-      await assert.rejects(
-        stage.supervisor.restart(),
-        failsWith('ERR_DISPATCHER', /A restart is running already/),
-      );
+      await assert.rejects(stage.supervisor.restart(), failsWith('ERR_BUSY', /A restart is running already/));
       stage.pool.ready(1, 102);
       await leave(stage, 101);
       await restarted;
@@ -584,7 +581,7 @@ describe('a rolling restart that is refused', () => {
   it(
     'is one before the start, or behind the stop',
     onStage({}, async (stage) => {
-      await assert.rejects(stage.supervisor.restart(), failsWith('ERR_DISPATCHER', /not started yet/));
+      await assert.rejects(stage.supervisor.restart(), failsWith('ERR_BUSY', /not started yet/));
       startReady(stage, 1);
       const stopped = stage.supervisor.stop();
       await assert.rejects(stage.supervisor.restart(), failsWith('ERR_CLOSED'));

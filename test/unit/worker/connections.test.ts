@@ -290,7 +290,7 @@ describe('a loop over the connections', () => {
       const { request } = await stage.dispatcher.hears('serve');
       await stage.dispatcher.say({ type: 'listening', request, listeners: [] });
       assert.ok(!(await isPending(next)), 'the loop waits for ever');
-      await assert.rejects(next, failsWith('ERR_DISPATCHER', /--listen/));
+      await assert.rejects(next, failsWith('ERR_NO_ADDRESS', /--listen/));
     }),
   );
 });
