@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 
 import { STUCK_AFTER_MS } from './deadline.js';
 import { keepsDescriptors } from './descriptors.js';
+import { removingDirectoriesAfter } from './files.js';
 
 export interface ProgramOptions {
   readonly env?: NodeJS.ProcessEnv;
@@ -35,17 +36,20 @@ export function withPrograms(
       for (const program of programs) program.kill();
     };
     const deadline = setTimeout(killAll, deadlineMs);
-    try {
-      await body((...command) => {
-        const program = new Program(...command);
-        programs.push(program);
-        return program;
-      });
-    } finally {
-      clearTimeout(deadline);
-      killAll();
-      await Promise.all(programs.map(({ exit }) => exit));
-    }
+    const start: Start = (...command) => {
+      const program = new Program(...command);
+      programs.push(program);
+      return program;
+    };
+    // A service that runs makes its files anew when somebody removes them.
+    await removingDirectoriesAfter(
+      () => body(start),
+      async () => {
+        clearTimeout(deadline);
+        killAll();
+        await Promise.all(programs.map(({ exit }) => exit));
+      },
+    );
   });
 }
 
