@@ -1,5 +1,5 @@
 // What differs for an app under `passfd run`: each reason, and the tests of Node's that pass alone and not there for it.
-// README.md and docs/operations.md tell users of them.
+// docs/compatibility.md and docs/operations.md describe them for users.
 
 const byReason: Readonly<Record<string, readonly string[]>> = {
   'The address, and the private `_handle`, are asked for before `listening`: the dispatcher is asked first': [

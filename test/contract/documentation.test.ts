@@ -1,8 +1,8 @@
-// What the README and the guides show is run here, as they show it.
+// The documentation: its examples run as they are printed, its TypeScript passes the strict compiler, its links lead somewhere.
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, symlinkSync, writeFileSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -21,7 +21,7 @@ interface Example {
   readonly line: number;
   readonly language: string;
   readonly code: string;
-  /** Of an example that is one file of a program: what its first line says. */
+  /** The name in its first line. Undefined for an example that is a whole program. */
   readonly file: string | undefined;
 }
 
@@ -39,11 +39,11 @@ function examplesOf(page: string): Example[] {
   });
 }
 
-/** Writes examples as files that Node and Python run, into a directory where `passfd` is installed. */
+/** Makes a project that has `passfd` installed, and writes examples into it as files that Node and Python run. */
 function install(directory: string, examples: readonly Example[]): void {
   mkdirSync(join(directory, 'node_modules'));
   symlinkSync(root, join(directory, 'node_modules/passfd'));
-  // As `npm init` writes it.
+  // `npm init` writes this line.
   writeFileSync(join(directory, 'package.json'), '{ "type": "commonjs" }');
   for (const { language, code, file = 'example.mts' } of examples) {
     writeFileSync(join(directory, file.replace(/\.mts$/, '.mjs')), language === 'ts' ? compiled(code) : code);
@@ -57,29 +57,88 @@ function compiled(code: string): string {
   return outputText;
 }
 
-const pages = ['README.md', ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)];
-const examples = pages.filter((page) => page.endsWith('.md')).flatMap(examplesOf);
+/** @returns what `tsc --strict` reports about the TypeScript examples: a line for each error */
+function errorsOf(directory: string, examples: readonly Example[]): string[] {
+  mkdirSync(join(directory, 'node_modules/@types'), { recursive: true });
+  symlinkSync(root, join(directory, 'node_modules/passfd'));
+  symlinkSync(join(root, 'node_modules/@types/node'), join(directory, 'node_modules/@types/node'));
+  writeFileSync(join(directory, 'package.json'), '{ "type": "module" }');
+  const places = new Map(
+    examples.map((example, index) => [join(directory, `example-${index}.ts`), example] as const),
+  );
+  for (const [path, { code }] of places) writeFileSync(path, code);
+  const program = ts.createProgram([...places.keys()], {
+    strict: true,
+    noEmit: true,
+    target: ts.ScriptTarget.ES2022,
+    lib: ['lib.es2022.d.ts', 'lib.esnext.disposable.d.ts'],
+    module: ts.ModuleKind.NodeNext,
+    moduleDetection: ts.ModuleDetectionKind.Force,
+    types: ['node'],
+    skipLibCheck: true,
+  });
+  return ts.getPreEmitDiagnostics(program).map(({ file, start, messageText }) => {
+    const example = file && places.get(file.fileName);
+    const line = file && start !== undefined ? file.getLineAndCharacterOfPosition(start).line : 0;
+    const where = example ? `${example.page}:${example.line + 1 + line}` : (file?.fileName ?? 'the compiler');
+    return `${where}: ${ts.flattenDiagnosticMessageText(messageText, ' ')}`;
+  });
+}
+
+/** The anchors of a page's headings, as GitHub makes them. */
+function anchorsOf(page: string): Set<string> {
+  const headings = readFileSync(join(root, page), 'utf8').matchAll(/^#+ (.*)$/gm);
+  return new Set(
+    [...headings].map(([, heading = '']) =>
+      heading
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N}\s_-]/gu, '')
+        .replace(/\s/g, '-'),
+    ),
+  );
+}
+
+/** @returns the links of a page that lead to no file, or to no heading */
+function deadLinksOf(page: string): string[] {
+  const markdown = readFileSync(join(root, page), 'utf8');
+  const links = [...markdown.matchAll(/\]\(([^)\s]+)\)/g)].map(([, link = '']) => link);
+  return links.filter((link) => {
+    if (/^https?:/.test(link)) return false;
+    const [path = '', anchor] = link.split('#');
+    const target = path === '' ? page : join(dirname(page), path);
+    if (!existsSync(join(root, target))) return true;
+    return anchor !== undefined && !anchorsOf(target).has(anchor);
+  });
+}
+
+const pages = [
+  ...['README.md', 'SECURITY.md', 'CONTRIBUTING.md', 'CHANGELOG.md'],
+  ...readdirSync(join(root, 'docs'))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `docs/${name}`),
+];
+const examples = pages.flatMap(examplesOf);
 
 function filesOf(page: string): Example[] {
   return examples.filter((example) => example.page === page && example.file !== undefined);
 }
 
-/** Connects, says something, and hears all of the answer. */
+/** Connects, writes a text, and reads the answer to its end. */
 async function ask(port: string | undefined, words: string): Promise<string> {
   const client = connect(Number(port), '127.0.0.1');
   client.write(words);
   return text(client);
 }
 
-/** The answer to a request over HTTP. */
+/** The answer to an HTTP request on a connection of its own. */
 async function get(port: string | undefined): Promise<string> {
   const response = await fetch(`http://127.0.0.1:${String(port)}`, { headers: { connection: 'close' } });
   return response.text();
 }
 
 /**
- * Asks until there are so many different answers, and tells those, sorted. A worker that says that it listens gets its
- * first connection a moment later.
+ * Sends requests until `count` different answers have come, and returns these sorted. A worker gets its first connection a
+ * moment after its server has emitted 'listening'.
  */
 async function answersOf(port: string | undefined, count: number): Promise<string[]> {
   const answers = new Set<string>();
@@ -87,10 +146,39 @@ async function answersOf(port: string | undefined, count: number): Promise<strin
   return [...answers].sort();
 }
 
+describe('a page of the documentation', () => {
+  for (const page of pages) {
+    it(`has links that lead somewhere: ${page}`, () => {
+      assert.deepEqual(deadLinksOf(page), []);
+    });
+  }
+
+  it('is reached from the README', () => {
+    const readme = readFileSync(join(root, 'README.md'), 'utf8');
+    assert.deepEqual(
+      pages.filter((page) => page !== 'README.md' && !readme.includes(`](${page})`)),
+      [],
+    );
+  });
+});
+
 describe('an example in the documentation', () => {
+  it('passes `tsc --strict` if it is TypeScript', async () => {
+    await using directory = await temporaryDirectory();
+    const inTypeScript = examples.filter(({ language }) => language === 'ts');
+    assert.ok(inTypeScript.length > 0);
+    assert.deepEqual(errorsOf(directory.path, inTypeScript), []);
+  });
+
+  it('is the same server on both pages that show it: README.md, docs/getting-started.md', () => {
+    const [server] = filesOf('docs/getting-started.md');
+    assert.ok(server);
+    assert.ok(filesOf('README.md').some(({ code }) => code === server.code));
+  });
+
   for (const example of examples.filter(({ file }) => file === undefined)) {
     it(
-      `runs to its end and prints something: ${example.page}, line ${example.line}`,
+      `runs to its end and prints a line: ${example.page}, line ${example.line}`,
       { skip: example.code.includes('python3') && withoutPython },
       withPrograms(async (start) => {
         await using directory = await temporaryDirectory();
@@ -105,7 +193,7 @@ describe('an example in the documentation', () => {
   }
 
   it(
-    'is an app that `passfd run` scales: README.md',
+    'is a server that `passfd run` runs in four workers: README.md',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       install(directory.path, filesOf('README.md'));
@@ -124,7 +212,7 @@ describe('an example in the documentation', () => {
   );
 
   it(
-    'is a worker that joins `passfd serve`, beside an unmodified app that does: README.md',
+    'is a worker that joins `passfd serve`, as an unmodified app does: README.md',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       install(directory.path, filesOf('README.md'));
@@ -140,13 +228,13 @@ describe('an example in the documentation', () => {
   );
 
   it(
-    'is a server with a Python worker that answers a client: docs/multiprocessing.md',
+    'is a server whose Python worker answers a client: docs/multiprocessing.md',
     { skip: withoutPython },
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       install(directory.path, filesOf('docs/multiprocessing.md'));
       const server = start(process.execPath, ['server.mjs'], { cwd: directory.path });
-      // The Python worker does not wait for the server, so this does.
+      // The Python worker does not wait for its server.
       await server.line(/^waiting for a worker$/);
       const worker = start('python3', ['worker.py'], { cwd: directory.path });
       await server.line(new RegExp(`^the worker is process ${worker.pid}$`));

@@ -1,4 +1,4 @@
-// What the README says an app may notice: who listens without the dispatcher, and what its entry sees.
+// What docs/compatibility.md says about servers that listen without the dispatcher, and about the entry of an app.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
