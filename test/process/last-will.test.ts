@@ -15,6 +15,7 @@ import {
   type Descriptor,
 } from '../../src/fd/index.js';
 import { Channel, encodeAdopted, type TakeGroup } from '../../src/handoff/index.js';
+import { STUCK_AFTER_MS } from '../support/deadline.js';
 import { temporaryDirectory } from '../support/files.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 import { withoutWill } from '../support/will.js';
@@ -23,6 +24,9 @@ import type { Scene } from './fixtures/will.js';
 const fixture = fileURLToPath(new URL('./fixtures/will.js', import.meta.url));
 
 const ROUNDS = 50;
+
+/** One round takes a second; on a machine that does much else it takes many. */
+const LIMIT_MS = 3 * STUCK_AFTER_MS;
 const CLIENTS_AT_ONCE = 64;
 
 /** What one worker heard. */
@@ -348,7 +352,7 @@ describe('a dispatcher that is killed in the middle of accepting and handing out
         given += heirs.filter(({ isOrphaned }) => isOrphaned).length;
       }
       console.log(`${given} workers got something by the will, ${again} of them a message again`);
-    }),
+    }, LIMIT_MS),
   );
 });
 
