@@ -1,59 +1,78 @@
-// Snapshot: everything that one generation of the dispatcher hands to the next, with the descriptors that belong to it.
+// Snapshot: everything that one generation of the dispatcher gives to the next, with the descriptors that belong to it.
+import * as v from 'valibot';
+
 import type { Descriptor } from '../../fd/index.js';
 import type { Unsent } from '../../fd/internal.js';
-import type { TicketSecretMessage } from '../../handoff/index.js';
-import type { ListenerIdentity } from '../listener.js';
-import type { OfferedSocket } from '../listeners.js';
-import type { PassfdWorkerSnapshot } from '../workers/passfd-worker.js';
-import type { PoolCounts } from '../pool.js';
-import type { RecipeWorkerSnapshot } from '../workers/recipe-worker.js';
+import { count, positive, ticketSecretMessage } from '../../handoff/index.js';
+import type { WorkerState } from './worker-state.js';
 
-/** On the side that hands over the descriptors are lent, and on the other one they are its own. */
+export const counts = v.object({
+  accepted: count,
+  adopted: count,
+  redelivered: count,
+  refused: count,
+  refusedPeers: count,
+});
+
+/** The file of a Unix socket. */
+export const socketFile = v.object({
+  /** Whether the file is removed when the socket is closed. */
+  removesFile: v.boolean(),
+  /** Device and inode of the file. Earlier releases omit it. */
+  fileIdentity: v.optional(v.string()),
+});
+
+/** A listening socket that workers or clients know by its number. */
+export const listenerState = v.object({
+  id: count,
+  key: v.string(),
+  isOwn: v.boolean(),
+  backlog: v.optional(count),
+  accepted: count,
+  ...socketFile.entries,
+  /** The secret of its TLS ticket keys, if a worker has asked for it. */
+  tickets: v.optional(ticketSecretMessage),
+});
+
+/** A listening socket that a worker may still ask for. */
+export const offeredState = v.object({ isInherited: v.boolean() });
+
+/** A process that was started as a worker and has not said hello yet. */
+export const childState = v.object({ id: positive, pid: positive });
+
+interface WithDescriptor {
+  readonly descriptor: Descriptor;
+}
+
+/** The descriptors are lent on the side that hands over. The side that takes over owns them. */
 export interface Snapshot {
   readonly generation: number;
-  readonly counts: PoolCounts & { readonly refusedPeers: number };
+  readonly counts: v.InferOutput<typeof counts>;
   readonly control: SocketSnapshot | undefined;
   readonly rawControl: SocketSnapshot | undefined;
   readonly listeners: readonly ListenerSnapshot[];
-  readonly offered: readonly OfferedSocket[];
+  readonly offered: readonly OfferedSnapshot[];
   readonly workers: readonly WorkerSnapshot[];
-  /** Processes that were started as workers, and have not said anything yet. */
   readonly silentChildren: readonly ChildSnapshot[];
-  /** Connections without a worker, in their order. */
+  /** Connections that wait for a worker, in their order. */
   readonly waiting: readonly ConnectionSnapshot[];
 }
 
-export interface SocketSnapshot {
-  readonly descriptor: Descriptor;
-  /** Whether the file of the socket is removed with it. */
-  readonly removesFile: boolean;
-  /** What its maker knows the file by. Earlier generations do not say it. */
-  readonly fileIdentity?: string | undefined;
-}
-
-export interface ListenerSnapshot extends SocketSnapshot, ListenerIdentity {
-  readonly accepted: number;
-  /** Where a worker has asked for it. */
-  readonly tickets?: TicketSecretMessage | undefined;
-}
-
-export interface ChildSnapshot {
-  readonly id: number;
-  readonly pid: number;
-  readonly channel: Descriptor;
-}
+export type SocketSnapshot = Readonly<v.InferOutput<typeof socketFile>> & WithDescriptor;
+export type ListenerSnapshot = Readonly<v.InferOutput<typeof listenerState>> & WithDescriptor;
+export type OfferedSnapshot = Readonly<v.InferOutput<typeof offeredState>> & WithDescriptor;
+export type ChildSnapshot = Readonly<v.InferOutput<typeof childState>> & { readonly channel: Descriptor };
 
 export interface WorkerSnapshot {
-  readonly worker: PassfdWorkerSnapshot | RecipeWorkerSnapshot;
+  readonly worker: WorkerState;
   readonly channel: Descriptor;
   /** In the order in which they were sent. */
   readonly inFlight: readonly ConnectionSnapshot[];
   readonly unsent: readonly Unsent[];
 }
 
-export interface ConnectionSnapshot {
-  readonly descriptor: Descriptor;
-  /** The listener that it came to. */
+export interface ConnectionSnapshot extends WithDescriptor {
+  /** The listener that accepted it. */
   readonly listener: number;
 }
 

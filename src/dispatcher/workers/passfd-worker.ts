@@ -22,6 +22,7 @@ import {
   type WorkerHello,
 } from '../../handoff/index.js';
 import type { AcceptedConnection, Listener, FormerListener } from '../listener.js';
+import type { PassfdWorkerState } from '../succession/worker-state.js';
 import { SlowCloses } from './slow-closes.js';
 import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
@@ -93,45 +94,6 @@ export interface PassfdWorkerIdentity {
   readonly serves: boolean;
   /** Whether it may hold listening sockets, and bring them. */
   readonly isTrusted: boolean;
-}
-
-/** What another dispatcher needs to go on with a worker. It holds for as long as the worker is frozen. */
-export interface PassfdWorkerSnapshot {
-  readonly dialect: 'passfd';
-  readonly id: number;
-  readonly pid: number;
-  readonly isTrusted: boolean;
-  readonly isCustodian: boolean;
-  /** See `knowsAgain`. */
-  readonly knowsAgain?: boolean | undefined;
-  /** See `WorkerView`. */
-  readonly formerChild?: FormerChild | undefined;
-  readonly state: 'starting' | 'ready' | 'draining';
-  /** Of one that is parted with: why. What is unsent ends with its farewell, if that is. */
-  readonly parting?: string | undefined;
-  readonly isStalled?: boolean | undefined;
-  readonly isTakenOut?: boolean | undefined;
-  readonly isHolding?: boolean | undefined;
-  readonly window: number;
-  readonly capacity: number | null;
-  /** See `#carried`. */
-  readonly carried: number;
-  /** See `#awaitedCustody`. */
-  readonly awaitedCustody: number;
-  readonly adopted: number;
-  readonly closed: number;
-  /** Of the channel's positions. */
-  readonly settled: number;
-  readonly subscriptions: readonly {
-    readonly listener: number;
-    readonly servers: number;
-    /** Whether no server of it was seen to stay open yet. Earlier generations do not say it. */
-    readonly isNew?: boolean | undefined;
-    readonly sharesTickets?: boolean | undefined;
-  }[];
-  /** See `PassfdWorker.givenBack`. Earlier generations do not say it. */
-  readonly givenBack?: readonly FormerListener[] | undefined;
-  readonly partial: Buffer;
 }
 
 type State =
@@ -221,7 +183,7 @@ export class PassfdWorker implements WorkerHandle {
 
   private constructor(
     socket: StreamSocket,
-    snapshot: Omit<PassfdWorkerSnapshot, 'dialect' | 'subscriptions'>,
+    snapshot: Omit<PassfdWorkerState, 'dialect' | 'subscriptions'>,
     events: PassfdWorkerEvents,
     host: PassfdWorkerHost,
   ) {
@@ -313,7 +275,7 @@ export class PassfdWorker implements WorkerHandle {
    */
   static restore(
     socket: StreamSocket,
-    snapshot: PassfdWorkerSnapshot,
+    snapshot: PassfdWorkerState,
     {
       listeners,
       inFlight,
@@ -575,7 +537,7 @@ export class PassfdWorker implements WorkerHandle {
     this.#stallWatch.stop();
     this.#stranger?.slowCloses.stop();
     const partial = await this.#channel.freeze();
-    const snapshot: PassfdWorkerSnapshot = {
+    const snapshot: PassfdWorkerState = {
       dialect: 'passfd',
       id: this.id,
       pid: this.pid,

@@ -15,6 +15,7 @@ import {
   type SocketIdentity,
 } from '../../fd/internal.js';
 import type { AcceptedConnection, Listener } from '../listener.js';
+import type { RecipeWorkerState } from '../succession/worker-state.js';
 import { SlowCloses } from './slow-closes.js';
 import { StallWatch } from './stall-watch.js';
 import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
@@ -56,25 +57,6 @@ const MAX_SLOW_CLOSES = 64;
 const KEPT_WAITING_MS = 10;
 
 type State = 'ready' | 'draining' | 'gone';
-
-/** What another dispatcher needs to go on with a worker. It holds for as long as the worker is frozen. */
-export interface RecipeWorkerSnapshot {
-  readonly dialect: 'multiprocessing' | 'raw';
-  readonly id: number;
-  readonly pid: number;
-  readonly state: 'ready' | 'draining';
-  readonly adopted: number;
-  readonly concurrency: number;
-  /** See `#limit`; not there while it has none. */
-  readonly limit?: number | undefined;
-  readonly held: readonly SocketIdentity[];
-  /** See `#hasOthers`. */
-  readonly hasOthers?: boolean | undefined;
-  /** Of an answer that has come in part. */
-  readonly answer: string;
-  /** Whether the one in flight was sent. */
-  readonly isSent: boolean;
-}
 
 export class RecipeWorker implements WorkerHandle {
   readonly id: number;
@@ -146,7 +128,7 @@ export class RecipeWorker implements WorkerHandle {
   /** Goes on with a worker of another dispatcher. It is frozen until `thaw`. */
   static restore(
     socket: StreamSocket,
-    snapshot: RecipeWorkerSnapshot,
+    snapshot: RecipeWorkerState,
     inFlight: AcceptedConnection | undefined,
     events: WorkerEvents,
     diagnostics: SocketDiagnostics | undefined,
@@ -310,7 +292,7 @@ export class RecipeWorker implements WorkerHandle {
     this.#stopAsking();
     // What a receive has brought already is on its way through a promise.
     await setImmediate();
-    const snapshot: RecipeWorkerSnapshot = {
+    const snapshot: RecipeWorkerState = {
       dialect: this.dialect,
       id: this.id,
       pid: this.pid,

@@ -3,9 +3,8 @@ import type { Descriptor, PassfdError, StreamSocket } from '../../fd/index.js';
 import type { Unsent } from '../../fd/internal.js';
 import type { FormerChild } from '../../handoff/index.js';
 import type { AcceptedConnection, Listener } from '../listener.js';
-import type { PassfdWorkerSnapshot } from './passfd-worker.js';
 import type { Candidate } from '../policy.js';
-import type { RecipeWorkerSnapshot } from './recipe-worker.js';
+import type { WorkerState } from '../succession/worker-state.js';
 
 export type Dialect = 'passfd' | 'multiprocessing' | 'raw';
 
@@ -70,7 +69,7 @@ export interface WorkerHandle extends WorkerView, Candidate {
 
 /** What another process needs to go on with a worker. It is lent, and good while the worker is frozen. */
 export interface FrozenWorker {
-  readonly snapshot: PassfdWorkerSnapshot | RecipeWorkerSnapshot;
+  readonly snapshot: WorkerState;
   readonly socket: StreamSocket;
   /** In the order in which they were sent. */
   readonly inFlight: readonly AcceptedConnection[];

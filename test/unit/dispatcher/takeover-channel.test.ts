@@ -4,7 +4,11 @@ import { describe, it } from 'node:test';
 
 import type { StreamSocket } from '../../../src/fd/index.js';
 import { encodeFrame } from '../../../src/handoff/index.js';
-import { TakeoverChannel, type TakeoverMessage } from '../../../src/dispatcher/internal.js';
+import {
+  TakeoverChannel,
+  type OutgoingMessage,
+  type TakeoverMessage,
+} from '../../../src/dispatcher/internal.js';
 import { failsWith } from '../../support/errors.js';
 import { openFile, takeTexts } from '../../support/files.js';
 import { isPending } from '../../support/loop.js';
@@ -33,7 +37,7 @@ async function trickle(
   }
 }
 
-const listener: TakeoverMessage = {
+const listener: OutgoingMessage = {
   type: 'listener',
   id: 7,
   key: 'own 127.0.0.1:0',
@@ -150,7 +154,7 @@ describe('a TakeoverChannel', () => {
     ['no bytes', Buffer.alloc(4), /announces 0 bytes/],
     ['more bytes than a message has', Buffer.from('01000001', 'hex'), /announces 16777217 bytes/],
     ['what is not JSON', encodeFrame(Buffer.from('{"type":')), /is not JSON/],
-    ['an unknown type', frame({ type: 'give-me-everything' }), /is not understood/],
+    ['an unknown type', frame({ type: 'give-me-everything' }), /Invalid takeover message/],
     ['a field of a wrong type', frame({ ...listener, accepted: '3' }), /accepted/],
     ['a negative count', frame({ ...listener, accepted: -1 }), /accepted/],
     ['no field that is needed', frame({ type: 'control' }), /removesFile/],
