@@ -32,7 +32,7 @@ export class Custody {
   }
 
   /** The numbers are those of another dispatcher from here on. All are kept until that one has given them anew. */
-  expectAnew(): void {
+  forgetListeners(): void {
     for (const kept of this.#kept.values()) kept.listener = undefined;
   }
 

@@ -1,8 +1,8 @@
-// Tells the app that its worker drains, by a channel that it can hear without knowing passfd (diagnostics_channel).
+// Publishes a drain on diagnostics_channel, so that an app that knows nothing of passfd can act on it.
 import { channel } from 'node:diagnostics_channel';
 
 const drain = channel('passfd:drain');
 
-export function tellDrain(): void {
+export function publishDrain(): void {
   drain.publish({});
 }

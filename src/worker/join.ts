@@ -14,8 +14,9 @@ import {
   type TrustedUsers,
 } from '../handoff/index.js';
 import { Client, type AuthKey } from '../multiprocessing/index.js';
+import { checkCapacity } from './capacity.js';
 import { Link, type LinkOptions } from './link.js';
-import { checkCapacity, Worker } from './worker.js';
+import { Worker } from './worker.js';
 
 export interface JoinOptions {
   /** The path of the dispatcher's control socket. Without one: the channel that this process inherited, if it did. */
@@ -82,12 +83,12 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
     return socket ?? connectAgain().catch(wayBack ? waitsToBeCalled : undefined);
   };
   const worker = new Worker(
-    async (events, hello) => {
+    async (host, hello) => {
       const linkOptions: LinkOptions = { window, handshakeTimeoutMs, ...hello };
-      return Link.open(await open(), linkOptions, events);
+      return Link.open(await open(), linkOptions, host);
     },
     {
-      reconnecting:
+      reconnect:
         path === undefined
           ? undefined
           : {

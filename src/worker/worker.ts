@@ -1,416 +1,269 @@
-// Worker: the code in a worker process that takes connections from a dispatcher and gives them to servers.
-import { AsyncResource } from 'node:async_hooks';
+// Worker: the life of a worker: linked to a dispatcher, reconnecting to the next one, draining, closed.
 import { EventEmitter } from 'node:events';
 import { Server, type Socket } from 'node:net';
 
-import { PassfdError, type Address, type ErrorCode } from '../fd/index.js';
-import { type SocketIdentity } from '../fd/internal.js';
-import type { Listening, TicketSecret, WantedAddress } from '../handoff/index.js';
-import { tellDrain } from './drain-channel.js';
-import { Intake } from './intake.js';
+import { PassfdError } from '../fd/index.js';
+import type { WantedAddress } from '../handoff/index.js';
+import { Capacity } from './capacity.js';
 import { Custody } from './custody.js';
-import type { End, Granted, Link, LinkEvents, Returning, TicketRequest, Welcome } from './link.js';
-import { privateServer, watchStandalone } from './node-handles.js';
-import { PassedOn } from './passed-on.js';
-import { closeGracefully, finishConnections, prepareClosing } from './server-closing.js';
-import { ServerHandle, type ListenArguments } from './server-handle.js';
-import type { Target } from './target.js';
-import { shareTickets, stopSharingTickets, ticketSecretOf } from './ticket-keys.js';
+import { publishDrain } from './drain-channel.js';
+import type { End, Link, LinkHost, Returning, Welcome } from './link.js';
+import { OpenConnections } from './open-connections.js';
+import { Reconnecting, type ReconnectOptions } from './reconnecting.js';
+import type { ListenArguments } from './server-handle.js';
+import { StandaloneServers } from './standalone-servers.js';
+import { Subscriptions } from './subscriptions.js';
 
 interface WorkerEvents {
-  /** Nothing new comes any more; what is open is to be finished. */
+  /** Nothing new comes any more. Servers finish what is open. */
   drain: [];
-  /** Nothing is open any more. */
+  /** The drain is done: no connection is open. */
   drained: [];
-  /** The channel to the dispatcher ended. What was adopted goes on. */
+  /** The channel to the dispatcher ended. Open connections stay open. With a reason, the dispatcher lives and has disconnected this worker. */
   disconnected: [reason: Error | undefined];
+  /** The next dispatcher has taken this worker back. */
   reconnected: [];
-  /** No dispatcher comes for this worker any more: nothing new comes, and what is open is to be finished. */
+  /** No dispatcher came in time, or the dispatcher disconnected this worker. It drains. */
   abandoned: [];
-  /** Something failed that the worker cannot recover from. */
+  /** An unexpected failure. The worker drains. */
   error: [error: Error];
 }
 
 /** Opens a channel to the dispatcher. */
 export type OpenLink = (
-  events: LinkEvents,
+  host: LinkHost,
   hello: { readonly capacity: number | null; readonly returns: Returning | undefined },
 ) => Promise<{ readonly link: Link; readonly welcome: Welcome }>;
-
-/** How a worker finds the next dispatcher when its own is gone. */
-export interface Reconnecting {
-  /** Time in which one has to come. */
-  readonly timeoutMs: number;
-  /** Resolves when there is a reason to look again before the pause is over. Never rejects. */
-  readonly untilChanged: (signal: AbortSignal) => Promise<void>;
-  /** It looks for none any more. */
-  readonly close: () => void;
-}
-
-/** Pauses between two tries to reach a dispatcher that is gone. */
-const FIRST_RECONNECT_MS = 20;
-const LAST_RECONNECT_MS = 1_000;
-
-/** What an app may set in each turn is told no more often than this: the dispatcher bounds what a worker says. */
-const CAPACITY_DELAY_MS = 1;
-
-/** What is met while there is no dispatcher, or while one dies. */
-const nobodyThere: ReadonlySet<ErrorCode> = new Set([
-  'ERR_ADDRESS_MISSING',
-  'ERR_CONNECTION_REFUSED',
-  'ERR_PEER_GONE',
-  'ERR_EOF',
-]);
-
-/** Somebody who listens: one server, or one iterator. */
-interface Registration {
-  readonly target: Target;
-  /** None of an iterator. */
-  readonly server: Server | undefined;
-  /** What to ask a dispatcher for, the first and each later one. */
-  ask(link: Link, granted: Granted): Promise<void>;
-  listeners: readonly Listening[];
-}
-
-/** What a dispatcher is asked for. */
-interface Wish {
-  /** Without one, the dispatcher's own addresses. */
-  readonly wanted: WantedAddress | undefined;
-  readonly backlog: number | undefined;
-  /** None for an iterator. */
-  readonly server: Server | undefined;
-}
-
-/** What became of asking to listen. */
-type Outcome = 'listening' | 'idle' | 'closed' | 'finishing' | 'taken' | 'nowhere';
-
-/** Who has the connections of the dispatcher's own addresses, or waits for them. */
-interface Claim {
-  readonly by: Server | Intake;
-}
 
 type State =
   | { readonly is: 'linked'; readonly link: Link }
   | { readonly is: 'reconnecting' }
   | { readonly is: 'closed' };
 
+/** A worker of a dispatcher. `join` makes one. */
 export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposable {
   readonly #openLink: OpenLink;
-  /** Which service a supervisor has started this process for; undefined where none has. */
+  /** The service whose supervisor has started this process; undefined when none has. */
   readonly #service: string | undefined;
   /** The slot of that supervisor: the first id. */
   #slot = 0;
-  /** None for a worker that has no way to another dispatcher when this one is gone. */
+  /** Undefined for a worker that cannot reach another dispatcher. */
   readonly #reconnecting: Reconnecting | undefined;
   readonly #custody = new Custody();
-  readonly #registrations = new Set<Registration>();
-  readonly #servers = new Set<Server>();
+  readonly #capacity: Capacity;
+  readonly #open = new OpenConnections({
+    closed: () => {
+      // First, or the dispatcher would take the closed one for room that the loop has not asked for.
+      this.#capacity.report();
+      this.#link?.noteClosed();
+    },
+    holdingChanged: () => {
+      this.#link?.setHolding(this.#open.isHolding);
+    },
+    idle: () => {
+      if (this.#isDraining) this.#announce('drained');
+    },
+  });
+  readonly #subscriptions = new Subscriptions({
+    link: () => this.#link,
+    untilLinked: () => this.#untilLinked(),
+    checkOpen: () => {
+      if (this.#state.is === 'closed') throw this.#endError();
+    },
+    isDraining: () => this.#isDraining,
+    isFinishing: () => this.isFinishing,
+    reference: (change) => {
+      this.#reference(change);
+    },
+    roomChanged: () => {
+      this.#capacity.report();
+    },
+  });
+  readonly #standalone = new StandaloneServers(this.#open);
   readonly #closing = new AbortController();
   #state: State = { is: 'closed' };
   #welcome: Welcome | undefined;
-  #capacity: number | null;
-  /** What the present dispatcher was told of it. */
-  #toldCapacity: number | null = null;
-  /** Will tell what the app has set by then, where nothing tells it before. */
-  #capacityTimer: NodeJS.Timeout | undefined;
-  #claim: Claim | undefined;
-  #isReady = false;
   #isDraining = false;
-  /** Connections that are open, from whichever dispatcher they came. */
-  #open = 0;
-  /** Connections that were closed, ever. */
-  #closed = 0;
-  /** Those of them that are closed here, and open in other processes. */
-  readonly #passedOn = new PassedOn();
-  /** Servers of this process that listen by themselves: no dispatcher knows of them. */
-  readonly #standalone = new Set<Server>();
-  /** Connections that these have accepted and that are open. */
-  #accepted = 0;
-  /** Who needs the process to stay. */
+  /** How many things keep the process alive. */
   #references = 0;
-  /** Settles when there is another dispatcher, or none any more. */
+  /** Settles when the next dispatcher has come, or none comes any more. */
   #reconnected: Promise<void> = Promise.resolve();
-  #pauseTimer: NodeJS.Timeout | undefined;
-  /** Why a dispatcher did not take this worker back, as it was told last. */
-  #lastRefusal: string | undefined;
 
+  /** @internal */
   constructor(
     openLink: OpenLink,
     options: {
-      readonly reconnecting: Reconnecting | undefined;
+      readonly reconnect: ReconnectOptions | undefined;
       readonly capacity: number | null;
       readonly service?: string | undefined;
     },
   ) {
     super();
-    this.#service = options.service;
     this.#openLink = openLink;
-    this.#reconnecting = options.reconnecting;
-    this.#capacity = options.capacity;
+    this.#service = options.service;
+    this.#reconnecting = options.reconnect && new Reconnecting(options.reconnect);
+    this.#capacity = new Capacity(options.capacity, this.#open, this.#subscriptions, () => this.#link);
   }
 
-  /** Opens the first channel. @throws {PassfdError} as `join` */
+  /** Opens the first channel. @throws {PassfdError} as `join` @internal */
   async connect(): Promise<void> {
-    this.#watch(await this.#link(undefined));
+    this.#watch(await this.#openChannel(undefined));
     this.#slot = this.id;
   }
 
-  /** Which worker this is: the `ID` of `passfd drain ID`. */
+  /** The number of this worker in `passfd status` and `passfd drain ID`. The next dispatcher may give it another one. */
   get id(): number {
     return this.#welcome?.id ?? 0;
   }
 
-  /** Whether the dispatcher has addresses of its own, whose connections `serve` takes. */
+  /** Whether the dispatcher has addresses of its own, whose connections `serve` and `connections` take. */
   get serves(): boolean {
     return this.#welcome?.serves ?? false;
   }
 
-  /** Connections that are open here, or that this process has passed on and that are open elsewhere. */
+  /** The number of open connections, also of those that this process passed on and that another one has open. */
   get active(): number {
-    return this.#open;
+    return this.#open.fromDispatchers;
   }
 
-  /** Whether any connection is open, of this worker's or of a server that listens by itself. */
-  get #isIdle(): boolean {
-    return this.#open === 0 && this.#accepted === 0;
-  }
-
-  /** Whether this process has served, and takes nothing new. What its app listens at from then on is the process's own. */
+  /** Whether this process has served, and takes nothing new: a later `listen` of its app is its own. @internal */
   get isFinishing(): boolean {
-    return (
-      this.#isReady && (this.#isDraining || (this.#state.is === 'linked' && this.#state.link.isDraining))
-    );
-  }
-
-  /** Connections that this worker wants to have open at most; null for no limit. */
-  get capacity(): number | null {
-    return this.#capacity;
-  }
-
-  set capacity(capacity: number | null) {
-    checkCapacity(capacity);
-    this.#capacity = capacity;
-    this.#capacityTimer ??= setTimeout(() => {
-      this.#capacityTimer = undefined;
-      this.#tellCapacity();
-    }, CAPACITY_DELAY_MS);
-  }
-
-  /** Whether this server may have the connections of the dispatcher's own addresses: nobody else in this process has. */
-  mayServe(server: Server): boolean {
-    return this.serves && (!this.#claim || this.#claim.by === server);
+    return this.#subscriptions.isReady && (this.#isDraining || this.#link?.isDraining === true);
   }
 
   /**
-   * Has a server take the connections of the dispatcher's own addresses: any `net.Server`, so also one of http, https,
-   * http2 or tls. It behaves as if it listened there itself; resolves when it does.
-   * @throws {PassfdError} `ERR_NO_ADDRESS` when the dispatcher has no address; `ERR_ADDRESS_IN_USE` when another server,
-   * or a loop, has its connections already; `ERR_CLOSED` when the server is closed meanwhile, or this worker drains or was
-   * closed; `ERR_PEER_GONE` when no dispatcher comes any more: it waits for one as long as this worker does
+   * The number of connections that may be open here at most, or null for no limit. Default: null. Further connections go to
+   * other workers, or wait. It may be set at any time; the dispatcher gets the last value of each millisecond.
+   * @throws {TypeError} when it is set to anything but null or an integer from 0
+   */
+  get capacity(): number | null {
+    return this.#capacity.limit;
+  }
+
+  set capacity(capacity: number | null) {
+    this.#capacity.limit = capacity;
+  }
+
+  /** Whether this server may have the connections of the dispatcher's own addresses. @internal */
+  mayServe(server: Server): boolean {
+    return this.serves && this.#subscriptions.mayServe(server);
+  }
+
+  /**
+   * Gives a server the connections of the dispatcher's own addresses. The server behaves as if it listened there by itself.
+   * Resolves when it listens; then `ready` is not needed. Waits for the next dispatcher when there is none.
+   * @param server any `net.Server`, also one of http, https, http2 or tls
+   * @throws {TypeError} when it is no `net.Server`, or listens already
+   * @throws {PassfdError} `ERR_NO_ADDRESS` when the dispatcher has no address; `ERR_ADDRESS_IN_USE` when another server or
+   * loop of this process has the connections; `ERR_CLOSED` when the server was closed meanwhile, or this worker drains or
+   * was closed; `ERR_LISTEN` when the dispatcher cannot listen; `ERR_PEER_GONE` when no dispatcher comes any more
    */
   async serve(server: Server): Promise<void> {
     if (!(server instanceof Server)) throw new TypeError('serve takes a net.Server');
-    if (server.listening) throw new TypeError('The server listens already: take one that does not');
+    if (server.listening) throw new TypeError('The server listens already: pass one that does not');
     if (this.#state.is === 'closed') throw this.#endError();
-    if (this.#isDraining) throw new PassfdError('ERR_CLOSED', 'This worker drains: it takes nothing new');
-    await this.listenWith(server, undefined, noArguments);
+    if (this.#isDraining) throw new PassfdError('ERR_CLOSED', 'This worker drains, and takes nothing new');
+    await this.#subscriptions.listen(server);
     this.ready();
   }
 
   /**
-   * What `serve` and an intercepted `listen` do.
-   * @param wanted an address to listen at; without one, the dispatcher's own
-   * @throws {PassfdError} `ERR_CLOSED` when the server was closed, or told to listen elsewhere, before the answer came;
-   * `ERR_ADDRESS_IN_USE`; `ERR_LISTEN`, whose `cause` has the code of the system error
+   * What an intercepted `listen` does.
+   * @param wanted the address. Default: the dispatcher's own addresses
+   * @throws {PassfdError} as `Subscriptions.listen`
+   * @internal
    */
-  async listenWith(
-    server: Server,
-    wanted: WantedAddress | undefined,
-    listen: ListenArguments,
-  ): Promise<void> {
-    const { _listeningId: call } = privateServer(server);
-    const scope = new AsyncResource('PassfdServer');
-    const claim = wanted ? undefined : this.#take(server);
-    let outcome = 'nowhere' as Outcome;
-    let refused: { readonly address: Address; readonly isOpen: Promise<boolean> } | undefined;
-    this.#reference(1);
-    try {
-      await this.#ask({ wanted, backlog: listen.backlog, server }, (listeners, tickets) => {
-        const [first] = listeners;
-        if (!first) return;
-        if (privateServer(server)._listeningId !== call) {
-          outcome = 'closed';
-          this.#unlisten(listeners).catch(() => undefined);
-        } else if (this.isFinishing) {
-          outcome = 'finishing';
-          refused = { address: first.address, isOpen: this.#unlisten(listeners) };
-        } else if (this.#targetOf(first.id)) {
-          outcome = 'taken';
-          this.#unlisten(listeners).catch(() => undefined);
-        } else {
-          outcome = 'listening';
-          if (tickets) shareTickets(server, tickets);
-          this.#attach(server, { wanted, claim }, listen, listeners, first, scope);
-        }
-      });
-      if (refused && (await refused.isOpen) && privateServer(server)._listeningId === call) {
-        outcome = 'idle';
-        attachIdle(server, refused.address, listen, scope);
-      }
-    } finally {
-      if (outcome !== 'listening') this.#release(claim);
-      this.#reference(-1);
-    }
-    checkListening(outcome);
+  listenWith(server: Server, wanted: WantedAddress | undefined, listen: ListenArguments): Promise<void> {
+    return this.#subscriptions.listen(server, wanted, listen);
   }
 
   /**
    * The connections of the dispatcher's own addresses, one by one, until the loop is left, or this worker drains or is
-   * closed. Each is paused, and belongs to the loop's body. The dispatcher sends one when the loop asks for one, and
-   * until then gives them to other workers. So a body that is awaited serves one client at a time.
-   * @throws {PassfdError} as `serve`
+   * closed. Each is a paused `net.Socket`, and belongs to the body of the loop. The dispatcher sends the next one when the
+   * loop asks for it, and gives the others to other workers. So a body that is awaited serves one client at a time.
+   * @throws {PassfdError} as `serve`, when the loop begins
    */
   connections(): AsyncGenerator<Socket, void, undefined> {
-    const intake = new Intake(() => {
-      this.#tellCapacity();
-    });
-    const loop = this.#loop(intake);
-    // A generator takes up neither while a `next` waits, and that may be for ever: so that one is to end first.
-    const leave = loop.return.bind(loop);
-    const fail = loop.throw.bind(loop);
-    return Object.assign(loop, {
-      return: (value: void | PromiseLike<void>) => {
-        intake.end();
-        return leave(value);
-      },
-      throw: (error: unknown) => {
-        intake.end();
-        return fail(error);
-      },
-    });
+    return this.#subscriptions.loop();
   }
 
-  async *#loop(intake: Intake): AsyncGenerator<Socket, void, undefined> {
-    if (this.#isDraining) return;
-    if (this.#state.is === 'closed') throw this.#endError();
-    const claim = this.#take(intake);
-    this.#tellCapacity();
-    this.#reference(1);
-    let registration: Registration | undefined;
-    try {
-      await this.#ask({ wanted: undefined, backlog: undefined, server: undefined }, (listeners) => {
-        if (listeners.length === 0) return;
-        registration = {
-          target: intake,
-          server: undefined,
-          listeners,
-          ask: (link, granted) => link.serve(undefined, granted),
-        };
-        this.#registrations.add(registration);
-      });
-      if (registration) this.#sayServing(registration);
-      else checkListening('nowhere');
-      yield* intake.sockets();
-    } finally {
-      intake.leave();
-      this.#release(claim);
-      if (registration) await this.#withdraw(registration);
-      this.#tellCapacity();
-      this.#reference(-1);
-    }
-  }
-
-  /**
-   * Has a drain wait for the connections of a server that listens by itself. It goes on listening meanwhile: a session that
-   * is open may need it. Does nothing for any other server.
-   */
+  /** Has a drain wait for the connections of a server that listens by itself. @internal */
   watchStandalone(server: Server): void {
-    const isStandalone = watchStandalone(server, {
-      accepted: () => {
-        if (this.#accepted++ === 0) this.#tellHolding();
-        return (passedOn) => {
-          this.#whenClosed(passedOn, () => {
-            this.#noteStandaloneClosed();
-          });
-        };
-      },
-      closed: () => {
-        this.#standalone.delete(server);
-      },
-    });
-    if (!isStandalone) return;
-    this.#standalone.add(server);
-    prepareClosing(server);
-    if (this.#isDraining) finishConnections(server);
+    this.#standalone.watch(server);
   }
 
   /**
-   * Tells the dispatcher that connections may come, to everything that listens. A server that stays open after its
-   * 'listening' implies it. A second call does nothing.
+   * Reports that connections may come, for everything that listens. `serve` and `connections` do it by themselves, as does
+   * a server that stays open after its 'listening'. A second call does nothing.
    */
   ready(): void {
-    if (this.#isReady) return;
-    this.#isReady = true;
-    if (this.#state.is === 'linked') this.#state.link.sayReady();
+    this.#subscriptions.ready();
   }
 
-  /** Takes nothing new, closes its servers, and resolves when the last connection is closed. */
+  /** Takes nothing new, closes the servers gracefully, and resolves when no connection is open. Has no time limit. */
   async drain(): Promise<void> {
-    if (!this.#isDraining && this.#state.is === 'linked') this.#state.link.sayDraining();
+    if (!this.#isDraining) this.#link?.sayDraining();
     this.#beginDraining();
-    if (!this.#isIdle) await new Promise<void>((resolve) => this.once('drained', resolve));
+    if (!this.#open.isIdle) await new Promise<void>((resolve) => this.once('drained', resolve));
   }
 
-  /** Tells whoever started this process why it is about to end. */
+  /** Reports why this process is about to end to the process that started it. @internal */
   sayLastWords(text: string): void {
-    if (this.#state.is === 'linked') this.#state.link.sayLastWords(text);
+    this.#link?.sayLastWords(text);
   }
 
-  /** Leaves the dispatcher. What was adopted stays open. A second call does nothing. */
+  /** Leaves the dispatcher. Connections stay open. Resolves when the channel has ended. A second call does nothing. */
   async close(): Promise<void> {
-    const state = this.#state;
+    const link = this.#link;
     this.#state = { is: 'closed' };
     this.#closing.abort();
     this.#custody.close();
     this.#reconnecting?.close();
-    this.#endIntake();
-    if (state.is !== 'linked') return;
-    state.link.close();
-    await state.link.ended;
+    this.#subscriptions.endLoop();
+    if (!link) return;
+    link.close();
+    await link.ended;
   }
 
+  /** The same as `close`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
+  get #link(): Link | undefined {
+    return this.#state.is === 'linked' ? this.#state.link : undefined;
+  }
+
+  get #isReconnecting(): boolean {
+    return this.#state.is === 'reconnecting';
+  }
+
   /** @throws {PassfdError} as `join`; `ERR_CLOSED` when this worker was closed meanwhile */
-  async #link(returns: Returning | undefined): Promise<Link> {
-    const closedBefore = this.#closed;
-    const capacity = this.#presentCapacity;
+  async #openChannel(returns: Returning | undefined): Promise<Link> {
+    const closedBefore = this.#open.closed;
+    const capacity = this.#capacity.present;
     const { link, welcome } = await this.#openLink(
       {
-        targetOf: (listener) => this.#targetOf(listener),
+        targetOf: (listener) => this.#subscriptions.targetOf(listener),
         isDraining: () => this.#isDraining,
-        drain: () => {
+        drainRequested: () => {
           this.#beginDraining();
         },
         opened: (count) => {
-          this.#open += count;
+          this.#open.add(count);
         },
         closed: (passedOn) => {
-          this.#whenClosed(passedOn, () => {
-            this.#noteClosed();
-          });
+          this.#open.close(passedOn);
         },
-        entrusted: (listener, kept) => {
+        custodyGiven: (listener, kept) => {
           this.#custody.keep(listener, kept);
         },
-        relieved: (listeners, stale) => {
+        custodyReleased: (listeners, stale) => {
           this.#custody.release(listeners);
           if (stale) this.#custody.releaseStale();
         },
         ticketsChanged: (listener, secret) => {
-          this.#changeTickets(listener, secret);
+          this.#subscriptions.changeTickets(listener, secret);
         },
       },
       { capacity, returns },
@@ -422,39 +275,14 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     }
     this.#state = { is: 'linked', link };
     this.#welcome = welcome;
-    this.#toldCapacity = capacity;
-    this.#tellCapacity();
-    this.#tellHolding();
+    this.#capacity.noteSent(capacity);
+    this.#capacity.report();
+    link.setHolding(this.#open.isHolding);
     if (this.#isDraining) link.sayDraining();
-    // What was closed since the hello had told how many are open.
-    for (let count = this.#closed - closedBefore; count > 0 && returns; count--) link.noteClosed();
+    // The hello said how many are open. These were closed since then.
+    for (let count = this.#open.closed - closedBefore; count > 0 && returns; count--) link.noteClosed();
     link.setReferenced(this.#references > 0);
     return link;
-  }
-
-  /** Of a connection that is closed here. */
-  #whenClosed(passedOn: SocketIdentity | undefined, note: () => void): void {
-    if (passedOn) this.#passedOn.watch(passedOn, note);
-    else note();
-  }
-
-  #noteStandaloneClosed(): void {
-    if (--this.#accepted > 0) return;
-    this.#tellHolding();
-    if (this.#isIdle && this.#isDraining) this.#announce('drained');
-  }
-
-  #tellHolding(): void {
-    if (this.#state.is === 'linked') this.#state.link.setHolding(this.#accepted > 0);
-  }
-
-  #noteClosed(): void {
-    this.#open--;
-    this.#closed++;
-    // First, or what is closed would make room that nobody has asked for.
-    this.#tellCapacity();
-    if (this.#state.is === 'linked') this.#state.link.noteClosed();
-    if (this.#isIdle && this.#isDraining) this.#announce('drained');
   }
 
   #watch(link: Link): void {
@@ -466,11 +294,11 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   }
 
   async #onEnded(link: Link, end: End): Promise<void> {
-    if (this.#state.is !== 'linked' || this.#state.link !== link) return;
+    if (this.#link !== link) return;
     this.#state = { is: 'reconnecting' };
     const reason = end.is === 'farewell' ? end.error : undefined;
     process.nextTick(() => this.emit('disconnected', reason));
-    // One that was cut off would be cut off again.
+    // A dispatcher that has disconnected this worker would do it again.
     if (!this.#reconnecting || end.is === 'farewell' || this.#isDraining) {
       this.#giveUp();
       return;
@@ -479,77 +307,47 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     await this.#reconnected;
   }
 
-  async #reconnect({ timeoutMs, untilChanged }: Reconnecting): Promise<void> {
-    const giveUpAt = performance.now() + timeoutMs;
-    let pauseMs = FIRST_RECONNECT_MS;
-    while (this.#isLooking() && performance.now() < giveUpAt) {
-      if (await this.#pause(Math.min(pauseMs, giveUpAt - performance.now()), untilChanged)) {
-        pauseMs = FIRST_RECONNECT_MS;
-      } else {
-        pauseMs = Math.min(pauseMs * 2, LAST_RECONNECT_MS);
-      }
-      if (!this.#isLooking()) break;
-      const link = await this.#linkAgain();
-      if (!link) continue;
-      this.#lastRefusal = undefined;
-      this.#announce('reconnected');
-      this.#watch(link);
-      return;
-    }
-    if (this.#isReconnecting) this.#giveUp();
-  }
-
-  get #isReconnecting(): boolean {
-    return this.#state.is === 'reconnecting';
-  }
-
-  /** One that drains needs no other dispatcher. */
-  #isLooking(): boolean {
-    return this.#isReconnecting && !this.#isDraining;
-  }
-
-  /** @returns nothing when it did not work, and may work later */
-  async #linkAgain(): Promise<Link | undefined> {
+  async #reconnect(reconnecting: Reconnecting): Promise<void> {
+    let link: Link | undefined;
     try {
-      this.#custody.expectAnew();
+      link = await reconnecting.run(
+        () => this.#linkAgain(),
+        // A worker that drains needs no other dispatcher.
+        () => this.#isReconnecting && !this.#isDraining,
+        this.#closing.signal,
+      );
+    } finally {
+      if (this.#isReconnecting) this.#giveUp();
+    }
+    if (!link) return;
+    this.#announce('reconnected');
+    this.#watch(link);
+  }
+
+  async #linkAgain(): Promise<Link> {
+    try {
+      this.#custody.forgetListeners();
       const child = this.#service === undefined ? undefined : { slot: this.#slot, service: this.#service };
-      const link = await this.#link({ id: this.id, open: this.#open, custody: this.#custody.kept, child });
-      await this.#registerAgain(link);
+      const returns = { id: this.id, open: this.active, custody: this.#custody.kept, child };
+      const link = await this.#openChannel(returns);
+      await this.#subscriptions.askAgain(link);
       return link;
     } catch (error) {
-      this.#unlink();
-      // One that refuses this worker today, for one since its key is not set yet, may take it tomorrow.
-      if (error instanceof PassfdError) {
-        this.#warnOfRefusal(error);
-        return undefined;
+      // The dispatcher is gone again, before everything was asked.
+      const link = this.#link;
+      if (link) {
+        link.close();
+        this.#state = { is: 'reconnecting' };
       }
-      if (this.#isReconnecting) this.#giveUp();
       throw error;
     }
   }
 
-  /** Each reason once: it is tried again and again. */
-  #warnOfRefusal({ code, message }: PassfdError): void {
-    if (nobodyThere.has(code) || message === this.#lastRefusal) return;
-    this.#lastRefusal = message;
-    process.emitWarning(`This worker cannot go back to a dispatcher yet: ${message}`, 'PassfdWarning');
-  }
-
-  /** @returns whether it was cut short by a change */
-  async #pause(pauseMs: number, untilChanged: Reconnecting['untilChanged']): Promise<boolean> {
-    const over = new AbortController();
-    const signal = AbortSignal.any([this.#closing.signal, over.signal]);
-    const pause = new Promise<boolean>((resolve) => {
-      this.#pauseTimer = setTimeout(resolve, pauseMs, false);
-      if (this.#references === 0) this.#pauseTimer.unref();
-      signal.addEventListener('abort', () => {
-        resolve(false);
-      });
-    });
-    const isChanged = await Promise.race([pause, untilChanged(signal).then(() => true)]);
-    clearTimeout(this.#pauseTimer);
-    over.abort();
-    return isChanged;
+  /** @throws {PassfdError} as `#endError` */
+  async #untilLinked(): Promise<Link> {
+    while (this.#isReconnecting) await this.#reconnected;
+    if (!this.#link) throw this.#endError();
+    return this.#link;
   }
 
   #giveUp(): void {
@@ -560,178 +358,25 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#announce('abandoned');
   }
 
-  /** Of a dispatcher that went away again before everything was asked of it. */
-  #unlink(): void {
-    if (this.#state.is !== 'linked') return;
-    this.#state.link.close();
-    this.#state = { is: 'reconnecting' };
-  }
-
-  async #registerAgain(link: Link): Promise<void> {
-    // The ids are the new dispatcher's, and mean other listeners there.
-    for (const registration of this.#registrations) registration.listeners = [];
-    for (const registration of this.#registrations) {
-      await registration.ask(link, (listeners, tickets) => {
-        // Its server may be closed by now, and had nothing to give back then.
-        if (!this.#registrations.has(registration)) {
-          this.#unlisten(listeners).catch(() => undefined);
-          return;
-        }
-        registration.listeners = listeners;
-        if (registration.server && tickets) shareTickets(registration.server, tickets);
-      });
-    }
-    if (this.#isReady && !this.#isDraining) link.sayReady();
-  }
-
-  #attach(
-    server: Server,
-    { wanted, claim }: { readonly wanted: WantedAddress | undefined; readonly claim: Claim | undefined },
-    listen: ListenArguments,
-    listeners: readonly Listening[],
-    { address }: Listening,
-    scope: AsyncResource,
-  ): void {
-    let isReferenced = true;
-    this.#reference(1);
-    const handle = new ServerHandle(server, address, scope, {
-      closed: async () => {
-        this.#servers.delete(server);
-        stopSharingTickets(server);
-        this.#release(claim);
-        // Not to end before the server has told that it is closed.
-        this.#reference(1);
-        if (isReferenced) this.#reference(-1);
-        isReferenced = false;
-        await this.#withdraw(registration);
-        this.#reference(-1);
-      },
-      referenced: (on) => {
-        if (on !== isReferenced) this.#reference(on ? 1 : -1);
-        isReferenced = on;
-      },
-    });
-    const registration: Registration = {
-      target: handle,
-      server,
-      listeners,
-      ask: (link, granted) =>
-        ask(link, { wanted: wanted && withPort(wanted, address), backlog: listen.backlog, server }, granted),
-    };
-    this.#registrations.add(registration);
-    this.#servers.add(server);
-    prepareClosing(server);
-    handle.attach(listen);
-    // One that only probes whether a port is free is closed in its 'listening', which comes before this.
-    setImmediate(() => {
-      this.#sayServing(registration);
-    });
-    if (!this.#isDraining) return;
-    // Right after its 'listening', which would not come otherwise.
-    process.nextTick(() => {
-      closeGracefully(server);
-    });
-  }
-
-  /** Tells that connections may come, to a server that is still open. */
-  #sayServing(registration: Registration): void {
-    if (this.#isDraining || !this.#registrations.has(registration)) return;
-    this.#isReady = true;
-    if (this.#state.is !== 'linked') return;
-    this.#state.link.sayReady(registration.listeners.map(({ id }) => id));
-  }
-
-  /** @throws {PassfdError} `ERR_ADDRESS_IN_USE` when somebody else has the dispatcher's own addresses */
-  #take(by: Server | Intake): Claim {
-    if (this.#claim && this.#claim.by !== by) checkListening('taken');
-    const claim = { by };
-    this.#claim = claim;
-    return claim;
-  }
-
-  #release(claim: Claim | undefined): void {
-    if (this.#claim === claim) this.#claim = undefined;
-  }
-
-  /** The capacity, or what is open and what the loop over the connections waits for, if that is less. */
-  get #presentCapacity(): number | null {
-    if (!(this.#claim?.by instanceof Intake)) return this.#capacity;
-    return Math.min(this.#open + this.#claim.by.room, this.#capacity ?? Number.POSITIVE_INFINITY);
-  }
-
-  #tellCapacity(): void {
-    const capacity = this.#presentCapacity;
-    if (this.#state.is !== 'linked' || capacity === this.#toldCapacity) return;
-    this.#toldCapacity = capacity;
-    this.#state.link.sayCapacity(capacity);
-  }
-
-  #endIntake(): void {
-    if (this.#claim?.by instanceof Intake) this.#claim.by.end();
-  }
-
-  #targetOf(listener: number): Target | undefined {
-    for (const { listeners, target } of this.#registrations) {
-      if (listeners.some(({ id }) => id === listener)) return target;
-    }
-    return undefined;
-  }
-
-  /** A server that listens at several addresses shares the ticket keys of the first, since it has one set. */
-  #changeTickets(listener: number, secret: TicketSecret): void {
-    for (const { server, listeners } of this.#registrations) {
-      if (server && listeners[0]?.id === listener) shareTickets(server, secret);
-    }
-  }
-
-  async #ask(wish: Wish, granted: Granted): Promise<void> {
-    for (;;) {
-      while (this.#isReconnecting) await this.#reconnected;
-      if (this.#state.is !== 'linked') throw this.#endError();
-      const { link } = this.#state;
-      try {
-        await ask(link, wish, granted);
-        return;
-      } catch (error) {
-        if (!(error instanceof PassfdError && error.code === 'ERR_PEER_GONE')) throw error;
-        // It died before it answered: the next one is asked, if one comes.
-        await link.ended;
-      }
-    }
-  }
-
-  /** Why nothing can be asked of a dispatcher any more. */
+  /** Why no dispatcher can be asked for anything any more. */
   #endError(): PassfdError {
     return this.#closing.signal.aborted
       ? new PassfdError('ERR_CLOSED', 'This worker was closed')
       : new PassfdError('ERR_PEER_GONE', 'This worker has no dispatcher any more');
   }
 
-  /** Resolves when the dispatcher knows it; never rejects. */
-  async #withdraw(registration: Registration): Promise<void> {
-    this.#registrations.delete(registration);
-    await this.#unlisten(registration.listeners);
-  }
-
-  /** @returns whether the service still listens at one of them */
-  async #unlisten(listeners: readonly Listening[]): Promise<boolean> {
-    if (this.#state.is !== 'linked') return false;
-    return this.#state.link.unlisten(listeners.map(({ id }) => id));
-  }
-
   #beginDraining(): void {
     if (this.#isDraining) return;
     this.#isDraining = true;
-    this.#endIntake();
-    for (const server of this.#servers) closeGracefully(server);
-    for (const server of this.#standalone) finishConnections(server);
-    this.#passedOn.hurry();
-    tellDrain();
+    this.#subscriptions.drain();
+    this.#standalone.drain();
+    this.#open.hurry();
+    publishDrain();
     this.#announce('drain');
-    if (this.#isIdle) this.#announce('drained');
+    if (this.#open.isIdle) this.#announce('drained');
   }
 
-  /** Each on its own, so that an exception of the app's is an ordinary one, and stops nothing here. */
+  /** Emits in a tick of its own. So an exception of a listener is an ordinary one, and stops nothing here. */
   #announce(event: 'drain' | 'drained' | 'reconnected' | 'abandoned'): void {
     process.nextTick(() => this.emit(event));
   }
@@ -739,68 +384,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #reference(change: 1 | -1): void {
     this.#references += change;
     const isNeeded = this.#references > 0;
-    if (this.#state.is === 'linked') this.#state.link.setReferenced(isNeeded);
-    if (isNeeded) this.#pauseTimer?.ref();
-    else this.#pauseTimer?.unref();
-  }
-}
-
-/** @throws {TypeError} */
-export function checkCapacity(capacity: number | null): void {
-  if (capacity === null || (Number.isSafeInteger(capacity) && capacity >= 0)) return;
-  throw new TypeError(`capacity is an integer from 0, or null, not ${String(capacity)}`);
-}
-
-const noArguments: ListenArguments = {
-  address: null,
-  port: null,
-  addressType: null,
-  backlog: undefined,
-  fd: undefined,
-  flags: undefined,
-};
-
-/**
- * Has a server of a worker that drains listen where other workers take the connections: it gets none. Nobody could listen
- * there by itself, and the app would get an error that it never has to expect.
- */
-function attachIdle(server: Server, address: Address, listen: ListenArguments, scope: AsyncResource): void {
-  const handle = new ServerHandle(server, address, scope, {
-    closed: () => Promise.resolve(),
-    referenced: () => undefined,
-  });
-  handle.attach(listen);
-}
-
-function ask(link: Link, { wanted, backlog, server }: Wish, granted: Granted): Promise<void> {
-  const tickets: TicketRequest = server && ticketSecretOf(server);
-  if (!wanted) return link.serve(tickets, granted);
-  return link.listen({ address: wanted, backlog: backlog ?? 0 }, tickets, granted);
-}
-
-/** For a dispatcher that came after the one that had picked the port: the same port again. */
-function withPort(wanted: WantedAddress, address: Address): WantedAddress {
-  return 'port' in wanted && 'port' in address ? { ...wanted, port: address.port } : wanted;
-}
-
-/** @throws {PassfdError} unless it listens */
-function checkListening(outcome: Outcome): void {
-  switch (outcome) {
-    case 'listening':
-    case 'idle':
-      return;
-    case 'closed':
-      throw new PassfdError('ERR_CLOSED', 'The server was closed before it listened');
-    case 'finishing':
-      throw new PassfdError('ERR_CLOSED', 'This worker drains: it takes nothing new');
-    case 'taken':
-      throw new PassfdError('ERR_ADDRESS_IN_USE', 'Another server or loop of this process is there', {
-        cause: { code: 'EADDRINUSE' },
-      });
-    case 'nowhere':
-      throw new PassfdError(
-        'ERR_NO_ADDRESS',
-        'The dispatcher has no address of its own: start it with --listen',
-      );
+    this.#link?.setReferenced(isNeeded);
+    this.#reconnecting?.setReferenced(isNeeded);
   }
 }

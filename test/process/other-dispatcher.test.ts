@@ -116,7 +116,7 @@ describe("another user's dispatcher", { skip: isRoot ? false : 'only root can st
       // As a cleaner of old files does.
       rmSync(control);
       const other = await pretender(control);
-      await worker.errorLine(/cannot go back to a dispatcher yet: .*is not trusted/);
+      await worker.errorLine(/does not take this worker back yet: .*is not trusted/);
       assert.deepEqual(await other.next(), []);
       await other[Symbol.asyncDispose]();
       rmSync(control);

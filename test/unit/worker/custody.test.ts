@@ -67,7 +67,7 @@ describe('custody', () => {
     withCustody((custody, first, second) => {
       custody.keep(1, { label: { key: 'a' }, descriptor: first.duplicate() });
       custody.keep(2, { label: { key: 'b' }, descriptor: second.duplicate() });
-      custody.expectAnew();
+      custody.forgetListeners();
       custody.release([1, 2]);
       assert.deepEqual(keys(custody), ['a', 'b']);
       custody.keep(1, { label: { key: 'b' }, descriptor: second.duplicate() });

@@ -285,7 +285,7 @@ describe('a worker whose dispatcher died', () => {
         return Link.open(there, { window: 1, capacity: null, handshakeTimeoutMs: 10_000 }, events);
       },
       {
-        reconnecting: { timeoutMs: 60_000, untilChanged: () => Promise.resolve(), close: () => undefined },
+        reconnect: { timeoutMs: 60_000, untilChanged: () => Promise.resolve(), close: () => undefined },
         capacity: null,
       },
     );
