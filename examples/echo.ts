@@ -1,10 +1,10 @@
-// What the workers of the examples do with a client: answer it with its own words.
+// The echo service of the examples' workers: each client gets its own bytes back.
 import { PassfdError, type Descriptor } from 'passfd';
 
-/** More of a message than this is not printed. */
+/** The longest part of a message that is printed. */
 const SHOWN_CHARACTERS = 60;
 
-/** Serves each client that `receive` brings, all at once, until the server ends; then those that are here, to their end. */
+/** Serves the clients that `receive` returns, all at the same time. Returns when the server ends; open clients are served on. */
 export async function serve(receive: () => Promise<Descriptor>, name: string): Promise<void> {
   for (;;) {
     try {
@@ -18,7 +18,7 @@ export async function serve(receive: () => Promise<Descriptor>, name: string): P
 
 function echo(client: Descriptor, name: string): void {
   console.log(`${name}: GOT FD ${client.fd}`);
-  // A client may end its side first and still wants the rest of its echo.
+  // A client may end its side first, and still expects the rest of its echo.
   const socket = client.toSocket({ allowHalfOpen: true });
   socket.on('data', (bytes: Buffer) => {
     const shown = bytes.toString('utf8', 0, SHOWN_CHARACTERS);

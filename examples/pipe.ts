@@ -1,4 +1,4 @@
-// Variant 1: one parent, one child that it starts, and a Pipe between them; the child answers the clients.
+// Variant 1: a parent passes clients to a child that it starts, through a Pipe. The child answers the clients.
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
@@ -8,7 +8,7 @@ import { Connection, Pipe, recvHandle, sendHandle } from 'passfd/multiprocessing
 import { formatPeer, readArguments, readPort } from './command-line.js';
 import { serve } from './echo.js';
 
-/** The child finds its end of the pipe behind stdin, stdout and stderr. */
+/** The child's end of the pipe: the first descriptor after stdin, stdout and stderr. */
 const CHILD_END = 3;
 
 if (process.env['PASSFD_EXAMPLE_CHILD'] === undefined) {
@@ -48,7 +48,7 @@ async function beParent(): Promise<void> {
   }
 }
 
-/** @returns the parent's end of the pipe; the child ends when that is closed */
+/** @returns the parent's end of the pipe; the child exits when it is closed */
 function startChild(): Connection {
   const [parentEnd, childEnd] = Pipe();
   spawn(process.execPath, [fileURLToPath(import.meta.url)], {

@@ -1,4 +1,4 @@
-// Variant 3, the server: over a plain Unix socket, one byte `x` with one descriptor per client, answered `OK`.
+// Variant 3, the server: sends one byte `x` with one descriptor for each client over a plain Unix socket, and waits for `OK`.
 import { listen, StreamSocket, type Descriptor } from 'passfd';
 
 import { formatPeer, readArguments, readPort } from './command-line.js';
@@ -28,8 +28,8 @@ for await (const client of clients) {
 }
 
 /**
- * Passes a client to the worker, and keeps it until the worker says `OK`. Without a worker, or when it has died before
- * that, the client waits for the next: so none is lost.
+ * Passes a client to the worker, and keeps its copy until the worker answers `OK`. If there is no worker, or the worker dies
+ * before it answers, the client waits for the next worker.
  */
 async function passOn(client: Descriptor): Promise<void> {
   for (;;) {

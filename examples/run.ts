@@ -1,4 +1,4 @@
-// Runs an example by its name: `npm run --silent example -- NAME ARGS`.
+// Runs the example with a given name: `npm run --silent example -- NAME ARGS`.
 const names = ['pipe', 'server', 'worker', 'raw-server', 'raw-worker'];
 
 const [node = '', , name = '', ...args] = process.argv;

@@ -1,10 +1,10 @@
-// Variant 2, the server: accepts TCP clients, and passes each to a worker that joins at a Unix path with the key.
+// Variant 2, the server: accepts TCP clients, and passes each to a worker that joins at a Unix path and knows the key.
 import { listen, type Descriptor } from 'passfd';
 import { Listener, sendHandle, type Connection } from 'passfd/multiprocessing';
 
 import { formatPeer, readArguments, readPort } from './command-line.js';
 
-/** A worker that knows the key and then does not say who it is must not keep the others out. */
+/** Time in which a worker has to send its process id. A silent worker must not keep the others out. */
 const GREETING_TIMEOUT_MS = 5_000;
 
 const usage = 'server server_address port';
@@ -38,7 +38,7 @@ for await (const client of clients) {
   await passOn(owned);
 }
 
-/** Passes a client to the worker. Without one, or when it has died, the client waits for the next. */
+/** Passes a client to the worker. If there is none, or it has died, the client waits for the next worker. */
 async function passOn(client: Descriptor): Promise<void> {
   for (;;) {
     let current;
@@ -55,14 +55,14 @@ async function passOn(client: Descriptor): Promise<void> {
   }
 }
 
-/** The next worker; whoever wants to pass a client to it meets the error, if there is one. */
+/** @returns the next worker; the promise rejects, for the caller that awaits it, if the worker could not join */
 function nextWorker(): Promise<Connection> {
   const next = join();
   next.catch(ignore);
   return next;
 }
 
-/** Lets in a worker that knows the key; the first thing it says is its process id. */
+/** Accepts a worker that knows the key. Its first message is its process id. */
 async function join(): Promise<Connection> {
   const next = await workers.accept();
   try {
