@@ -8,7 +8,7 @@ const server = createServer((_request, response) => {
 });
 
 /** The command line's path, so that what is printed works in every directory. */
-const passfd = `node ${fileURLToPath(new URL('../src/cli/main.js', import.meta.url))}`;
+const passfd = `node "${fileURLToPath(new URL('../src/cli/main.js', import.meta.url))}"`;
 
 server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
   // Every worker gets here; one of them prints.

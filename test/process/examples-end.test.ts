@@ -1,4 +1,4 @@
-// The end of the examples: a signal ends the server, the worker or child ends with it, and nothing is left behind.
+// The examples end on a signal: the server exits, then its worker or child, and no file or process is left.
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -8,7 +8,6 @@ import { socketPair } from '../../src/fd/index.js';
 import { Client } from '../../src/multiprocessing/index.js';
 import { temporaryDirectory } from '../support/files.js';
 import { isPending } from '../support/loop.js';
-import { passfd } from '../support/passfd.js';
 import { childOf, example, withPrograms, type Program } from '../support/program.js';
 import { talk, TcpClient } from '../support/tcp-client.js';
 
@@ -22,7 +21,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   for (const prefix of ['', 'raw-']) {
     describe(`the ${prefix}server example on ${signal}`, () => {
       it(
-        'ends with 0 and removes its socket file while no worker is there',
+        'exits with 0 and removes its socket file while no worker has joined',
         withPrograms(async (start) => {
           await using directory = await temporaryDirectory();
           const server = start(...example(`${prefix}server`, `${directory.path}/server`, '0'));
@@ -35,7 +34,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
       );
 
       it(
-        'ends with 0 while a client waits for a worker, and the client is told',
+        'exits with 0 while a client waits for a worker, and the client sees the end',
         withPrograms(async (start) => {
           await using directory = await temporaryDirectory();
           const server = start(...example(`${prefix}server`, `${directory.path}/server`, '0'));
@@ -50,7 +49,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
       );
 
       it(
-        'ends with 0 at once, and the worker when its clients have hung up',
+        'exits with 0 at once, and its worker exits when its clients have hung up',
         withPrograms(async (start) => {
           await using directory = await temporaryDirectory();
           const path = `${directory.path}/server`;
@@ -72,7 +71,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 
   describe(`the pipe example on ${signal}`, () => {
     it(
-      'ends with 0, and its child too, when the clients have hung up',
+      'exits with 0, and so does its child when the clients have hung up',
       withPrograms(async (start) => {
         const parent = start(...example('pipe', '0'));
         const [, port] = await parent.line(LISTENING);
@@ -86,7 +85,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     );
 
     it(
-      'ends with 0 while its child takes no more clients, and the child when it goes on',
+      'exits with 0 while its child takes no more clients, and the child exits when it goes on',
       withPrograms(async (start) => {
         const parent = start(...example('pipe', '0'), { ownGroup: true });
         const [, port] = await parent.line(LISTENING);
@@ -105,7 +104,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 
 describe('the server example', () => {
   it(
-    'ends on a signal with its worker, also when no client has come',
+    'exits on a signal with its worker, also when no client has come',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/server`;
@@ -118,7 +117,7 @@ describe('the server example', () => {
   );
 
   it(
-    'ends at once on a signal while a worker that it let in has not said its process id',
+    'exits at once on a signal while a worker that it accepted has not sent its process id',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/server`;
@@ -140,20 +139,20 @@ describe('npm start', () => {
   const [, ...words] = manifest.scripts.start.split(' ');
   for (const to of ['its process group, as Ctrl-C does', 'itself alone, as kill does'] as const) {
     it(
-      `prints how to try it, which works, and ends with 0 on a signal to ${to}`,
+      `prints commands that work, and exits with 0 on a signal to ${to}`,
       withPrograms(async (start) => {
         await using directory = await temporaryDirectory();
         const env = { XDG_RUNTIME_DIR: directory.path };
         const program = start(process.execPath, words, { ownGroup: true, env, cwd: root });
         const [, url = ''] = await program.line(/^ {4}curl (http:\S+)$/);
-        // One that was quicker to be ready answers first, perhaps several times.
+        // The worker that was ready first may answer several times.
         const answerers = new Set<string>();
         for (let round = 0; answerers.size < 2 && round < 1000; round++) {
           answerers.add((await ask(url)).replace(/, process .*/s, ''));
         }
         assert.deepEqual([...answerers].sort(), ['hello from worker 1', 'hello from worker 2']);
-        const [, command = ''] = await program.line(/^ {4}npx (passfd status)$/);
-        const status = start(...passfd(...command.split(' ').slice(1)), { env });
+        const [, command = ''] = await program.line(/^ {4}(node ".*" status)$/);
+        const status = start('/bin/sh', ['-c', command], { env, cwd: directory.path });
         assert.equal(await status.exit, 0);
         assert.match(status.lines.join('\n'), /^ +2 +\d+ +passfd +ready/m);
         if (to === 'itself alone, as kill does') program.signal('SIGTERM');
@@ -165,13 +164,13 @@ describe('npm start', () => {
   }
 });
 
-/** Asks over a connection of its own. */
+/** Sends a request on a connection of its own. */
 async function ask(url: string): Promise<string> {
   const response = await fetch(url, { headers: { connection: 'close' } });
   return response.text();
 }
 
-/** Their exit codes come when nobody holds their output any more: so no child of theirs is left either. */
+/** A program's exit code comes when no process holds its output any more, so no child of it is left either. */
 async function assertEnded(...programs: Program[]): Promise<void> {
   for (const program of programs) {
     assert.equal(await program.exit, 0);
@@ -189,7 +188,7 @@ async function connectMoreThanFit(port: number, server: Program): Promise<TcpCli
   return clients;
 }
 
-/** How many handles a socket takes that nobody reads. */
+/** The number of handles that fit into a socket that nobody reads. */
 async function countHandlesThatFit(): Promise<number> {
   const [left, right] = socketPair();
   using sender = left;

@@ -1,4 +1,4 @@
-// The examples when things go wrong: whoever comes first, dies, lies or hangs up, the next client is served.
+// The examples when a worker or a client starts early, dies, breaks the protocol or hangs up: the next client is served.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -26,7 +26,7 @@ for (const prefix of ['', 'raw-']) {
 
   describe(`the ${prefix}server and ${prefix}worker examples`, () => {
     it(
-      'find each other when the worker is started first',
+      'connect when the worker is started first',
       withVariant(async (variant) => {
         const worker = variant.startWorker();
         const { port } = await variant.startServer();
@@ -47,7 +47,7 @@ for (const prefix of ['', 'raw-']) {
     );
 
     it(
-      'serve the next client by the next worker when one is killed',
+      'serve the next client with the next worker when a worker is killed',
       withVariant(async (variant) => {
         const { port, server } = await variant.startServer();
         const first = variant.startWorker();
@@ -64,7 +64,7 @@ for (const prefix of ['', 'raw-']) {
     );
 
     it(
-      'serve the next client by a worker that waits for its turn, when the one before it is killed',
+      'serve the next client with a worker that was waiting, when the worker before it is killed',
       withVariant(async (variant) => {
         const { port } = await variant.startServer();
         const first = variant.startWorker();
@@ -114,7 +114,7 @@ for (const prefix of ['', 'raw-']) {
 
 describe('the server example', () => {
   it(
-    'refuses a worker with another key, and has the client served by the next',
+    'refuses a worker with another key, and the next worker serves the client',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/server`;
@@ -131,7 +131,7 @@ describe('the server example', () => {
   );
 
   it(
-    'gives up a worker that knows the key and leaves without a word',
+    'goes on without a worker that knows the key and hangs up before it sends its process id',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/server`;
@@ -149,7 +149,7 @@ describe('the server example', () => {
 
 describe('the worker example', () => {
   it(
-    'waits a minute for a server that accepts it when a client comes',
+    'waits a minute for a server that accepts a worker only when a client comes',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/server`;
@@ -168,7 +168,7 @@ describe('the worker example', () => {
 
 describe('the pipe example', () => {
   it(
-    'starts a new child when the one that it has is killed, and that serves the next client',
+    'starts a new child when its child is killed, and the new one serves the next client',
     withPrograms(async (start) => {
       const parent = start(...example('pipe', '0'));
       const [, port] = await parent.line(LISTENING);
@@ -202,7 +202,7 @@ describe('the pipe example', () => {
   );
 });
 
-/** The commands of one variant, which meet at a path. */
+/** The server and the worker of one variant, with a path of their own. */
 class Variant {
   readonly #start: Start;
   readonly #prefix: string;
@@ -225,7 +225,7 @@ class Variant {
   }
 }
 
-/** Waits until a process that is no child of this one has ended. */
+/** Waits until a process that is not a child of this one has ended. */
 async function untilGone(pid: number): Promise<void> {
   while (existsSync(`/proc/${pid}`)) await turns();
 }

@@ -1,4 +1,4 @@
-// The examples as their user sees them: what they print, and what they say when they are called wrongly.
+// What the examples print, also when they are called with wrong arguments.
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -7,7 +7,7 @@ import { temporaryDirectory } from '../support/files.js';
 import { example, withPrograms, type Program } from '../support/program.js';
 import { TcpClient } from '../support/tcp-client.js';
 
-/** Stands for a path in the test's own directory. */
+/** Replaced by a path in the test's own directory. */
 const PATH = 'a path';
 
 const LISTENING = /^SERVER: Listening on 127\.0\.0\.1:(\d+)$/;
@@ -16,7 +16,7 @@ const WORKER_GOT_FD = /^WORKER: GOT FD \d+$/;
 
 describe('the output of the examples', () => {
   it(
-    'of pipe names the port, each client, its descriptor in the child, and its words',
+    'of pipe has the port, each client, its descriptor in the child, and its text',
     withPrograms(async (start) => {
       const parent = start(...example('pipe', '0'));
       const port = await greet(parent, parent, 'CHILD');
@@ -35,7 +35,7 @@ describe('the output of the examples', () => {
   );
 
   it(
-    'of server and worker names the port, each client, the worker, its descriptor there, and its words',
+    'of server and worker has the port, each client, the worker, the descriptor there, and the text',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/server`;
@@ -52,7 +52,7 @@ describe('the output of the examples', () => {
   );
 
   it(
-    'of raw-server and raw-worker names the port, each client, its descriptor in the worker, and its words',
+    'of raw-server and raw-worker has the port, each client, the descriptor in the worker, and the text',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/server`;
@@ -66,7 +66,7 @@ describe('the output of the examples', () => {
   );
 });
 
-describe('an example that is called wrongly', () => {
+describe('an example with wrong arguments', () => {
   for (const [usage, ...calls] of [
     ['pipe port', [], ['0', '0'], [''], ['http'], ['65536'], ['-1'], ['1.5']],
     ['server server_address port', [], [PATH], [PATH, '0', '0'], ['', '0'], [PATH, ''], [PATH, '65536']],
@@ -76,7 +76,7 @@ describe('an example that is called wrongly', () => {
   ] as const) {
     const [name = ''] = usage.split(' ');
     it(
-      `says how ${name} is called, and nothing else, ends with 1, and leaves nothing behind`,
+      `prints only the usage of ${name}, exits with 1, and leaves no file`,
       withPrograms(async (start) => {
         await using directory = await temporaryDirectory();
         const path = `${directory.path}/server`;
@@ -94,7 +94,7 @@ describe('an example that is called wrongly', () => {
   }
 
   it(
-    'by a name that none of them has says which there are',
+    'prints the names of the examples for an unknown name',
     withPrograms(async (start) => {
       for (const program of [start(...example()), start(...example('Server')), start(...example('run'))]) {
         assert.equal(await program.exit, 1);
@@ -108,7 +108,7 @@ describe('an example that is called wrongly', () => {
   );
 });
 
-/** A client says what the test then looks for, when the server has printed `ready`. @returns the client's port */
+/** Sends the text that the test then looks for, when the server has printed `ready`. @returns the client's port */
 async function greet(server: Program, worker: Program, name: string, ready?: RegExp): Promise<number> {
   const [, port] = await server.line(LISTENING);
   if (ready) await server.line(ready);
