@@ -48,6 +48,10 @@ export function fingerprint({ words, directory }: ServiceName): string {
     .digest('hex');
 }
 
+export function journalPath(controlPath: string): string {
+  return `${controlPath}.workers`;
+}
+
 /** Only its own user may read or write it. */
 const PRIVATE_MODE = 0o600;
 
@@ -117,7 +121,7 @@ export class Journal {
    * @param warned told when there is no journal, or no lock: the service goes on without
    */
   constructor(control: string, service: ServiceName, warned: (error: unknown) => void) {
-    this.#path = `${control}.workers`;
+    this.#path = journalPath(control);
     this.#service = service;
     this.#warned = warned;
   }

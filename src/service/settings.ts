@@ -1,6 +1,8 @@
 // The settings of a service.
 import type { Overload, PolicyName } from '../dispatcher/index.js';
-import type { WrittenAddress } from './listen-address.js';
+import { resolve } from 'node:path';
+
+import { hasFile, type WrittenAddress } from './listen-address.js';
 import type { LogLevel } from './log.js';
 
 /** What `passfd run` and `passfd serve` were asked for. */
@@ -22,4 +24,19 @@ export interface ServiceFlags {
   readonly maxExtra: number;
   readonly workerEnvFile?: string;
   readonly logLevel: LogLevel;
+}
+
+/** Workers and later generations may be started in another directory of the same name, so paths of sockets are absolute. */
+export function withAbsolutePaths(flags: ServiceFlags, control = resolve(flags.control)): ServiceFlags {
+  const { rawControl, listen } = flags;
+  return {
+    ...flags,
+    control,
+    ...(rawControl !== undefined && { rawControl: resolve(rawControl) }),
+    ...(listen && { listen: listen.map(withAbsolutePath) }),
+  };
+}
+
+function withAbsolutePath(address: WrittenAddress): WrittenAddress {
+  return hasFile(address) ? { path: resolve(address.path) } : address;
 }

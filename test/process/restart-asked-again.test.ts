@@ -81,7 +81,7 @@ function count(service: Program, pattern: RegExp): number {
   return service.errorLines.filter((line) => pattern.test(line)).length;
 }
 
-const FOLLOWS = /restart asked for while another restart runs/;
+const FOLLOWS = /restart requested while another restart runs/;
 
 describe('a restart that is asked for during a restart', () => {
   it(
@@ -119,7 +119,7 @@ describe('a restart that is asked for during a restart', () => {
       stop();
       assert.equal(await first.exit, 1);
       assert.equal(await second.exit, 1);
-      assert.match(await second.stderr, /is being stopped/);
+      assert.match(await second.stderr, /is stopping/);
     }),
   );
 });
@@ -133,7 +133,7 @@ describe('a restart that is asked for during a takeover', () => {
       await untilStopped(Number(pid));
       set('serve', 'two');
       service.signal('SIGHUP');
-      await service.errorLine(/restart asked for while a takeover runs/);
+      await service.errorLine(/restart requested while a takeover runs/);
       const restart = command('restart');
       await restart.line(/^a takeover runs; this restart follows$/);
       process.kill(Number(pid), 'SIGCONT');
@@ -153,7 +153,7 @@ describe('a restart that is asked for during a takeover', () => {
       await untilStopped(Number(pid));
       set('serve', 'two');
       service.signal('SIGHUP');
-      await service.errorLine(/restart asked for while a takeover runs/);
+      await service.errorLine(/restart requested while a takeover runs/);
       process.kill(Number(pid), 'SIGKILL');
       assert.equal(await takeover.exit, 1);
       await service.errorLine(/"restarted"/);

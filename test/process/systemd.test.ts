@@ -399,7 +399,7 @@ describe('passfd under a manager', { skip: withoutServiceManager }, () => {
       manager.signal('SIGHUP');
       await manager.notified('RELOADING=1');
       manager.signal('SIGHUP');
-      await manager.printed(/restart asked for while another restart runs/);
+      await manager.printed(/restart requested while another restart runs/);
       manager.signal('SIGTERM');
       assert.deepEqual((await manager.next()).lines, ['STOPPING=1']);
       assert.equal(await manager.ended(), 0);

@@ -133,7 +133,7 @@ async function successorOf(command: Program): Promise<number> {
 describe('a takeover whose new process', () => {
   const accidents = [
     ['exit loaded', /ended before it was ready/],
-    ['hang loaded', /was not there within 15000 ms/],
+    ['hang loaded', /was not ready within 15000 ms/],
     ['kill hello-said', /ended/],
     ['exit taken-over', /ended/],
     ['hang taken-over', /did not answer within/],
@@ -174,7 +174,7 @@ describe('a takeover whose new process', () => {
       rmSync(key);
       const failing = start(...passfd('takeover', '--control', control), { env });
       assert.equal(await failing.exit, 1);
-      assert.match(await failing.stderr, /ended before it was ready; what it printed says why/);
+      assert.match(await failing.stderr, /exited before it was ready; its output says why/);
       await service.errorLine(/Cannot read the key/);
       assert.equal((await statusOf(control, env)).pid, service.pid);
       service.signal('SIGTERM');
@@ -397,7 +397,7 @@ describe('two that want to change a service at a time', () => {
       await scene.end();
       scene.service.signal('SIGTERM');
       assert.equal(await command.exit, 1);
-      assert.match(await command.stderr, /is being stopped/);
+      assert.match(await command.stderr, /is stopping/);
       assert.equal(await scene.service.exit, 0);
       await untilEnded(successor);
     }),

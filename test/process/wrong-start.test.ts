@@ -63,7 +63,7 @@ describe('a start', () => {
     ends(
       () => ['serve', '--listen', 'fd:3'],
       ({ exit, errors }) => {
-        assert.match(errors.at(-1) ?? '', /"reason":"fd:3 is of no use: /);
+        assert.match(errors.at(-1) ?? '', /"reason":"fd:3 cannot be used: /);
         assert.equal(exit, 1);
       },
     ),
