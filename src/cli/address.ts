@@ -22,11 +22,11 @@ export function parseAddress(text: string): WrittenAddress {
 
 /** `@name` is an abstract name, as the kernel itself shows it (/proc/net/unix). */
 function parsePath(text: string): string {
-  if (text === '' || text === '@') throw new InvalidArgumentError('There is no path behind "unix:".');
+  if (text === '' || text === '@') throw new InvalidArgumentError('A path is missing after "unix:".');
   return text.startsWith('@') ? `\0${text.slice(1)}` : text;
 }
 
-/** What is all digits is a number, and a name has what the manager lets it have (sd_listen_fds(3)). */
+/** Digits alone are a number. Anything else is a name, as the service manager allows it (sd_listen_fds(3)). */
 function parseInherited(text: string): { fd: number } | { fdName: string } {
   const fd = Number(text);
   if (/^\d+$/.test(text)) {

@@ -1,4 +1,4 @@
-// The app that a command is given: checked before anything is started.
+// Checks the app on the command line before anything is started.
 import { closeSync, existsSync, openSync, readSync, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
@@ -6,18 +6,18 @@ import type { Command } from 'commander';
 
 import { RUN_THE_APP } from '../supervisor/index.js';
 
-/** Ends with a usage error when Node would find nothing to run: every process would only say the same, again and again. */
+/** Ends with a usage error when Node could not run the app: otherwise every worker would fail, in a crash loop. */
 export function requireApp(command: Command, app: string): void {
   if (app === '') command.error('error: the name of the app is empty');
   if (whatNodeTries(app).some(isFile)) {
     const program = isFile(app) ? programIn(app) : undefined;
     if (program !== undefined) {
-      command.error(`error: ${app} is ${program}, and no JavaScript: ${RUN_THE_APP}`);
+      command.error(`error: ${app} is ${program}, not JavaScript: ${RUN_THE_APP}`);
     }
     return;
   }
   if (existsSync(app)) {
-    command.error(`error: the directory ${app} has no index.js, and no package.json that says what to run`);
+    command.error(`error: the directory ${app} has no index.js and no package.json with a main`);
   }
   const missing = `error: there is no file ${app} in ${process.cwd()}`;
   command.error(isCommand(app) ? `${missing}, and ${app} is a command: ${RUN_THE_APP}` : missing);
@@ -26,13 +26,13 @@ export function requireApp(command: Command, app: string): void {
 /** Enough for the first line of a script. */
 const HEAD_BYTES = 256;
 
-/** Those of scripts that Node cannot run. It passes over the first line of any other. */
+/** Interpreters of scripts that Node cannot run. Node skips the first line of any other script. */
 const INTERPRETERS = /^#!\s*\S*?((?:[/ ](?:ba|da|z|k|fi)?sh)|(?:[/ ](?:python|perl|ruby|php)[\d.]*))(?:\s|$)/;
 
-/** A second line that a shell runs, to pass the file on to Node, and that is a string or a comment to Node. */
+/** A script for both: its second line makes a shell run Node, and is a string or a comment for Node. */
 const BOTH = /^#!.*\n(?:(["']):\1|\/\/)/;
 
-/** What a file is that Node cannot run; undefined of one that it may. */
+/** @returns what a file is that Node cannot run; undefined for one that it may be able to run */
 function programIn(path: string): string | undefined {
   const head = headOf(path);
   if (head.startsWith('\x7fELF')) return 'a program of this machine';
@@ -41,7 +41,7 @@ function programIn(path: string): string | undefined {
   return `a script for ${interpreter.slice(1)}`;
 }
 
-/** Nothing of a file that cannot be read: Node says why. */
+/** @returns nothing for a file that cannot be read: Node reports why */
 function headOf(path: string): string {
   try {
     const fd = openSync(path, 'r');
@@ -56,19 +56,19 @@ function headOf(path: string): string {
   }
 }
 
-/** Whether a shell, or npm in a script of this package, would find a command by that name. */
+/** Whether a shell, or a script of npm, finds a command with this name. */
 function isCommand(name: string): boolean {
   if (name.includes('/')) return false;
   const directories = (process.env['PATH'] ?? '').split(delimiter);
   return [join('node_modules', '.bin'), ...directories].some((directory) => isFile(join(directory, name)));
 }
 
-/** Node finds an app without its extension too, and in a directory. */
+/** Node also finds an app without its extension, and in a directory. */
 function whatNodeTries(app: string): string[] {
   return [app, `${app}.js`, join(app, 'index.js'), join(app, 'package.json')];
 }
 
-/** Nothing is a file that cannot be looked at: its name is too long, or its directory is another user's. */
+/** False where the file cannot be examined: its name is too long, or its directory is closed to this user. */
 function isFile(path: string): boolean {
   try {
     return statSync(path).isFile();

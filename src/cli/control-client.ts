@@ -1,4 +1,4 @@
-// ControlClient: a command's connection to a running dispatcher, one answer for each request.
+// ControlClient: a command's connection to a running dispatcher, with one answer for each request.
 import { PassfdError } from '../fd/index.js';
 import { isErrorCode } from '../fd/internal.js';
 import {
@@ -14,13 +14,13 @@ import {
 } from '../handoff/index.js';
 import { Client, type Connection } from '../multiprocessing/index.js';
 
-/** Longest answer: a status with some ten thousand workers. */
+/** The longest answer: a status with about ten thousand workers. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
-/** Time in which a dispatcher says what it need not wait for. It may be busy, and so may its machine. */
+/** Time for an answer that the dispatcher gives at once. The dispatcher, or the machine, may be busy. */
 const ANSWER_TIMEOUT_MS = 30_000;
 
-/** Generations that may take over, one after the other, while one request is asked. */
+/** Takeovers that one request can outlast. */
 const MAX_TRIES = 10;
 
 export class ControlClient implements Disposable {
@@ -33,8 +33,8 @@ export class ControlClient implements Disposable {
   }
 
   /**
-   * @throws {PassfdError} `ERR_CONNECTION_REFUSED` when no dispatcher is there, `ERR_PEER_DENIED` when it is not trusted;
-   * or as `Client`
+   * @throws {PassfdError} `ERR_CONNECTION_REFUSED` when no dispatcher listens there, `ERR_PEER_DENIED` when it is not
+   * trusted; or as `Client`
    */
   static async connect(
     path: string,
@@ -46,9 +46,9 @@ export class ControlClient implements Disposable {
   }
 
   /**
-   * What takes long is asked of a dispatcher that answers: one that hangs is found by a status before.
-   * @param onProgress what the dispatcher tells meanwhile
-   * @throws {PassfdError} what the dispatcher answers when it cannot do it; `ERR_NO_ANSWER`
+   * A request that takes long has no time limit, so a status is requested first: it finds a dispatcher that hangs.
+   * @param onProgress gets the progress reports of the dispatcher
+   * @throws {PassfdError} the error that the dispatcher answers with; `ERR_NO_ANSWER` after 30 s
    */
   async ask(request: CommandMessage, onProgress: (text: string) => void = () => undefined): Promise<unknown> {
     if (isQuick(request)) return this.#ask(request, ignore, ANSWER_TIMEOUT_MS);
@@ -66,7 +66,7 @@ export class ControlClient implements Disposable {
       const answer = await this.#inTime(timeoutMs, this.#hear(onProgress));
       if (answer !== 'again') return answer.result;
       if (tries === MAX_TRIES) {
-        throw new PassfdError('ERR_BUSY', 'The dispatcher was replaced again and again; try once more');
+        throw new PassfdError('ERR_BUSY', 'The dispatcher was replaced several times meanwhile; try again');
       }
       this.#connection.close();
       this.#connection = await this.#connect();
@@ -101,8 +101,8 @@ export class ControlClient implements Disposable {
   }
 
   /**
-   * Has the dispatcher stop, and resolves when it has ended, or is about to: it has closed the connection. Where another
-   * generation takes over meanwhile, that has to end.
+   * Stops the dispatcher. Resolves when it closes the connection, which is the last thing it does. If another generation
+   * takes over meanwhile, that one is stopped.
    */
   async stop(): Promise<void> {
     await this.ask({ type: 'stop' });
@@ -130,20 +130,20 @@ export class ControlClient implements Disposable {
   }
 }
 
-/** Whether a dispatcher answers it at once. */
+/** Whether the dispatcher answers this request at once. */
 function isQuick({ type }: CommandMessage): boolean {
   return type === 'status' || type === 'stop';
 }
 
 function ignore(): void {
-  // The caller does not want to hear of progress.
+  // Progress is of no interest.
 }
 
 function noAnswer(pid: number, timeoutMs: number): PassfdError {
   return new PassfdError(
     'ERR_NO_ANSWER',
-    `The dispatcher did not answer within ${timeoutMs} ms: it is stopped, or hangs. The process ${pid} has opened its socket; ` +
-      `look at it: ps -o pid,stat,pcpu,args -p ${pid}`,
+    `The dispatcher did not answer within ${timeoutMs} ms: it is suspended, or hangs. Its control socket was opened by process ${pid}; ` +
+      `inspect it with: ps -o pid,stat,pcpu,args -p ${pid}`,
   );
 }
 
@@ -165,14 +165,14 @@ async function introduce(
   return connection;
 }
 
-/** A dispatcher that hangs up has said why before, and that is read with the answer. */
+/** A dispatcher that hangs up sends the reason first. The next read returns it. */
 async function sendUnlessGone(connection: Connection, frame: Buffer): Promise<void> {
   await connection.sendBytes(frame).catch((error: unknown) => {
     if (!(error instanceof PassfdError && error.code === 'ERR_PEER_GONE')) throw error;
   });
 }
 
-/** @throws {PassfdError} what the dispatcher says when it cannot do what it was asked for */
+/** @throws {PassfdError} the error that the dispatcher answers with */
 export function answerIn(frame: Buffer): Exclude<Answer, { reason: string }> {
   refuseChallenge(frame);
   const answer = decodeAnswer(frame);
@@ -181,7 +181,7 @@ export function answerIn(frame: Buffer): Exclude<Answer, { reason: string }> {
   throw new PassfdError(isErrorCode(answer.code) ? answer.code : 'ERR_DISPATCHER', answer.reason);
 }
 
-/** Behind a stop: the dispatcher has hung up, or the next generation had done so already. */
+/** After a stop: the dispatcher has hung up, or the control socket is closed. */
 function isOver(error: unknown): boolean {
   return hasHungUp(error) || (error instanceof PassfdError && error.code === 'ERR_CONNECTION_REFUSED');
 }
@@ -190,19 +190,19 @@ function hasHungUp(error: unknown): error is PassfdError {
   return error instanceof PassfdError && (error.code === 'ERR_EOF' || error.code === 'ERR_PEER_GONE');
 }
 
-/** Whoever is not let in is told nothing. */
+/** A dispatcher gives a client that it does not let in no reason. */
 function hungUp(cause: PassfdError): PassfdError {
   return new PassfdError(
     cause.code,
-    `The dispatcher hung up without an answer; unless it has just ended, it does not let this user in: ${ALLOW}`,
+    `The dispatcher hung up without an answer. It has just exited, or it does not let this user in: ${ALLOW}`,
     { cause },
   );
 }
 
 const USER = process.getuid?.() ?? 0;
-const ALLOW = `ask as the user who has started it, or have it started with --allow-uid ${USER}`;
+const ALLOW = `run this command as the user of the dispatcher, or start the dispatcher with --allow-uid ${USER}`;
 
-/** @returns what to tell of a connection that failed: also what to do here */
+/** @returns the error of a connection that failed, with what to do about it */
 export function explain(cause: unknown, path: string, hasKey: boolean): unknown {
   if (!(cause instanceof PassfdError)) return cause;
   const { code, message } = cause;
@@ -211,16 +211,20 @@ export function explain(cause: unknown, path: string, hasKey: boolean): unknown 
     case 'ERR_ADDRESS_MISSING':
       return new PassfdError(
         'ERR_CONNECTION_REFUSED',
-        `No dispatcher is at ${path}; start one by passfd run or passfd serve, or say where it is by --control PATH`,
+        `No dispatcher at ${path}; start one with passfd run or passfd serve, or give its path with --control PATH`,
         { cause },
       );
     case 'ERR_ADDRESS_DENIED':
       return new PassfdError(code, `User ${USER} may not connect to ${path}; ${ALLOW}`, { cause });
     case 'ERR_HANDSHAKE_TIMEOUT':
       return hasKey
-        ? new PassfdError(code, `${message} Where it was started without --authkey-file, give no key here`, {
-            cause,
-          })
+        ? new PassfdError(
+            code,
+            `${message} If the dispatcher was started without --authkey-file, give no key here`,
+            {
+              cause,
+            },
+          )
         : cause;
     default:
       return cause;

@@ -1,14 +1,14 @@
 #!/usr/bin/env node
-// passfd: the command line. Exit codes: 0 done, 1 failed, 2 wrong usage.
+// passfd: the command line. Exit codes: 0 success, 1 failure, 2 usage error.
 import { CommanderError } from 'commander';
 
-import { warn } from './tell.js';
+import { warn } from './output.js';
 
 const FAILED = 1;
 const WRONG_USAGE = 2;
 
 try {
-  // Not imported above: that fails where there is no addon for this machine, which is told as any other failure.
+  // A static import would fail before this `try` where there is no addon for this machine.
   const { createProgram } = await import('./program.js');
   await createProgram().parseAsync();
 } catch (error) {
@@ -16,9 +16,9 @@ try {
 }
 
 function exitCodeOf(error: unknown): number {
-  // Commander has printed it. Its help and its version end it with 0.
+  // Commander has printed the error. Help and version have exit code 0.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : WRONG_USAGE;
-  // By name, since the class comes with the addon.
+  // Compared by name, because the class is loaded with the addon.
   if (!(error instanceof Error) || error.name !== 'PassfdError') throw error;
   warn(error.message);
   return FAILED;

@@ -5,12 +5,7 @@ import { InvalidArgumentError } from 'commander';
 
 import { MAX_TIMER_MS } from '../fd/internal.js';
 import { MAX_USER_ID } from '../handoff/index.js';
-
-/** More processes than this are a typing error. */
-const MAX_WORKERS = 1024;
-
-/** The kernel caps it at `net.core.somaxconn`; an int in listen(2). */
-const MAX_BACKLOG = 0x7fff_ffff;
+import { MAX_BACKLOG, MAX_WORKERS } from '../service/index.js';
 
 /** @throws {InvalidArgumentError} */
 export function parseWorkers(text: string): number {
@@ -36,7 +31,7 @@ export function parseBacklog(text: string): number {
 
 /** @throws {InvalidArgumentError} */
 export function parseUserId(text: string): number {
-  return parse(text, 0, MAX_USER_ID, 'A user or group is told by its number, as `id` prints it');
+  return parse(text, 0, MAX_USER_ID, 'A user or group is given by its number, as `id` prints it');
 }
 
 /** @throws {InvalidArgumentError} */
@@ -45,7 +40,7 @@ export function parseWorkerId(text: string): number {
     text,
     1,
     Number.MAX_SAFE_INTEGER,
-    'A worker is told by its number, as `passfd status` prints it',
+    'A worker is given by its number, as `passfd status` prints it',
   );
 }
 

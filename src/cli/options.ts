@@ -1,14 +1,17 @@
-// The options that several commands have, each with the words of its help.
+// The options that several commands have, with their help; and the settings of a service that they make.
 import { InvalidArgumentError, Option, type Command } from 'commander';
 
 import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
+import { defaultControlPath } from '../handoff/index.js';
 import {
-  DEFAULT_DRAIN_TIMEOUT_MS,
-  DEFAULT_ORPHAN_TIMEOUT_MS,
-  DEFAULT_READY_TIMEOUT_MS,
-  defaultControlPath,
-} from '../handoff/index.js';
-import { logLevels, type LogLevel } from '../service/index.js';
+  defaultSettings,
+  logLevels,
+  overloads,
+  settingsFrom,
+  type LogLevel,
+  type ServiceSettings,
+  type WrittenAddress,
+} from '../service/index.js';
 import { parseAddress } from './address.js';
 import { parseBacklog, parseMaxExtra, parseMilliseconds, parseUserId, parseWorkers } from './numbers.js';
 
@@ -18,34 +21,55 @@ export interface ControlFlags {
   readonly authkeyFile?: string;
 }
 
-/** Of the commands that go to a running dispatcher. */
+/** Of the commands that connect to a running dispatcher. */
 export interface ClientFlags extends ControlFlags {
   readonly trustUid?: readonly number[];
 }
 
-function addControlOptions(command: Command): Command {
-  return command
-    .addOption(
-      new Option('--control <path>', 'the Unix socket where workers and commands reach the dispatcher')
-        .argParser(parsePath)
-        .default(defaultControlPath()),
-    )
-    .addOption(
-      new Option(
-        '--authkey-file <file>',
-        'a file with the key that dispatcher, workers and commands share; or set PASSFD_AUTHKEY',
-      ).argParser(parsePath),
-    );
+/** Of run and serve. */
+export interface ServiceFlags extends ControlFlags {
+  readonly listen?: readonly WrittenAddress[];
+  readonly workers?: number;
+  readonly prefixOutput?: true;
+  readonly rawControl?: string;
+  readonly allowUid?: number[];
+  readonly allowGid?: number[];
+  readonly policy: PolicyName;
+  readonly overload: Overload;
+  readonly backlog?: number;
+  readonly drainTimeout: number;
+  readonly readyTimeout: number;
+  readonly orphanTimeout: number;
+  readonly maxExtra: number;
+  readonly workerEnvFile?: string;
+  readonly logLevel: LogLevel;
 }
 
-export function addClientOptions(command: Command): Command {
-  return addControlOptions(command).addOption(
-    repeatable(
-      '--trust-uid <uid>',
-      "trust a dispatcher of this user, beside root's and your own (repeatable); or set PASSFD_TRUST_UIDS",
-      parseUserId,
-    ),
+/** The settings that the options of run or serve give. */
+export function settingsOf(command: Command): ServiceSettings {
+  const flags: Partial<ServiceFlags> = Object.fromEntries(
+    // The settings have the defaults too, and other sources come between.
+    Object.entries(command.opts()).filter(([name]) => command.getOptionValueSource(name) !== 'default'),
   );
+  return settingsFrom({
+    controlPath: flags.control,
+    rawControlPath: flags.rawControl,
+    authkeyFile: flags.authkeyFile,
+    listen: flags.listen,
+    workers: flags.workers,
+    prefixOutput: flags.prefixOutput,
+    allowUids: flags.allowUid,
+    allowGids: flags.allowGid,
+    policy: flags.policy,
+    overload: flags.overload,
+    backlog: flags.backlog,
+    drainTimeoutMs: flags.drainTimeout,
+    readyTimeoutMs: flags.readyTimeout,
+    orphanTimeoutMs: flags.orphanTimeout,
+    maxExtra: flags.maxExtra,
+    workerEnvFile: flags.workerEnvFile,
+    logLevel: flags.logLevel,
+  });
 }
 
 export function addServiceOptions(command: Command, listen: Option): Command {
@@ -53,19 +77,19 @@ export function addServiceOptions(command: Command, listen: Option): Command {
     .addOption(
       new Option(
         '--workers <n>',
-        'processes to start: a number, or "max" for one per core, which is the default',
+        'number of processes to start, or "max" for one per core (default: "max")',
       ).argParser(parseWorkers),
     )
     .addOption(listen)
     .addOption(
-      new Option('--policy <name>', 'the rule that chooses the worker for a connection')
+      new Option('--policy <name>', 'rule that chooses the worker for a connection')
         .choices(policyNames)
-        .default('round-robin' satisfies PolicyName),
+        .default(defaultSettings.policy),
     )
     .addOption(
-      new Option('--overload <how>', 'when no worker has room: let clients wait, or close their connections')
-        .choices(['wait', 'refuse'] satisfies Overload[])
-        .default('wait' satisfies Overload),
+      new Option('--overload <action>', 'when all workers are full: let new connections wait, or close them')
+        .choices(overloads)
+        .default(defaultSettings.overload),
     )
     .addOption(
       new Option(
@@ -74,56 +98,77 @@ export function addServiceOptions(command: Command, listen: Option): Command {
       ).argParser(parseBacklog),
     )
     .addOption(
-      new Option('--drain-timeout <ms>', 'time that workers have to finish when they are stopped or replaced')
+      new Option('--drain-timeout <ms>', 'time a worker has to drain when it is stopped or replaced')
         .argParser(parseMilliseconds)
-        .default(DEFAULT_DRAIN_TIMEOUT_MS),
+        .default(defaultSettings.drainTimeoutMs),
     )
     .addOption(
       new Option(
         '--ready-timeout <ms>',
-        'time that a new worker or dispatcher has to be ready; then one that replaces another is given up, any other is logged, and an address that no worker serves is closed',
+        'time a new worker or dispatcher has to become ready; after it, a restart or takeover fails, a worker that replaces none is logged, and an address that no worker serves is closed',
       )
         .argParser(parseMilliseconds)
-        .default(DEFAULT_READY_TIMEOUT_MS),
+        .default(defaultSettings.readyTimeoutMs),
     )
     .addOption(
       new Option(
         '--orphan-timeout <ms>',
-        'time that workers wait for the next dispatcher when this one is killed; then they finish and end',
+        'time workers wait for a new dispatcher when theirs was killed; after it, they drain and exit',
       )
         .argParser(parseMilliseconds)
-        .default(DEFAULT_ORPHAN_TIMEOUT_MS),
+        .default(defaultSettings.orphanTimeoutMs),
     )
     .addOption(
-      new Option('--max-extra <n>', 'processes beyond the wanted number that a rolling restart may run')
+      new Option('--max-extra <n>', 'extra processes that a rolling restart may run at a time')
         .argParser(parseMaxExtra)
-        .default(1),
+        .default(defaultSettings.maxExtra),
     )
     // Node itself takes `--env-file`, wherever it stands.
     .addOption(
       new Option(
         '--worker-env-file <file>',
-        'variables for the workers, read whenever one is started',
+        'file with environment variables for workers, read at each start of a worker',
       ).argParser(parsePath),
     )
-    .option('--prefix-output', 'begin each line that a worker prints with its number, as "[2] "');
+    .option('--prefix-output', 'begin each line that a worker prints with its number, as in "[2] "');
   return addControlOptions(command)
     .addOption(
       new Option(
         '--raw-control <path>',
-        'a second socket, for workers that only take descriptors and answer "OK"',
+        'second control socket, for workers that only receive descriptors and answer "OK"',
       ).argParser(parsePath),
     )
+    .addOption(repeatable('--allow-uid <uid>', 'let processes of this user join (repeatable)', parseUserId))
+    .addOption(repeatable('--allow-gid <gid>', 'let processes of this group join (repeatable)', parseUserId))
     .addOption(
-      repeatable('--allow-uid <uid>', 'let processes of this user join too (repeatable)', parseUserId),
-    )
-    .addOption(
-      repeatable('--allow-gid <gid>', 'let processes of this group join too (repeatable)', parseUserId),
-    )
-    .addOption(
-      new Option('--log-level <level>', 'lowest level that is logged on standard error')
+      new Option('--log-level <level>', 'lowest level to log, on standard error')
         .choices(logLevels)
-        .default('info' satisfies LogLevel),
+        .default(defaultSettings.logLevel),
+    );
+}
+
+export function addClientOptions(command: Command): Command {
+  return addControlOptions(command).addOption(
+    repeatable(
+      '--trust-uid <uid>',
+      'trust a dispatcher of this user, in addition to root and your own user (repeatable); also: PASSFD_TRUST_UIDS',
+      parseUserId,
+    ),
+  );
+}
+
+function addControlOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--control <path>', 'Unix socket where workers and commands connect to the dispatcher')
+        .argParser(parsePath)
+        .default(defaultControlPath()),
+    )
+    .addOption(
+      new Option(
+        '--authkey-file <file>',
+        'file with the key that dispatcher, workers and commands share; also: PASSFD_AUTHKEY',
+      ).argParser(parsePath),
     );
 }
 
@@ -135,13 +180,13 @@ export function listenOption(description: string): Option {
   );
 }
 
-/** @throws {InvalidArgumentError} for what a shell makes of a variable that is not set */
+/** @throws {InvalidArgumentError} for an empty path, which a shell makes of a variable that is not set */
 function parsePath(text: string): string {
   if (text !== '') return text;
   throw new InvalidArgumentError('A path is not empty.');
 }
 
-/** Not `<value...>`, which would take the arguments behind it too. */
+/** Not `<value...>`: that takes the arguments after it too. */
 export function repeatable(flags: string, description: string, parse: (text: string) => unknown): Option {
   return new Option(flags, description).argParser(
     (text: string, before: readonly unknown[] | undefined): readonly unknown[] => [

@@ -1,4 +1,4 @@
-// The program `passfd` as its user sees it: its commands and its help.
+// The program `passfd`: its commands and its help.
 import { Command } from 'commander';
 
 import { version } from '../dispatcher/index.js';
@@ -10,23 +10,23 @@ import { addStatusCommand } from './commands/status.js';
 import { addStopCommand } from './commands/stop.js';
 import { addTakeoverCommand } from './commands/takeover.js';
 import { addWorkerCommand } from './commands/worker.js';
-import { print, printError } from './tell.js';
+import { print, printError } from './output.js';
 
 const EXAMPLES = `
 Examples:
-  $ passfd run server.js        a process per core, each with its share of the connections
-  $ passfd status               what they do
-  $ passfd help run             all about one command`;
+  $ passfd run server.js        run one process per core, and spread the connections over them
+  $ passfd status               show connections and workers
+  $ passfd help run             show the help of one command`;
 
-/** A usage error or a request for help throws a `CommanderError` here; nothing ends the process. */
+/** Parsing throws a `CommanderError` for a usage error and for help. Nothing ends the process. */
 export function createProgram(): Command {
   const program = new Command('passfd')
     .description(
-      'One process accepts connections, and hands each, as an open descriptor, to one of several workers.',
+      'Spreads connections over worker processes: one process accepts each and passes its descriptor to a worker.',
     )
     .version(version)
     .enablePositionalOptions()
-    .showHelpAfterError('(passfd help COMMAND says more)')
+    .showHelpAfterError('(for help: passfd help COMMAND)')
     .exitOverride()
     .configureOutput({ writeOut: print, writeErr: printError })
     .addHelpText('after', EXAMPLES);

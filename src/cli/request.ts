@@ -1,11 +1,11 @@
-// A command that asks a running dispatcher for something.
+// Connects a command to the dispatcher that its options name.
 import { trustedUsers } from '../handoff/index.js';
 import { readAuthkey } from '../service/index.js';
 import { ControlClient } from './control-client.js';
 import type { ClientFlags } from './options.js';
-import { warn } from './tell.js';
+import { warn } from './output.js';
 
-/** Connects as the flags say. The caller owns the connection. */
+/** The caller owns the connection. */
 export async function connectAs(flags: ClientFlags): Promise<ControlClient> {
   return ControlClient.connect(flags.control, await readAuthkey(flags, warn), trustedUsers(flags.trustUid));
 }

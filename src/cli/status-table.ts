@@ -1,4 +1,4 @@
-// What `passfd status` prints for people: the numbers of a status, aligned.
+// The tables that `passfd status` prints.
 import * as v from 'valibot';
 
 import { printable } from '../handoff/index.js';
@@ -38,10 +38,10 @@ const shownStatus = v.object({
   ),
 });
 
-/** What is shown of a status. */
+/** The fields of a status that are shown. */
 export type ShownStatus = v.InferOutput<typeof shownStatus>;
 
-/** @returns undefined when what a dispatcher answered has not the parts that are shown here: it may be of another release */
+/** @returns undefined when fields are missing, as in the answer of a dispatcher of another release */
 export function statusIn(answer: unknown): ShownStatus | undefined {
   const result = v.safeParse(shownStatus, answer);
   return result.success ? result.output : undefined;
@@ -102,7 +102,7 @@ export function formatDuration(milliseconds: number): string {
   return shown.map(({ unit, count }) => `${count} ${unit}`).join(' ');
 }
 
-/** Numbers stand to the right, below their heading; everything else to the left. */
+/** Numbers are aligned to the right, everything else to the left. */
 function table(heading: Row, rows: readonly Row[]): string[] {
   if (rows.length === 0) return [heading.join('  '), '(none)'];
   const widths = heading.map((title, column) =>

@@ -5,7 +5,7 @@ import { PassfdError } from '../fd/index.js';
 
 /** Where a key comes from; a file goes before the environment. */
 export interface AuthkeySource {
-  readonly authkeyFile?: string;
+  readonly authkeyFile?: string | undefined;
 }
 
 /** Longest file that is read for a key. */

@@ -5,4 +5,11 @@ export { ANY_HOST, type WrittenAddress } from './listen-address.js';
 export { logLevels, type LogLevel } from './log.js';
 export { appCommand } from './node-command.js';
 export { runService } from './service.js';
-export type { ServiceFlags } from './settings.js';
+export {
+  defaultSettings,
+  MAX_BACKLOG,
+  MAX_WORKERS,
+  overloads,
+  settingsFrom,
+  type ServiceSettings,
+} from './settings.js';

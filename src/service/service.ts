@@ -6,7 +6,7 @@ import { prepareControlDirectory, traceStep } from '../handoff/index.js';
 import { namedDirectory, Supervisor, type Occupant } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, type InheritedDescriptor } from '../systemd/index.js';
 import { readAuthkey } from './authkey.js';
-import { supervisorOptions, type Children } from './children.js';
+import { supervisorOptions, type WorkerCommand } from './children.js';
 import { fingerprint, type Survivor } from './journal.js';
 import { keepSockets } from './kept-sockets.js';
 import { Life, type End } from './life.js';
@@ -18,14 +18,14 @@ import { openLog, type Log } from './log.js';
 import { Roster } from './roster.js';
 import { ServiceCommands } from './service-commands.js';
 import { ServiceFiles } from './service-files.js';
-import { withAbsolutePaths, type ServiceFlags } from './settings.js';
+import { withAbsolutePaths, type ServiceSettings } from './settings.js';
 import { SAME_REQUEST_MS, Signals, type SignalHandlers } from './signals.js';
 import { reportStarted, takeOverFrom, TakeoverSession } from './takeover-session.js';
 
 /** What exists before the service, and is given to it. */
 interface Parts {
-  readonly flags: ServiceFlags;
-  readonly children: Children | undefined;
+  readonly settings: ServiceSettings;
+  readonly command: WorkerCommand | undefined;
   readonly words: readonly string[];
   readonly log: Log;
   readonly notifier: Notifier;
@@ -37,15 +37,16 @@ interface Parts {
 
 /**
  * Runs a service until it is stopped, in this process or in a later generation.
+ * @param command starts a worker process. Without one, the service starts no workers: they join by themselves
  * @param words identify the service: the command of passfd, the app or program, and its arguments
  * @returns the exit code
  */
 export async function runService(
-  flags: ServiceFlags,
-  children: Children | undefined,
+  settings: ServiceSettings,
+  command: WorkerCommand | undefined,
   words: readonly string[],
 ): Promise<number> {
-  await using opened = openLog(flags.logLevel);
+  await using opened = openLog(settings.logLevel);
   const { log } = opened;
   using notifier = new Notifier(process.env, {
     warn: (error) => {
@@ -56,12 +57,12 @@ export async function runService(
   try {
     const descent = takeDescent();
     const inherited = inheritedDescriptors();
-    const authkey = await readAuthkey(flags, (message) => {
+    const authkey = await readAuthkey(settings, (message) => {
       log.warn(message);
     });
     const service = new Service({
-      flags: withAbsolutePaths(flags, descent?.control),
-      children,
+      settings: withAbsolutePaths(settings, descent?.control),
+      command,
       words,
       log,
       notifier,
@@ -94,34 +95,36 @@ class Service {
   readonly #fingerprint: string;
 
   constructor(parts: Parts) {
-    const { flags, children, words, log, notifier } = parts;
+    const { settings, command, words, log, notifier } = parts;
+    const { controlPath, readyTimeoutMs } = settings;
     this.#parts = parts;
     this.#log = log;
     const life = this.#life;
     this.#lineage = this.#createLineage(parts);
-    const { policy, overload, backlog } = flags;
+    const { policy, overload, backlog } = settings;
     const dispatcher = new Dispatcher({
       policy,
       overload,
       lastWill: true,
-      readyTimeoutMs: flags.readyTimeout,
+      readyTimeoutMs,
       ...(backlog !== undefined && { backlog }),
     });
     this.#dispatcher = dispatcher;
     // Ids up to the number of children are theirs.
-    logDispatcher(log, dispatcher, ({ id }) => id > (children?.count ?? 0));
-    keepSockets(dispatcher, notifier, { controlPath: flags.control, life });
+    const children = command ? settings.workers : 0;
+    logDispatcher(log, dispatcher, ({ id }) => id > children);
+    keepSockets(dispatcher, notifier, { controlPath, life });
     const name = { words, directory: namedDirectory() ?? process.cwd() };
     this.#fingerprint = fingerprint(name);
-    const roster = new Roster(flags.control, name, dispatcher, (error) => {
+    const roster = new Roster(controlPath, name, dispatcher, (error) => {
       log.warn(
         ofError(error),
         'cannot write the journal of workers; after a crash of the dispatcher, workers will be started anew',
       );
     });
     this.#roster = roster;
-    this.#files = new ServiceFiles(flags.control, { dispatcher, roster, life, log });
-    this.#supervisor = children && this.#createSupervisor(parts, children);
+    this.#files = new ServiceFiles(controlPath, { dispatcher, roster, life, log });
+    this.#supervisor = command && this.#createSupervisor(parts, command);
     const common = { dispatcher, supervisor: this.#supervisor, roster, life, log };
     this.#commands = new ServiceCommands({ ...common, takeover: () => this.#takeover });
     this.#takeover = new TakeoverSession({
@@ -129,7 +132,7 @@ class Service {
       lineage: this.#lineage,
       signals: this.#signals,
       notifier,
-      readyTimeoutMs: flags.readyTimeout,
+      readyTimeoutMs,
       isRestartSignalled: () => this.#commands.isRestartSignalled,
     });
   }
@@ -178,9 +181,11 @@ class Service {
     };
   }
 
-  #createLineage({ flags, notifier, descent }: Parts): Lineage {
+  #createLineage({ settings, notifier, descent }: Parts): Lineage {
     const isManaged = notifier.isActive;
-    if (!descent || isManaged) return new Origin(flags.control, { ...notifier.environment() }, !isManaged);
+    if (!descent || isManaged) {
+      return new Origin(settings.controlPath, { ...notifier.environment() }, !isManaged);
+    }
     const descendant = new Descendant(descent.origin);
     descendant.orphaned
       .then(() => {
@@ -192,8 +197,8 @@ class Service {
     return descendant;
   }
 
-  #createSupervisor({ flags, authkey, notifier }: Parts, children: Children): Supervisor {
-    const options = supervisorOptions(flags, children, { authkey, service: this.#fingerprint });
+  #createSupervisor({ settings, authkey, notifier }: Parts, command: WorkerCommand): Supervisor {
+    const options = supervisorOptions(settings, command, { authkey, service: this.#fingerprint });
     const supervisor = new Supervisor(this.#dispatcher, options);
     logSupervisor(this.#log, supervisor);
     this.#dispatcher.on('returned', (worker) => {
@@ -223,22 +228,22 @@ class Service {
 
   /** Starts where no dispatcher is, or where one was killed. */
   async #open(): Promise<Occupant[]> {
-    const { control, rawControl, listen = [] } = this.#parts.flags;
-    const { inherited, notifier } = this.#parts;
-    prepareControlDirectory(control);
+    const { settings, inherited, notifier } = this.#parts;
+    const { controlPath, rawControlPath, listen } = settings;
+    prepareControlDirectory(controlPath);
     const survivors = await this.#claim();
     // The control path comes first: a second dispatcher fails there, before it has touched anything else.
     let isTaken = false;
     const opened = this.#dispatcher
-      .openControl(control, {
+      .openControl(controlPath, {
         ...this.#keyedControlOptions(),
         awaited: survivors.filter(({ hasJoined, isLeaving }) => hasJoined && !isLeaving),
         prepare: async () => {
           if (this.#signals.isStoppedAtOnce) throw new PassfdError('ERR_CLOSED', 'The service was stopped');
           isTaken = true;
           await listenAtAll(this.#dispatcher, listen, inherited, notifier);
-          if (rawControl !== undefined) {
-            await this.#dispatcher.openRawControl(rawControl, this.#controlOptions());
+          if (rawControlPath !== undefined) {
+            await this.#dispatcher.openRawControl(rawControlPath, this.#controlOptions());
           }
         },
       })
@@ -254,9 +259,8 @@ class Service {
 
   /** The workers of a dispatcher that was killed. @throws {PassfdError} `ERR_ADDRESS_IN_USE` when it is alive */
   async #claim(): Promise<readonly Survivor[]> {
-    const { control } = this.#parts.flags;
     // Before the journal: where the kernel cannot keep a lock apart (`Hold`), a last will that still runs holds it.
-    for (const pid of await settleWills(control)) {
+    for (const pid of await settleWills(this.#parts.settings.controlPath)) {
       this.#log.warn(
         { pid },
         'passfd-will of a killed dispatcher did not exit, and was killed: connections that no worker had yet are lost',
@@ -308,8 +312,8 @@ class Service {
   }
 
   #controlOptions(): ControlOptions {
-    const { allowUid = [], allowGid = [] } = this.#parts.flags;
-    return { allowUids: allowUid, allowGids: allowGid, commands: this.#commands.control };
+    const { allowUids, allowGids } = this.#parts.settings;
+    return { allowUids, allowGids, commands: this.#commands.control };
   }
 
   #keyedControlOptions(): ControlOptions {
@@ -348,7 +352,7 @@ class Service {
     const drains = this.#dispatcher.workers.map((worker) => this.#dispatcher.drain(worker));
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, this.#parts.flags.drainTimeout);
+      timer = setTimeout(resolve, this.#parts.settings.drainTimeoutMs);
     });
     await Promise.race([Promise.allSettled(drains), timeout]);
     clearTimeout(timer);

@@ -45,10 +45,10 @@ describe('an app that only starts another program', () => {
       await using directory = await temporaryDirectory();
       const script = `${directory.path}/app`;
       const files = [
-        ['#!/bin/sh\nexec node app.js\n', /is a script for sh, and no JavaScript/],
-        ['#!/usr/bin/env bash\nexec node app.js\n', /is a script for bash, and no JavaScript/],
-        ['#!/usr/bin/env python3\n', /is a script for python3, and no JavaScript/],
-        ['\x7fELF\x02\x01', /is a program of this machine, and no JavaScript/],
+        ['#!/bin/sh\nexec node app.js\n', /is a script for sh, not JavaScript/],
+        ['#!/usr/bin/env bash\nexec node app.js\n', /is a script for bash, not JavaScript/],
+        ['#!/usr/bin/env python3\n', /is a script for python3, not JavaScript/],
+        ['\x7fELF\x02\x01', /is a program of this machine, not JavaScript/],
       ] as const;
       for (const [content, reason] of files) {
         writeFileSync(script, content, 'latin1');

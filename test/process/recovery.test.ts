@@ -162,6 +162,6 @@ async function refusedTakeover(scene: Scene): Promise<Program> {
   for (;;) {
     const command = scene.takeover();
     assert.equal(await command.exit, 1);
-    if (!(await command.stderr).includes('No dispatcher is at')) return command;
+    if (!(await command.stderr).includes('No dispatcher at')) return command;
   }
 }

@@ -132,7 +132,7 @@ async function successorOf(command: Program): Promise<number> {
 
 describe('a takeover whose new process', () => {
   const accidents = [
-    ['exit loaded', /ended before it was ready/],
+    ['exit loaded', /exited before it was ready/],
     ['hang loaded', /was not ready within 15000 ms/],
     ['kill hello-said', /ended/],
     ['exit taken-over', /ended/],

@@ -51,7 +51,7 @@ describe('a start', () => {
       ({ exit, errors }, directory) => {
         assert.equal(
           errors[0],
-          `error: the directory ${directory}/app has no index.js, and no package.json that says what to run`,
+          `error: the directory ${directory}/app has no index.js and no package.json with a main`,
         );
         assert.equal(exit, 2);
       },

@@ -3,20 +3,20 @@ import type { Command } from 'commander';
 
 import { parseWorkerId } from '../numbers.js';
 import { addClientOptions, type ClientFlags } from '../options.js';
+import { answer } from '../output.js';
 import { connectAs } from '../request.js';
-import { answer } from '../tell.js';
 
 const EXAMPLES = `
 Example:
-  $ passfd drain 3    the worker that passfd status shows as 3 gets no more connections
+  $ passfd drain 3    worker 3, as passfd status numbers it, gets no more connections
 
-It returns when that worker has no connection open any more.`;
+The command returns when the worker has no open connection left.`;
 
 export function addDrainCommand(program: Command): void {
   const command = program
     .command('drain')
-    .description('give one worker no more connections, and wait until it has none open')
-    .argument('<id>', 'the number of the worker, as passfd status shows it', parseWorkerId);
+    .description('give one worker no more connections, and wait until its open ones have ended')
+    .argument('<id>', 'number of the worker, as passfd status shows it', parseWorkerId);
   addClientOptions(command)
     .addHelpText('after', EXAMPLES)
     .action(async (worker: number, flags: ClientFlags) => {

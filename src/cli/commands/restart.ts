@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 
 import { addClientOptions, repeatable, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
-import { answer } from '../tell.js';
+import { answer } from '../output.js';
 
 interface RestartFlags extends ClientFlags {
   readonly without?: string[];
@@ -11,22 +11,23 @@ interface RestartFlags extends ClientFlags {
 
 const EXAMPLES = `
 Examples:
-  $ passfd restart                   as SIGHUP to the dispatcher: new code, environment and Node take effect
-  $ passfd restart --without 9090    the new version does not listen at port 9090 any more
+  $ passfd restart                   same as SIGHUP: new code, environment and Node take effect
+  $ passfd restart --without 9090    the new version no longer listens at port 9090
 
-Each worker serves until the new one in its place listens at every address where it does, and finishes then what it has
-open. When a new one does not within --ready-timeout, the restart fails and names the address, the old one stays, and so do
-those that were to follow. An address that is given up by --without is closed when the last worker there is replaced.
-A restart that is asked for while another one runs follows it.`;
+A worker serves until its replacement listens at every address that it serves. Then it drains and exits.
+If a replacement does not listen within --ready-timeout of the service, the restart fails and names the missing addresses.
+The old worker and those that were not replaced yet keep serving.
+An address given to --without is closed when the last worker that listens there is replaced.
+A restart that is requested while another one runs starts after it.`;
 
 export function addRestartCommand(program: Command): void {
   const command = program
     .command('restart')
-    .description('replace the workers one by one, without a client noticing')
+    .description('replace the workers one by one, without dropping connections')
     .addOption(
       repeatable(
         '--without <addr>',
-        'an address that the new workers need not serve: as passfd status prints it, or PORT, or unix:PATH (repeatable); none by default',
+        'address that the new workers need not serve: PORT, unix:PATH, or as passfd status prints it (repeatable)',
         (text) => text,
       ),
     );

@@ -1,36 +1,30 @@
-// passfd run: an unmodified app in as many processes as are wanted.
-import { availableParallelism } from 'node:os';
-
+// passfd run: an unmodified app in several processes.
 import type { Command } from 'commander';
 
+import { appCommand, runService } from '../../service/index.js';
 import { requireApp } from '../app.js';
-import { appCommand, runService, type ServiceFlags } from '../../service/index.js';
-import { addServiceOptions, listenOption } from '../options.js';
+import { addServiceOptions, listenOption, settingsOf } from '../options.js';
 
 const EXAMPLES = `
 Examples:
-  $ passfd run server.js                        a process per core, at the address that server.js asks for
-  $ passfd run --workers 4 server.js --verbose  four processes; what follows the app is the app's own
-  $ passfd run --listen 8080 server.js          whatever address the app asks for, clients come to port 8080
+  $ passfd run server.js                        one process per core, at the address that server.js listens at
+  $ passfd run --workers 4 server.js --verbose  four processes; arguments after the app go to the app
+  $ passfd run --listen 8080 server.js          clients connect to port 8080, wherever the app listens
 
-SIGTERM and SIGINT let the workers finish what they have open; a second one, at least 500 ms later, ends them at once.
-SIGHUP replaces the workers one by one (passfd restart), SIGUSR2 the dispatcher (passfd takeover).`;
+SIGTERM and SIGINT drain the workers, then passfd exits. A second one, at least 500 ms later, ends them at once.
+SIGHUP replaces the workers one by one (passfd restart). SIGUSR2 replaces the dispatcher (passfd takeover).`;
 
 export function addRunCommand(program: Command): void {
   const command = program
     .command('run')
-    .description('scale an unmodified app: its servers get their connections from one dispatcher')
-    .argument('<app>', 'the file that Node runs')
+    .description('run an unmodified app in several processes, and spread its connections over them')
+    .argument('<app>', 'file that Node runs')
     .argument('[args...]', 'arguments of the app')
     .passThroughOptions();
-  addServiceOptions(command, listenOption('accept here, and not at the address that the app asks for'))
+  addServiceOptions(command, listenOption('accept connections here, not where the app listens'))
     .addHelpText('after', EXAMPLES)
-    .action(async (app: string, args: string[], flags: ServiceFlags) => {
+    .action(async (app: string, args: string[]) => {
       requireApp(command, app);
-      const children = {
-        command: appCommand(app, args),
-        count: flags.workers ?? availableParallelism(),
-      };
-      process.exitCode = await runService(flags, children, ['run', app, ...args]);
+      process.exitCode = await runService(settingsOf(command), appCommand(app, args), ['run', app, ...args]);
     });
 }

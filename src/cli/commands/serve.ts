@@ -1,24 +1,22 @@
-// passfd serve: a dispatcher whose workers join by its control socket, or are started from a command of any language.
-import { availableParallelism } from 'node:os';
-
+// passfd serve: a dispatcher whose workers join by its control socket, or are started from a command in any language.
 import type { Command } from 'commander';
 
-import { giveOwnInspectPort, runService, type ServiceFlags } from '../../service/index.js';
-import { addServiceOptions, listenOption } from '../options.js';
+import { giveOwnInspectPort, runService } from '../../service/index.js';
+import { addServiceOptions, listenOption, settingsOf, type ServiceFlags } from '../options.js';
 
 const EXAMPLES = `
 Examples:
   $ passfd serve --listen 8080                                  workers join: passfd worker app.js
-  $ passfd serve --listen 8080 --workers 4 -- python worker.py  four of them are started, and join
-  $ passfd serve --listen fd:3                                  a listening socket that was inherited
+  $ passfd serve --listen 8080 --workers 4 -- python worker.py  starts four workers, which join
+  $ passfd serve --listen fd:3                                  uses an inherited listening socket
 
-A worker that is started from COMMAND finds the control socket's path in PASSFD_CONTROL.`;
+Workers that are started from COMMAND find the path of the control socket in PASSFD_CONTROL.`;
 
 export function addServeCommand(program: Command): void {
   const command = program
     .command('serve')
-    .description('run a dispatcher: workers of any language join it, and get the connections')
-    .argument('[command...]', 'a program that works, and its arguments')
+    .description('run a dispatcher: workers in any language join it and get connections')
+    .argument('[command...]', 'program of the workers, and its arguments')
     .passThroughOptions();
   addServiceOptions(command, listenOption('accept connections here').makeOptionMandatory())
     .addHelpText('after', EXAMPLES)
@@ -30,13 +28,8 @@ export function addServeCommand(program: Command): void {
       if (program === '') command.error('error: the name of COMMAND is empty');
       giveOwnInspectPort(process.env);
       process.exitCode = await runService(
-        flags,
-        program === undefined
-          ? undefined
-          : {
-              command: [program, ...args],
-              count: flags.workers ?? availableParallelism(),
-            },
+        settingsOf(command),
+        program === undefined ? undefined : [program, ...args],
         ['serve', ...words],
       );
     });

@@ -1,10 +1,10 @@
-// passfd status: what a dispatcher has done so far, and its workers.
+// passfd status: the connections so far, and the workers, of a running dispatcher.
 import type { Command } from 'commander';
 
 import { addClientOptions, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
 import { formatStatus, statusIn } from '../status-table.js';
-import { answer } from '../tell.js';
+import { answer } from '../output.js';
 import { PassfdError } from '../../fd/index.js';
 import { printable } from '../../handoff/index.js';
 
@@ -21,14 +21,14 @@ export function addStatusCommand(program: Command): void {
   const command = program
     .command('status')
     .description('show the listeners, the connections and the workers of a running dispatcher')
-    .option('--json', 'one JSON object, for programs');
+    .option('--json', 'print one JSON object, for programs');
   addClientOptions(command)
     .addHelpText('after', EXAMPLES)
     .action(async (flags: StatusFlags) => {
       using client = await connectAs(flags);
       const result = await client.ask({ type: 'status' });
       if (flags.json === true) {
-        // It is printed so that it is the same JSON.
+        // `printable` escapes control characters in a way that JSON reads back.
         answer(printable(JSON.stringify(result)));
         return;
       }
@@ -36,7 +36,7 @@ export function addStatusCommand(program: Command): void {
       if (!status) {
         throw new PassfdError(
           'ERR_PROTOCOL',
-          'The dispatcher is of a release whose status this one does not know; passfd status --json shows it',
+          'The dispatcher is of another release, and its status has another format; use passfd status --json',
         );
       }
       answer(formatStatus(status));

@@ -1,20 +1,20 @@
-// passfd stop: ends a dispatcher and the processes that it has started.
+// passfd stop: ends a dispatcher and the worker processes that it has started.
 import type { Command } from 'commander';
 
 import { addClientOptions, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
-import { answer } from '../tell.js';
+import { answer } from '../output.js';
 
 const EXAMPLES = `
 Example:
-  $ passfd stop    as SIGTERM to the dispatcher: what is open is finished first
+  $ passfd stop    same as SIGTERM: drains the workers, then the dispatcher exits
 
-It returns when the dispatcher has ended.`;
+The command returns when the dispatcher has exited.`;
 
 export function addStopCommand(program: Command): void {
   const command = program
     .command('stop')
-    .description('end a running dispatcher and its workers, when they have finished what is open');
+    .description('drain the workers of a running dispatcher, then end it and them');
   addClientOptions(command)
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ClientFlags) => {

@@ -1,22 +1,22 @@
-// passfd takeover: replaces the dispatcher.
+// passfd takeover: replaces the dispatcher process.
 import type { Command } from 'commander';
 import * as v from 'valibot';
 
 import { addClientOptions, type ClientFlags } from '../options.js';
 import { connectAs } from '../request.js';
-import { answer } from '../tell.js';
+import { answer } from '../output.js';
 
 const EXAMPLES = `
 Example:
-  $ passfd takeover    as SIGUSR2 to the dispatcher: a new release of passfd takes effect
+  $ passfd takeover    same as SIGUSR2: a new release of passfd takes effect
 
-The next generation gets the listening sockets, the workers and the connections on their way. Until it is ready the present
-one serves; when it does not get that far, the present one goes on.`;
+The next generation of the dispatcher gets the listening sockets, the workers, and the connections in flight. The present
+one serves until the next one is ready. If the takeover fails, the present one keeps serving.`;
 
 export function addTakeoverCommand(program: Command): void {
   const command = program
     .command('takeover')
-    .description('replace the dispatcher by its next generation, without workers or clients noticing');
+    .description('replace the dispatcher process, without dropping connections or restarting workers');
   addClientOptions(command)
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ClientFlags) => {
@@ -30,7 +30,7 @@ const takenOver = v.object({ generation: v.number(), pid: v.number() });
 
 function describe(result: unknown): string {
   const { success, output } = v.safeParse(takenOver, result);
-  // A later release may tell something else.
+  // A later release may answer in another format.
   return success
     ? `generation ${output.generation} is process ${output.pid}`
     : 'the next generation has taken over';

@@ -1,4 +1,4 @@
-// passfd worker: an unmodified app as one more worker of a dispatcher that runs already.
+// passfd worker: an unmodified app as one more worker of a running dispatcher.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 
@@ -8,24 +8,24 @@ import { requireApp } from '../app.js';
 import { trustedUsers } from '../../handoff/index.js';
 import { appCommand, readAuthkey } from '../../service/index.js';
 import { addClientOptions, type ClientFlags } from '../options.js';
-import { warn } from '../tell.js';
+import { warn } from '../output.js';
 
 const EXAMPLES = `
 Examples:
   $ passfd worker server.js                          joins the dispatcher of passfd run or passfd serve
-  $ passfd worker --control /run/app/control app.js  of several dispatchers, joins this one
+  $ passfd worker --control /run/app/control app.js  joins the dispatcher at this path
 
-Signals go to the app, and its exit code is the one of this command.`;
+Signals are passed on to the app. The exit code is that of the app.`;
 
-/** What others send to a service. A terminal sends its own to every process at it, so also to the app. */
+/** A terminal sends its signals to every process in the foreground, the app included, so those are not passed on. */
 const SIGNALS = ['SIGTERM', 'SIGHUP', 'SIGUSR2'] as const;
 const SIGNALS_OF_TERMINALS = ['SIGINT', 'SIGQUIT'] as const;
 
 export function addWorkerCommand(program: Command): void {
   const command = program
     .command('worker')
-    .description('run an unmodified app as a worker of a dispatcher that is running')
-    .argument('<app>', 'the file that Node runs')
+    .description('run an unmodified app as one more worker of a running dispatcher')
+    .argument('<app>', 'file that Node runs')
     .argument('[args...]', 'arguments of the app')
     .passThroughOptions();
   addClientOptions(command)
@@ -37,9 +37,9 @@ export function addWorkerCommand(program: Command): void {
         PASSFD_JOIN: '1',
         PASSFD_CONTROL: flags.control,
         PASSFD_AUTHKEY: authkey,
-        // Those of the environment are among them.
+        // `trustedUsers` includes those of the environment.
         PASSFD_TRUST_UIDS: [...trustedUsers(flags.trustUid)].join(','),
-        // Of a child that has a channel; this one may run below such a child.
+        // This command may run inside a worker, whose variables these are.
         PASSFD_CHANNEL_FD: undefined,
         PASSFD_WORKER_ID: undefined,
       });

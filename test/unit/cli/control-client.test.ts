@@ -166,7 +166,7 @@ describe('a control client', () => {
       await using directory = await temporaryDirectory();
       await assert.rejects(
         ControlClient.connect(`${directory.path}/control`, undefined),
-        failsWith('ERR_CONNECTION_REFUSED', /No dispatcher is at .*\/control; start one/),
+        failsWith('ERR_CONNECTION_REFUSED', /No dispatcher at .*\/control; start one/),
       );
     }),
   );
@@ -194,7 +194,11 @@ describe('a control client', () => {
 describe('a connection to a dispatcher that failed', () => {
   for (const [code, hasKey, advice] of [
     ['ERR_ADDRESS_DENIED', false, /^User \d+ may not connect to \/path; .*--allow-uid \d+$/],
-    ['ERR_HANDSHAKE_TIMEOUT', true, /^why Where it was started without --authkey-file, give no key here$/],
+    [
+      'ERR_HANDSHAKE_TIMEOUT',
+      true,
+      /^why If the dispatcher was started without --authkey-file, give no key here$/,
+    ],
     ['ERR_HANDSHAKE_TIMEOUT', false, /^why$/],
     ['ERR_AUTHENTICATION', true, /^why$/],
   ] as const) {

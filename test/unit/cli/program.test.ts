@@ -13,7 +13,7 @@ const service = [
   '--workers <n>',
   '--listen <addr>',
   '--policy <name>',
-  '--overload <how>',
+  '--overload <action>',
   '--backlog <n>',
   '--drain-timeout <ms>',
   '--ready-timeout <ms>',
@@ -202,6 +202,6 @@ describe('the command line of serve', () => {
 describe('the command line of drain', () => {
   it('takes the number of a worker', async () => {
     assert.deepEqual((await read('drain', '3')).arguments, [3]);
-    assert.match((await end('drain', 'three')).text, /A worker is told by its number/);
+    assert.match((await end('drain', 'three')).text, /A worker is given by its number/);
   });
 });

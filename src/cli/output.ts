@@ -1,4 +1,4 @@
-// What a command that is no service tells its user: on standard error, without a log.
+// What a command prints: its answer on standard output, warnings and errors on standard error.
 
 export function warn(message: string): void {
   printError(`passfd: ${message}\n`);
@@ -16,19 +16,19 @@ export function printError(text: string): void {
   write(process.stderr, text, ignore);
 }
 
-/** Without a listener, an error would end the process. */
+/** Without a listener, an error ends the process. */
 function write(to: NodeJS.WriteStream, text: string, onError: (error: NodeJS.ErrnoException) => void): void {
   if (!to.listeners('error').includes(onError)) to.on('error', onError);
   to.write(text);
 }
 
 function onOutputError({ code, message }: NodeJS.ErrnoException): void {
-  // Whoever reads no more, as `head`, has what it wanted.
+  // A reader such as `head` closes the pipe when it has enough.
   if (code === 'EPIPE') return;
   process.exitCode = 1;
-  warn(`the answer is lost: ${message}`);
+  warn(`could not write the answer: ${message}`);
 }
 
 function ignore(): void {
-  // There is nowhere left to tell it.
+  // There is no other place to report it.
 }
