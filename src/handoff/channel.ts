@@ -1,4 +1,4 @@
-// Channel: one end of a hand-off channel behind the hello; frames and descriptors go out, and what comes is read in order.
+// Channel: one end of a hand-off channel after the hello. It sends frames with descriptors, and reads frames in order.
 import { setImmediate } from 'node:timers/promises';
 
 import {
@@ -12,17 +12,17 @@ import {
 import { FrameReader, type DescriptorGroup } from './frame-reader.js';
 import { MAX_PAYLOAD_BYTES } from './messages.js';
 
-/** What one channel may have handled in a turn of the event loop, so that a peer that floods starves nobody. */
+/** What is handled of one channel in a turn of the event loop. So a peer that floods its channel starves no other. */
 const FRAMES_PER_TURN = 64;
 const BYTES_PER_TURN = MAX_PAYLOAD_BYTES;
 
-/** What a frame's receiver can ask for: the descriptors that the frame announced, which it owns from then on. */
+/** Gives the descriptors that the present frame announced. The caller owns them. */
 export type TakeGroup = (count: number) => DescriptorGroup;
 
 export interface ChannelOptions {
-  /** How many descriptors may come with one frame, now. A peer that passes more breaks the format. */
+  /** How many descriptors may come with one frame at this moment. A peer that passes more breaks the format. Default: 253. */
   readonly mostDescriptors?: () => number;
-  /** What another process had read of the next frame. */
+  /** The part of the next frame that the previous owner of the socket has read. */
   readonly partial?: Buffer;
 }
 
@@ -30,7 +30,7 @@ export class Channel {
   readonly socket: StreamSocket;
   readonly #reader = new FrameReader();
   readonly #mostDescriptors: () => number;
-  /** Whether every frame that came is handled, and `read` waits for the next. */
+  /** Whether every frame that came is handled, so that `read` waits for the next one. */
   #isIdle = true;
   #whenIdle: (() => void)[] = [];
 
@@ -44,7 +44,10 @@ export class Channel {
     if (partial) this.#reader.pushBytes(partial);
   }
 
-  /** Sends one frame, with descriptors that the caller keeps open until it is sent. Resolves when the kernel has it; see `StreamSocket.send`. */
+  /**
+   * Sends one frame. Resolves when the kernel has it; see `StreamSocket.send`.
+   * @param descriptors lent: the caller keeps them open until the frame is sent
+   */
   post(
     frame: Buffer,
     descriptors: readonly Descriptor[] = [],
@@ -54,12 +57,12 @@ export class Channel {
   }
 
   /**
-   * Reads frames until the stream ends, one after the other: the next is read when the handler of the last is done.
-   * A peer that has died, even with a reset, ends the stream once everything that it had sent is read. When a frame
-   * made it throw, another call reads on behind that frame.
+   * Reads frames, one after the other, until the stream ends. The next frame is read when the handler of the last is done.
+   * When the peer dies, even with a reset, the stream ends after everything that the peer had sent. When a frame made this
+   * throw, another call goes on with the frame after it.
    *
-   * @param onFrame gets a payload, which is good until it returns or its promise settles
-   * @throws {PassfdError} `ERR_PROTOCOL` when the peer breaks the format, what `onFrame` throws, or `ERR_CLOSED`
+   * @param onFrame gets a payload, which is valid until it returns or its promise settles
+   * @throws {PassfdError} `ERR_PROTOCOL` when the peer breaks the format; `ERR_CLOSED`; and what `onFrame` throws
    */
   async read(onFrame: (payload: Buffer, take: TakeGroup) => Promise<void> | undefined): Promise<void> {
     const take: TakeGroup = (count) => this.#reader.takeGroup(count);
@@ -86,12 +89,12 @@ export class Channel {
   }
 
   /**
-   * Neither sends nor reads until `socket.thaw`, and resolves when what had come as whole frames is handled.
-   * @returns what has come of the next frame; what is not sent yet, the socket tells
+   * Stops sending and reading until `socket.thaw`. Resolves when every whole frame that had come is handled.
+   * @returns the part of the next frame that has come. The socket knows what is not sent yet
    */
   async freeze(): Promise<Buffer> {
     if (!this.socket.closed) this.socket.freeze();
-    // What a receive has brought already is on its way through a promise.
+    // What a receive has already brought still waits in a promise.
     await setImmediate();
     if (!this.#isIdle) await new Promise<void>((resolve) => this.#whenIdle.push(resolve));
     return this.#reader.partial;
@@ -113,7 +116,7 @@ export class Channel {
       if (error.code === 'ERR_PEER_GONE') return false;
       if (error.code === 'ERR_UNEXPECTED_DESCRIPTORS') throw protocolError(error);
       if (error.code !== 'ERR_DESCRIPTORS_LOST') throw error;
-      // The bytes that they came with are still there.
+      // The bytes of the message come with the next receive.
       reader.pushGroup('lost');
       return true;
     }

@@ -1,4 +1,4 @@
-// The default control path: where workers and commands find this user's dispatcher when nobody names a path.
+// The default control path: where workers and commands find the dispatcher of this user.
 import { lstatSync, mkdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, isAbsolute, join } from 'node:path';
@@ -14,17 +14,17 @@ export function defaultControlPath(
   uid: number = userId(),
 ): string {
   const runtime = env['XDG_RUNTIME_DIR'];
-  // A relative one is invalid, and to be ignored (XDG Base Directory Specification).
+  // A relative path is invalid, and must be ignored (XDG Base Directory Specification).
   if (runtime !== undefined && isAbsolute(runtime)) return join(runtime, 'passfd', 'control');
   return join(tmpdir(), `passfd-${uid}`, 'control');
 }
 
 /**
- * Makes the directory of the default control path, for this user only. In a directory for temporary files anyone can
- * make it first, and would then decide who listens there: so one that is there already is checked. The directory of any
- * other path is the user's own business, and left alone.
+ * Makes the directory of the default control path, for this user only. In a directory for temporary files anyone can make
+ * it first, and would then decide who listens there. So a directory that exists already is checked. The directory of any
+ * other path is left alone.
  *
- * @throws {PassfdError} `ERR_ADDRESS_DENIED` when it is not a directory of this user alone
+ * @throws {PassfdError} `ERR_ADDRESS_DENIED` when it cannot be made, or when other users may change it
  */
 export function prepareControlDirectory(path: string): void {
   if (path !== defaultControlPath()) return;
@@ -36,7 +36,7 @@ export function prepareControlDirectory(path: string): void {
     if (code !== 'EEXIST') {
       throw new PassfdError(
         'ERR_ADDRESS_DENIED',
-        `The directory of the control socket cannot be made: ${message}; name another place with --control`,
+        `The directory of the control socket cannot be made: ${message}; name another path with --control`,
         { cause },
       );
     }
@@ -45,12 +45,12 @@ export function prepareControlDirectory(path: string): void {
 }
 
 function checkPrivate(directory: string): void {
-  // Not `stat`: a link leads to a place that its owner can change at any time.
+  // Not `stat`: the owner of a link can change at any time where it leads.
   const found = lstatSync(directory);
   if (found.isDirectory() && found.uid === userId() && (found.mode & OF_OTHERS) === 0) return;
   throw new PassfdError(
     'ERR_ADDRESS_DENIED',
-    `${directory} is not a directory of this user alone (mode 0700); remove it, or name another place with --control`,
+    `${directory} is not a directory of this user alone (mode 0700); remove it, or name another path with --control`,
   );
 }
 

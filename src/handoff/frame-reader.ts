@@ -1,20 +1,20 @@
-// FrameReader: cuts a stream into frames, and gives each the descriptors that came with it.
+// FrameReader: cuts a stream into frames, and finds the descriptors that came with each.
 import { closeAll, PassfdError, type Descriptor } from '../fd/index.js';
 import { MAX_PAYLOAD_BYTES } from './messages.js';
 
 const LENGTH_BYTES = 4;
 
-/** One receive can bring the end of a frame that has a group, and the beginning of the next one with another. */
+/** One receive can bring the end of a frame that has a group, and the beginning of the next frame with its group. */
 const MAX_GROUPS = 2;
 
 /** The descriptors of one `sendmsg`, or `lost` when the kernel could not install them here. */
 export type DescriptorGroup = Descriptor[] | 'lost';
 
 /**
- * Fed with what `receive` brought, in its order; needs no socket.
+ * Gets what `receive` brought, in the same order. It needs no socket.
  *
- * The descriptors of a frame come with its first byte, and the kernel ends a receive behind a message that has some. So
- * groups of descriptors arrive in the order of the frames that announce them, though not always together with them.
+ * The descriptors of a frame come with its first byte, and the kernel ends a receive after a message that has descriptors.
+ * So groups of descriptors arrive in the order of the frames that announce them, but not always in the same receive.
  */
 export class FrameReader {
   #bytes: Buffer = Buffer.alloc(0);
@@ -24,7 +24,7 @@ export class FrameReader {
     this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes]);
   }
 
-  /** Takes over the group. @throws {PassfdError} `ERR_PROTOCOL`: more groups wait than frames can have announced */
+  /** Takes over the group. @throws {PassfdError} `ERR_PROTOCOL` when more groups wait than frames can have announced */
   pushGroup(group: DescriptorGroup): void {
     this.#groups.push(group);
     if (this.#groups.length > MAX_GROUPS) {
@@ -32,7 +32,7 @@ export class FrameReader {
     }
   }
 
-  /** The payload of the next frame, when all of it has come. @throws {PassfdError} `ERR_PROTOCOL` */
+  /** The payload of the next frame; undefined while a part of it is missing. @throws {PassfdError} `ERR_PROTOCOL` */
   next(): Buffer | undefined {
     if (this.#bytes.length < LENGTH_BYTES) return undefined;
     const length = this.#bytes.readUInt32BE(0);
@@ -60,12 +60,12 @@ export class FrameReader {
     return group;
   }
 
-  /** What has come of the next frame. */
+  /** The part of the next frame that has come. */
   get partial(): Buffer {
     return this.#bytes;
   }
 
-  /** Closes the descriptors that nobody took. */
+  /** Closes the descriptors that were not taken. */
   close(): void {
     for (const group of this.#groups.splice(0)) {
       if (group !== 'lost') closeAll(group);

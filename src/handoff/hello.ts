@@ -1,26 +1,27 @@
-// The first frame on a control socket: it tells who has connected, and which language it speaks from then on.
+// The first frame on a control socket: it says who has connected, and in which dialect the channel goes on.
 import * as v from 'valibot';
 
 import { PassfdError } from '../fd/index.js';
+import { checkJson, parseJson } from './json.js';
 import { count, positive } from './numbers.js';
-import { shortened } from './reason.js';
+import { shortened } from './peer-text.js';
 
-/** The protocol of `docs/protocol.md`. A peer of another version is refused with a reason, never guessed at. */
+/** The version of the protocol in `docs/protocol.md`. A peer of another version is refused, and gets the reason. */
 export const PROTOCOL_VERSION = 1;
 
-/** Longest first frame: what a peer can make the dispatcher read before it is known. */
+/** Longest first frame. The dispatcher reads no more before it knows the peer. */
 export const MAX_HELLO_BYTES = 4096;
 
 /** Longest name of a service in a hello. */
 const MAX_SERVICE = 128;
 
-/** Descriptors that may be in flight to one worker at most, whatever it grants: each is open in the dispatcher too. */
+/** Most descriptors in flight to one worker, whatever window it has: each is open in the dispatcher too. */
 export const MAX_WINDOW = 4096;
 
-/** What a worker was to a dispatcher that died, which had started it. */
+/** What a worker was to the supervisor that started it, whose dispatcher has died. */
 export const formerChild = v.object({
   slot: positive,
-  /** Which service that was of: the supervisor had told it. */
+  /** The service, as the supervisor had named it to the worker. */
   service: v.pipe(v.string(), v.maxLength(MAX_SERVICE)),
 });
 
@@ -32,22 +33,22 @@ const workerHello = v.object({
   pid: positive,
   /** Connections that may be in flight: sent, not yet adopted or refused. */
   window: v.pipe(positive, v.maxValue(MAX_WINDOW)),
-  /** Connections that it wants to have open at most; null for no limit. */
+  /** Most connections that it wants to have open; null for no limit. */
   capacity: v.nullable(count),
-  /** Whether it keeps the dispatcher's listening sockets open, and brings them to the next one should this one die. */
+  /** Whether it keeps the dispatcher's listening sockets open, and brings them to the next dispatcher if this one dies. */
   custody: v.optional(v.boolean()),
-  /** Whether it knows `orphaned` and AGAIN, which a worker of the first days of this version does not. */
+  /** Whether it knows `orphaned` and AGAIN. The first workers of this version do not. */
   again: v.optional(v.boolean()),
-  /** Of a worker whose dispatcher has died. */
+  /** Set when the worker's dispatcher has died. */
   returns: v.optional(
     v.object({
-      /** Which worker it was there. */
+      /** The id that it had there. */
       id: positive,
-      /** Connections that it has open from there. */
+      /** Connections from there that it has open. */
       open: count,
-      /** Listening sockets that it had in custody: so many `custody` messages follow the welcome. */
+      /** Listening sockets in its custody. This many `custody` messages follow the welcome. */
       custody: count,
-      /** Of one that a supervisor has started. Earlier releases do not say it. */
+      /** Set when a supervisor started it. Earlier releases do not send it. */
       child: v.optional(formerChild),
     }),
   ),
@@ -65,7 +66,7 @@ export type Hello = v.InferOutput<typeof hello>;
 
 const versions = v.object({ passfd: v.optional(v.unknown()) });
 
-/** What the first frame of a peer says: a hello, or the pickle that a recipe's Python worker begins with. */
+/** The first frame of a peer: a hello, or the pickle that a Python worker of the recipe begins with. */
 export type Introduction =
   | { readonly dialect: 'passfd'; readonly hello: Hello }
   | { readonly dialect: 'multiprocessing'; readonly pickle: Buffer };
@@ -74,15 +75,15 @@ export type Introduction =
 const PICKLE_PROTO = 0x80;
 const BRACE = 0x7b;
 
-/** What a listener with a key says first (Lib/multiprocessing/connection.py, `deliver_challenge`). */
+/** The first bytes of a listener with a key (Lib/multiprocessing/connection.py, `deliver_challenge`). */
 const CHALLENGE = '#CHALLENGE#';
 
-/** @throws {PassfdError} `ERR_AUTHENTICATION` for the first frame of a dispatcher with a key, when it is not taken for that */
+/** @throws {PassfdError} `ERR_AUTHENTICATION` when a frame is the challenge of a dispatcher with a key: this side has no key */
 export function refuseChallenge(frame: Buffer): void {
   if (!frame.subarray(0, CHALLENGE.length).equals(Buffer.from(CHALLENGE))) return;
   throw new PassfdError(
     'ERR_AUTHENTICATION',
-    'The dispatcher asks for a key; give the one that it was started with, by --authkey-file FILE or PASSFD_AUTHKEY',
+    'The dispatcher asks for a key: pass the key that it was started with, by --authkey-file FILE or PASSFD_AUTHKEY',
   );
 }
 
@@ -90,13 +91,13 @@ export function encodeHello(message: Hello): Buffer {
   return Buffer.from(JSON.stringify(message));
 }
 
-/** @throws {PassfdError} `ERR_HELLO`, with a reason that the peer can be told */
+/** @throws {PassfdError} `ERR_HELLO`, with a reason that can be sent to the peer */
 export function decodeIntroduction(frame: Buffer): Introduction {
   if (frame[0] === PICKLE_PROTO) return { dialect: 'multiprocessing', pickle: frame };
   if (frame[0] !== BRACE) {
     throw new PassfdError('ERR_HELLO', 'The first frame is neither a hello of passfd nor a pickle');
   }
-  const json = parse(frame);
+  const json = parseJson(frame, 'ERR_HELLO', 'The hello');
   const found = v.safeParse(versions, json);
   const spoken = found.success ? found.output.passfd : undefined;
   if (found.success && spoken !== PROTOCOL_VERSION) {
@@ -105,20 +106,5 @@ export function decodeIntroduction(frame: Buffer): Introduction {
       `This is protocol version ${PROTOCOL_VERSION}, and the peer speaks ${spoken === undefined ? 'none' : shortened(JSON.stringify(spoken))}; run the same release of passfd on both sides`,
     );
   }
-  const result = v.safeParse(hello, json);
-  if (!result.success) {
-    throw new PassfdError(
-      'ERR_HELLO',
-      shortened(`The hello is not understood: ${v.summarize(result.issues)}`),
-    );
-  }
-  return { dialect: 'passfd', hello: result.output };
-}
-
-function parse(frame: Buffer): unknown {
-  try {
-    return JSON.parse(frame.toString());
-  } catch (cause) {
-    throw new PassfdError('ERR_HELLO', 'The hello is not JSON', { cause });
-  }
+  return { dialect: 'passfd', hello: checkJson(json, hello, 'ERR_HELLO', 'The hello') };
 }

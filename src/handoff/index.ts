@@ -1,4 +1,5 @@
-// The channel between dispatcher and worker: its hello, its messages, and what is in flight on it.
+// What goes over the control socket: hellos, the channel between dispatcher and worker, and commands.
+// It also holds what both ends must agree on: the default path, whom to trust, and shared time limits.
 export { Channel, type TakeGroup } from './channel.js';
 export {
   decodeAnswer,
@@ -44,8 +45,7 @@ export {
   type WantedAddress,
 } from './messages.js';
 export { count, positive } from './numbers.js';
-export { printable, printableLines } from './printable.js';
-export { shortened } from './reason.js';
+export { printable, printableLines, shortened } from './peer-text.js';
 export { traceStep, type Step } from './steps.js';
 export { TicketSecret, ticketSecretMessage, type TicketSecretMessage } from './ticket-secret.js';
 export { checkDispatcher, isTrusted, MAX_USER_ID, trustedUsers, type TrustedUsers } from './trust.js';

@@ -1,7 +1,7 @@
-// Ledger: what is in flight on a channel, in the order in which it was sent; settled from the front, by positions.
+// Ledger: what is in flight on a channel, in the order of sending. It is settled from the front, by positions.
 import { PassfdError } from '../fd/index.js';
 
-/** Settled entries that may stand before the others before the memory is given back. */
+/** Number of settled entries at the front at which their memory is freed. */
 const COMPACT_AT = 1024;
 
 export class Ledger<T> {
@@ -10,12 +10,12 @@ export class Ledger<T> {
   #first = 0;
   #settled: number;
 
-  /** @param settled how many were settled before, in another process */
+  /** @param settled how many an earlier process had settled. Default: 0 */
   constructor(settled = 0) {
     this.#settled = settled;
   }
 
-  /** Position of the last settled entry: how many were settled since the beginning. */
+  /** Position of the last settled entry, which is the number of entries ever settled. */
   get settled(): number {
     return this.#settled;
   }
@@ -25,7 +25,7 @@ export class Ledger<T> {
     return this.#settled + this.size;
   }
 
-  /** What is in flight, the oldest first. */
+  /** Everything in flight, the oldest first. */
   get entries(): readonly T[] {
     return this.#entries.slice(this.#first);
   }
@@ -40,10 +40,9 @@ export class Ledger<T> {
   }
 
   /**
-   * Takes out everything up to a position.
-   * @param lastSent position of the last entry that was sent
-   * @throws {PassfdError} `ERR_PROTOCOL` when nothing of it is in flight, or not that much: the peer settles what it was
-   * not given, or twice
+   * Removes and returns everything up to a position.
+   * @param lastSent position of the last entry that was sent. Default: the last entry
+   * @throws {PassfdError} `ERR_PROTOCOL` when the peer settles a position twice, or one that it was not sent
    */
   settleUpTo(position: number, lastSent = this.last): T[] {
     const count = position - this.#settled;
@@ -68,12 +67,12 @@ export class Ledger<T> {
     return taken;
   }
 
-  /** Takes out everything from a position on. It was not sent: the next entry gets that position. */
+  /** Removes and returns everything from a position on. It was not sent, so the next entry gets that position. */
   takeFrom(position: number): T[] {
     return this.#entries.splice(this.#first + position - this.#settled - 1);
   }
 
-  /** Takes out everything that is in flight. */
+  /** Removes and returns everything that is in flight. */
   takeAll(): T[] {
     return this.size === 0 ? [] : this.settleUpTo(this.last);
   }

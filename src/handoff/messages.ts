@@ -1,26 +1,29 @@
-// The messages between dispatcher and worker behind the hello: what they say, and their bytes.
+// The messages between dispatcher and worker after the hello: their meaning and their bytes.
 //
 //   frame    := length32 payload            big-endian, as the frames of Python's multiprocessing
 //   payload  := binary | JSON               a JSON object begins with "{"; every other first byte is a type
 //
 //   HANDOFF  := 01 listener16 count8        to the worker; `count` descriptors travel with the frame's first byte
 //   AGAIN    := 05 position64 listener16 count8
-//                                           the same, from a dispatcher that died and does not know whether it was sent:
-//                                           `position` is that of the first; what the worker has already is a duplicate
-//   ADOPTED  := 02 position64               to the dispatcher: every connection up to there that was not refused is mine
-//   REFUSED  := 03 position64 reason8       to the dispatcher: what follows the last settled position, up to there, is not
-//   CLOSED   := 04 total64                  to the dispatcher: so many of the adopted connections are closed by now
+//                                           to the worker, from the last will: a HANDOFF that the dispatcher was sending when
+//                                           it died. `position` is that of its first connection. A worker that has received
+//                                           that position before closes these duplicates.
+//   ADOPTED  := 02 position64               to the dispatcher: the worker owns every connection up to this position that it
+//                                           has not refused
+//   REFUSED  := 03 position64 reason8       to the dispatcher: the worker does not take the connections after the last settled
+//                                           position, up to this one
+//   CLOSED   := 04 total64                  to the dispatcher: the number of adopted connections that were ever closed
 //
-// A position counts the connections that were ever sent on the channel: the first one has position 1. Numbers are
-// big-endian. The reason for two kinds: the binary ones come thousands of times a second, the others a few times in all.
+// A position is the number of connections that were ever sent on the channel: the first one has position 1. Numbers are
+// big-endian. There are two kinds of messages because the binary ones come thousands of times a second, and the others rarely.
 import { isIP } from 'node:net';
 
 import * as v from 'valibot';
 
 import { PassfdError } from '../fd/index.js';
 import { MAX_WINDOW, refuseChallenge } from './hello.js';
+import { checkJson, parseJson } from './json.js';
 import { count, integer, positive } from './numbers.js';
-import { shortened } from './reason.js';
 import { ticketSecretMessage } from './ticket-secret.js';
 
 const HANDOFF = 1;
@@ -30,16 +33,16 @@ const CLOSED = 4;
 const AGAIN = 5;
 const BRACE = 0x7b;
 
-/** Longest payload; a listening address is the longest thing that is said. */
+/** Longest payload. The longest messages carry a listening address. */
 export const MAX_PAYLOAD_BYTES = 65_536;
 
-/** Longest last words: the stack of an error, with a reserve. */
+/** Longest last words, in characters: room for the stack of an error. */
 export const MAX_LAST_WORDS = 8192;
 
-/** Descriptors in one message: systems that count one less than Linux' 253 exist (Python's tests use it, unix(7)). */
+/** Most descriptors in one message. Linux takes 253 (unix(7)), and some systems take one less. */
 export const MAX_BATCH = 252;
 
-/** Why a worker does not take a connection. The order is that of the bytes on the wire, from 1. */
+/** Why a worker does not take a connection. On the wire a reason is its place in this list, from 1. */
 export const refusalReasons = ['capacity', 'not-listening', 'descriptors', 'draining'] as const;
 export type RefusalReason = (typeof refusalReasons)[number];
 
@@ -50,17 +53,17 @@ export const address = v.union([
   v.object({ path: v.string() }),
 ]);
 
-/** What a dispatcher knows a listening socket by, and its successor too; it means nothing to workers. */
+/** Identifies a listening socket for a dispatcher and its successors. It means nothing to workers. */
 const key = v.pipe(v.string(), v.minLength(1), v.maxLength(4096));
 
-/** A place where connections come to, as the dispatcher numbers it. */
+/** An address whose connections the worker gets, with the number that the dispatcher gives it. */
 const listening = v.object({ id: sixteenBits, address });
 export type Listening = v.InferOutput<typeof listening>;
 
-/** What a worker wants to listen at, as `server.listen` was asked. */
+/** The address that a worker asks for, as the app gave it to `server.listen`. */
 const wantedAddress = v.union([
   v.object({
-    /** Null for every address of the machine, IPv6 where there is any. A name is nothing that the dispatcher waits for. */
+    /** Null for every address of the machine, IPv6 included. The dispatcher resolves no names. */
     host: v.nullable(
       v.pipe(
         v.string(),
@@ -69,7 +72,7 @@ const wantedAddress = v.union([
     ),
     port: sixteenBits,
     ipv6Only: v.boolean(),
-    /** Which one of the worker's own listens at port 0 it is: the n-th of every worker get the same port. */
+    /** The worker's listens at port 0 are numbered. Those with the same number get the same port in every worker. */
     index: count,
   }),
   v.object({ path: v.string(), mode: v.pipe(count, v.maxValue(0o777)) }),
@@ -79,20 +82,20 @@ const wantedAddress = v.union([
 export type WantedAddress = v.InferOutput<typeof wantedAddress>;
 
 /**
- * Of a worker whose server speaks TLS and has no ticket keys of its own: the secret that it has for this address, or null.
- * Where there are several addresses, it is that of the first.
+ * Set when the worker's server speaks TLS and has no ticket keys of its own: the secret that it has for this address, or
+ * null. With several addresses, it is the secret of the first.
  */
 const ticketRequest = v.optional(v.nullable(ticketSecretMessage));
 
-/** What comes with a listening socket in custody, and goes back with it to the next dispatcher. */
+/** Comes with a listening socket in custody, and goes with it to the next dispatcher. */
 const custody = {
   key,
-  /** Device and inode of its file, where the dispatcher has made one. Earlier releases say neither this nor the backlog. */
+  /** Device and inode of the file, when the dispatcher has made it. Earlier releases send neither this nor the backlog. */
   file: v.optional(v.pipe(v.string(), v.regex(/^\d{1,20}:\d{1,20}$/))),
   backlog: v.optional(count),
 };
 
-/** What a dispatcher, and the next one, knows a listening socket by. */
+/** What a dispatcher needs to recognise a listening socket that an earlier one had opened. */
 export interface CustodyLabel {
   readonly key: string;
   readonly file?: string | undefined;
@@ -101,11 +104,11 @@ export interface CustodyLabel {
 
 const fromWorkerJson = v.variant('type', [
   /**
-   * It can take connections. With listeners: the servers of these have stayed open after their 'listening'. Without: those
-   * of everything that it has asked for. It says so again whenever there are more.
+   * The worker can take connections. `listeners`: those whose servers have stayed open after their 'listening'. Default:
+   * everything that it has asked for. It is sent again for each further listener.
    */
   v.object({ type: v.literal('ready'), listeners: v.optional(v.array(sixteenBits)) }),
-  /** Connections of the dispatcher's own addresses (`--listen`). Answered like a listen. */
+  /** Asks for the connections of the dispatcher's own addresses (`--listen`). The answers are those of `listen`. */
   v.object({ type: v.literal('serve'), request: count, tickets: ticketRequest }),
   v.object({
     type: v.literal('listen'),
@@ -114,20 +117,20 @@ const fromWorkerJson = v.variant('type', [
     backlog: count,
     tickets: ticketRequest,
   }),
-  /** With a request, it is answered when the address is free again, or still served by others. */
+  /** With a request, it is answered when the address is free, or when other workers still serve it. */
   v.object({ type: v.literal('unlisten'), request: v.optional(count), listeners: v.array(sixteenBits) }),
   v.object({ type: v.literal('window'), window: v.pipe(positive, v.maxValue(MAX_WINDOW)) }),
   v.object({
     type: v.literal('capacity'),
     capacity: v.nullable(count),
   }),
-  /** It takes nothing new from here on; what comes all the same is refused. */
+  /** The worker takes nothing new from now on, and refuses what is still sent. */
   v.object({ type: v.literal('draining') }),
-  /** Whether connections are open there that came from no dispatcher. A drain waits for them as well. */
+  /** Whether the worker has connections open that came from no dispatcher. A drain waits for them too. */
   v.object({ type: v.literal('holding'), on: v.boolean() }),
-  /** A listening socket of a dispatcher that died, as its descriptor, with the key that came with it. */
+  /** A listening socket of a dispatcher that died, with the key that came with it. Its descriptor comes with the message. */
   v.object({ type: v.literal('custody'), ...custody }),
-  /** Why it is about to end, for who started it. */
+  /** Why the worker is about to end, for the process that started it. */
   v.object({ type: v.literal('last-words'), text: v.pipe(v.string(), v.maxLength(MAX_LAST_WORDS)) }),
 ]);
 
@@ -135,10 +138,10 @@ const toWorkerJson = v.variant('type', [
   v.object({
     type: v.literal('welcome'),
     passfd: integer,
-    /** Which worker it is: the `ID` of `passfd drain ID`. */
+    /** The worker's number: the `ID` of `passfd drain ID`. */
     id: positive,
     pid: positive,
-    /** Whether the dispatcher has addresses of its own, which `serve` asks for. */
+    /** Whether the dispatcher has addresses of its own, for `serve`. */
     serves: v.boolean(),
     /** Whether the dispatcher understands `holding`. */
     holding: v.optional(v.boolean()),
@@ -147,30 +150,30 @@ const toWorkerJson = v.variant('type', [
     type: v.literal('listening'),
     request: count,
     listeners: v.array(listening),
-    /** Of the first listener, for a trusted worker that has asked. */
+    /** The secret of the first listener, when a trusted worker has asked for it. */
     tickets: v.optional(ticketSecretMessage),
   }),
-  /** The secret of a listener has changed. Only workers that have asked for it hear this. */
+  /** The secret of a listener has changed. Sent only to workers that have asked for the secret. */
   v.object({ type: v.literal('tickets'), listener: sixteenBits, tickets: ticketSecretMessage }),
-  /** `open`: the service still listens at one of the addresses, for other workers or for those that are expected. */
+  /** `open`: the service still listens at one of the addresses, for other workers or for workers that it expects. */
   v.object({ type: v.literal('unlistened'), request: count, open: v.optional(v.boolean()) }),
-  /** `code` is that of a system error, as `EADDRINUSE`. */
+  /** `code` is that of a system error, for example `EADDRINUSE`. */
   v.object({ type: v.literal('listen-failed'), request: count, code: v.string(), reason: v.string() }),
   /**
-   * A listening socket, as its descriptor, to be kept and never used: should the dispatcher die, the worker brings it to
-   * the next one.
+   * A listening socket, whose descriptor comes with the message. The worker keeps it and never uses it. When the dispatcher
+   * dies, the worker brings it to the next one.
    */
   v.object({ type: v.literal('custody'), listener: sixteenBits, ...custody }),
   /**
-   * These are closed, and nobody is to keep them; `stale`: nor any that came from a dispatcher before, and not from this
-   * one.
+   * The worker closes the sockets of these listeners. `stale`: also those that came from an earlier dispatcher, and not
+   * from this one.
    */
   v.object({ type: v.literal('release'), listeners: v.array(sixteenBits), stale: v.optional(v.boolean()) }),
-  /** The dispatcher has died: what comes behind it has no other owner any more, and nobody reads an answer. */
+  /** The dispatcher has died. Connections after this message have no other owner, and no process reads an answer. */
   v.object({ type: v.literal('orphaned') }),
-  /** No connection comes behind it: finish what is open. */
+  /** No connection comes after this message. The worker finishes what is open. */
   v.object({ type: v.literal('drain') }),
-  /** The last message: the dispatcher lives on without this worker, and what it has not adopted is not its own. */
+  /** The last message: the dispatcher lives and disconnects the worker. Connections that are not adopted stay the dispatcher's. */
   v.object({ type: v.literal('farewell'), code: v.string(), reason: v.string() }),
 ]);
 
@@ -223,7 +226,7 @@ export function encodeClosed(total: number): Buffer {
   return withNumber(CLOSED, total, 9);
 }
 
-/** A message that is no binary one. */
+/** Any message that is not binary. */
 export function encodeJson(message: FromWorkerJson | ToWorkerJson): Buffer {
   return encodeFrame(Buffer.from(JSON.stringify(message)));
 }
@@ -277,18 +280,7 @@ function decodeJson<T>(payload: Buffer, schema: v.GenericSchema<unknown, T>): T 
     refuseChallenge(payload);
     throw new PassfdError('ERR_PROTOCOL', `A message begins with ${payload[0] ?? 'nothing'}`);
   }
-  let json: unknown;
-  try {
-    json = JSON.parse(payload.toString());
-  } catch (cause) {
-    throw new PassfdError('ERR_PROTOCOL', 'A message is not JSON', { cause });
-  }
-  const result = v.safeParse(schema, json);
-  if (result.success) return result.output;
-  throw new PassfdError(
-    'ERR_PROTOCOL',
-    shortened(`A message is not understood: ${v.summarize(result.issues)}`),
-  );
+  return checkJson(parseJson(payload, 'ERR_PROTOCOL', 'A message'), schema, 'ERR_PROTOCOL', 'A message');
 }
 
 function framed(length: number): Buffer {

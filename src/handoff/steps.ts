@@ -1,9 +1,9 @@
-// The steps of a hand-off, a takeover and a recovery, told as they happen: for tests that interrupt each, and for tracing.
+// Steps of a hand-off, a takeover and a recovery, published as they happen: for tracing, and for tests that interrupt each.
 import { channel } from 'node:diagnostics_channel';
 
 /**
- * Where a worker is in the protocol, or a dispatcher in a takeover or in a start after a crash. Subscribe with
- * `diagnostics_channel.subscribe('passfd:step', ...)`; the message is one of these. It costs nothing while nobody does.
+ * A step of a worker in the protocol, or of a dispatcher in a takeover or in a start after a crash. Subscribe with
+ * `diagnostics_channel.subscribe('passfd:step', ...)`; the message is one of these. It is free without a subscriber.
  */
 export type Step =
   | 'hello-sent'
@@ -19,17 +19,17 @@ export type Step =
   | 'unlisten-sent'
   | 'unlistened'
   | 'drain-received'
-  // The generation that hands over.
+  // In the generation that hands over.
   | 'successor-started'
   | 'frozen'
   | 'handed-over'
   | 'go-sent'
-  // The generation that takes over.
+  // In the generation that takes over.
   | 'hello-said'
   | 'taken-over'
   | 'ready-said'
   | 'started'
-  // A dispatcher that starts, and takes back the workers of one that was killed. Some come once for each worker.
+  // In a dispatcher that takes back the workers of a killed one. Some of these come once for each worker.
   | 'wills-settled'
   | 'journal-locked'
   | 'journal-written'

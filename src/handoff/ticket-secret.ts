@@ -1,4 +1,4 @@
-// TicketSecret: what the session ticket keys of one listening address are derived from, and its age. Nothing prints it.
+// TicketSecret: the secret, with its age, that the session ticket keys of one address are derived from. It is never printed.
 import { hkdfSync, randomBytes } from 'node:crypto';
 
 import * as v from 'valibot';
@@ -7,26 +7,26 @@ import { count } from './numbers.js';
 
 const SECRET_BYTES = 32;
 
-/** Names what is derived, as RFC 5869 asks for. */
+/** Names what is derived, as RFC 5869 recommends. */
 const KEYS_LABEL = 'passfd session ticket keys 1';
 
-/** What `setTicketKeys` of Node takes. */
+/** The length that `setTicketKeys` of Node takes. */
 const KEYS_BYTES = 48;
 
 const NO_SECRET = 'A ticket secret is malformed';
 
-/** A secret in a message, in base64. An issue must not show the value: it may end up in a log. */
+/** A secret in a message, in base64. The text of an issue must not contain the value, since it may get into a log. */
 export const ticketSecretMessage = v.object(
   {
     secret: v.pipe(v.string(NO_SECRET), v.check(isSecret, NO_SECRET)),
-    /** An age and not a time: the clocks of two processes need not agree. */
+    /** An age and not a time, since the clocks of two processes may differ. */
     ageMs: count,
   },
   NO_SECRET,
 );
 export type TicketSecretMessage = v.InferOutput<typeof ticketSecretMessage>;
 
-/** The bytes are private, so that neither `inspect` nor `JSON.stringify` shows them. */
+/** The bytes are private. So neither `inspect` nor `JSON.stringify` shows them. */
 export class TicketSecret {
   readonly #bytes: Buffer;
   readonly #createdAt: number;
@@ -36,7 +36,7 @@ export class TicketSecret {
     this.#createdAt = createdAt;
   }
 
-  /** @param now by the clock of this process, as in all other methods */
+  /** @param now by `performance.now()` of this process, as in all other methods */
   static create(now: number): TicketSecret {
     return new TicketSecret(randomBytes(SECRET_BYTES), now);
   }
@@ -53,12 +53,12 @@ export class TicketSecret {
     return Math.max(0, Math.round(now - this.#createdAt));
   }
 
-  /** Whether it is another one, and was made later. */
+  /** Whether this is another secret than `other`, and was made later. */
   supersedes(other: TicketSecret): boolean {
     return !this.#bytes.equals(other.#bytes) && this.#createdAt > other.#createdAt;
   }
 
-  /** The keys of all servers with this secret and this purpose, and of no others. */
+  /** The keys that all servers with this secret and this purpose share, and no other servers. */
   keysFor(purpose: string): Buffer {
     return Buffer.from(hkdfSync('sha256', this.#bytes, '', `${KEYS_LABEL} ${purpose}`, KEYS_BYTES));
   }

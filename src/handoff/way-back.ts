@@ -1,19 +1,19 @@
-// The way back of a worker whose user has changed: an abstract socket that it opened before, and where it is called.
+// The way back for a worker whose user has changed: an abstract socket that it opened before, and where a dispatcher calls it.
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 
 import { connect, listen, PassfdError, StreamSocket, type Acceptor, type Descriptor } from '../fd/index.js';
 import type { TrustedUsers } from './trust.js';
 
-/** Calls that are taken at a time, before anything else has its turn. */
+/** Most calls that are accepted in one turn of the event loop. */
 const CALLS_AT_ONCE = 16;
 
 /** As /proc/net/unix prints an abstract name. */
 const NAMES = /@(passfd-worker-(\d+)-\S+)$/gm;
 
 /**
- * The worker's end. An abstract socket has no file, so it is reached whatever the user of its process has become. The
- * kernel keeps who has opened it (SO_PEERCRED, unix(7)): that proves the worker to its caller.
+ * The worker's end. An abstract socket has no file, so the user of its process does not matter. The kernel keeps who
+ * opened the socket (SO_PEERCRED, unix(7)). That proves to the caller which process it is.
  */
 export class WayBack {
   readonly #acceptor: Acceptor;
@@ -25,26 +25,26 @@ export class WayBack {
   private constructor(acceptor: Acceptor, trusted: TrustedUsers) {
     this.#acceptor = acceptor;
     this.#trusted = trusted;
-    // An abstract socket has no mode: anybody may connect.
+    // An abstract socket has no mode: any user may connect.
     acceptor.distrustPeers(() => undefined);
     acceptor.unref().feed({
       room: () => CALLS_AT_ONCE,
       take: (descriptors) => {
         for (const descriptor of descriptors) this.#onCall(descriptor);
       },
-      // It is tried again, and another call comes.
+      // The acceptor tries again, and so does the dispatcher.
       failed: () => undefined,
     });
   }
 
   /**
-   * @param trusted whose dispatcher may call
-   * @returns undefined where there are no abstract sockets, or none can be had: the control socket is left
+   * @param trusted the users whose dispatcher may call
+   * @returns undefined when the system has no abstract sockets, or gives none. The worker still has the control socket
    */
   static async open(trusted: TrustedUsers): Promise<WayBack | undefined> {
     if (process.platform !== 'linux') return undefined;
     try {
-      // Nobody can have it before.
+      // The name is random, so no other process can take it first.
       const name = `passfd-worker-${process.pid}-${randomBytes(16).toString('hex')}`;
       return new WayBack(await listen(`\0${name}`), trusted);
     } catch (error) {
@@ -53,14 +53,14 @@ export class WayBack {
     }
   }
 
-  /** The connection of a dispatcher that has called. The caller owns it. */
+  /** The connection from a dispatcher; undefined when none has called. The caller owns it. */
   take(): StreamSocket | undefined {
     const call = this.#call;
     this.#call = undefined;
     return call;
   }
 
-  /** Resolves when a dispatcher has called, and never otherwise. */
+  /** Resolves when a dispatcher has called; if none does, never. */
   untilCalled(): Promise<void> {
     return new Promise((resolve) => {
       if (this.#call) resolve();
@@ -88,8 +88,8 @@ export class WayBack {
 }
 
 /**
- * Calls a worker by its way back. The socket is one of a peer without trust.
- * @returns undefined when it has none
+ * Connects to the way back of a worker. The socket distrusts its peer.
+ * @returns undefined when the worker has no way back
  * @throws {PassfdError} as `connect`
  */
 export async function callWorker(pid: number, signal: AbortSignal): Promise<StreamSocket | undefined> {
@@ -101,7 +101,7 @@ export async function callWorker(pid: number, signal: AbortSignal): Promise<Stre
       if (error instanceof PassfdError && error.code === 'ERR_CONNECTION_REFUSED') continue;
       throw error;
     }
-    // Anybody may listen at such a name; only that process can have opened a socket as that process.
+    // Any process may listen at such a name. But the kernel reports the process id of the one that does.
     socket.distrust(socket.peer.uid);
     if (socket.peer.pid === pid) return socket;
     socket.discard();
@@ -109,7 +109,7 @@ export async function callWorker(pid: number, signal: AbortSignal): Promise<Stre
   return undefined;
 }
 
-/** Whether a process has another user than this one by now: the control socket may not let it in any more. */
+/** Whether a process now has another user than this one, so that the control socket may refuse it. */
 export function hasOtherUser(pid: number): boolean {
   try {
     const [, effective] = /^Uid:\t\d+\t(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1')) ?? [];

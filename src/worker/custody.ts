@@ -1,4 +1,4 @@
-// Custody: the dispatcher's listening sockets, kept here and never used, so that they live on should it die.
+// Custody: duplicates of the dispatcher's listening sockets, never used here. They keep the queues alive when the dispatcher dies.
 import type { Descriptor } from '../fd/index.js';
 import type { CustodyLabel } from '../handoff/index.js';
 
@@ -16,13 +16,13 @@ export class Custody {
   }
 
   /**
-   * Takes over a listening socket, in place of the one with the same key.
-   * @param listener its number at the present dispatcher
+   * Takes over a listening socket. It replaces the one with the same key.
+   * @param listener its id at the present dispatcher
    */
   keep(listener: number, { label, descriptor }: Kept): void {
     const kept = this.#kept.get(label.key);
     if (kept?.descriptor.inode === descriptor.inode) {
-      // The one that is here may be on its way to the dispatcher at this moment.
+      // The socket that is here may be in flight to the dispatcher at this moment, so it stays.
       this.#kept.set(label.key, { label, descriptor: kept.descriptor, listener });
       descriptor.close();
       return;
@@ -31,17 +31,17 @@ export class Custody {
     this.#kept.set(label.key, { label, descriptor, listener });
   }
 
-  /** The numbers are those of another dispatcher from here on. All are kept until that one has given them anew. */
+  /** Ids now come from another dispatcher. Every socket is kept until that one gives it again, or releases it. */
   forgetListeners(): void {
     for (const kept of this.#kept.values()) kept.listener = undefined;
   }
 
-  /** They are closed, and nobody needs them. */
+  /** Closes the sockets of these listeners. */
   release(listeners: readonly number[]): void {
     this.#close(({ listener }) => listener !== undefined && listeners.includes(listener));
   }
 
-  /** What the present dispatcher has not given is not needed. */
+  /** Closes the sockets that the present dispatcher has not given. */
   releaseStale(): void {
     this.#close(({ listener }) => listener === undefined);
   }

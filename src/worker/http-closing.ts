@@ -1,24 +1,24 @@
-// HttpClosing: ends the HTTP/1 connections of a server, each behind an answer that has told its client so.
+// HttpClosing: ends the HTTP/1 connections of a server, each after an answer with `Connection: close`.
 import { subscribe } from 'node:diagnostics_channel';
 import { IncomingMessage, type ServerResponse } from 'node:http';
 import { Socket, type Server } from 'node:net';
 
 /**
- * A client that is sending when its connection is closed gets a reset, which can cost it the answer too. So it has this
- * long without a byte until it closes by itself (RFC 9112, 9.6).
+ * A client that still sends when its connection is closed gets a reset, and can lose the answer too. So the connection
+ * stays open until the client closes it, or has sent nothing for this time (RFC 9112, 9.6).
  */
 const LINGER_MS = 2_000;
 
 interface Connection {
-  /** The request that came last, while it has no whole answer. */
+  /** The response to the newest request, until it is complete. */
   newest: ServerResponse | undefined;
-  /** More requests may be in the packet that is being read: Node emits them one by one, in one tick. */
+  /** Whether more requests may be in the packet that is being read. Node emits them one by one, in one tick. */
   isReading: boolean;
-  /** Its client has been told that nothing behind this answer is served. */
+  /** Whether an answer has announced that it is the last of the connection. */
   isLast: boolean;
 }
 
-/** What Node tells of each request, before the app hears of it, and when it is answered (diagnostics_channel, `http.server`). */
+/** What Node publishes of each request: before the app gets it, and when it is answered (diagnostics_channel, `http.server`). */
 interface Exchange {
   readonly server: Server;
   readonly socket: Socket;
@@ -40,7 +40,7 @@ export class HttpClosing {
   readonly #connections = new Map<Socket, Connection>();
   #isDraining = false;
 
-  /** To be made before the server gets connections: nothing else tells which requests have no answer yet. */
+  /** Make it before the server gets connections. Otherwise it would not know which requests have no answer yet. */
   constructor(server: Server) {
     this.#server = server;
     known.set(server, this);
@@ -58,7 +58,7 @@ export class HttpClosing {
     });
   }
 
-  /** From here on each answer is the last of its connection, if no request is behind it, and if its head can tell. */
+  /** From now on each answer is the last of its connection, unless its head is already sent or another request follows. */
   drain(): void {
     this.#isDraining = true;
     for (const [socket, connection] of this.#connections) {
@@ -89,7 +89,7 @@ export class HttpClosing {
     if (connection?.newest === response) connection.newest = undefined;
   }
 
-  /** All heads go through `writeHead`, those that the app does not write too (`_implicitHeader` in lib/_http_server.js). */
+  /** Every head goes through `writeHead`, also one that the app does not write itself (`_implicitHeader` in lib/_http_server.js). */
   #watch(socket: Socket, connection: Connection, response: ServerResponse): void {
     const head = response as unknown as Head;
     const writeHead = head.writeHead.bind(response);
@@ -108,8 +108,8 @@ export class HttpClosing {
   }
 
   /**
-   * The app hears of a request one tick later, when all are known that came in the same packet. With `Connection: close`
-   * on an answer, Node would drop those behind it.
+   * The app gets a request one tick later, when every request of the same packet is known. After an answer with
+   * `Connection: close`, Node would drop the requests that follow.
    */
   #interceptEvents(): void {
     const server = this.#server as unknown as { emit: Emit };
@@ -122,13 +122,13 @@ export class HttpClosing {
         case 'request':
         case 'checkContinue':
         case 'checkExpectation':
-          // What comes behind the last answer is not served: its client asks again elsewhere (RFC 9112, 9.6).
+          // A request after the last answer is not served. Its client repeats it on a new connection (RFC 9112, 9.6).
           if (connection?.isLast) request.resume();
           else process.nextTick(emit, event, request, ...rest);
           return true;
         case 'upgrade':
         case 'connect':
-          // The connection is the app's from here on, and an answer that is still to come must not end it.
+          // The connection is the app's from now on. An answer that is still to come must not end it.
           if (connection) connection.newest = undefined;
           return emit(event, ...args);
         default:
@@ -140,7 +140,7 @@ export class HttpClosing {
 
 const SWITCHING_PROTOCOLS = 101;
 
-/** The arguments of `writeHead` with `Connection: close` in place of what the app says of it. */
+/** The arguments of `writeHead`, with `Connection: close` in place of the app's own `Connection`. */
 function saidToBeLast(response: ServerResponse, parts: readonly unknown[]): unknown[] {
   response.shouldKeepAlive = false;
   const [status, ...rest] = parts;
@@ -159,7 +159,7 @@ function saidToBeLast(response: ServerResponse, parts: readonly unknown[]): unkn
 
 type Entry = readonly [name: unknown, value: unknown];
 
-/** As an object, as a list of pairs, or as a flat list (http, `response.writeHead`). */
+/** The headers may be an object, a list of pairs, or a flat list (http, `response.writeHead`). */
 function entriesOf(headers: object): Entry[] {
   if (!Array.isArray(headers)) return Object.entries(headers);
   const list: readonly unknown[] = headers;
@@ -176,7 +176,7 @@ function isConnection(name: unknown): boolean {
   return String(name).toLowerCase() === 'connection';
 }
 
-/** Other options of the connection stay: an answer with `Upgrade` must name it there (RFC 9110, 7.8). */
+/** Keeps the other options of the connection: an answer with `Upgrade` must name it there (RFC 9110, 7.8). */
 function withClose(value: unknown): string {
   const options = [value]
     .flat()
@@ -187,7 +187,7 @@ function withClose(value: unknown): string {
   return [...options, 'close'].join(', ');
 }
 
-/** What Node calls behind the last answer would close at once, also while the client is still sending. */
+/** After the last answer, Node calls `destroySoon`, which would close at once, even while the client still sends. */
 function linger(socket: Socket): void {
   // An app can emit 'connection' with any stream.
   if (!(socket instanceof Socket)) return;

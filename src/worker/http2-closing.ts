@@ -1,4 +1,4 @@
-// Http2Closing: ends the HTTP/2 sessions of a server, each at a moment when its client has no request on the way.
+// Http2Closing: ends the HTTP/2 sessions of a server, each when its client has no request in transit.
 import type { Server } from 'node:net';
 
 /** The parts of an HTTP/2 session and of its streams that are used here (http2). */
@@ -19,19 +19,19 @@ interface Stream {
   off(event: 'error', listener: () => void): unknown;
 }
 
-/** Counts the streams that have come or ended. */
+/** The number of streams that have come or ended. */
 interface Activity {
   changes: number;
 }
 
-/** The requests of a client whose answers to PING are slow wait no longer than this. */
+/** Requests wait no longer than this, when their client is slow to answer PING. */
 const QUIET_MS = 1_000;
 
 export class Http2Closing {
   readonly #sessions = new Map<Session, Activity>();
   #isDraining = false;
 
-  /** To be made before the server gets connections: it tells of its sessions nowhere else. */
+  /** Make it before the server gets connections: there is no list of its sessions. */
   constructor(server: Server) {
     if (!isHttp2(server)) return;
     server.on('session', (session: Session) => {
@@ -46,7 +46,7 @@ export class Http2Closing {
     });
   }
 
-  /** What is open is finished, and what a client that waits for its answers has asked before it knows of the end, too. */
+  /** Finishes open requests, and those that a client sends before it learns of the end. */
   drain(): void {
     this.#isDraining = true;
     for (const [session, activity] of this.#sessions) closeWhenQuiet(session, activity);
@@ -54,10 +54,10 @@ export class Http2Closing {
 }
 
 /**
- * GOAWAY names the last stream that is served. The one that names none, to be sent a round trip earlier (RFC 9113, 6.8),
- * is not to be had: Node ignores each stream that comes behind a GOAWAY of its own, whatever stream that names. So new
- * requests wait here until none has come and none was answered for a whole round trip; a client that waits for answers
- * has none on the way then. They are served behind the GOAWAY.
+ * GOAWAY names the last stream that is served. RFC 9113 (6.8) recommends a first GOAWAY without a limit, one round trip
+ * earlier. That does not work with Node, which ignores every stream after a GOAWAY of its own. So new requests wait here
+ * until no request came and none was answered for a whole round trip. A client that waits for answers has no request in
+ * transit then. The waiting requests are served after the GOAWAY.
  */
 function closeWhenQuiet(session: Session, activity: Activity): void {
   const waiting: (() => void)[] = [];
@@ -83,7 +83,7 @@ function closeWhenQuiet(session: Session, activity: Activity): void {
     if (original) Object.defineProperty(session, 'emit', original);
     else Reflect.deleteProperty(session, 'emit');
     if (!session.destroyed) session.close();
-    // Each on its own, so that an exception of the app's is an ordinary one, and concerns no other request.
+    // In a tick each. So an exception of the app is an ordinary one, and no other request suffers from it.
     for (const serve of waiting) process.nextTick(serve);
   };
   const deadline = setTimeout(end, QUIET_MS);
@@ -102,12 +102,12 @@ function closeWhenQuiet(session: Session, activity: Activity): void {
   look();
 }
 
-/** Node exports no class to tell it by; no other server has this method. */
+/** Node exports no class for HTTP/2 servers. No other server has this method. */
 function isHttp2(server: object): boolean {
   return 'updateSettings' in server;
 }
 
-/** The app has no listener yet at a stream that is held back, and its client may reset it. */
+/** The app has no listener yet on a stream that waits here, and the client may reset the stream. */
 function ignore(): void {
-  // There is nobody who would want to know.
+  // The app does not know the stream.
 }

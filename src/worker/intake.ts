@@ -1,4 +1,4 @@
-// Intake: hands connections to a loop one by one, each when the loop asks for it, for programs without a server.
+// Intake: gives connections to a loop one by one, each when the loop asks for it.
 import type { Socket } from 'node:net';
 
 import type { Descriptor } from '../fd/index.js';
@@ -7,7 +7,7 @@ import type { Target } from './target.js';
 
 export class Intake implements Target {
   readonly #changed: () => void;
-  /** More than one only where there was nobody to refuse them to: the dispatcher died while it sent them. */
+  /** More than one only when the dispatcher died while it sent them: then they cannot be refused. */
   readonly #waiting: Socket[] = [];
   #wake: (() => void) | undefined;
   #isAsking = false;
@@ -20,7 +20,7 @@ export class Intake implements Target {
     this.#changed = changed;
   }
 
-  /** One, while the loop waits for it: ahead of that it would wait while other workers are free, or be lost with the loop. */
+  /** One, while the loop waits for it. A connection taken earlier would wait while other workers are free. */
   get room(): number {
     if (!this.#isAsking || this.#isOver) return 0;
     return Math.max(0, 1 - this.#waiting.length - this.#expected);
@@ -37,10 +37,13 @@ export class Intake implements Target {
     try {
       socket = openSocket(descriptor, onClosed);
     } catch (error) {
-      // As where accept(2) fails: the connection is lost, and the loop goes on.
+      // As when accept(2) fails: the connection is lost, and the loop goes on.
       descriptor.close();
       onClosed(undefined);
-      process.emitWarning(`A connection could not be opened: ${(error as Error).message}`, 'PassfdWarning');
+      process.emitWarning(
+        `A connection could not be opened, and was closed: ${(error as Error).message}`,
+        'PassfdWarning',
+      );
       return;
     }
     if (this.#isLeft) {
@@ -69,13 +72,13 @@ export class Intake implements Target {
     return this.#waiting.shift();
   }
 
-  /** Nothing more comes; what is adopted is still given out. */
+  /** Nothing more comes. Connections that are adopted are still given out. */
   end(): void {
     this.#isOver = true;
     this.#wake?.();
   }
 
-  /** Nobody takes anything any more. */
+  /** The loop is over, and takes nothing any more. */
   leave(): void {
     this.#isOver = true;
     this.#isLeft = true;

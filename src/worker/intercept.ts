@@ -1,4 +1,4 @@
-// Has `listen` of every net.Server in this process served by the dispatcher, as `cluster` has it served by its primary.
+// Intercept: `listen` of every net.Server in this process goes to the dispatcher, as `cluster` sends it to its primary.
 import { Server } from 'node:net';
 import { parse, resolve } from 'node:path';
 
@@ -12,17 +12,17 @@ import type { Worker } from './worker.js';
 const IPV6_ONLY = 1;
 const REUSE_PORT = 2;
 
-/** What Node's own `listen` asks for where nothing is said. */
+/** The default of Node's own `listen`. */
 const DEFAULT_BACKLOG = 511;
 
-/** An `int` in listen(2); the kernel takes what `net.core.somaxconn` allows. */
+/** An `int` in listen(2). The kernel limits it to `net.core.somaxconn`. */
 const MAX_BACKLOG = 0x7fff_ffff;
 
-/** `sun_path` of unix(7). */
+/** The length of `sun_path` (unix(7)). */
 const ABSTRACT_NAME_BYTES = 108;
 
 /**
- * libuv before 1.48 fills an abstract name with NULs, which are part of it, where it listens and where it connects
+ * libuv before 1.48 fills an abstract name with NULs, for `listen` and `connect`. They are part of the name
  * (https://github.com/libuv/libuv/pull/4266).
  */
 const [major = 0, minor = 0] = process.versions.uv.split('.').map(Number);
@@ -31,7 +31,7 @@ const padsAbstractNames = major === 1 && minor < 48;
 const EVERYONE_READS = 0o444;
 const EVERYONE_WRITES = 0o222;
 
-/** What `listen` was called with and does not pass on to `_listen2`. */
+/** Options of `listen` that it does not pass on to `_listen2`. */
 interface ListenOptions {
   readonly exclusive?: boolean;
   readonly readableAll?: boolean;
@@ -40,7 +40,7 @@ interface ListenOptions {
 
 type ServerPrototype = Pick<Server, 'listen'> & Pick<PrivateServer, '_listen2'>;
 
-/** From here on, servers of this process listen by way of `worker`. */
+/** From now on, the servers of this process listen through `worker`. */
 export function interceptListen(worker: Worker): void {
   const prototype = Server.prototype as unknown as ServerPrototype;
   const { listen: nodeListen, _listen2: nodeListen2 } = prototype;
@@ -64,9 +64,9 @@ export function interceptListen(worker: Worker): void {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
       worker.watchStandalone(this);
     };
-    // Node tells a path as the app gave it.
+    // `server.address()` returns a path as the app gave it.
     if (server._handle && address && server._pipeName === toBoundPath(address)) server._pipeName = address;
-    // No drain waits for it: a launcher's child is connected for as long as it lives.
+    // No drain waits for its connections: a launcher's child stays connected for as long as it lives.
     if (isOwnSocket(address, addressType)) {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
       return;
@@ -76,13 +76,13 @@ export function interceptListen(worker: Worker): void {
       server._handle !== null ||
       ((flags ?? 0) & REUSE_PORT) !== 0 ||
       (worker.isFinishing && port === 0);
-    // A session that is open can want a socket of its own, as FTP does: what it gets must not go to another worker's session.
+    // An open session can need a socket of its own, as in FTP. Its connections must not go to another worker.
     const isOfSession = exclusive === undefined && port === 0 && worker.active > 0 && !worker.mayServe(this);
     if (isStandalone || isOfSession) {
       listenStandalone();
       return;
     }
-    // The first server of the app has the dispatcher's own addresses; when that is closed, the next one that listens.
+    // The app's first server gets the dispatcher's own addresses. When it is closed, the next server that listens gets them.
     const wanted =
       worker.mayServe(this) && !worker.isFinishing
         ? undefined
@@ -100,8 +100,8 @@ export function interceptListen(worker: Worker): void {
 }
 
 /**
- * Whether the file is named by the number of this process, as the socket by which a launcher speaks with what it starts:
- * it is no address of a service, since it is another one after each start.
+ * Whether the file is named after the id of this process, like the socket between a launcher and the processes it starts.
+ * Its name changes with each start, so it is no address of a service.
  */
 function isOwnSocket(address: string | null, addressType: unknown): boolean {
   return addressType === -1 && address !== null && parse(address).name === String(process.pid);
@@ -139,7 +139,7 @@ function toWanted(
 ): WantedAddress {
   if (typeof fd === 'number') return { fd };
   if (addressType === -1) {
-    // There is no other way to ask; nothing here makes a file in the moment in which Node sets it and sets it back.
+    // Node has no other way to read it. This sets the umask and sets it back, and no file is made in between.
     // eslint-disable-next-line @typescript-eslint/no-deprecated
     const umask = process.umask();
     const mode = (0o777 & ~umask) | (readableAll ? EVERYONE_READS : 0) | (writableAll ? EVERYONE_WRITES : 0);
@@ -153,25 +153,25 @@ function toWanted(
   };
 }
 
-/** The path that the kernel has when Node listens at this one. */
+/** The path that the kernel gets when Node listens at this one. */
 function toBoundPath(path: string): string {
   if (!path.startsWith('\0')) return resolve(path);
   const padding = padsAbstractNames ? ABSTRACT_NAME_BYTES - Buffer.byteLength(path) : 0;
   return path + '\0'.repeat(Math.max(0, padding));
 }
 
-/** What Node's `listen` makes of a backlog that is missing is `false` in some of its forms, and 0 stands for its default. */
+/** Some forms of Node's `listen` pass `false` for a missing backlog. A backlog of 0 means the default. */
 function toBacklog(backlog: number | false | undefined): number {
   if (typeof backlog !== 'number' || !(backlog >= 1)) return DEFAULT_BACKLOG;
   return Math.min(Math.floor(backlog), MAX_BACKLOG);
 }
 
-/** The code of the system error that the dispatcher met. */
+/** The code of the system error that the dispatcher got. */
 function codeOf(error: unknown, wanted: WantedAddress | undefined): string {
   const { code } = (error instanceof PassfdError ? (error.cause ?? {}) : {}) as { code?: unknown };
-  // Node does not try to listen with a descriptor that is none (`createServerHandle` in lib/net.js).
+  // For a number that is no descriptor, Node reports EINVAL (`createServerHandle` in lib/net.js).
   if (code === 'EBADF' && wanted && 'fd' in wanted) return 'EINVAL';
-  // libuv says EACCES where the directory of a path is missing, on every system (uv_pipe_bind).
+  // For a missing directory, libuv reports EACCES on every system (uv_pipe_bind).
   if (code === 'ENOENT') return 'EACCES';
   return typeof code === 'string' ? code : 'ECONNREFUSED';
 }

@@ -1,4 +1,4 @@
-// Joining a dispatcher: by the descriptor that a child inherits, or by its control socket.
+// Joining: how a process finds its dispatcher: an inherited channel, a control socket, or the way back; and the defaults.
 import { watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
@@ -19,41 +19,49 @@ import { Link, type LinkOptions } from './link.js';
 import { Worker } from './worker.js';
 
 export interface JoinOptions {
-  /** The path of the dispatcher's control socket. Without one: the channel that this process inherited, if it did. */
+  /**
+   * The path of the dispatcher's control socket. Default: the channel that a child of a supervisor inherits; in any other
+   * process `PASSFD_CONTROL`, or `$XDG_RUNTIME_DIR/passfd/control`, or `passfd-UID/control` in the directory for temporary
+   * files.
+   */
   readonly control?: string;
-  /** The key of the control socket, where it has one; `PASSFD_AUTHKEY` if it is not given. */
+  /** The key of the control socket. Default: `PASSFD_AUTHKEY`; without that, no key. */
   readonly authkey?: AuthKey;
   /**
-   * Users whose dispatcher is trusted, beside root, the user of this process as it is now, and those in
-   * `PASSFD_TRUST_UIDS`.
+   * User ids whose dispatcher this process trusts, besides root, its own user, and those in `PASSFD_TRUST_UIDS`.
+   * Default: none.
    */
   readonly trustUids?: readonly number[];
-  /** Connections that may be on their way here at most. */
+  /** Most connections in flight to this worker: sent, and not yet adopted. From 1 to 4096. Default: 128. */
   readonly window?: number;
-  /** Connections that this worker wants to have open at most. */
+  /** Most connections that this worker has open, or null for no limit. Default: null. */
   readonly capacity?: number | null;
-  /** Time that the dispatcher has to welcome this worker. */
+  /** Time that the dispatcher has to welcome this worker, in milliseconds. Default: 10 000. */
   readonly handshakeTimeoutMs?: number;
   /**
-   * Time in which another dispatcher has to come to the same path when this one is gone. Until then the worker keeps its
-   * listening sockets open, so that clients wait and are not refused; then it drains.
+   * Time in which the next dispatcher must come when this one dies, in milliseconds. Until then the worker keeps the
+   * listening sockets open, so that clients wait instead of being refused. After it, the worker drains.
+   * Default: what the supervisor has set for its children; else 60 000.
    */
   readonly orphanTimeoutMs?: number;
-  /** Wait until a dispatcher is there, instead of failing at once. */
+  /** Whether to wait until a dispatcher is there, instead of failing at once. Default: false. */
   readonly waitForDispatcher?: boolean;
-  /** Gives up. */
+  /** Gives up joining. `join` then rejects with its reason. Default: none. */
   readonly signal?: AbortSignal;
 }
 
-/** Enough to keep a worker busy while its counts travel, and little to be stuck with it when it hangs. */
+/** Keeps a worker busy while its answers travel. A worker that hangs holds up no more connections than this. */
 const DEFAULT_WINDOW = 128;
 
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /**
- * Joins a dispatcher as a worker.
- * @throws {PassfdError} as `connect` and `Client` when nobody is there or the keys differ; `ERR_PEER_DENIED` when the
- * dispatcher is of a user that is not trusted, `ERR_DISPATCHER` with its reason, `ERR_HANDSHAKE_TIMEOUT`
+ * Joins a dispatcher as a worker. Resolves when the dispatcher has welcomed it.
+ * @throws {TypeError} when an option is out of its range
+ * @throws {PassfdError} `ERR_ADDRESS_MISSING` or `ERR_CONNECTION_REFUSED` when no dispatcher is there;
+ * `ERR_ADDRESS_DENIED` when this user may not connect; `ERR_AUTHENTICATION` when the keys differ; `ERR_PEER_DENIED` when
+ * the dispatcher's user is not trusted; `ERR_DISPATCHER`, with the reason, when the dispatcher refuses this worker;
+ * `ERR_HANDSHAKE_TIMEOUT`; `ERR_PEER_GONE`
  */
 export async function join(options: JoinOptions = {}): Promise<Worker> {
   const {
@@ -63,7 +71,7 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
   } = options;
   const timeoutMs = options.orphanTimeoutMs ?? orphanTimeoutInEnvironment() ?? DEFAULT_ORPHAN_TIMEOUT_MS;
   if (!Number.isInteger(window) || window < 1 || window > MAX_WINDOW) {
-    throw new TypeError(`window is an integer from 1 to ${MAX_WINDOW}, not ${String(window)}`);
+    throw new TypeError(`window must be an integer from 1 to ${MAX_WINDOW}, not ${String(window)}`);
   }
   checkCapacity(capacity);
   checkDuration('handshakeTimeoutMs', handshakeTimeoutMs);
@@ -71,9 +79,9 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
   let inherited = options.control === undefined ? takeInheritedChannel() : undefined;
   const path = controlPath(options, inherited !== undefined);
   const service = inherited && process.env['PASSFD_SERVICE'];
-  // What this process starts is not started by the supervisor.
+  // A process that this one starts is no child of the supervisor.
   delete process.env['PASSFD_SERVICE'];
-  // The user may be another one when it is tried again.
+  // Read once: this process may be of another user at the next attempt.
   const trusted = trustedUsers(options.trustUids);
   const connectAgain = connector(path ?? '', options, trusted);
   const wayBack = path === undefined ? undefined : await WayBack.open(trusted);
@@ -113,10 +121,10 @@ export async function join(options: JoinOptions = {}): Promise<Worker> {
 
 function checkDuration(name: string, durationMs: unknown): void {
   if (typeof durationMs === 'number' && durationMs >= 0 && durationMs <= MAX_TIMER_MS) return;
-  throw new TypeError(`${name} is a number from 0 to ${MAX_TIMER_MS}, not ${String(durationMs)}`);
+  throw new TypeError(`${name} must be a number from 0 to ${MAX_TIMER_MS}, not ${String(durationMs)}`);
 }
 
-/** Taken once: the variable is removed, so that no process that this one starts takes the number for its own. */
+/** Takes the channel once. It removes the variable, so that no process that this one starts takes the number for its own. */
 function takeInheritedChannel(): StreamSocket | undefined {
   const { PASSFD_CHANNEL_FD: fd } = process.env;
   if (fd === undefined) return undefined;
@@ -125,13 +133,13 @@ function takeInheritedChannel(): StreamSocket | undefined {
   try {
     return new StreamSocket(descriptor.duplicate());
   } finally {
-    // The duplicate is close-on-exec; the one inherited cannot have been.
+    // The duplicate is close-on-exec. The inherited descriptor cannot be, or it would not be here.
     descriptor.close();
   }
 }
 
 /**
- * Where a dispatcher can be reached, now or when this one is gone.
+ * Where this dispatcher and the next ones can be reached.
  * @returns undefined for a child whose parent has no control socket
  */
 function controlPath({ control }: JoinOptions, isChild: boolean): string | undefined {
@@ -139,20 +147,20 @@ function controlPath({ control }: JoinOptions, isChild: boolean): string | undef
   return path ?? (isChild ? undefined : defaultControlPath());
 }
 
-/** What the supervisor tells its children; nobody else sets it. */
+/** Set by the supervisor for its children. */
 function orphanTimeoutInEnvironment(): number | undefined {
   const text = process.env['PASSFD_ORPHAN_TIMEOUT'];
   return text === undefined || !/^\d+$/.test(text) ? undefined : Number(text);
 }
 
-/** What is in the environment is read once: the key may be taken out of it. */
+/** Reads the environment once, since the key may be removed from it. */
 function connector(
   control: string,
   options: JoinOptions,
   trusted: TrustedUsers,
 ): () => Promise<StreamSocket> {
   const { authkey = process.env['PASSFD_AUTHKEY'], signal } = options;
-  // Only at first: later the worker tries again by itself, as long as anybody needs it.
+  // Only the first attempt waits. Later the worker itself tries again, for a limited time.
   let waitForListener = options.waitForDispatcher ?? false;
   return async () => {
     const connection = await Client(control, {
@@ -169,15 +177,15 @@ function connector(
   };
 }
 
-/** A process that became another user may not connect any more, and is called instead. */
+/** After a change of its user, a process may not connect any more. The dispatcher calls it by the way back instead. */
 function waitsToBeCalled(error: unknown): never {
   if (!(error instanceof PassfdError) || error.code !== 'ERR_ADDRESS_DENIED') throw error;
-  throw new PassfdError('ERR_ADDRESS_MISSING', `No dispatcher has called yet: ${error.message}`, {
+  throw new PassfdError('ERR_ADDRESS_MISSING', `No dispatcher has called this worker yet: ${error.message}`, {
     cause: error,
   });
 }
 
-/** Resolves when something happens to a file: a dispatcher makes its socket there. Never rejects. */
+/** Resolves when a file changes, for example when a dispatcher makes its socket. Never rejects. */
 function untilPathChanges(path: string, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     try {
@@ -185,10 +193,10 @@ function untilPathChanges(path: string, signal: AbortSignal): Promise<void> {
       watcher.on('change', (_type, name) => {
         if (name === basename(path)) resolve();
       });
-      // Where files cannot be watched, the pauses alone have to do.
+      // Without a watch, the worker still looks after each pause.
       watcher.on('error', () => undefined);
     } catch {
-      // So too where the directory is gone.
+      // The directory is gone. The worker still looks after each pause.
     }
   });
 }

@@ -1,5 +1,5 @@
-// What Node keeps to itself about connections: the handle under a net.Socket, made from a descriptor.
-// The one file of this part that knows private things of Node.
+// Node's private handles: under a net.Socket, made from a descriptor, and under a net.Server. No other file knows their fields.
+// Checked with Node 20.19, 22, 24 and 26. Each comment names the place in Node's source that it relies on.
 import { subscribe } from 'node:diagnostics_channel';
 import { Socket, type NetConnectOpts, type Server } from 'node:net';
 
@@ -7,34 +7,34 @@ import type { Descriptor } from '../fd/index.js';
 import type { SocketIdentity } from '../fd/internal.js';
 import { identify } from './passed-on.js';
 
-/** The handle of one connection, as `net.Server` gets it from libuv. */
+/** The handle of one connection, as `net.Server` gets it from the event loop. */
 export interface ConnectionHandle {
   close(callback?: () => void): void;
 }
 
-/** What `net.Server` needs of the handle that it listens with, and what it puts on it (`setupListenHandle` in lib/net.js). */
+/** What `net.Server` needs of its listening handle, and what it sets there (`setupListenHandle` in lib/net.js). */
 export interface ListeningHandle {
   listen(backlog: number): number;
   close(callback?: () => void): void;
   ref(): void;
   unref(): void;
-  /** Not of a Unix socket: its path is kept by the server. */
+  /** Undefined for a Unix socket: the server keeps the path. */
   getsockname?: ((out: { address?: string; port?: number; family?: string }) => number) | undefined;
-  /** Set by the server: takes one connection. */
+  /** Set by the server. It takes one connection. */
   onconnection?: (this: ListeningHandle, status: number, connection: ConnectionHandle) => void;
 }
 
-/** The fields of a `net.Server` that Node keeps for its own modules, cluster among them. */
+/** The private fields of a `net.Server`, which other modules of Node use too, for example cluster. */
 export interface PrivateServer {
   _handle: ListeningHandle | null;
-  /** Where it listens, of a Unix socket. */
+  /** The path of a Unix socket that it listens at. */
   _pipeName?: string;
   _connections: number;
   _emitCloseIfDrained(): void;
-  /** Counts calls of `listen` and `close`: an answer that comes after one of them is out of date. */
+  /** Counts calls of `listen` and `close`. An answer that comes after a further call is out of date. */
   readonly _listeningId?: number;
   /**
-   * What `listen` calls in the end. With a handle in place, it listens with that; "still named like this to avoid
+   * The last step of `listen`. When `_handle` is set, it listens with that. It is "still named like this to avoid
    * breaking code that wraps this method" (lib/net.js).
    */
   _listen2(
@@ -53,10 +53,10 @@ export function privateServer(server: Server): PrivateServer {
 
 interface StreamHandle extends ConnectionHandle {
   readonly fd: number;
-  /** Set by `passfd` itself where it has passed the connection on. */
+  /** Set by passfd when it has passed the connection on. */
   readonly isPassedOn?: boolean;
   open(fd: number): number;
-  /** Of TCP alone: closes with a reset, for `socket.resetAndDestroy()`. */
+  /** Only TCP has it: closes with a reset, for `socket.resetAndDestroy()`. */
   reset(callback?: () => void): number;
 }
 
@@ -68,8 +68,8 @@ const SOCKET = 0;
 const SERVER = 1;
 
 /**
- * Whoever has a connection closes it here.
- * @param passedOn what the kernel knows it by, where another process may have it open
+ * Called when a connection is closed in this process.
+ * @param passedOn its identity, when another process may have it open
  */
 export type OnClosing = (passedOn: SocketIdentity | undefined) => void;
 
@@ -79,36 +79,35 @@ interface ReportingHandle extends Omit<StreamHandle, 'reset'>, Partial<Pick<Stre
 
 type ReportingHandleClass = new (type: number) => ReportingHandle;
 
-/** By the family of the connection: `TCP` and `Pipe`, which Node does not export. */
+/** Subclasses of Node's `TCP` and `Pipe`, which it does not export, by the family of the connection. */
 const classes = new Map<'tcp' | 'unix', ReportingHandleClass>();
 
 type ListeningHandleClass = new (type: number) => ListeningHandle;
 
-/** Under which a handle has its `net.Socket` (`initSocketHandle` in lib/net.js). */
+/** The key under which a handle has its `net.Socket` (`initSocketHandle` in lib/net.js). */
 let ownerSymbol: symbol | undefined;
-/** Under which a `net.Socket` is marked that a child process has as a standard stream. No other socket has it. */
+/** The key that marks a `net.Socket` which a child process has as a standard stream. */
 let stdioSymbol: symbol | undefined;
 let hasStartedProcess = false;
 subscribe('child_process', () => {
   hasStartedProcess = true;
 });
 
-/** Those of servers that have no socket of their own. */
+/** Handles of servers that have no socket of their own. */
 const standIns = new WeakSet<object>();
 
-/** Found before there is an app, or what it traces its connections with, that replaces parts of `net.Socket`. */
+/** Found before the app loads: the app, or its tracing, may replace parts of `net.Socket`. */
 const listeningClasses: Readonly<Record<'tcp' | 'unix', ListeningHandleClass>> = {
-  // A socket has its handle as soon as it is to connect, before it knows where to,
+  // A socket has its handle as soon as `connect` is called, before the host is looked up,
   tcp: findListeningClass({ host: 'nowhere', port: 1, lookup: () => undefined }),
-  // or whether it can: this is no directory.
+  // and also when it cannot connect: /dev/null is no directory.
   unix: findListeningClass({ path: '/dev/null/nowhere' }),
 };
 
 /**
- * Makes the handle of a server that has no socket of its own. It is one of Node's, with nothing open: whatever takes it
- * for a real one, as `child.send('server', server)` does, gets an error (EBADF), where with an object that is not Node's
- * the process would crash.
- * @param own what it does, whatever a real one would do
+ * Makes the handle of a server that has no socket of its own. It is a handle of Node with nothing open. So code that takes
+ * it for a real one, as `child.send('server', server)` does, gets an error (EBADF). With a plain object it would crash.
+ * @param own the methods in place of Node's
  */
 export function createListeningHandle(family: 'tcp' | 'unix', own: ListeningHandle): ListeningHandle {
   const handle = new listeningClasses[family](SERVER);
@@ -140,16 +139,18 @@ function findListeningClass(nowhere: NetConnectOpts): ListeningHandleClass {
   ownerSymbol ??= handle && symbolOf(handle, 'owner_symbol');
   sample.destroy();
   if (typeof handle?.constructor !== 'function') {
-    throw new TypeError(`Node ${process.version} has no handle for a socket where passfd knows one`);
+    throw new TypeError(
+      `passfd cannot find the handle of a socket in Node ${process.version}; use a version that passfd supports`,
+    );
   }
   return handle.constructor as ListeningHandleClass;
 }
 
 /**
- * Makes the handle of a connection, as the kernel's accept would have given it to Node.
- * @param onClosing called once, when whoever has the connection closes it
- * @returns the handle, which owns the descriptor's number from here on
- * @throws an error with the code of a system error; then the descriptor still has its owner
+ * Makes the handle of a connection, as Node itself makes it after accept.
+ * @param onClosing called once, when the connection is closed in this process
+ * @returns the handle, which owns the descriptor from now on
+ * @throws an error with the `errno` of a system error; then the caller still owns the descriptor
  */
 export function openConnection(
   descriptor: Descriptor,
@@ -171,7 +172,7 @@ export function openConnection(
   return handle;
 }
 
-/** The same, as a socket that is paused. @throws {TypeError} when it is no connection */
+/** Makes a paused socket of a connection. @throws as `openConnection`, and a `TypeError` when it is no connection */
 export function openSocket(descriptor: Descriptor, onClosing: OnClosing): Socket {
   const family = descriptor.describe().family === 'unix' ? 'unix' : 'tcp';
   const handle = openConnection(descriptor, family, onClosing);
@@ -179,9 +180,9 @@ export function openSocket(descriptor: Descriptor, onClosing: OnClosing): Socket
   return new Socket(options);
 }
 
-/** Node makes the right handle for a descriptor of each family; a duplicate serves to see which one that is. */
+/** Finds the class of the handle that Node makes for a descriptor of this family, by a duplicate. */
 function findHandleClass(descriptor: Descriptor, family: string): ReportingHandleClass {
-  // With `manualStart` nothing is read from it, and with `allowHalfOpen` nothing is shut down.
+  // `manualStart` prevents reading, and `allowHalfOpen` prevents a shutdown of the connection.
   const options = { fd: descriptor.duplicate().release(), manualStart: true, allowHalfOpen: true };
   const sample = new Socket(options);
   sample.on('error', () => undefined);
@@ -190,7 +191,7 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
   sample.destroy();
   if (!handle || typeof found !== 'function') {
     throw new TypeError(
-      `Node ${process.version} has no handle for a ${family} connection where passfd knows one`,
+      `passfd cannot find the handle of a ${family} connection in Node ${process.version}; use a version that passfd supports`,
     );
   }
   const Base = found as StreamHandleClass;
@@ -200,49 +201,49 @@ function findHandleClass(descriptor: Descriptor, family: string): ReportingHandl
     override close(callback?: () => void): void {
       const passedOn = identityOfPassedOn(this);
       super.close(callback);
-      tellClosing(this, passedOn);
+      reportClosed(this, passedOn);
     }
 
     override reset(callback?: () => void): number {
       const passedOn = identityOfPassedOn(this);
       const status = super.reset(callback);
-      tellClosing(this, passedOn);
+      reportClosed(this, passedOn);
       return status;
     }
   }
-  // A socket that is transferred to another thread is closed in this one by Node itself, without a call of `close`; this
-  // is what it calls then, where `close` has not put the callback of its caller (HandleWrap::OnClose).
+  // A socket that is transferred to another thread is closed in this one by Node itself, without a call of `close`. Node
+  // then calls this method, unless `close` has replaced it by its callback (HandleWrap::OnClose).
   const onClosed = symbolOf(handle, 'handle_onclose');
   if (onClosed) {
     Object.defineProperty(ReportingStreamHandle.prototype, onClosed, {
       value(this: ReportingHandle): void {
-        tellClosing(this, undefined);
+        reportClosed(this, undefined);
       },
-      // Else `close` could not put its own in front of it.
+      // `close` sets its callback here.
       writable: true,
     });
   }
-  // What looks into a socket finds the name that it knows.
+  // Code that inspects a socket finds the name of Node's class.
   return Object.defineProperty(ReportingStreamHandle, 'name', { value: Base.name });
 }
 
-/** What a server that listens by itself does. */
+/** The events of a server that listens by itself. */
 export interface StandaloneEvents {
-  /** It has accepted a connection. @returns what to call when that is closed */
+  /** It has accepted a connection. @returns the function to call when the connection is closed */
   accepted(): OnClosing;
-  /** It listens no more. */
+  /** It no longer listens. */
   closed(): void;
 }
 
 const watchedHandles = new WeakSet<object>();
 
-/** Tells what a server does that has a listening socket of its own. @returns whether it has */
+/** Reports the events of a server that has a listening socket of its own. @returns whether it has, and is not watched yet */
 export function watchStandalone(server: Server, events: StandaloneEvents): boolean {
   const handle = privateServer(server)._handle;
   if (!handle || standIns.has(handle) || watchedHandles.has(handle)) return false;
   watchedHandles.add(handle);
   let { onconnection } = handle;
-  // A `cluster` of the app's puts another function there, when the server listens.
+  // A `cluster` of the app sets another function, when the server listens.
   Object.defineProperty(handle, 'onconnection', {
     configurable: true,
     enumerable: true,
@@ -252,8 +253,8 @@ export function watchStandalone(server: Server, events: StandaloneEvents): boole
     },
   });
   const counting = function (this: ListeningHandle, status: number, connection: ConnectionHandle): void {
-    // There is none where accept(2) has failed.
-    if (status === 0) reportClosing(connection as ReportingHandle, events.accepted());
+    // After a failed accept(2) there is no connection.
+    if (status === 0) watchClosing(connection as ReportingHandle, events.accepted());
     if (onconnection) Reflect.apply(onconnection, this, [status, connection]);
   };
   const close = handle.close.bind(handle);
@@ -264,28 +265,28 @@ export function watchStandalone(server: Server, events: StandaloneEvents): boole
   return true;
 }
 
-/** Not a private method, since each connection would pay for that. */
-function tellClosing(handle: ReportingHandle, passedOn: SocketIdentity | undefined): void {
+/** Not a private method: those cost time for each connection. */
+function reportClosed(handle: ReportingHandle, passedOn: SocketIdentity | undefined): void {
   const { onClosing } = handle;
   handle.onClosing = undefined;
   onClosing?.(passedOn);
 }
 
-/** Of a handle that Node has made by itself. */
-function reportClosing(handle: ReportingHandle, onClosing: OnClosing): void {
+/** Reports the closing of a handle that Node has made by itself. */
+function watchClosing(handle: ReportingHandle, onClosing: OnClosing): void {
   handle.onClosing = onClosing;
   const close = handle.close.bind(handle);
   handle.close = (callback) => {
     const passedOn = identityOfPassedOn(handle);
     close(callback);
-    tellClosing(handle, passedOn);
+    reportClosed(handle, passedOn);
   };
   if (handle.reset) {
     const reset = handle.reset.bind(handle);
     handle.reset = (callback) => {
       const passedOn = identityOfPassedOn(handle);
       const status = reset(callback);
-      tellClosing(handle, passedOn);
+      reportClosed(handle, passedOn);
       return status;
     };
   }
@@ -293,7 +294,7 @@ function reportClosing(handle: ReportingHandle, onClosing: OnClosing): void {
   if (onClosed) {
     Object.defineProperty(handle, onClosed, {
       value: () => {
-        tellClosing(handle, undefined);
+        reportClosed(handle, undefined);
       },
       writable: true,
     });
@@ -302,7 +303,7 @@ function reportClosing(handle: ReportingHandle, onClosing: OnClosing): void {
 
 interface HandleOwner {
   readonly _handle?: unknown;
-  /** Which has accepted it. `_usingWorkers`: it has sent a connection to a child process (`_setupWorker` in lib/net.js). */
+  /** The server that accepted it. `_usingWorkers`: a connection of the server was sent to a child process (`_setupWorker` in lib/net.js). */
   readonly server?: { readonly _usingWorkers?: boolean } | null;
   readonly [symbol: symbol]: unknown;
 }
@@ -312,10 +313,12 @@ function symbolOf(object: object, name: string): symbol | undefined {
 }
 
 /**
- * A socket closes its handle while it still has it. Node's own code closes a handle that no socket has, when it was given
- * to another process (`send`, the round robin of `cluster`), or when it is one too many (`maxConnections`). A socket that a
- * child has as one of its standard streams is marked. With `keepOpen` a socket that is sent keeps its handle, and nothing
- * marks it but its server. So the kernel is asked about few that were not passed on.
+ * The identity of a connection that may be open in another process; undefined when it cannot be.
+ *
+ * A socket closes its handle while the two are still connected. Node closes a handle without a socket when the connection
+ * was sent to another process (`send`, the round robin of `cluster`), and when it exceeds `maxConnections`. A socket that
+ * is a standard stream of a child is marked. A socket that was sent with `keepOpen` keeps its handle, and only its server
+ * is marked. So the kernel is seldom asked about a connection that was not passed on.
  */
 function identityOfPassedOn(handle: ReportingHandle): SocketIdentity | undefined {
   if (!ownerSymbol || !handle.onClosing) return undefined;
@@ -325,12 +328,12 @@ function identityOfPassedOn(handle: ReportingHandle): SocketIdentity | undefined
   return isPlain || handle.fd < 0 ? undefined : identify(handle.fd);
 }
 
-/** Whether a child may have it too, by `send` with `keepOpen`. That is not known of a socket without a server. */
+/** Whether a child may have the connection too, by `send` with `keepOpen`. For a socket without a server this is unknown. */
 function mayBeKept({ server }: HandleOwner): boolean {
   return hasStartedProcess && server?._usingWorkers !== false;
 }
 
-/** The symbol is not known before one such socket was seen. */
+/** Whether the socket is a standard stream of a child. The symbol is found on the first such socket. */
 function isStdio(socket: HandleOwner): boolean {
   if (!hasStartedProcess) return false;
   stdioSymbol ??= symbolOf(socket, 'kIsUsedAsStdio');

@@ -1,15 +1,15 @@
-// PassedOn: connections that the app gave to other processes. They count as open until the kernel finds no holder of them.
+// PassedOn: connections that the app gave to other processes. Each counts as open until the kernel finds no process that holds it.
 import { Descriptor } from '../fd/index.js';
 import { SocketDiagnostics, type SocketIdentity } from '../fd/internal.js';
 
 /**
- * How often the kernel is asked while only the load depends on the answer, and while a drain does. Many connections are
- * asked about less often, so that it takes this share of the time at most.
+ * The pause between rounds of questions to the kernel: when only the load depends on the answers, and in a drain. Rounds
+ * that take long have longer pauses, so that questions take at most this share of the time.
  */
 const AT_LEISURE = { pauseMs: 500, share: 0.01 };
 const IN_A_DRAIN = { pauseMs: 50, share: 0.1 };
 
-/** Questions in a turn of the event loop: each is a system call. */
+/** Most questions in a turn of the event loop. Each is a system call. */
 const MAX_QUESTIONS = 64;
 
 interface Held {
@@ -23,13 +23,13 @@ export class PassedOn {
   #diagnostics: SocketDiagnostics | undefined;
   #pace = AT_LEISURE;
   #timer: NodeJS.Timeout | undefined;
-  /** Whether a round of questions is under way. */
+  /** Whether a round of questions is running. */
   #isAsking = false;
 
   /**
    * Waits until no process has a connection open any more.
-   * @param identity taken before this process closed its own descriptor, which it has done by now
-   * @param onClosed called once: at once where nobody else holds it, and where the kernel does not tell
+   * @param identity from before this process closed its own descriptor
+   * @param onClosed called once. At once when no other process holds it, and when the kernel cannot be asked
    */
   watch(identity: SocketIdentity, onClosed: () => void): void {
     this.#diagnostics ??= SocketDiagnostics.open();
@@ -42,7 +42,7 @@ export class PassedOn {
     }
   }
 
-  /** A drain waits for the answers from here on. A second call does nothing. */
+  /** A drain waits for the answers from now on. A second call does nothing. */
   hurry(): void {
     if (this.#pace === IN_A_DRAIN) return;
     this.#pace = IN_A_DRAIN;
@@ -61,9 +61,9 @@ export class PassedOn {
   }
 
   /**
-   * Asks about those that were held when the round began, some in each turn of the event loop.
-   * @param count how many are still to be asked about
-   * @param tookMs what the round has taken so far
+   * Asks about the connections that were held when the round began, a part of them in each turn of the event loop.
+   * @param count the number of questions that are left
+   * @param tookMs the time that the round has taken so far
    */
   #ask(round: IterableIterator<Held>, count: number, tookMs: number): void {
     const begin = performance.now();
@@ -72,7 +72,7 @@ export class PassedOn {
     for (let asked = 0; asked < questions; asked++) {
       const { value, done } = round.next() as IteratorResult<Held, undefined>;
       if (done === true) break;
-      // Where the kernel does not tell any more, nothing would ever end it.
+      // Also when the kernel cannot be asked any more: otherwise the connection would count as open for ever.
       if (this.#diagnostics?.isHeld(value.identity) !== true) closed.push(value);
     }
     for (const held of closed) this.#held.delete(held);
@@ -96,7 +96,7 @@ export class PassedOn {
   }
 }
 
-/** What the kernel knows a connection by; undefined where it is of no kind that it can be asked about. */
+/** The kernel's identity of a connection; undefined when it is of a kind that the kernel cannot be asked about. */
 export function identify(fd: number): SocketIdentity | undefined {
   const lent = new Descriptor(fd);
   try {

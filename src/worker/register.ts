@@ -1,14 +1,14 @@
-// For `node --import passfd/register app.js`: an unmodified app becomes a worker of the dispatcher that started it.
+// Register: `node --import passfd/register app.js` makes an unmodified app a worker of the dispatcher that started it.
 import process from 'node:process';
 import { inspect } from 'node:util';
 import { isMainThread } from 'node:worker_threads';
 
 import type { Worker } from './worker.js';
 
-/** The dispatcher may be busy, and learn late that a worker is drained. */
+/** How long a drained worker waits for SIGTERM. A busy dispatcher learns late that the worker is drained. */
 const SIGNAL_TIMEOUT_MS = 5_000;
 
-/** What Node calls the handle of a server that listens. */
+/** Node's names of the handles of listening servers. */
 const SERVER_HANDLES = new Set(['TCPServerWrap', 'PipeServerWrap']);
 
 const drainTimeout = process.env['PASSFD_DRAIN_TIMEOUT'];
@@ -16,11 +16,11 @@ delete process.env['PASSFD_DRAIN_TIMEOUT'];
 const policy = process.env['PASSFD_POLICY'];
 delete process.env['PASSFD_POLICY'];
 
-// What the app starts with `fork` or `cluster` gets these arguments too: it starts as if passfd were not here.
+// Processes that the app starts with `fork` or `cluster` get these arguments too. They must start without passfd.
 const ownIndex = process.execArgv.indexOf(import.meta.url);
 if (process.execArgv[ownIndex - 1] === '--import') process.execArgv.splice(ownIndex - 1, 2);
 
-// A thread inherits the preload all the same, and has nothing to do here; nor has a child that was given it in another way.
+// A thread still inherits the preload, and a child can get it in another way. Neither becomes a worker.
 if (
   isMainThread &&
   (process.env['PASSFD_CHANNEL_FD'] !== undefined || process.env['PASSFD_JOIN'] !== undefined)
@@ -33,7 +33,7 @@ async function becomeWorker(): Promise<void> {
   const isJoining = process.env['PASSFD_JOIN'] !== undefined;
   delete process.env['PASSFD_JOIN'];
   try {
-    // Only now: a thread need not load them.
+    // Imported here, so that a thread does not load them.
     const [{ join }, { interceptListen }, { DEFAULT_DRAIN_TIMEOUT_MS, KILL_AFTER_MS }] = await Promise.all([
       import('./join.js'),
       import('./intercept.js'),
@@ -44,22 +44,22 @@ async function becomeWorker(): Promise<void> {
       process.emitWarning(error.message, { type: 'PassfdWarning' });
     });
     let isCutOff = false;
-    // At once: the process may end in this turn.
+    // Written at once: the process may end in this turn.
     worker.on('disconnected', (reason) => {
       isCutOff = reason !== undefined;
-      if (reason) tell(`this process leaves its dispatcher: ${reason.message}`);
+      if (reason) log(`the dispatcher disconnected this process: ${reason.message}`);
     });
     worker.once('abandoned', () => {
-      if (!isCutOff) tell('no dispatcher any more: this process finishes what it has open, and ends');
+      if (!isCutOff) log('no dispatcher any more: this process drains, then exits');
       endWhenDone(worker, Number(drainTimeout ?? DEFAULT_DRAIN_TIMEOUT_MS), KILL_AFTER_MS);
     });
     if (isChild) worker.once('drained', awaitSignal);
-    tellLastWords(worker);
+    sendLastWords(worker);
     if (policy !== undefined && policy !== 'client-ip') await watchForSplitSessions();
     warnOfEarlyServer();
     interceptListen(worker);
   } catch (error) {
-    tell(`this process could not join its dispatcher: ${(error as Error).message}`);
+    log(`this process could not join its dispatcher: ${(error as Error).message}`);
     process.exit(1);
   } finally {
     delete process.env['PASSFD_AUTHKEY'];
@@ -68,45 +68,45 @@ async function becomeWorker(): Promise<void> {
   }
 }
 
-/** A preload of `--require` runs before this one, and one in `NODE_OPTIONS` does. */
+/** A preload of `--require` or `NODE_OPTIONS` runs before this one, and its servers are not intercepted. */
 function warnOfEarlyServer(): void {
   if (!process.getActiveResourcesInfo().some((name) => SERVER_HANDLES.has(name))) return;
-  tell(
-    'a server listens already, by a preload (--require, or NODE_OPTIONS) that ran before passfd: this process listens ' +
-      'there by itself, and the workers do not share it. Let the app import that module, or listen later',
+  log(
+    'a preload (--require or NODE_OPTIONS) listened before passfd was loaded: the workers do not share its address. ' +
+      'Import that module in the app instead, or let it listen later',
   );
 }
 
-/** Whoever has started this one may have forgotten the dispatcher, or named another path. */
+/** Joins, and waits for a dispatcher when none is there. A message says so, since the path may be wrong. */
 async function joinWhenThere(join: typeof import('./join.js').join): Promise<Worker> {
   try {
     return await join();
   } catch (error) {
     const { code } = error as { code?: unknown };
     if (code !== 'ERR_ADDRESS_MISSING' && code !== 'ERR_CONNECTION_REFUSED') throw error;
-    tell(`no dispatcher at ${process.env['PASSFD_CONTROL'] ?? 'its control path'} yet: waiting for one`);
+    log(`no dispatcher at ${process.env['PASSFD_CONTROL'] ?? 'its control path'} yet: waiting for one`);
     return join({ waitForDispatcher: true });
   }
 }
 
-/** Where each request of a client may come to another worker. One worker of a service looks, so that it is said once. */
+/** Warns when requests of one client come to several workers. Only worker 1 looks, so that a service warns once. */
 async function watchForSplitSessions(): Promise<void> {
   if (process.env['PASSFD_WORKER_ID'] !== '1') return;
   const { onSplitSession } = await import('./split-sessions.js');
   onSplitSession(() => {
-    tell(
-      `a Socket.IO client was lost: its long polling came to a worker that does not know it. With --policy client-ip it stays with one worker; or let clients use transports: ['websocket']`,
+    log(
+      `a Socket.IO session was lost: a long-polling request came to a worker that does not know the session. Use --policy client-ip, or transports: ['websocket'] in the clients`,
     );
   });
 }
 
-function tell(what: string): void {
-  process.stderr.write(`passfd: ${what}\n`);
+function log(message: string): void {
+  process.stderr.write(`passfd: ${message}\n`);
 }
 
 /**
- * The supervisor sends SIGTERM when it knows that its worker is drained. An app that handles it, and that nothing keeps
- * alive any more, would have ended by then. Nothing comes behind a drain that somebody asked for by hand.
+ * Keeps a drained process alive until the supervisor's SIGTERM, when its app handles that signal. Without this the process
+ * could exit before. After a drain by `passfd drain`, no signal comes, so there is a time limit.
  */
 function awaitSignal(): void {
   if (process.listenerCount('SIGTERM') === 0) return;
@@ -119,8 +119,8 @@ function awaitSignal(): void {
   process.once('SIGTERM', onSignal);
 }
 
-/** What was thrown is why the process ends only if that happens in the same turn: the app may handle it and go on. */
-function tellLastWords(worker: Worker): void {
+/** Sends an uncaught exception when the process ends in the same turn. Later, the app has handled it and goes on. */
+function sendLastWords(worker: Worker): void {
   let words: string | undefined;
   process.on('uncaughtExceptionMonitor', (thrown: unknown) => {
     words = inspect(thrown, { customInspect: false });
@@ -134,8 +134,8 @@ function tellLastWords(worker: Worker): void {
 }
 
 /**
- * Whoever started this process is gone and does not come back, and nobody else will end it: not a server that it has by
- * itself, nor a timer. By the signals that its supervisor would have sent, so that the app can do what it does at its end.
+ * Ends this process when it is drained: its supervisor is gone, and a timer or a server of its own could keep it alive for
+ * ever. It sends itself the signals that its supervisor would have sent, so that the app can clean up.
  */
 function endWhenDone(worker: Worker, drainTimeoutMs: number, killAfterMs: number): void {
   const end = (): void => {

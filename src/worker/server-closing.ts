@@ -1,4 +1,4 @@
-// Closes a server so that its clients end by themselves, and none of them is cut off in a request or at the start of one.
+// Closes a server gracefully: no client is cut off in a request, or while it begins to send one.
 import { Server } from 'node:net';
 
 import { Http2Closing } from './http2-closing.js';
@@ -11,14 +11,14 @@ interface Prepared {
   isClosing: boolean;
 }
 
-/** A server's own `close`, which an app, or a library that it uses, may have replaced. */
+/** The server's `close`, which the app or one of its libraries may have replaced. */
 interface Closable {
   close(callback?: (error?: Error) => void): unknown;
 }
 
 const preparedServers = new WeakMap<Server, Prepared>();
 
-/** To be called before the server gets connections. A second call does nothing. */
+/** Call this before the server gets connections. A second call does nothing. */
 export function prepareClosing(server: Server): void {
   if (preparedServers.has(server)) return;
   preparedServers.set(server, {
@@ -29,19 +29,19 @@ export function prepareClosing(server: Server): void {
 }
 
 /**
- * Takes nothing new, and finishes what is open. HTTP/1 connections end behind an answer that says so, or when they were
- * idle for as long as their client was promised; HTTP/2 sessions behind the requests that they have. All others end when
- * the app or the client ends them. A second call does nothing.
+ * Takes nothing new, and finishes what is open. An HTTP/1 connection ends after an answer that announces it, or at its
+ * keep-alive timeout. An HTTP/2 session ends after its open requests. Any other connection ends when the app or the client
+ * closes it. A second call does nothing.
  */
 export function closeGracefully(server: Server): void {
   if (!finishConnections(server) || !server.listening) return;
-  // That of HTTP servers closes idle connections at once, and its clients may be sending.
+  // The `close` of HTTP servers closes idle connections at once, while their clients may be sending.
   Server.prototype.close.call(server);
   leaveCloseToApp(server);
 }
 
 /**
- * Ends the connections that it has, and those that it still gets, as `closeGracefully` does. It goes on listening.
+ * Finishes connections as `closeGracefully` does, also those that still come. The server goes on listening.
  * @returns whether this was the first call
  */
 export function finishConnections(server: Server): boolean {
@@ -53,7 +53,7 @@ export function finishConnections(server: Server): boolean {
   return true;
 }
 
-/** The app has not closed it, so its own call is the first one, and succeeds: also when nothing is open any more. */
+/** The app has not closed the server. So its own `close` must succeed as a first call does, even when nothing is open. */
 function leaveCloseToApp(server: Closable & Server): void {
   const original = Object.getOwnPropertyDescriptor(server, 'close');
   let isOver = false;
@@ -74,7 +74,7 @@ function leaveCloseToApp(server: Closable & Server): void {
   Object.defineProperty(server, 'close', { value: close, configurable: true, writable: true });
 }
 
-/** Node emits 'close' at each call that finds nothing open. Here it comes once, when the last connection is closed. */
+/** Node emits 'close' at each call that finds nothing open. Here it is emitted once, when the last connection is closed. */
 function withOneCloseEvent(server: Server, call: () => unknown): unknown {
   const closing = privateServer(server);
   const original = Object.getOwnPropertyDescriptor(server, '_emitCloseIfDrained');
@@ -84,7 +84,7 @@ function withOneCloseEvent(server: Server, call: () => unknown): unknown {
     return call();
   } finally {
     restore(server, '_emitCloseIfDrained', original);
-    // The call may have closed the last one.
+    // The call may have closed the last connection.
     if (isOpen) closing._emitCloseIfDrained();
   }
 }

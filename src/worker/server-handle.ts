@@ -1,4 +1,4 @@
-// ServerHandle: stands for the listening socket in a net.Server, and brings it the connections that were handed off.
+// ServerHandle: takes the place of the listening socket in a net.Server, and gives the server the adopted connections.
 import type { AsyncResource } from 'node:async_hooks';
 import type { Server } from 'node:net';
 import { constants } from 'node:os';
@@ -13,7 +13,7 @@ import {
 } from './node-handles.js';
 import type { Target } from './target.js';
 
-/** The arguments of Node's own listen, which `address()` and errors are made of. */
+/** The arguments of Node's own listen. `address()` and errors show them. */
 export interface ListenArguments {
   readonly address: string | null;
   readonly port: number | null;
@@ -24,13 +24,13 @@ export interface ListenArguments {
 }
 
 export interface ServerHandleEvents {
-  /** The server was closed. Resolves when clients that come from then on are not let in any more; never rejects. */
+  /** The server was closed. Resolves when new clients are not accepted for it any more. Never rejects. */
   closed(): Promise<void>;
   /** Whether the server keeps the process alive. */
   referenced(on: boolean): void;
 }
 
-/** Node took a `maxConnections` of 0 as none until version 21 (net, server.maxConnections). */
+/** Before version 21, Node took a `maxConnections` of 0 as no limit (net, server.maxConnections). */
 const isZeroNoLimit = Number.parseInt(process.versions.node) < 21;
 
 export class ServerHandle implements Target {
@@ -41,9 +41,9 @@ export class ServerHandle implements Target {
   #isClosed = false;
 
   /**
-   * @param address where the connections come to: what `server.address()` tells
-   * @param scope made where the app called `listen`: what runs there then, an `AsyncLocalStorage` for one, is there for
-   * each connection too, as it is where Node accepts by itself
+   * @param address the address of the listener, which `server.address()` returns
+   * @param scope made in the app's call of `listen`. Its async context, for example an `AsyncLocalStorage`, is there for
+   * each connection too, as when Node accepts by itself
    */
   constructor(server: Server, address: Address, scope: AsyncResource, events: ServerHandleEvents) {
     this.#server = server;
@@ -74,7 +74,7 @@ export class ServerHandle implements Target {
     });
   }
 
-  /** Has Node's own code listen with it: from here on the server behaves as if it had a listening socket. */
+  /** Has Node's own code listen with this handle. From now on the server behaves as if it had a listening socket. */
   attach({ address, port, addressType, backlog, fd, flags }: ListenArguments): void {
     const server = privateServer(this.#server);
     server._handle = this.#handle;
@@ -88,7 +88,7 @@ export class ServerHandle implements Target {
     return this.#isClosed ? 0 : this.#free;
   }
 
-  /** As many as `maxConnections` leaves, by the comparison of Node's own `onconnection`. */
+  /** What `maxConnections` leaves, by the same comparison as in Node's own `onconnection`. */
   get #free(): number {
     const { maxConnections } = this.#server as { maxConnections?: number | null };
     if (maxConnections === undefined || maxConnections === null) return Number.POSITIVE_INFINITY;
@@ -96,25 +96,28 @@ export class ServerHandle implements Target {
     return Math.max(0, maxConnections - privateServer(this.#server)._connections);
   }
 
-  /** They count as open ones: so a server that is closed meanwhile waits for them too before it emits 'close'. */
+  /** Expected connections count as open. So a server that is closed meanwhile waits for them before it emits 'close'. */
   expect(change: number): void {
     privateServer(this.#server)._connections += change;
     this.#noteLess(change);
   }
 
-  /** Also when the server was closed meanwhile: what is adopted has no other owner, and is served like any open one. */
+  /** Delivers also when the server was closed meanwhile: an adopted connection has no other owner. */
   deliver(descriptor: Descriptor, onClosed: OnClosing): void {
     const server = privateServer(this.#server);
     let connection;
     try {
-      // Outside of the scope, as in Node: what the app has put there for one client is none of the next one's.
+      // Outside of the scope, as in Node: the context of one client must not reach the next one.
       connection = openConnection(descriptor, 'path' in this.#address ? 'unix' : 'tcp', onClosed);
     } catch (error) {
-      // As where accept(2) fails: the connection is lost, and the server goes on.
+      // As when accept(2) fails: the connection is lost, and the server goes on.
       descriptor.close();
       onClosed(undefined);
       this.expect(-1);
-      process.emitWarning(`A connection could not be opened: ${(error as Error).message}`, 'PassfdWarning');
+      process.emitWarning(
+        `A connection could not be opened, and was closed: ${(error as Error).message}`,
+        'PassfdWarning',
+      );
       return;
     }
     server._connections--;
@@ -122,14 +125,14 @@ export class ServerHandle implements Target {
     try {
       this.#scope.runInAsyncScope(() => this.#handle.onconnection?.(0, connection));
     } finally {
-      // One that is not dropped is counted again by now, and when that closes, Node looks by itself.
+      // A connection that is not dropped is counted again by now. Node looks when it closes.
       if (isDropped) this.#noteLess(-1);
     }
   }
 
   /**
-   * The server's 'close' comes when the address is free, as it does where the server has the socket itself. Node looks
-   * for it at each call of `close`, and when a connection closes; it may listen again by the time of the event.
+   * Delays the server's 'close' until the address is free, as with a socket of its own. Node checks whether to emit it at
+   * each call of `close`, and when a connection closes. The server may listen again by the time of the event.
    */
   #closeWhen(closed: Promise<void>): void {
     const server = privateServer(this.#server);
@@ -140,7 +143,7 @@ export class ServerHandle implements Target {
     server._emitCloseIfDrained = hold;
     closed
       .then(() => {
-        // What stands there is the prototype's again, unless the server was closed once more meanwhile.
+        // The method of the prototype is in force again, unless the server was closed once more meanwhile.
         if (server._emitCloseIfDrained === hold) Reflect.deleteProperty(server, '_emitCloseIfDrained');
         for (; events > 0; events--) process.nextTick(() => this.#server.emit('close'));
       })
@@ -149,13 +152,13 @@ export class ServerHandle implements Target {
       });
   }
 
-  /** Node looks whether a closed server is done when a connection closes; here one less may be expected. */
+  /** Node checks whether a closed server is done when a connection closes. Here an expected one may not come. */
   #noteLess(change: number): void {
     if (change < 0 && this.#isClosed) privateServer(this.#server)._emitCloseIfDrained();
   }
 }
 
-/** Has Node emit the error of a listen that failed, as if it had tried by itself. */
+/** Has Node emit the error of a failed listen, as if Node itself had tried. */
 export function failListen(server: Server, listen: ListenArguments, code: string): void {
   const errno: Readonly<Record<string, number>> = constants.errno;
   const status = -(errno[code] ?? constants.errno.EINVAL);
@@ -167,7 +170,7 @@ export function failListen(server: Server, listen: ListenArguments, code: string
     unref: () => undefined,
   };
   const { port, addressType, backlog, fd, flags } = listen;
-  // Node tries the address of every interface first, and names that in the error.
+  // Without a host, Node tries `::` first, and names that in the error.
   const address = listen.address ?? (fd === undefined ? '::' : null);
   target._listen2(address, port, addressType, backlog, fd, flags);
 }

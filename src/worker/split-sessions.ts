@@ -1,13 +1,13 @@
-// Split sessions: notices that requests of one Socket.IO client, which long polling sends one by one, meet several workers.
+// Split sessions: notices when the requests of one Socket.IO client come to several workers, as happens with long polling.
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 
 const ANSWERED = 'http.server.response.finish';
 
-/** What Engine.IO, below Socket.IO, answers to a session that it does not know. */
+/** The answer of Engine.IO, which Socket.IO is built on, to a session that it does not know. */
 const BAD_REQUEST = 400;
 
-/** Calls back at the first answer of this process that says so, and looks at no further one. */
+/** Calls back once: at the first answer of this process that refuses an unknown session. */
 export function onSplitSession(callback: () => void): void {
   const look = (message: unknown): void => {
     const { request, response } = message as { request: IncomingMessage; response: ServerResponse };
@@ -19,8 +19,8 @@ export function onSplitSession(callback: () => void): void {
 }
 
 /**
- * A request of an existing session: `/socket.io/?EIO=4&transport=polling&sid=...`. Not by a regular expression: a client can
- * write an address at which one takes seconds.
+ * Whether the request belongs to a session: `/socket.io/?EIO=4&transport=polling&sid=...`. A regular expression would not
+ * do: a client could send a URL that takes it seconds.
  */
 function isOfSession(url = ''): boolean {
   const query = new URLSearchParams(url.split('?', 2)[1]);

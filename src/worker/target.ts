@@ -1,15 +1,15 @@
-// Target: where a worker's connections go, a server or whoever takes them one by one.
+// Target: what takes the connections of a listener: a server, or a loop over them.
 import type { Descriptor } from '../fd/index.js';
 import type { OnClosing } from './node-handles.js';
 
 export interface Target {
-  /** How many more it takes at this moment. */
+  /** How many more connections it takes at this moment. */
   readonly room: number;
-  /** So many are about to be adopted for it, and count as its own; each is delivered, or taken off again. */
+  /** Adds to the number of connections that are about to be delivered. Each is delivered, or subtracted again. */
   expect(change: number): void;
   /**
-   * Takes over a connection that is adopted.
-   * @param onClosed to be called once, when the connection is closed here
+   * Takes over an adopted connection.
+   * @param onClosed the target calls this once, when the connection is closed here
    */
   deliver(descriptor: Descriptor, onClosed: OnClosing): void;
 }

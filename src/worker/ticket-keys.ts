@@ -1,5 +1,5 @@
-// The session ticket keys of TLS servers: derived from the secret that the workers of one address share, unless the app
-// has keys of its own. A ticket is accepted only by servers that would have let its client in for the same reasons.
+// Ticket keys: which TLS servers accept each other's session tickets. Their keys come from the secret of their address, unless
+// the app has set its own. A server accepts a ticket only from servers with the same rules for admitting clients.
 import { createHash, randomBytes, type Hash } from 'node:crypto';
 import type { Server as NetServer } from 'node:net';
 import { DEFAULT_CIPHERS, Server, type SecureContextOptions, type TlsOptions } from 'node:tls';
@@ -7,35 +7,35 @@ import { DEFAULT_CIPHERS, Server, type SecureContextOptions, type TlsOptions } f
 import type { TicketSecret } from '../handoff/index.js';
 
 type Keys =
-  /** Random ones, which Node has made. */
+  /** Random keys, which Node has made. */
   | { readonly is: 'node' }
-  /** The app has set them, and nobody else may. */
+  /** Keys that the app has set. passfd must not change them. */
   | { readonly is: 'app' }
   | { readonly is: 'shared'; readonly secret: TicketSecret };
 
-/** What decides whether a client is let in, as digests; undefined where it cannot be compared with another process. */
+/** The rules for admitting a client, as digests; undefined when they cannot be compared with those of another process. */
 interface Authorization {
-  /** Of every handshake. */
+  /** The rules for every handshake. */
   readonly policy: string | undefined;
-  /** Of clients that show a certificate. */
+  /** The rules for clients that present a certificate. */
   readonly clients: string | undefined;
 }
 
 interface Known {
   keys: Keys;
-  /** Of the server's own context. */
+  /** The rules of the server's own context. */
   own: Authorization;
-  /** Of the contexts for other names, in the order in which they were added. */
+  /** The rules of the contexts for other names, in the order in which they were added. */
   names: string | undefined;
-  /** Whether functions of the app decide, too: they cannot be compared. */
+  /** Whether functions of the app decide too. They cannot be compared. */
   readonly hasPskCallback: boolean;
   readonly hasSniCallback: boolean;
 }
 
-/** `secureOptions` and `allowPartialTrustChain` are not in all types of Node. */
+/** Not every version of Node's types has `secureOptions` and `allowPartialTrustChain`. */
 type ContextOptions = Readonly<Record<string, unknown>>;
 
-/** `requestCert` and `rejectUnauthorized` are properties that Node reads for each connection (`lib/_tls_wrap.js`). */
+/** Properties that Node reads for each connection (`lib/_tls_wrap.js`). */
 interface AskingServer {
   readonly requestCert?: unknown;
   readonly rejectUnauthorized?: unknown;
@@ -52,14 +52,14 @@ const POLICY = [
   'sessionTimeout',
 ] as const;
 
-/** A PKCS #12 file adds the authorities in it to those that are trusted. */
+/** A PKCS #12 file (`pfx`) adds its authorities to the trusted ones. */
 const CLIENTS = ['ca', 'crl', 'pfx', 'allowPartialTrustChain'] as const;
 
 const incomparable: Authorization = { policy: undefined, clients: undefined };
 
 const KEYS_BYTES = 48;
 
-/** Servers that were made since this module was loaded. What others have been told nobody knows: they are left alone. */
+/** Servers that were made after this module was loaded. The options of older servers are unknown, so those are left alone. */
 const known = new WeakMap<NetServer, Known>();
 
 const prototype = Server.prototype;
@@ -71,7 +71,7 @@ const {
 } = prototype;
 /* eslint-enable @typescript-eslint/unbound-method */
 
-// The constructor calls it, too, with all options of the app.
+// The constructor calls it too, with all options of the app.
 prototype.setSecureContext = named(nodeSetSecureContext, function (this: Server, options) {
   Reflect.apply(nodeSetSecureContext, this, [options]);
   const { ticketKeys, pskCallback, SNICallback } = options as TlsOptions;
@@ -92,7 +92,7 @@ prototype.addContext = named(nodeAddContext, function (this: Server, hostname, c
   Reflect.apply(nodeAddContext, this, [hostname, context]);
   const server = known.get(this);
   if (!server) return;
-  // What a context that was made before has been given cannot be seen.
+  // The options of a context that was made before cannot be read.
   const { policy, clients } = 'context' in context ? incomparable : authorizationIn(context);
   const parts = [server.names, hostname, policy, clients];
   server.names = parts.includes(undefined) ? undefined : digest(parts);
@@ -106,8 +106,8 @@ prototype.setTicketKeys = named(nodeSetTicketKeys, function (this: Server, keys)
 });
 
 /**
- * What a server that is about to listen asks its dispatcher for.
- * @returns the secret that it has, or null; undefined for one that speaks no TLS, or has keys of its own
+ * The secret that a server has before it asks the dispatcher for one, or null.
+ * @returns undefined for a server without TLS, or with keys of the app
  */
 export function ticketSecretOf(server: NetServer): TicketSecret | null | undefined {
   const keys = known.get(server)?.keys;
@@ -115,7 +115,7 @@ export function ticketSecretOf(server: NetServer): TicketSecret | null | undefin
   return keys.is === 'shared' ? keys.secret : null;
 }
 
-/** Has a server share the ticket keys of its address from here on. */
+/** Has a server share the ticket keys of its address from now on. */
 export function shareTickets(server: NetServer, secret: TicketSecret): void {
   const found = known.get(server);
   if (!found || !(server instanceof Server) || found.keys.is === 'app') return;
@@ -123,7 +123,7 @@ export function shareTickets(server: NetServer, secret: TicketSecret): void {
   setKeys(server, found);
 }
 
-/** The server listens there no longer. Its keys stay: clients that it has accepted may be in their handshakes. */
+/** The server no longer listens there. Its keys stay, since accepted clients may be in their handshakes. */
 export function stopSharingTickets(server: NetServer): void {
   const found = known.get(server);
   if (found?.keys.is === 'shared') found.keys = { is: 'node' };
@@ -132,14 +132,15 @@ export function stopSharingTickets(server: NetServer): void {
 function setKeys(server: Server, { keys, ...found }: Known): void {
   if (keys.is !== 'shared') return;
   const purpose = purposeOf(server, found);
-  // Keys that were right before may be too many by now.
+  // Without a purpose, the server must leave the keys that it shared before.
   const bytes = purpose === undefined ? randomBytes(KEYS_BYTES) : keys.secret.keysFor(purpose);
   Reflect.apply(nodeSetTicketKeys, server, [bytes]);
 }
 
 /**
- * Who resumes a session is let in without being asked again: so this names all that a client was asked, and servers that
- * ask anything else get other keys.
+ * A client that resumes a session is not checked again. So the purpose names everything that a client was checked for, and
+ * servers with other checks get other keys.
+ * @returns undefined when the checks cannot be compared
  */
 function purposeOf(
   server: Server & AskingServer,
@@ -157,18 +158,18 @@ function authorizationIn(options: SecureContextOptions): Authorization {
   const { ciphers = DEFAULT_CIPHERS, ca } = given;
   return {
     policy: digest([ciphers, ...POLICY.map((name) => given[name])]),
-    // Without it, the authorities are those of Node, the system and the environment.
+    // Without `ca`, the authorities come from Node, the system and the environment.
     clients: ca ? digest(CLIENTS.map((name) => given[name])) : undefined,
   };
 }
 
-/** @returns undefined where something in it is neither text nor bytes */
+/** @returns undefined when the value contains anything but plain data */
 function digest(value: unknown): string | undefined {
   const hash = createHash('sha256');
   return addTo(hash, value) ? hash.digest('base64') : undefined;
 }
 
-/** Each with its kind and length first, so that no two values have the same digest. */
+/** Adds each value with its kind and length first, so that different values have different digests. */
 function addTo(hash: Hash, value: unknown): boolean {
   if (value === undefined || value === null) {
     hash.update('none;');
@@ -197,7 +198,7 @@ function addTo(hash: Hash, value: unknown): boolean {
   );
 }
 
-/** In the place of a function of Node, and with its name. */
+/** Gives the replacement of a function of Node the name and length of that function. */
 function named<T extends (...args: never[]) => unknown>({ name, length }: T, replacement: T): T {
   return Object.defineProperties(replacement, { name: { value: name }, length: { value: length } });
 }

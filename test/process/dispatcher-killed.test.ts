@@ -1,4 +1,4 @@
-// What becomes of workers when the dispatcher that started them is killed.
+// Workers after the dispatcher that started them is killed.
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -21,7 +21,7 @@ const lateListen = fileURLToPath(new URL('fixtures/late-listen.js', import.meta.
 
 describe('a worker whose dispatcher is killed', () => {
   it(
-    'answers whom it has adopted, and then ends, though it listens somewhere by itself too',
+    'answers its adopted clients and then exits, also when a server of its own listens',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -38,7 +38,7 @@ describe('a worker whose dispatcher is killed', () => {
         const [answer] = (await once(client, 'data')) as [Buffer];
         assert.equal(answer.toString(), 'still there?');
         client.end();
-        // Its output is closed when it has ended, and the program's with it.
+        // The worker shares the output of the program. So the output is closed when the worker has ended.
         await program.exit;
         assert.equal(isAlive(worker.pid), false);
         return;
@@ -47,7 +47,7 @@ describe('a worker whose dispatcher is killed', () => {
   );
 
   it(
-    'waits for the next one as long as it was told, and frees the address then',
+    'waits for the next dispatcher until the orphan timeout, and then frees the address',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -55,11 +55,11 @@ describe('a worker whose dispatcher is killed', () => {
       const program = start(...passfd('run', ...flags, app('http.js')));
       const [, port = ''] = await program.line(/^listening (\d+)$/);
       program.kill();
-      // It is not refused while the worker has the listening socket.
+      // A client is not refused while the worker has the listening socket.
       const waiting = connect(Number(port), '127.0.0.1');
       await once(waiting, 'connect');
       const ended = once(waiting, 'error') as Promise<[NodeJS.ErrnoException]>;
-      // Its output is closed when the worker has ended, and the program's with it.
+      // The worker shares the output of the program. So the output is closed when the worker has ended.
       await program.exit;
       const [error] = await ended;
       assert.equal(error.code, 'ECONNRESET');
@@ -70,7 +70,7 @@ describe('a worker whose dispatcher is killed', () => {
   );
 
   it(
-    'lives on while a server waits to be served, and is told when no dispatcher comes any more',
+    'stays alive while a server waits to be served, and fails when no dispatcher comes any more',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       await using dispatcher = new Dispatcher();
@@ -85,7 +85,7 @@ describe('a worker whose dispatcher is killed', () => {
   );
 
   it(
-    'is killed when no dispatcher comes any more and it does not end by SIGTERM',
+    'is killed when no dispatcher comes any more and SIGTERM does not end it',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -93,14 +93,14 @@ describe('a worker whose dispatcher is killed', () => {
       const [, worker = ''] = await program.line(/^process (\d+) listens$/);
       program.kill();
       await program.line(/^told to end$/);
-      // Its output is closed while the worker ends, and the program's with it.
+      // The worker shares the output of the program. So the output is closed when the worker ends.
       await program.exit;
       await untilEnded(Number(worker));
     }),
   );
 
   it(
-    'is ended when the next one wants fewer of them',
+    'is ended when the next dispatcher wants fewer workers',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -125,7 +125,7 @@ describe('a worker whose dispatcher is killed', () => {
 
 describe('a connection that waits in a dispatcher that is killed', { skip: withoutWill() }, () => {
   it(
-    'goes to a worker also where its address was closed and opened again before',
+    'goes to a worker also when its address was closed and opened again before',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -140,7 +140,7 @@ describe('a connection that waits in a dispatcher that is killed', { skip: witho
       using client = await connectSocket(address);
       await worker.handoff();
       worker.closeConnections();
-      // It comes back, and nobody has room for it.
+      // The connection comes back, and no worker has room for it.
       await worker.say(encodeJson({ type: 'capacity', capacity: 0 }));
       await worker.refuse('descriptors');
       while ((await statusOf(control)).connections.waiting === 0);
@@ -153,7 +153,7 @@ describe('a connection that waits in a dispatcher that is killed', { skip: witho
   );
 
   it(
-    'does so also after somebody has killed the process that waits for that',
+    'goes to a worker also after the process of the last will was killed',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -170,7 +170,7 @@ describe('a connection that waits in a dispatcher that is killed', { skip: witho
   );
 });
 
-/** The process that waits for the death of this one, when it has its name; another one than `before`. */
+/** The last-will process of this one, once it has its name; not `before`. */
 async function willOf(pid: number, before?: number): Promise<number> {
   for (;;) {
     const will = willsOf(pid).find((found) => found !== before);
@@ -179,7 +179,7 @@ async function willOf(pid: number, before?: number): Promise<number> {
   }
 }
 
-/** Processes that wait for the death of this one. */
+/** The last-will processes of this one. */
 function willsOf(pid: number): number[] {
   const children = readdirSync(`/proc/${pid}/task`).flatMap((thread) =>
     readFileSync(`/proc/${pid}/task/${thread}/children`, 'utf8').trim().split(' '),
@@ -188,12 +188,12 @@ function willsOf(pid: number): number[] {
     try {
       return readFileSync(`/proc/${child}/comm`, 'utf8').trim() === 'passfd-will';
     } catch {
-      return false; // it has ended meanwhile
+      return false; // it has ended
     }
   });
 }
 
-/** Processes of the workers, in the order of their slots, when they are so many and all are ready. */
+/** The processes of the workers in the order of their slots, once there are `count` and all are ready. */
 async function workersAt(control: string, count: number): Promise<number[]> {
   for (;;) {
     const status = await statusOf(control).catch(() => undefined);

@@ -1,4 +1,4 @@
-// A dispatcher that was killed and is started again: it has the addresses that it had, and the workers that can come.
+// A dispatcher that was killed and is started again: it gets its addresses and its workers back.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, statSync } from 'node:fs';
@@ -16,12 +16,12 @@ const REQUEST = 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n';
 interface Scene {
   readonly directory: string;
   readonly service: Program;
-  /** Kills the service, and waits until nobody accepts any more. */
+  /** Kills the service, and waits until no process accepts any more. */
   kill(): Promise<void>;
   startAgain(): void;
-  /** Processes of the workers that are ready, in the order of their slots, when there are so many. */
+  /** The processes of the ready workers in the order of their slots, once there are `count`. */
   workers(count: number): Promise<number[]>;
-  /** Where it listens, as the status tells. */
+  /** The addresses in the status. */
   addresses(): Promise<string[]>;
 }
 
@@ -66,7 +66,7 @@ function withScene(
   });
 }
 
-/** A client that has connected, and has asked. */
+/** A client that has connected and sent its request. */
 async function arrive(options: NetConnectOpts): Promise<Socket> {
   const client = connect(options);
   await once(client, 'connect');
@@ -135,7 +135,7 @@ describe('an address of a dispatcher that is killed and started again', () => {
 
 describe('a worker that is stopped (SIGSTOP) when its dispatcher is killed and started again', () => {
   it(
-    'keeps nobody waiting, is not started a second time, and is back when it goes on',
+    'makes no client wait, is not started a second time, and returns when it continues',
     withScene(
       () => ['--workers', '2', app('process.js')],
       async (scene) => {

@@ -1,4 +1,4 @@
-// A drain under load: clients that keep their connections busy all the time lose no request.
+// A drain under load: clients with busy keep-alive connections lose no request.
 import assert from 'node:assert/strict';
 import { Agent, get } from 'node:http';
 import { text } from 'node:stream/consumers';
@@ -10,15 +10,15 @@ import { app, passfd } from '../support/passfd.js';
 import { withPrograms } from '../support/program.js';
 
 const CLIENTS = 16;
-/** Requests that each client sends before the drain begins, and behind it. */
+/** Requests that each client sends before the drain begins, and after it. */
 const REQUESTS = 100;
 
-/** The worker that answered, by the app's own words. */
+/** The worker that answered, by the body of the answer. */
 function workerIn(body: string): string {
   return body.split(' ')[0] ?? '';
 }
 
-/** Asks without a pause until it is told to stop. */
+/** Sends requests without a pause until `stop`. */
 type Client = (port: number, answered: (worker: string) => void, isOver: () => boolean) => Promise<void>;
 
 const withAgent: Client = async (port, answered, isOver) => {
@@ -37,7 +37,7 @@ const withAgent: Client = async (port, answered, isOver) => {
   }
 };
 
-/** Goes to another connection only when an answer has said that this one ends. */
+/** Opens a new connection only when an answer has announced the end of this one. */
 const withBytes: Client = async (port, answered, isOver) => {
   while (!isOver()) {
     using client = await HttpClient.connect(port);
@@ -96,7 +96,7 @@ describe('`passfd drain` of a worker whose clients ask at full speed', () => {
         const drain = start(...passfd('drain', '1', '--control', control));
         await Promise.race([drain.exit, load]);
         assert.equal(await drain.exit, 0);
-        // Each client may have one last answer of it that it has not read yet.
+        // Each client may have one last answer of the worker that it has not read yet.
         const before = new Map(counts);
         wanted = answers + CLIENTS * REQUESTS;
         await load;

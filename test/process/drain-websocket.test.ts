@@ -1,4 +1,4 @@
-// A drain and WebSockets: the app is told, and what it does not close stays open.
+// A drain and WebSockets: the app is notified, and the connections that it does not close stay open.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
@@ -31,7 +31,7 @@ async function toFirstWorker(port: string): Promise<WebSocket> {
 
 describe('`passfd drain` of a worker with an open WebSocket', () => {
   it(
-    'has the app tell its clients to come again, and answers when they are gone',
+    'lets the app send its clients away, and resolves when they are gone',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -46,7 +46,7 @@ describe('`passfd drain` of a worker with an open WebSocket', () => {
   );
 
   it(
-    'leaves it open where the app has not heard of drains, until the drain timeout of the end',
+    'leaves it open until the drain timeout when the app does not handle drains',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;

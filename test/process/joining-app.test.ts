@@ -32,9 +32,7 @@ describe('an app that is started by `passfd worker`', () => {
       });
       await worker.line(/^listening \d+$/);
       dispatcher.signal('SIGKILL');
-      await worker.errorLine(
-        /^passfd: no dispatcher any more: this process finishes what it has open, and ends$/,
-      );
+      await worker.errorLine(/^passfd: no dispatcher any more: this process drains, then exits$/);
       assert.equal(await worker.exit, 'SIGTERM');
     }),
   );

@@ -1,4 +1,4 @@
-// What an app throws: its own handler gets that as without passfd, and the log tells of it when the app ends by it.
+// Uncaught exceptions: the handler of the app gets them as without passfd, and the log has the one that ends the app.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -8,7 +8,7 @@ import { withPrograms, type Program } from '../support/program.js';
 
 interface Scene {
   readonly program: Program;
-  /** Has the app do what a path names. */
+  /** Has the app do what the path names. */
   readonly ask: (path: string) => Promise<void>;
 }
 
@@ -27,7 +27,7 @@ function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
   });
 }
 
-describe('an app that handles what nobody has caught', () => {
+describe('an app that handles uncaught exceptions', () => {
   for (const [what, path, seen] of [
     ['an error', '/error', /^handled Error: an ordinary error$/],
     ['a text', '/text', /^handled a text$/],
@@ -48,7 +48,7 @@ describe('an app that handles what nobody has caught', () => {
 
 describe('the log of an app that ends', () => {
   it(
-    'tells what it threw, when that is why it ended',
+    'has what it threw, when that is why it ended',
     withScene(async ({ program, ask }) => {
       await ask('/fatal');
       assert.match((await ending(program, 4)) ?? '', /Error: a fatal error\n +at /);
@@ -56,7 +56,7 @@ describe('the log of an app that ends', () => {
   );
 
   it(
-    'tells nothing of what the app had handled before',
+    'does not have what the app had handled before',
     withScene(async ({ program, ask }) => {
       await ask('/error');
       await program.line(/^handled/);

@@ -95,7 +95,9 @@ describe('a server that a preload starts before passfd', () => {
       writeFileSync(variables, `NODE_OPTIONS=--require=${app('early-server.cjs')}\n`);
       const service = start(...passfd('run', ...flags, '--worker-env-file', variables, app('http.js')));
       await service.line(/^listening/);
-      await service.errorLine(/a server listens already, by a preload .*Let the app import that module/);
+      await service.errorLine(
+        /a preload .* listened before passfd was loaded.*Import that module in the app/,
+      );
       service.signal('SIGTERM');
       assert.equal(await service.exit, 0);
     }),

@@ -1,4 +1,4 @@
-// The tests of an app that knows nothing of passfd: what passes alone passes under `passfd run --workers 1` too.
+// Tests of an app that knows nothing of passfd: those that pass alone also pass under `passfd run --workers 1`.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -14,7 +14,7 @@ const FILES = [
   'self-test-process.test.js',
 ];
 
-/** Without it, the files would report to this test's own runner. */
+/** With NODE_TEST_CONTEXT set, the files would report to the runner of this test. */
 const env = { NODE_TEST_CONTEXT: undefined };
 
 async function reportsNoFailure(program: Program): Promise<void> {

@@ -1,4 +1,4 @@
-// Who may listen and connect: the directory and the mode of the socket file decide, and the errors say which.
+// Which users may listen and connect: the directory and the mode of the socket file decide, and errors name the reason.
 import assert from 'node:assert/strict';
 import { chmod } from 'node:fs/promises';
 import { describe, it } from 'node:test';
@@ -11,7 +11,7 @@ import { leaveSocketFile } from '../support/listeners.js';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root, to become another user';
 
-/** What becomes of it when a user without rights tries. */
+/** The result when a user without rights tries. */
 async function asNobody(
   listenAt: readonly string[],
   connectTo: readonly string[],
@@ -25,7 +25,7 @@ async function asNobody(
 
 describe('a user without rights', { skip }, () => {
   it(
-    'cannot listen in a directory of somebody else',
+    'cannot listen in a directory of another user',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       await chmod(directory.path, 0o755);
@@ -36,7 +36,7 @@ describe('a user without rights', { skip }, () => {
   );
 
   it(
-    'cannot replace the socket of somebody else, and is told so',
+    'cannot replace the socket of another user, and gets an error',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       await chmod(directory.path, 0o1777);
@@ -56,7 +56,7 @@ describe('a user without rights', { skip }, () => {
   );
 
   it(
-    'connects only where the mode lets it',
+    'connects only where the mode allows it',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       await chmod(directory.path, 0o755);

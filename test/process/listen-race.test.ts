@@ -1,4 +1,4 @@
-// Two processes that replace the same left-over socket file: one of them gets it, and it works.
+// Two processes that replace the same stale socket file: one of them gets it, and its socket works.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -9,9 +9,9 @@ import { leaveSocketFile } from '../support/listeners.js';
 
 const ROUNDS = 20;
 
-describe('processes that listen at the same left-over path at the same time', () => {
+describe('processes that listen at the same stale path at the same time', () => {
   it(
-    'get it exactly once',
+    'get the path exactly once',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       await using left = new Child('race');

@@ -1,4 +1,4 @@
-// What `listen` means for an app of two processes under `passfd run`: shared addresses, errors, capacity, and the rest.
+// `listen` in two workers of an app under `passfd run`: shared addresses, errors, capacity, closing.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -18,14 +18,14 @@ interface Planned {
   readonly stays?: boolean;
 }
 
-/** What each worker, or all of them, listen at. */
+/** The addresses that each worker, or all of them, listen at. */
 type Plan = Readonly<Record<string, readonly Planned[]>>;
 
 const anywhere = { port: 0, host: '127.0.0.1' };
 
 type Run = (plan: Plan, flags?: readonly string[], options?: ProgramOptions) => Program;
 
-/** A test with two workers that do as planned. */
+/** A test with two workers that listen as planned. */
 function withRun(body: (run: Run, path: string, start: Start) => Promise<void>): () => Promise<void> {
   return withPrograms(async (start) => {
     await using directory = await temporaryDirectory();
@@ -49,7 +49,7 @@ async function lines(program: Program, pattern: RegExp, count: number): Promise<
   return found.sort();
 }
 
-/** Where both workers listen by this name. */
+/** The address where both workers listen under this name. */
 async function sharedAddress(program: Program, name: string): Promise<NetConnectOpts> {
   const [first = '', second = ''] = await lines(program, new RegExp(`^\\d listening ${name} .*`), 2);
   assert.equal(first.slice(2), second.slice(2), 'both workers tell the same address');
@@ -61,7 +61,7 @@ function toWhere(line: string): NetConnectOpts {
   return typeof address === 'string' ? { path: address } : { host: address.address, port: address.port };
 }
 
-/** Connects, and waits for the first line, which says who answers. */
+/** Connects, and waits for the first line, which names the worker. */
 async function greet(where: NetConnectOpts): Promise<{ socket: Socket; greeting: string }> {
   const socket = connect(where);
   const [said] = (await once(socket, 'data')) as [Buffer];
@@ -87,8 +87,8 @@ async function answersOf(where: NetConnectOpts, count: number): Promise<string[]
 }
 
 /**
- * Who answers here, sorted, once `count` of them have. A worker that listens is not yet ready for
- * the dispatcher, so the first connections may all go to those that were quicker.
+ * The workers that answer here, sorted, once `count` of them have. A worker becomes ready a moment after it listens, so
+ * the first connections may all go to the other workers.
  */
 async function answerersOf(where: NetConnectOpts, count: number): Promise<string[]> {
   const answerers = new Set<string>();
@@ -137,7 +137,7 @@ describe('servers of two workers', () => {
   );
 
   it(
-    'get EADDRINUSE where somebody else listens',
+    'get EADDRINUSE when another process listens',
     withRun(async (run) => {
       const holder = createServer().listen(anywhere);
       await once(holder, 'listening');
@@ -151,7 +151,7 @@ describe('servers of two workers', () => {
   );
 
   it(
-    'get EACCES where this user may not listen',
+    'get EACCES when this user may not listen',
     { skip: process.getuid?.() === 0 ? 'root may listen at every port' : false },
     withRun(async (run) => {
       const program = run({ all: [{ name: 'low', listen: { port: 1, host: '127.0.0.1' } }] });
@@ -162,7 +162,7 @@ describe('servers of two workers', () => {
   );
 
   it(
-    'have no more than maxConnections each; the next client waits until one leaves',
+    'have no more than maxConnections each: the next client waits until one leaves',
     withRun(async (run, path) => {
       const where = await sharedAddress(run({ all: [{ name: 'full', listen: anywhere, max: 1 }] }), 'full');
       await answerersOf(where, 2);
@@ -177,7 +177,7 @@ describe('servers of two workers', () => {
         hasThird = true;
         return third;
       });
-      // It was given to a worker, which has refused it.
+      // The connection was handed off to a worker, which has refused it.
       while ((await redelivered()) === before) assert.equal(hasThird, false);
       assert.equal(hasThird, false);
       await leave(first.socket);
@@ -201,11 +201,11 @@ describe('servers of two workers', () => {
   );
 
   it(
-    'collide when they want a port exclusively',
+    'get EADDRINUSE when both want a port exclusively',
     withRun(async (run) => {
       const elsewhere = createServer().listen(anywhere);
       await once(elsewhere, 'listening');
-      // Nobody else gets the port of a client, and who names it can listen there.
+      // The kernel gives the port of a client to no other process, but a process can listen there by number.
       const { port: remotePort } = elsewhere.address() as AddressInfo;
       const client = connect({ port: remotePort, host: '127.0.0.1', localAddress: '127.0.0.1' });
       await once(client, 'connect');
@@ -228,7 +228,7 @@ describe('servers of two workers', () => {
   );
 
   it(
-    'free the address when the last of them closes, and not before',
+    'free the address when the last of them closes',
     withRun(async (run) => {
       const program = run({ all: [{ name: 'going', listen: anywhere, stays: true }] });
       const where = await sharedAddress(program, 'going');
@@ -250,7 +250,7 @@ describe('servers of two workers', () => {
   );
 
   it(
-    'take --listen in place of the first address, and tell it',
+    'use --listen in place of the first address, and report it',
     withRun(async (run) => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const program = run(
@@ -267,7 +267,7 @@ describe('servers of two workers', () => {
   );
 
   it(
-    'let their process end when they are unreferenced',
+    'let their process exit when they are unreferenced',
     withRun(async (run) => {
       const program = run({ all: [{ name: 'idle', listen: anywhere, unref: true }] });
       await program.line(/^\d exit$/);
@@ -275,21 +275,21 @@ describe('servers of two workers', () => {
   );
 });
 
-describe('an app that breaks what its servers listen with', () => {
+describe('an app that breaks the handles of its servers', () => {
   it(
-    'is told why its process ends',
+    'gets a message that says why its process ends',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
       const program = start(...passfd('run', '--workers', '1', '--control', control, app('wraps-badly.js')));
-      await program.errorLine(/^passfd: this process leaves its dispatcher: .*no good/);
+      await program.errorLine(/^passfd: the dispatcher disconnected this process: .*no good/);
     }),
   );
 });
 
-describe('what an app starts itself', () => {
+describe('a process that an app starts itself', () => {
   it(
-    'knows nothing of the dispatcher, and listens on its own',
+    'knows nothing of the dispatcher, and listens by itself',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -311,7 +311,7 @@ describe('what an app starts itself', () => {
   );
 
   it(
-    'cannot be given a server, and to try it is an ordinary error',
+    'cannot be given a server: the attempt is an ordinary error',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;

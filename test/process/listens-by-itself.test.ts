@@ -8,7 +8,7 @@ import { withPrograms } from '../support/program.js';
 
 describe('an app with a thread and a cluster of its own, under `passfd run`', () => {
   it(
-    'shares the server of its process alone: thread and child listen by themselves',
+    'shares only the server of its own process: thread and child listen by themselves',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;

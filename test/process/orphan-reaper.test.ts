@@ -1,4 +1,4 @@
-// A process that others are left to waits for them, whatever it is short of itself.
+// The first process of a container waits for orphans, also at its descriptor limit.
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -8,7 +8,7 @@ import { withPrograms } from '../support/program.js';
 
 const fixture = fileURLToPath(new URL('fixtures/reap.js', import.meta.url));
 
-/** Has the kernel leave orphans to it, as to the first process of a container, and few descriptors (prctl(2)). */
+/** A process that gets orphans from the kernel, as the first process of a container does (prctl(2)), and has few descriptors. */
 const AS_FIRST = `
 import ctypes, os, resource, sys
 PR_SET_CHILD_SUBREAPER = 36
@@ -20,7 +20,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 describeWithOnePython('the first process of a container', (python) => {
   it(
-    'lives on when it has no descriptor left to look who has ended, and looks again later',
+    'lives on when it has no descriptor left to find out which process has ended, and tries again later',
     withPrograms(async (start) => {
       const program = start(python.path, ['-c', AS_FIRST, process.execPath, fixture]);
       await program.line(/^at the limit$/);

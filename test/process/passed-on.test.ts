@@ -1,4 +1,4 @@
-// Connections that an app gives to processes of its own: they are open until those have closed them.
+// Connections that an app passes to its own processes: they count as open until those processes close them.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -8,13 +8,13 @@ import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms } from '../support/program.js';
 import { TcpClient } from '../support/tcp-client.js';
 
-/** Where the kernel does not tell who has a connection, one that was passed on counts as closed. */
+/** When the kernel cannot say which process has a connection, a connection that was passed on counts as closed. */
 function kernelTells(): boolean {
   using diagnostics = SocketDiagnostics.open();
   return diagnostics !== undefined;
 }
 
-/** Connections that the workers have open, each as the state of its worker. */
+/** The open connections, each as the state of its worker. */
 async function openAt(control: string): Promise<string[]> {
   const { workers } = await statusOf(control);
   return workers.flatMap(({ state, active }) => Array.from({ length: active ?? 0 }, () => state));
@@ -61,7 +61,7 @@ describe('a connection that an app has passed on', options, () => {
   }
 
   it(
-    'is not waited for beyond the drain timeout',
+    'is waited for no longer than the drain timeout',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;

@@ -19,13 +19,13 @@ class Lines implements Disposable {
 
   constructor(port: number) {
     this.socket = connect(port, '127.0.0.1');
-    // Whoever waits for a line is told by the end of the lines.
+    // The end of the lines reports this to the reader that waits for a line.
     this.socket.on('error', () => undefined);
     this.#reader = createInterface({ input: this.socket });
     this.#lines = this.#reader[Symbol.asyncIterator]();
   }
 
-  /** The words of the next line. */
+  /** The next line, as words. */
   async next(): Promise<string[]> {
     const line = (await this.#lines.next()) as IteratorResult<string, undefined>;
     assert.ok(line.done !== true, 'the connection ended');
@@ -37,7 +37,7 @@ class Lines implements Disposable {
     return this.next();
   }
 
-  /** Ends it, and waits until the other end has ended too, without another word. */
+  /** Ends the connection, and waits until the other end closes without another line. */
   async hangUp(lastWord = ''): Promise<void> {
     this.socket.end(lastWord);
     const line = (await this.#lines.next()) as IteratorResult<string, undefined>;
@@ -54,15 +54,15 @@ interface Service {
   readonly program: Program;
   readonly control: string;
   readonly start: Start;
-  /** Where the sessions begin. */
+  /** The port where sessions begin. */
   readonly port: number;
-  /** A session with this worker, that it has greeted. */
+  /** A session with this worker, after its greeting. */
   readonly session: (worker: number) => Promise<Lines>;
-  /** Has the worker drain. Resolves when it does. */
+  /** Drains the worker. Resolves when the drain has begun. */
   readonly drain: (worker: number) => Promise<Program>;
 }
 
-/** A test with the app in so many workers. */
+/** A test with the app in `workers` workers. */
 function withService(workers: number, body: (service: Service) => Promise<void>): () => Promise<void> {
   return withPrograms(async (start) => {
     await using directory = await temporaryDirectory();
@@ -88,7 +88,7 @@ function withService(workers: number, body: (service: Service) => Promise<void>)
   });
 }
 
-/** Connects until this worker is the one that answers. */
+/** Connects until this worker answers. */
 async function sessionWith(port: number, worker: number): Promise<Lines> {
   for (let tries = 0; tries < MAX_TRIES; tries++) {
     const lines = new Lines(port);
@@ -107,7 +107,7 @@ async function passive(session: Lines, port = 0): Promise<number> {
   return Number(answer);
 }
 
-/** Connects to a session's port, and holds that it is this worker's, and echoes. */
+/** Connects to the port of a session, and checks that this worker answers and echoes. */
 async function dataOf(worker: number, port: number): Promise<Lines> {
   const data = new Lines(port);
   const [code, session = ''] = await data.next();
@@ -116,7 +116,7 @@ async function dataOf(worker: number, port: number): Promise<Lines> {
   return data;
 }
 
-/** A port that nobody gets, and that who names it can listen at. @returns it, and the client that holds it */
+/** A port that the kernel gives to no other process, and that a process can still listen at by number. @returns the port, and the client that holds it */
 async function freePort(): Promise<{ readonly port: number } & AsyncDisposable> {
   const elsewhere = createServer().listen(0, '127.0.0.1');
   await once(elsewhere, 'listening');
@@ -139,7 +139,7 @@ async function freePort(): Promise<{ readonly port: number } & AsyncDisposable> 
 
 describe('a server that listens at port 0 while a connection is open', () => {
   it(
-    'gets the connections of its own session only, whatever sessions another worker has',
+    'gets only the connections of its own session',
     withService(2, async ({ session }) => {
       using first = await session(1);
       using second = await session(2);
@@ -185,7 +185,7 @@ describe('a server that listens while its worker drains', () => {
   );
 
   it(
-    'does so at a port that it names, and gets the error of Node where that is taken',
+    'listens at a port that it names, and gets the error of Node when the port is taken',
     withService(2, async ({ session, drain }) => {
       using control = await session(1);
       await drain(1);
@@ -202,7 +202,7 @@ describe('a server that listens while its worker drains', () => {
   );
 
   it(
-    'listens where the service does, and leaves the connections to the other workers',
+    'listens at an address of the service, and leaves the connections to the other workers',
     withService(2, async ({ session, drain, port }) => {
       using control = await session(1);
       const draining = await drain(1);
@@ -215,7 +215,7 @@ describe('a server that listens while its worker drains', () => {
   );
 
   it(
-    'does so when no dispatcher is left',
+    'listens also when no dispatcher is left',
     withService(1, async ({ session, program }) => {
       using control = await session(1);
       program.signal('SIGKILL');
@@ -225,7 +225,7 @@ describe('a server that listens while its worker drains', () => {
       await data.hangUp();
       await control.hangUp('QUIT\n');
       await program.line(/^1 SIGTERM$/);
-      // Nobody has its output open any more: the worker has ended as well.
+      // No process has its output open any more: the worker has ended too.
       await program.exit;
     }),
   );
@@ -233,7 +233,7 @@ describe('a server that listens while its worker drains', () => {
 
 describe('a connection that a server of a draining worker has accepted by itself', () => {
   it(
-    'keeps the process until it is closed, though the session is over',
+    'keeps the process alive until it is closed, although the session is over',
     withService(1, async ({ session, program, control: path, start }) => {
       using control = await session(1);
       using data = await dataOf(1, await passive(control));

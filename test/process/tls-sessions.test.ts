@@ -11,7 +11,7 @@ import { visits } from '../support/tls-client.js';
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'] as const;
 
-/** In a row, by one client for each version. */
+/** Visits in a row, by one client for each version. */
 const VISITS = 20;
 
 /** Two workers take turns. */
@@ -24,14 +24,14 @@ const ca = readFileSync(app('certificate.pem'));
 
 /** A service with two workers that speak TLS at one port, and clients that come back. */
 interface Scene {
-  /** Starts the service, or a dispatcher that takes its workers back, and waits until both serve. */
+  /** Starts the service, or a dispatcher that takes its workers back, and waits until both workers serve. */
   start(): Promise<Program>;
   command(...args: readonly string[]): Promise<void>;
   /** The processes of the workers, when both are ready. */
   workers(): Promise<number[]>;
-  /** How many visits of each version resume the session of the one before, and which workers have answered. */
+  /** How many visits of each version resume the session of the previous visit, and which workers have answered. */
   resumed(): Promise<Resumed>;
-  /** The same of the client of OpenSSL, of as many visits as there are workers, and one more. */
+  /** The same for the client of OpenSSL: as many visits as there are workers, and one more. */
   resumedByOpenssl(): Promise<Resumed>;
 }
 
@@ -109,7 +109,7 @@ function withScene(name: string, body: (scene: Scene) => Promise<void>): () => P
     try {
       await body(scene);
     } finally {
-      // Workers of one that is killed would wait for the next.
+      // Workers of a killed dispatcher would wait for the next one.
       service?.signal('SIGTERM');
       await service?.exit;
     }

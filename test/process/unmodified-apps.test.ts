@@ -143,7 +143,7 @@ describe('an app under `passfd run`', () => {
 });
 
 describe('a Socket.IO client whose long polling meets several workers', () => {
-  const LOST = /^passfd: a Socket\.IO client was lost: .*--policy client-ip/;
+  const LOST = /^passfd: a Socket\.IO session was lost: .*--policy client-ip/;
 
   it(
     'is lost, and the log says once what to do',

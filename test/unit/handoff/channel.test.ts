@@ -13,7 +13,7 @@ function frame(text: string): Buffer {
   return encodeFrame(Buffer.from(text));
 }
 
-/** Reads until the end; a frame `N` takes N descriptors, whose texts are told with it. */
+/** Reads until the end. A frame `N` takes N descriptors; the result has their texts. */
 async function readAll(socket: StreamSocket): Promise<string[]> {
   const told: string[] = [];
   const channel = new Channel(socket);
@@ -83,7 +83,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'gives a frame its descriptors also when the rest of it comes later, behind the next ones',
+    'gives a frame its descriptors also when the rest of the frame comes later, after the next descriptors',
     onPair(async (left, right) => {
       const reading = readAll(right);
       await withFiles(['a'], (files) => left.send(frame('1').subarray(0, 2), files));
@@ -97,7 +97,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'waits for what a handler promises before it reads on',
+    'waits for the promise of a handler before it reads on',
     onPair(async (left, right) => {
       const told: string[] = [];
       let finish: (() => void) | undefined;
@@ -118,7 +118,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'brings what a peer had said before it died, though it had not read everything',
+    'brings what a peer had sent before it died, although the peer had not read everything',
     onPair(async (left, right) => {
       await right.send(Buffer.from('unread'));
       await left.send(frame('last words'));
@@ -128,7 +128,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'leaves no descriptor open that nobody took, however it ends',
+    'closes every descriptor that was not taken, however it ends',
     onPair(async (left, right) => {
       await withFiles(['a', 'b'], (files) => left.send(frame('none'), files));
       await withFiles(['c'], (files) => left.send(frame('2').subarray(0, 3), files));
@@ -138,7 +138,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'gives a frame in two pieces its descriptors, and the next one those that come with the second piece',
+    'gives a frame in two pieces its descriptors, and the next frame those of the second piece',
     onPair(async (left, right) => {
       await withFiles(['a', 'b'], (files) => left.send(frame('2').subarray(0, 3), files));
       await left.send(frame('2').subarray(3));
@@ -149,7 +149,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'breaks off when descriptors come with the third byte of one frame, and closes them',
+    'fails when descriptors come with the third byte of a frame, and closes them',
     onPair(async (left, right) => {
       const reading = readAll(right);
       for (const byte of frame('2').subarray(0, 3)) {
@@ -160,7 +160,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'stops at what its handler throws, and can be read on behind that frame',
+    'stops when its handler throws, and can go on after that frame',
     onPair(async (left, right) => {
       await left.send(frame('first'));
       await withFiles(['a', 'b'], (files) => left.send(Buffer.concat([frame('2'), frame('last')]), files));
@@ -181,7 +181,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'that is frozen reads no further than the frames that have come, and tells what it has of the next',
+    'reads no further than the whole frames when it is frozen, and returns the part of the next one',
     onPair(async (left, right) => {
       const told: string[] = [];
       let finish: (() => void) | undefined;
@@ -201,7 +201,7 @@ describe('a Channel', () => {
       assert.deepEqual(await freezing, frame('three').subarray(0, 6));
       assert.deepEqual(told, ['one', 'two']);
 
-      // Somebody else goes on with the socket, and with what was read.
+      // Another owner goes on with the socket, and with the bytes that were read.
       const next = new Channel(new StreamSocket(right.duplicate()), { partial: await freezing });
       left.destroy();
       await next.read((payload) => {
@@ -216,7 +216,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'that is frozen and thaws goes on where it was',
+    'goes on where it was when it is frozen and thaws',
     onPair(async (left, right) => {
       const told: string[] = [];
       const channel = new Channel(right);
@@ -237,7 +237,7 @@ describe('a Channel', () => {
   );
 
   it(
-    'breaks off at descriptors where none belong, and closes them',
+    'fails at unexpected descriptors, and closes them',
     onPair(async (left, right) => {
       await withFiles(['a'], (files) => left.send(Buffer.of(0), files));
       const reading = new Channel(right, { mostDescriptors: () => 0 }).read(() => undefined);

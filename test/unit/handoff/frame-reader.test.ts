@@ -1,4 +1,4 @@
-// FrameReader: cuts what comes into frames, however it comes in pieces, and gives each its descriptors.
+// FrameReader: cuts a stream into frames, in whatever pieces it comes, and finds the descriptors of each.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -13,7 +13,7 @@ import { openFile, takeTexts } from '../../support/files.js';
 const words = ['a', 'frame', 'x'.repeat(300), '{"type":"ready"}'];
 const stream = Buffer.concat(words.map((word) => encodeFrame(Buffer.from(word))));
 
-/** Every frame that is whole by now. */
+/** Every frame that is complete. */
 function wordsIn(reader: FrameReader): string[] {
   const found: string[] = [];
   for (let payload = reader.next(); payload; payload = reader.next()) found.push(payload.toString());
@@ -37,7 +37,7 @@ describe('a FrameReader', () => {
     }
   });
 
-  it('gives a frame out when its last byte is there, and not before', () => {
+  it('returns a frame when its last byte has come, and not before', () => {
     const reader = new FrameReader();
     reader.pushBytes(stream.subarray(0, 4));
     assert.equal(reader.next(), undefined);
@@ -46,7 +46,7 @@ describe('a FrameReader', () => {
     assert.equal(reader.next(), undefined);
   });
 
-  it('keeps no frame changed by those behind it', () => {
+  it('keeps a frame unchanged by the frames after it', () => {
     const reader = new FrameReader();
     reader.pushBytes(Buffer.from(stream));
     const first = reader.next();
@@ -55,7 +55,7 @@ describe('a FrameReader', () => {
     assert.deepEqual([first?.toString(), second?.toString()], ['a', 'frame']);
   });
 
-  it('takes frames up to the limit, and breaks off beyond it as soon as their length is there', () => {
+  it('takes frames up to the limit, and fails for a longer one as soon as its length has come', () => {
     const reader = new FrameReader();
     reader.pushBytes(encodeFrame(Buffer.alloc(MAX_PAYLOAD_BYTES)));
     assert.equal(reader.next()?.length, MAX_PAYLOAD_BYTES);
@@ -71,7 +71,7 @@ describe('a FrameReader', () => {
   });
 
   it(
-    'gives groups of descriptors out in the order in which they came',
+    'returns groups of descriptors in the order in which they came',
     keepsDescriptors(() => {
       const reader = new FrameReader();
       reader.pushGroup(files('1', '2'));
@@ -84,7 +84,7 @@ describe('a FrameReader', () => {
   );
 
   it(
-    'tells that a group was lost, and goes on with the next one',
+    'reports that a group was lost, and goes on with the next one',
     keepsDescriptors(() => {
       const reader = new FrameReader();
       reader.pushGroup('lost');
@@ -97,7 +97,7 @@ describe('a FrameReader', () => {
   );
 
   it(
-    'closes a group that is larger or smaller than announced, and says so',
+    'closes a group that is larger or smaller than announced, and throws',
     keepsDescriptors(() => {
       for (const announced of [1, 3, 0]) {
         const reader = new FrameReader();
@@ -112,14 +112,14 @@ describe('a FrameReader', () => {
     }),
   );
 
-  it('says so when none came', () => {
+  it('throws when no group came', () => {
     for (const announced of [0, 1]) {
       assert.throws(() => new FrameReader().takeGroup(announced), failsWith('ERR_PROTOCOL', /and 0 came/));
     }
   });
 
   it(
-    'closes what nobody took',
+    'closes what was not taken',
     keepsDescriptors(() => {
       const reader = new FrameReader();
       const group = files('1', '2');

@@ -32,13 +32,13 @@ describe('a hello', () => {
     { ...worker, returns: { id: 3, open: 0, custody: 1, child: { slot: 2, service: 'it' } } },
     { passfd: 1, role: 'control' },
   ] as const) {
-    it(`is understood as it was said: ${JSON.stringify(hello)}`, () => {
+    it(`is decoded as it was encoded: ${JSON.stringify(hello)}`, () => {
       assert.deepEqual(decodeIntroduction(encodeHello(hello)), { dialect: 'passfd', hello });
       assert.ok(encodeHello(hello).length <= MAX_HELLO_BYTES);
     });
   }
 
-  it('may say more than is understood', () => {
+  it('may have unknown fields', () => {
     const said = Buffer.from(JSON.stringify({ ...worker, name: 'canary' }));
     assert.deepEqual(decodeIntroduction(said), { dialect: 'passfd', hello: worker });
   });
@@ -70,8 +70,8 @@ describe('a hello', () => {
   }
 });
 
-describe('a hello with much that is wrong', () => {
-  it('is refused in few words', () => {
+describe('a hello with many mistakes', () => {
+  it('is refused with a short reason', () => {
     for (const wrong of [
       { passfd: 'x'.repeat(4000) },
       { passfd: 1, role: 'worker', returns: Array(900).fill('x') },
@@ -85,7 +85,7 @@ describe('a hello with much that is wrong', () => {
 });
 
 describe('a pickle', () => {
-  it('is known by its first byte, and not looked into', () => {
+  it('is recognised by its first byte, and not decoded', () => {
     for (const pickle of [dumps(4711), Buffer.of(0x80), Buffer.from('80ff', 'hex')]) {
       assert.deepEqual(decodeIntroduction(pickle), { dialect: 'multiprocessing', pickle });
     }

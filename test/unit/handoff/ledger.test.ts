@@ -1,4 +1,4 @@
-// Ledger: what was sent is settled from the front, once, and never more than was sent.
+// Ledger: everything sent is settled from the front, and once.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -22,7 +22,7 @@ describe('a Ledger', () => {
     assert.equal(ledger.size, 0);
   });
 
-  it('gives back what was not sent, and goes on with the same positions', () => {
+  it('returns what was not sent, and goes on with the same positions', () => {
     const ledger = ledgerOf(5);
     assert.deepEqual(ledger.settleUpTo(1), [1]);
     assert.deepEqual(ledger.takeFrom(4), [4, 5]);
@@ -31,7 +31,7 @@ describe('a Ledger', () => {
     assert.deepEqual(ledger.settleUpTo(4), [2, 3, 4]);
   });
 
-  it('gives back all that is in flight', () => {
+  it('returns everything in flight', () => {
     const ledger = ledgerOf(5);
     assert.deepEqual(ledger.settleUpTo(3), [1, 2, 3]);
     assert.deepEqual(ledger.takeAll(), [4, 5]);
@@ -40,7 +40,7 @@ describe('a Ledger', () => {
     assert.deepEqual(ledger.settleUpTo(6), [6]);
   });
 
-  it('refuses what is not in flight, and is the same after that', () => {
+  it('refuses what is not in flight, and stays as it was', () => {
     const ledger = ledgerOf(3);
     ledger.settleUpTo(1);
     for (const position of [0, 1, 4, Number.MAX_SAFE_INTEGER]) {
@@ -55,7 +55,7 @@ describe('a Ledger', () => {
     assert.throws(() => ledger.settleUpTo(3), failsWith('ERR_PROTOCOL', /nothing is in flight/));
   });
 
-  it('settles each entry once and in order, in whatever steps, also in the long run', () => {
+  it('settles each entry once and in order, in steps of any size', () => {
     for (const [added, settled] of [
       [1, 1],
       [252, 1],

@@ -18,7 +18,7 @@ import {
 import { refusalReasons } from '../../../src/handoff/messages.js';
 import { failsWith } from '../../support/errors.js';
 
-/** What a frame carries, if its length is right. */
+/** The payload of a frame, if its length is right. */
 function payloadOf(frame: Buffer): Buffer {
   assert.equal(frame.readUInt32BE(0), frame.length - 4);
   return frame.subarray(4);
@@ -61,7 +61,7 @@ describe('a message with a number', () => {
     });
   }
 
-  it('says each reason of a refusal by its own byte, from 1 on', () => {
+  it('encodes each reason of a refusal as a byte of its own, from 1', () => {
     assert.deepEqual(refusalReasons, ['capacity', 'not-listening', 'descriptors', 'draining']);
     for (const [index, reason] of refusalReasons.entries()) {
       const payload = payloadOf(encodeRefused(7, reason));
@@ -75,7 +75,7 @@ describe('a message with a number', () => {
     }
   });
 
-  it('has the length of its type, and no other', () => {
+  it('has the length of its type', () => {
     for (const frame of [encodeAdopted(1), encodeClosed(1), encodeRefused(1, 'capacity')]) {
       const payload = payloadOf(frame);
       for (let length = 1; length < payload.length; length++) {
@@ -85,7 +85,7 @@ describe('a message with a number', () => {
     }
   });
 
-  it('counts no further than a number of JavaScript can', () => {
+  it('is at most the largest safe integer of JavaScript', () => {
     for (const type of ['02', '04']) {
       for (const hex of ['0020000000000000', 'ffffffffffffffff']) {
         assert.throws(
@@ -98,7 +98,7 @@ describe('a message with a number', () => {
 });
 
 describe('a hand-off', () => {
-  it('says the listener and how many descriptors come with its first byte', () => {
+  it('has the listener and the number of descriptors that come with its first byte', () => {
     const frame = encodeHandoff(0x1234, MAX_BATCH);
     assert.equal(frame.toString('hex'), '00000004' + '01' + '1234' + 'fc');
     assert.deepEqual(decodeToWorker(payloadOf(frame)), {
@@ -108,7 +108,7 @@ describe('a hand-off', () => {
     });
   });
 
-  it('is told to workers only, and settled by dispatchers only', () => {
+  it('goes to workers only, and its answers go to dispatchers only', () => {
     assert.throws(() => decodeFromWorker(payloadOf(encodeHandoff(0, 1))), protocolError);
     for (const frame of [encodeAdopted(1), encodeRefused(1, 'capacity'), encodeClosed(1)]) {
       assert.throws(() => decodeToWorker(payloadOf(frame)), protocolError);
@@ -168,25 +168,25 @@ const toWorker: readonly Exclude<ToWorker, { type: 'handoff' | 'handoff-again' }
 
 describe('a message in JSON', () => {
   for (const message of fromWorker) {
-    it(`comes to the dispatcher as it was said: ${JSON.stringify(message)}`, () => {
+    it(`is decoded by the dispatcher as it was encoded: ${JSON.stringify(message)}`, () => {
       assert.deepEqual(decodeFromWorker(payloadOf(encodeJson(message))), message);
     });
   }
 
   for (const message of toWorker) {
-    it(`comes to the worker as it was said: ${JSON.stringify(message)}`, () => {
+    it(`is decoded by the worker as it was encoded: ${JSON.stringify(message)}`, () => {
       assert.deepEqual(decodeToWorker(payloadOf(encodeJson(message))), message);
     });
   }
 
-  it('is UTF-8 behind its length', () => {
+  it('is UTF-8 after its length', () => {
     assert.equal(
       encodeJson({ type: 'ready' }).toString('hex'),
       '00000010' + Buffer.from('{"type":"ready"}').toString('hex'),
     );
   });
 
-  it('may say more than is understood: a later release may know it', () => {
+  it('may have unknown fields, from a later release', () => {
     const payload = Buffer.from('{"type":"ready","since":1}');
     assert.deepEqual(decodeFromWorker(payload), { type: 'ready' });
   });
@@ -219,12 +219,12 @@ describe('a message in JSON', () => {
     '\0',
     '\x7f',
   ]) {
-    it(`breaks the protocol when it is none that a worker says: ${JSON.stringify(text)}`, () => {
+    it(`breaks the protocol when no worker sends it: ${JSON.stringify(text)}`, () => {
       assert.throws(() => decodeFromWorker(Buffer.from(text)), protocolError);
     });
   }
 
-  it('is told to be wrong in few words, however much is wrong with it', () => {
+  it('is refused with a short reason, however many mistakes it has', () => {
     const wrong = JSON.stringify({ type: 'unlisten', listeners: Array<string>(9000).fill('x') });
     assert.throws(
       () => decodeFromWorker(Buffer.from(wrong)),
@@ -232,14 +232,14 @@ describe('a message in JSON', () => {
     );
   });
 
-  it('is a challenge when the dispatcher has a key and the worker has none, and says what to do', () => {
+  it('may be a challenge, when only the dispatcher has a key: the error says what to do', () => {
     assert.throws(
       () => decodeToWorker(Buffer.from('#CHALLENGE#{sha256}xyz')),
       failsWith('ERR_AUTHENTICATION', /--authkey-file FILE or PASSFD_AUTHKEY$/),
     );
   });
 
-  it('breaks the protocol as garbage, to whichever side', () => {
+  it('breaks the protocol as garbage, in either direction', () => {
     let state = 1;
     const random = (): number => (state = (state * 48_271) % 2_147_483_647);
     for (let round = 0; round < 2000; round++) {
@@ -255,8 +255,8 @@ describe('a message in JSON', () => {
   });
 });
 
-describe('a frame of bytes that are there already', () => {
-  it('is their length and they', () => {
+describe('a frame of given bytes', () => {
+  it('is their length and the bytes', () => {
     assert.equal(encodeFrame(Buffer.from('{}')).toString('hex'), '000000027b7d');
   });
 });

@@ -1,4 +1,4 @@
-// Trust: whose dispatcher is believed, by the user that listens and by the way to the control path.
+// Trust: which dispatcher is trusted, by its user and by the directories of its control path.
 import assert from 'node:assert/strict';
 import { chmodSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -15,24 +15,24 @@ function peer(uid: number): { readonly pid: number; readonly uid: number; readon
 }
 
 describe('the users that are trusted', () => {
-  it('are root, the own one and those that are named', () => {
+  it('are root, the own user and those that are named', () => {
     assert.deepEqual(trustedUsers([], {}), new Set([0, own]));
     assert.deepEqual(trustedUsers([7, 8], { PASSFD_TRUST_UIDS: '9,10' }), new Set([0, own, 7, 8, 9, 10]));
     assert.deepEqual(trustedUsers([], { PASSFD_TRUST_UIDS: '' }), new Set([0, own]));
   });
 
-  it('are numbers: no name, fraction or list that has a gap stands for one', () => {
+  it('are numbers: a name, a fraction or a list with a gap is refused', () => {
     for (const text of ['web', '1,', ',', '1.5', '0x1', '-1', '4294967295', ' 1']) {
       assert.throws(
         () => trustedUsers([], { PASSFD_TRUST_UIDS: text }),
-        failsWith('ERR_PEER_DENIED', /PASSFD_TRUST_UIDS has the numbers of users/),
+        failsWith('ERR_PEER_DENIED', /PASSFD_TRUST_UIDS must be user ids/),
       );
     }
   });
 });
 
 describe('a dispatcher', () => {
-  it('is believed when its user is trusted, also at an abstract name', () => {
+  it('is trusted when its user is, also at an abstract name', () => {
     checkDispatcher('\0name', peer(own), trustedUsers([], {}));
     checkDispatcher('\0name', peer(other), trustedUsers([other], {}));
     assert.throws(
@@ -43,7 +43,7 @@ describe('a dispatcher', () => {
     );
   });
 
-  it('is not believed at a path that anyone may replace, and is at one that only its owner may', async () => {
+  it('is not trusted at a path that any user may replace, and is at one that only its owner may', async () => {
     await using directory = await temporaryDirectory();
     const path = `${directory.path}/control`;
     const check = (): void => {

@@ -1,4 +1,4 @@
-// The way back of a worker that has become another user: who may call, and who is taken for the worker.
+// The way back of a worker whose user has changed: which users may call, and which socket is the worker.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -29,7 +29,7 @@ function alive(body: () => Promise<void>): () => Promise<void> {
   });
 }
 
-/** Threads close what strangers can reach. */
+/** Threads close the sockets that any user can reach. */
 async function untilClosed(): Promise<void> {
   while (slowCloses() > 0) await nextTurn();
 }
@@ -42,7 +42,7 @@ async function opened(trusted: ReadonlySet<number>): Promise<WayBack> {
 
 describe('the way back of a worker', { skip }, () => {
   it(
-    'brings the call of a trusted user',
+    'gives the connection of a trusted user',
     alive(async () => {
       const wayBack = await opened(new Set([user]));
       const socket = await callWorker(process.pid, signal);
@@ -57,7 +57,7 @@ describe('the way back of a worker', { skip }, () => {
   );
 
   it(
-    'keeps one call: the last',
+    'keeps one connection: the last',
     alive(async () => {
       const wayBack = await opened(new Set([user]));
       const first = await callWorker(process.pid, signal);
@@ -74,7 +74,7 @@ describe('the way back of a worker', { skip }, () => {
   );
 
   it(
-    'closes the call of anybody else',
+    'closes the connection of any other user',
     alive(async () => {
       const wayBack = await opened(new Set([user + 1]));
       const socket = await callWorker(process.pid, signal);
@@ -87,7 +87,7 @@ describe('the way back of a worker', { skip }, () => {
   );
 
   it(
-    'is not that of another process, whatever its name',
+    'is not the socket of another process, whatever its name',
     alive(async () => {
       const name = `passfd-worker-${process.pid}-0`;
       const code = `
@@ -109,7 +109,7 @@ describe('the way back of a worker', { skip }, () => {
   );
 
   it(
-    'is closed by its caller while something slow is in the queue, and nobody waits for that',
+    'is closed by its caller without waiting, while something slow is in the queue',
     { skip: withoutPython },
     alive(async () => {
       const wayBack = await opened(new Set([user]));
@@ -127,7 +127,7 @@ describe('the way back of a worker', { skip }, () => {
   );
 
   it(
-    'is gone when it is closed',
+    'does not exist after it is closed',
     alive(async () => {
       (await opened(new Set())).close();
       await untilClosed();

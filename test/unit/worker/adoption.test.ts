@@ -1,4 +1,4 @@
-// How a worker answers connections that are handed to it: what it adopts, what it refuses, and in which order.
+// Adoption: which connections a worker adopts, which it refuses, and in which order it answers.
 import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
@@ -15,7 +15,7 @@ async function serving<T extends Server>({ worker, dispatcher, acceptor }: Stage
   await Promise.all([worker.serve(server), dispatcher.grant(acceptor)]);
   return server;
 }
-/** A server that answers everyone with their own words. */
+/** A server that echoes. */
 function echo(): Server {
   return createServer((socket) => socket.pipe(socket).on('error', () => undefined));
 }
@@ -23,12 +23,12 @@ function isNonblocking(fd: number): boolean {
   const [, flags = ''] = /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8')) ?? [];
   return (Number.parseInt(flags, 8) & 0o4000) !== 0;
 }
-/** Moves a socket to whoever reads from the port; the types know of it only in later versions. */
+/** Moves a socket to the thread that reads from the port. Only later versions of the types have this. */
 function transfer(socket: Socket, port: MessagePort): void {
   port.postMessage(socket, [socket as unknown as Transferable]);
 }
 
-/** Node does it since 24.20 and 26.6, and says of this one, which is not connected, only that it cannot be moved as it is. */
+/** Node can do it since 24.20 and 26.6. For a socket that is not connected, it then throws a different error. */
 function transfersSockets(): boolean {
   const { port1 } = new MessageChannel();
   try {
@@ -41,7 +41,7 @@ function transfersSockets(): boolean {
   }
 }
 
-/** Runs `look` at each step of the worker, while it is in the step. */
+/** Runs `look` in each step of the worker. */
 function atSteps(look: (step: Step) => void): Disposable {
   const listener = (step: unknown): void => {
     look(step as Step);
@@ -55,7 +55,7 @@ function atSteps(look: (step: Step) => void): Disposable {
 }
 describe('a connection that is handed off', () => {
   it(
-    'is untouched until the kernel has the answer that it is adopted',
+    'is not read until the kernel has the ADOPTED message',
     onStage(async (stage) => {
       await serving(stage, echo());
       await stage.dispatcher.hears('ready');
@@ -81,7 +81,7 @@ describe('a connection that is handed off', () => {
     }),
   );
   it(
-    'is counted by positions over all batches',
+    'has a position that counts over all batches',
     onStage(async (stage) => {
       await serving(stage, echo());
       const { dispatcher } = stage;
@@ -94,7 +94,7 @@ describe('a connection that is handed off', () => {
     }),
   );
   it(
-    'is adopted by one message together with all that has come by then',
+    'is adopted by one message with everything else that has come',
     onStage(async (stage) => {
       await serving(stage, echo());
       const { dispatcher } = stage;
@@ -105,7 +105,7 @@ describe('a connection that is handed off', () => {
     }),
   );
   it(
-    'is open from the moment on when it has come: a drain right behind it waits for its end',
+    'counts as open as soon as it has come: a drain that follows waits for its end',
     onStage(async (stage) => {
       const order: string[] = [];
       stage.worker.on('drained', () => order.push('drained'));
@@ -130,7 +130,7 @@ describe('a connection that is handed off', () => {
     }),
   );
   it(
-    'is told as closed when it is, in a total',
+    'is reported in a total when it is closed',
     onStage(async (stage) => {
       await serving(stage, echo());
       const { dispatcher } = stage;
@@ -144,7 +144,7 @@ describe('a connection that is handed off', () => {
     }),
   );
   it(
-    'is told as closed when the app resets it',
+    'is reported as closed when the app resets it',
     onStage(async (stage) => {
       await serving(
         stage,
@@ -160,7 +160,7 @@ describe('a connection that is handed off', () => {
   );
 
   it(
-    'is told as closed when the app transfers it to another thread, where it goes on',
+    'is reported as closed when the app transfers it to another thread, where it stays open',
     { skip: transfersSockets() ? false : `Node ${process.version} cannot transfer a socket` },
     onStage(async (stage) => {
       const { port1, port2 } = new MessageChannel();
@@ -186,7 +186,7 @@ describe('a connection that is handed off', () => {
 });
 describe('a connection that cannot be taken', () => {
   it(
-    'is refused with the reason "not-listening" for a listener that is not known',
+    'is refused with the reason "not-listening" for an unknown listener',
     onStage(async (stage) => {
       await serving(stage, echo());
       const { connection } = await stage.client();
@@ -207,7 +207,7 @@ describe('a connection that cannot be taken', () => {
     }),
   );
   it(
-    'is refused with the reason "draining" when the worker drains by its own wish',
+    'is refused with the reason "draining" when the worker has begun to drain by itself',
     onStage(async (stage) => {
       await serving(stage, echo());
       const { connection } = await stage.client();
@@ -231,7 +231,7 @@ describe('a connection that cannot be taken', () => {
     }),
   );
   it(
-    'is left open to nobody here: its client sees the end when the dispatcher closes its copy',
+    'is closed here: its client sees the end when the dispatcher closes its copy',
     onStage(async (stage) => {
       const server = await serving(stage, echo());
       server.close();
@@ -266,7 +266,7 @@ describe('a connection that cannot be taken', () => {
 });
 describe('the end of the channel', () => {
   it(
-    'lets what was adopted go on',
+    'leaves adopted connections open',
     onStage(async (stage) => {
       await serving(stage, echo());
       const { client, connection } = await stage.client();
@@ -281,7 +281,7 @@ describe('the end of the channel', () => {
     }),
   );
   it(
-    'without farewell gives the worker what it could not answer any more: nobody else has it',
+    'without a farewell leaves unanswered connections to the worker: no other process has them',
     onStage(async (stage) => {
       await serving(stage, echo());
       const { client, connection } = await stage.client();
@@ -294,7 +294,7 @@ describe('the end of the channel', () => {
     }),
   );
   it(
-    'behind a farewell leaves that to the dispatcher, which lives',
+    'after a farewell leaves them to the dispatcher, which lives',
     onStage(async (stage) => {
       let accepted = 0;
       await serving(

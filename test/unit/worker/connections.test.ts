@@ -1,4 +1,4 @@
-// The connections of a worker one by one, for programs without a server: the loop gets what it asks for, and no more.
+// A loop over the connections of a worker: it gets what it asks for, and no more.
 import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
@@ -27,7 +27,7 @@ async function looping(stage: Stage): Promise<{ loop: Connections; first: Promis
   return { loop, first: socketOf(next) };
 }
 
-/** The same, for whom it may be over. */
+/** The same, but the loop may be over. */
 async function waiting(stage: Stage): Promise<{ loop: Connections; next: ReturnType<Connections['next']> }> {
   const loop = stage.worker.connections();
   const next = loop.next();
@@ -46,7 +46,7 @@ async function socketOf(next: ReturnType<Connections['next']>): Promise<Socket> 
   return value;
 }
 
-/** Hands a new client's connection over. */
+/** Hands off the connection of a new client. */
 async function come(stage: Stage): Promise<Socket> {
   const { client, connection } = await stage.client();
   await stage.dispatcher.handOff([connection]);
@@ -56,7 +56,7 @@ async function come(stage: Stage): Promise<Socket> {
 
 describe('a loop over the connections', () => {
   it(
-    'gets each paused, as it was accepted, and nothing of it is read before',
+    'gets each connection paused, with no byte read',
     onStage(async (stage) => {
       const { loop, first } = await looping(stage);
       const { client, connection } = await stage.client();
@@ -75,7 +75,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'has the dispatcher send one when it waits for one, and none while its body is busy',
+    'gets a connection when it waits for one, and none while its body is busy',
     onStage(async (stage) => {
       const { dispatcher } = stage;
       const { loop, first } = await looping(stage);
@@ -83,7 +83,7 @@ describe('a loop over the connections', () => {
       await come(stage);
       const socket = await first;
       await turns();
-      // One is open and one may be: the body still has it.
+      // One connection is open in the body of the loop, and one more may come.
       assert.deepEqual(
         dispatcher.heard.filter(({ type }) => type === 'capacity'),
         [],
@@ -102,7 +102,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'says so before it asks for connections: nothing comes in between',
+    'reports its room before it asks for connections: none comes in between',
     onStage(async (stage) => {
       const loop = stage.worker.connections();
       const first = loop.next();
@@ -115,7 +115,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'asks for no more than the capacity allows, and for none beyond it',
+    'asks for no more connections than the capacity allows',
     onStage(
       async (stage) => {
         const { loop, first } = await looping(stage);
@@ -139,7 +139,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'adopts nothing that it has not asked for: that goes back to the dispatcher',
+    'refuses a connection that it has not asked for',
     onStage(async (stage) => {
       const { dispatcher } = stage;
       const { loop, first } = await looping(stage);
@@ -164,7 +164,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'that is left leaves nothing behind: the listener is given back, and the capacity is what it was',
+    'gives the listener back when it is left, and restores the capacity',
     onStage(async (stage) => {
       const { dispatcher, worker } = stage;
       const { loop, first } = await looping(stage);
@@ -186,7 +186,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'that is left no longer has the dispatcher woken up for each connection that is closed',
+    'no longer reports each closed connection at once when it is left',
     onStage(async (stage) => {
       const { dispatcher } = stage;
       const { loop, first } = await looping(stage);
@@ -229,12 +229,12 @@ describe('a loop over the connections', () => {
   }
 
   it(
-    'that is left while it waits still gets the connection that was adopted for it',
+    'still gets the connection that was adopted for it when it is left while it waits',
     onStage(async (stage) => {
       const { loop, first } = await looping(stage);
       const { connection } = await stage.client();
       const left = new Promise<IteratorResult<Socket, void>>((resolve) => {
-        // It is delivered right behind this.
+        // It is delivered right after this.
         const onStep = (step: unknown): void => {
           if (step !== 'adopted') return;
           unsubscribe('passfd:step', onStep);
@@ -250,7 +250,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'gets what was adopted when a drain comes, and ends then',
+    'gets what was adopted before a drain, and then ends',
     onStage(async (stage) => {
       const { dispatcher } = stage;
       const { loop, first } = await looping(stage);
@@ -274,7 +274,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'is over at once where the worker drains already',
+    'ends at once when the worker drains already',
     onStage(async (stage) => {
       await stage.worker.drain();
       const next = stage.worker.connections().next();
@@ -284,7 +284,7 @@ describe('a loop over the connections', () => {
   );
 
   it(
-    'fails where the dispatcher has no address of its own',
+    'fails when the dispatcher has no address of its own',
     onStage(async (stage) => {
       const next = stage.worker.connections().next();
       const { request } = await stage.dispatcher.hears('serve');
@@ -297,7 +297,7 @@ describe('a loop over the connections', () => {
 
 describe('a loop that serves one client at a time', () => {
   it(
-    'makes nobody wait while another worker is free, and loses nobody when it is left',
+    'makes no client wait while another worker is free, and loses none when it is left',
     { timeout: STUCK_AFTER_MS },
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
@@ -318,7 +318,7 @@ describe('a loop that serves one client at a time', () => {
       const server = createServer((connection) => connection.end('server'));
       await other.serve(server);
       while (clients.length < CLIENTS) clients.push(visit());
-      // The body of the loop has one, and is busy with it.
+      // The body of the loop is busy with one connection.
       while (answers.length < CLIENTS - 1) await turns(1);
       await loop.return();
       socket.resume();
@@ -332,7 +332,7 @@ describe('a loop that serves one client at a time', () => {
 
 describe('the connections of a dispatcher', () => {
   it(
-    'go to one taker in a worker: a second one is told',
+    'go to one server or loop of a worker: a second one fails',
     onStage(async (stage) => {
       const { loop, first } = await looping(stage);
       const second = stage.worker.connections().next();
@@ -345,7 +345,7 @@ describe('the connections of a dispatcher', () => {
   );
 
   it(
-    'go to the next taker when the first has left',
+    'go to the next server or loop when the first is over',
     onStage(async (stage) => {
       const { loop, first } = await looping(stage);
       await come(stage);
@@ -364,7 +364,7 @@ describe('the connections of a dispatcher', () => {
 
 describe('the capacity of a worker', () => {
   it(
-    'is told once for all changes at a time, with the last value',
+    'is reported once for several changes, with the last value',
     onStage(async ({ worker, dispatcher }) => {
       mock.timers.enable({ apis: ['setTimeout'] });
       try {
@@ -384,7 +384,7 @@ describe('the capacity of a worker', () => {
   );
 
   it(
-    'is told before what is closed behind its change: that makes no room beyond it',
+    'is reported before connections that closed after the change',
     onStage(
       async (stage) => {
         const { dispatcher, worker } = stage;

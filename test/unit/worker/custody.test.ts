@@ -11,7 +11,7 @@ async function listening(): Promise<Descriptor> {
   return acceptor.release();
 }
 
-/** The body of a test that gets two listening sockets; custody is closed behind it. */
+/** A test that gets two listening sockets. Custody is closed after it. */
 function withCustody(
   body: (custody: Custody, first: Descriptor, second: Descriptor) => void,
 ): () => Promise<void> {
@@ -33,14 +33,14 @@ function keys({ kept }: Custody): string[] {
 
 describe('custody', () => {
   it(
-    'keeps one of the same socket, and the one that is there already, which may be on its way',
+    'keeps its descriptor when the same socket comes again: that descriptor may be in flight',
     withCustody((custody, first) => {
       const there = first.duplicate();
       custody.keep(1, { label: { key: 'a' }, descriptor: there });
       const again = first.duplicate();
       custody.keep(5, { label: { key: 'a' }, descriptor: again });
       assert.deepEqual([there.closed, again.closed], [false, true]);
-      // Under its new number.
+      // Under its new id.
       custody.release([1]);
       assert.deepEqual(keys(custody), ['a']);
       custody.release([5]);
@@ -49,7 +49,7 @@ describe('custody', () => {
   );
 
   it(
-    'takes another socket in the place of the one with the same key',
+    'replaces a socket by another one with the same key',
     withCustody((custody, first, second) => {
       const before = first.duplicate();
       custody.keep(1, { label: { key: 'a' }, descriptor: before });
@@ -63,7 +63,7 @@ describe('custody', () => {
   );
 
   it(
-    'goes by the numbers of the present dispatcher, and lets go of what that one has not given when it says so',
+    'uses the ids of the present dispatcher, and closes what that one has not given when it says so',
     withCustody((custody, first, second) => {
       custody.keep(1, { label: { key: 'a' }, descriptor: first.duplicate() });
       custody.keep(2, { label: { key: 'b' }, descriptor: second.duplicate() });

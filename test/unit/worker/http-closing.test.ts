@@ -1,4 +1,4 @@
-// A drain of HTTP/1 servers: no request is cut off or left without its answer, whenever it comes.
+// A drain of HTTP/1 servers: every request gets its whole answer, whenever it comes.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ import { app } from '../../support/passfd.js';
 const key = readFileSync(app('key.pem'));
 const cert = readFileSync(app('certificate.pem'));
 
-/** Connections that each round of a race has. */
+/** Connections in each round of a race. */
 const CROWD = 20;
 const ROUNDS = 20;
 
@@ -35,13 +35,13 @@ interface Stage {
   readonly server: Server;
   readonly connect: () => Promise<HttpClient>;
   readonly drain: () => void;
-  /** Resolves when the server has told that it is closed. */
+  /** Resolves when the server has emitted 'close'. */
   readonly closed: Promise<unknown>;
 }
 
 type Protocol = 'http' | 'https';
 
-/** A server that listens and has been prepared, and no client that is left when the test is over. */
+/** A test with a prepared server that listens. Its clients are closed after it. */
 function onStage(
   protocol: Protocol,
   app: RequestListener,
@@ -83,7 +83,7 @@ const echo: RequestListener = (asked, response) => {
   response.end(asked.url);
 };
 
-/** Node keeps connections of HTTP/1.0 only behind answers whose length the app has told. */
+/** Node keeps a connection of HTTP/1.0 open only after an answer with a length. */
 const withLength: RequestListener = (_asked, response) => {
   response.setHeader('Content-Length', '1').end('a');
 };
@@ -128,7 +128,7 @@ for (const protocol of ['http', 'https'] as const) {
     const slow = byHand();
 
     it(
-      'ends a connection behind the answer that it waits for',
+      'ends a connection after the answer that it waits for',
       onStage(protocol, slow.app, async ({ server, connect, drain, closed }) => {
         const client = await connect();
         client.ask('/a');
@@ -142,7 +142,7 @@ for (const protocol of ['http', 'https'] as const) {
     );
 
     it(
-      'leaves an idle connection open, and ends it behind its next answer',
+      'leaves an idle connection open, and ends it after its next answer',
       onStage(protocol, echo, async ({ connect, drain, closed }) => {
         const client = await connect();
         client.ask('/a');
@@ -169,7 +169,7 @@ for (const protocol of ['http', 'https'] as const) {
     );
 
     it(
-      'answers every request that is sent at that very moment',
+      'answers every request that is sent at the same moment',
       onStage(protocol, echo, async () => {
         for (let round = 0; round < ROUNDS; round++) {
           await onStage(protocol, echo, async ({ connect, drain, closed }) => {
@@ -188,7 +188,7 @@ for (const protocol of ['http', 'https'] as const) {
     );
 
     it(
-      'answers all requests of one packet in their order, and says with the last that it is the last',
+      'answers all requests of one packet in order, and announces the end with the last answer',
       onStage(protocol, echo, async ({ connect, drain, closed }) => {
         const client = await connect();
         client.ask('/a');
@@ -209,7 +209,7 @@ describe('the drain of an HTTP server', () => {
   const slow = byHand();
 
   it(
-    'answers a request that began before it and ends behind it',
+    'answers a request that began before the drain and ends after it',
     onStage('http', echo, async ({ connect, drain }) => {
       const clients = await Promise.all([connect(), connect(), connect()]);
       const cuts = [1, 10, request('/a').length - 1];
@@ -223,7 +223,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'answers pipelined requests around it, though the app takes its time',
+    'answers pipelined requests from before and after it, also when the app is slow',
     onStage('http', slow.app, async ({ connect, drain }) => {
       const client = await connect();
       client.send(request('/a') + request('/b'));
@@ -238,7 +238,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'keeps a connection for a request that came while the one before it had no answer',
+    'keeps a connection for a request that came before the previous one was answered',
     onStage('http', slow.app, async ({ connect, drain }) => {
       const client = await connect();
       client.ask('/a');
@@ -254,7 +254,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'keeps a connection for one more request where the head of an answer was sent before',
+    'keeps a connection for one more request when the head of an answer was already sent',
     onStage('http', slow.app, async ({ connect, drain }) => {
       const client = await connect();
       client.ask('/a');
@@ -271,7 +271,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'lets a request body come that was on its way',
+    'lets a request body arrive that was being sent',
     onStage('http', echoBody, async (stage) => {
       const client = await stage.connect();
       client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\nhello');
@@ -284,7 +284,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'lets the answer come through to a client that is still sending a body that nobody reads',
+    'gets the answer to a client that still sends a body that the app does not read',
     onStage('http', slow.app, async ({ connect, drain }) => {
       const client = await connect();
       client.send(`POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ${LARGE_BYTES}\r\n\r\n`);
@@ -297,7 +297,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'does not give the app a request that came behind the last answer',
+    'does not give the app a request that comes after the last answer',
     onStage('http', slow.app, async ({ connect, drain, closed }) => {
       const client = await connect();
       client.ask('/a');
@@ -315,7 +315,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'answers one who waits to be told to go on with a body',
+    'answers a client that waits for 100 Continue',
     onStage('http', echoBody, async (stage) => {
       const client = await stage.connect();
       client.ask('/a');
@@ -331,7 +331,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'answers HTTP/1.0 that asks for keep-alive, and ends it behind the answer',
+    'answers HTTP/1.0 with keep-alive, and ends the connection after the answer',
     onStage('http', withLength, async ({ connect, drain }) => {
       const client = await connect();
       const ask = 'GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n';
@@ -344,7 +344,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'closes an idle connection when it has been idle for as long as its client was told',
+    'closes an idle connection at its keep-alive timeout',
     onStage(
       'http',
       echo,
@@ -418,7 +418,7 @@ describe('the drain of an HTTP server', () => {
   }
 
   it(
-    'keeps the other headers of writeHead as they are, duplicates too',
+    'keeps the other headers of writeHead, duplicates too',
     onStage(
       'http',
       (_asked, response) => {
@@ -440,7 +440,7 @@ describe('the drain of an HTTP server', () => {
   );
 
   it(
-    'names the upgrade beside the close where an answer asks for one',
+    'keeps the upgrade option beside close when an answer asks for an upgrade',
     onStage(
       'http',
       (_asked, response) => {
@@ -487,7 +487,7 @@ describe('the drain of an HTTP server', () => {
   }
 
   it(
-    'does not end a connection that the app has got, behind the answer to a request before that',
+    'does not end a connection that the app has taken over, after the answer to an earlier request',
     onStage('http', slow.app, async ({ server, connect, drain }) => {
       server.on('upgrade', (_asked, socket: NodeJS.ReadWriteStream) => socket.pipe(socket));
       const client = await connect();
@@ -509,7 +509,7 @@ describe('the drain of an HTTP server', () => {
 });
 
 describe("an app's own close of an HTTP server", () => {
-  /** As a signal handler has it that ends the process with what it is told. */
+  /** As in a signal handler that exits with the error of `close`. */
   const close = (server: Server): Promise<Error | undefined> =>
     new Promise((resolve) => server.close(resolve));
 
@@ -538,7 +538,7 @@ describe("an app's own close of an HTTP server", () => {
   );
 
   it(
-    'before the drain is all there is to do',
+    'before the drain leaves nothing to do',
     onStage('http', echo, async ({ server, connect, drain, closed }) => {
       const client = await connect();
       await turns();
@@ -556,7 +556,7 @@ describe("an app's own close of an HTTP server", () => {
   );
 
   it(
-    'is what a library has put in its place, and comes with every connection on closeAllConnections',
+    'may be replaced by a library, and closes every connection with closeAllConnections',
     onStage('http', echo, async ({ server, connect, drain, closed }) => {
       const calls: string[] = [];
       const original = server.close.bind(server);

@@ -1,4 +1,4 @@
-// A drain of HTTP/2 servers: what a client has asked is answered, and its session ends.
+// A drain of HTTP/2 servers: every request is answered, and then the session ends.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -26,7 +26,7 @@ const key = readFileSync(app('key.pem'));
 const cert = readFileSync(app('certificate.pem'));
 
 const ROUNDS = 50;
-/** Requests that a client has open at a time. */
+/** Requests that a client has open at the same time. */
 const CROWD = 20;
 
 type Protocol = 'http' | 'https';
@@ -75,7 +75,7 @@ async function ask(session: ClientHttp2Session, path = '/'): Promise<string> {
   return text(session.request({ ':path': path }));
 }
 
-/** Asks one after the other until the session takes nothing new. @returns how many were answered */
+/** Sends requests one after the other until the session takes no more. @returns how many were answered */
 async function askOnAndOn(session: ClientHttp2Session): Promise<number> {
   let answered = 0;
   while (!session.closed && !session.destroyed) {
@@ -103,7 +103,7 @@ for (const protocol of ['http', 'https'] as const) {
     };
 
     it(
-      'answers every request of clients that go on asking at full speed',
+      'answers every request of clients that send at full speed',
       keepsDescriptors(async () => {
         for (let round = 0; round < ROUNDS; round++) {
           await onStage(
@@ -130,7 +130,7 @@ for (const protocol of ['http', 'https'] as const) {
     );
 
     it(
-      'answers what is open, however long it takes, and takes nothing new',
+      'answers open requests, however long they take, and takes nothing new',
       keepsDescriptors(async () => {
         const streams: ServerHttp2Stream[] = [];
         await onStage(
@@ -168,7 +168,7 @@ for (const protocol of ['http', 'https'] as const) {
     );
 
     it(
-      'ends a session that begins behind it, when it has answered',
+      'ends a session that begins after it, once its requests are answered',
       keepsDescriptors(async () => {
         await onStage(protocol, echo, async ({ server, connect: open, drain, closed }) => {
           const came = once(server, protocol === 'http' ? 'connection' : 'secureConnection');
@@ -214,15 +214,15 @@ function resetting(stream: number): Buffer {
 interface Held {
   readonly client: HttpClient;
   readonly streams: readonly ServerHttp2Stream[];
-  /** Time is up for a client that does not answer to PING. */
+  /** Ends the time that a client has to answer PING. */
   readonly end: () => Promise<void>;
-  /** What the app has heard of. */
+  /** The requests that the app got. */
   readonly served: readonly string[];
-  /** What came of it, as the app's own handler of exceptions sees it. */
+  /** The exceptions that the app's own handler got. */
   readonly thrown: readonly unknown[];
 }
 
-/** A test of requests that a drain holds back. */
+/** A test of requests that wait during a drain. */
 function withHeld(
   paths: readonly string[],
   serve: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void,
@@ -277,7 +277,7 @@ function withHeld(
 
 describe('the drain of an HTTP/2 server', () => {
   it(
-    'ends a session whose client does not answer to PING, and answers what it has asked',
+    'ends a session whose client does not answer PING, and answers its requests',
     keepsDescriptors(async () => {
       await onStage('http', echo, async ({ server, port, drain, closed }) => {
         const come = once(server, 'session');
@@ -293,10 +293,10 @@ describe('the drain of an HTTP/2 server', () => {
   );
 
   it(
-    'serves what it has held back, but for what its client has reset, which harms nobody',
+    'serves the requests that waited, except those that their client has reset',
     withHeld(['/reset', '/second'], echo, async ({ client, streams: [first], end, served, thrown }) => {
       assert.ok(first);
-      // Unlike `once`, this hears no error.
+      // Unlike `once`, this does not listen to errors.
       const closed = new Promise<void>((resolve) => first.once('close', resolve));
       client.socket.write(resetting(1));
       await closed;
@@ -308,7 +308,7 @@ describe('the drain of an HTTP/2 server', () => {
   );
 
   it(
-    'serves what it has held back behind a request whose handler throws',
+    'serves the requests that waited after a request whose handler throws',
     withHeld(
       ['/first', '/second'],
       (stream, { ':path': path }) => {
@@ -324,7 +324,7 @@ describe('the drain of an HTTP/2 server', () => {
   );
 
   it(
-    'ends HTTP/1.1 connections of a server that speaks both, as those of an HTTP server',
+    'ends HTTP/1.1 connections of a server that speaks both, as an HTTP server does',
     keepsDescriptors(async () => {
       await onStage(
         'https',

@@ -11,7 +11,7 @@ import type { Worker } from '../../../src/worker/index.js';
 import { turns } from '../../support/loop.js';
 import { LISTENER, onStage, type PlayedDispatcher, type Stage } from './played-dispatcher.js';
 
-/** Until it is disposed of, servers listen by way of the worker. */
+/** Until it is disposed of, servers listen through the worker. */
 function intercepting(worker: Worker): Disposable {
   const prototype = Server.prototype as unknown as Record<string, unknown>;
   const { listen, _listen2 } = prototype;
@@ -28,7 +28,7 @@ async function listening({ dispatcher, acceptor }: Stage, server: Server): Promi
   await Promise.all([once(server, 'listening'), dispatcher.grant(acceptor)]);
 }
 
-/** A second address, for whoever asks for one. */
+/** A second address. */
 async function grantOther(dispatcher: PlayedDispatcher, port: number): Promise<void> {
   const { request } = await dispatcher.hears('listen');
   const address = { host: '127.0.0.1', port };
@@ -37,7 +37,7 @@ async function grantOther(dispatcher: PlayedDispatcher, port: number): Promise<v
 
 describe("the first server of an app, at the dispatcher's own addresses", () => {
   it(
-    'has no listeners but those of the app: an error that nobody handles is thrown',
+    'has no listeners but those of the app: an unhandled error is thrown',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
@@ -69,7 +69,7 @@ describe("the first server of an app, at the dispatcher's own addresses", () => 
   );
 
   it(
-    'leaves them to the next one when it is closed, also while it has connections',
+    'leaves them to the next server when it is closed, also while it has connections',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
@@ -88,7 +88,7 @@ describe("the first server of an app, at the dispatcher's own addresses", () => 
   );
 
   it(
-    'leaves them to the next one when it could not listen',
+    'leaves them to the next server when it could not listen',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
@@ -110,7 +110,7 @@ describe("the first server of an app, at the dispatcher's own addresses", () => 
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
       const { dispatcher, acceptor } = stage;
-      // Where no name is to be looked up, it is asked for at once.
+      // Without a name to look up, the dispatcher is asked at once.
       const server = createServer().listen(8000);
       server.close();
       server.listen(8000);
@@ -126,7 +126,7 @@ describe("the first server of an app, at the dispatcher's own addresses", () => 
 
 describe('an intercepted listen', () => {
   it(
-    'tells EINVAL of a descriptor that is none, as Node does',
+    'fails with EINVAL for a number that is no descriptor, as Node does',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
@@ -149,7 +149,7 @@ describe('an intercepted listen', () => {
   );
 
   it(
-    'that is answered when the drain of a worker that has served has begun, listens by itself',
+    'listens by itself when the answer comes after the drain has begun',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
@@ -171,13 +171,13 @@ describe('an intercepted listen', () => {
   );
 
   it(
-    'that is answered then listens at the port that it names, when the dispatcher has left that',
+    'listens at its port when the answer comes then and the dispatcher has left that port',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
       const { dispatcher } = stage;
       await listening(stage, createServer());
-      // The dispatcher's socket: it is closed when the worker says that it does not want it.
+      // The socket of the dispatcher, which closes it when the worker gives the listener back.
       await using other = await listen({ host: '127.0.0.1', port: 0 });
       const { address } = other;
       assert.ok('port' in address);
@@ -194,7 +194,7 @@ describe('an intercepted listen', () => {
   );
 
   it(
-    'that is answered then says that it listens, where other workers do, and gets no connections',
+    'seems to listen when the answer comes then and other workers have the address, and gets no connections',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
@@ -218,7 +218,7 @@ describe('an intercepted listen', () => {
   );
 
   it(
-    'that is closed before such an answer does not listen',
+    'does not listen when the server is closed before such an answer',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);
@@ -238,7 +238,7 @@ describe('an intercepted listen', () => {
   );
 
   it(
-    'during a drain listens, and is closed at once by the drain, as others were',
+    'during a drain listens, and the drain closes the server at once',
     onStage(async (stage) => {
       using intercepted = intercepting(stage.worker);
       assert.ok(intercepted);

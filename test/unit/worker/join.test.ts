@@ -1,4 +1,4 @@
-// Joining a dispatcher: the welcome, and the ways in which there is none; and finding it again.
+// Joining a dispatcher: the welcome, its failures, and the return to the next dispatcher.
 import { once } from 'node:events';
 import { connect, createServer, type Server } from 'node:net';
 import assert from 'node:assert/strict';
@@ -20,7 +20,7 @@ import { LISTENER, onStage, PlayedDispatcher } from './played-dispatcher.js';
 
 describe('joining', () => {
   it(
-    'tells the worker its number, and removes the variable that named its channel',
+    'gives the worker its id, and removes the variable with its channel',
     onStage(async ({ worker }) => {
       assert.equal(worker.id, 3);
       assert.equal(worker.serves, true);
@@ -42,7 +42,7 @@ describe('joining', () => {
   );
 
   it(
-    'fails when the dispatcher ends the channel without a word',
+    'fails when the dispatcher ends the channel without a farewell',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
       process.env['PASSFD_CHANNEL_FD'] = String(there.release().release());
@@ -53,7 +53,7 @@ describe('joining', () => {
   );
 
   it(
-    'fails when the dispatcher says nothing in time',
+    'fails when the dispatcher does not answer in time',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
       process.env['PASSFD_CHANNEL_FD'] = String(there.release().release());
@@ -62,7 +62,7 @@ describe('joining', () => {
     }),
   );
 
-  it('fails at once with an option that makes no sense', async () => {
+  it('fails at once with an option that is out of range', async () => {
     const wrong: readonly JoinOptions[] = [
       { window: 0 },
       { capacity: -1 },
@@ -82,11 +82,11 @@ interface Orphaned {
   readonly worker: Worker;
   readonly server: Server;
   readonly acceptor: Acceptor;
-  /** The next dispatcher, to which the worker has connected. */
+  /** The next dispatcher, which the worker has connected to. */
   readonly next: () => Promise<PlayedDispatcher>;
 }
 
-/** The body of a test of a worker that has served a server, and whose dispatcher has died. */
+/** A test of a worker with a server, whose dispatcher has died. */
 function onOrphan(body: (orphaned: Orphaned) => Promise<void>): () => Promise<void> {
   return keepsDescriptors(async () => {
     await using directory = await temporaryDirectory();
@@ -126,7 +126,7 @@ function onOrphan(body: (orphaned: Orphaned) => Promise<void>): () => Promise<vo
 
 describe('a worker whose dispatcher died', () => {
   it(
-    'joins the next one at the same path, and asks for its connections again from position 1',
+    'joins the next dispatcher at the same path, and asks for its connections again from position 1',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const control = joinPath(directory.path, 'control');
@@ -164,7 +164,7 @@ describe('a worker whose dispatcher died', () => {
   );
 
   it(
-    'drains at the next one too when it was told so while that had not welcomed it yet',
+    'reports a drain to the next dispatcher when it began before the welcome',
     onOrphan(async ({ worker, next }) => {
       const dispatcher = await next();
       const back = once(worker, 'reconnected');
@@ -178,7 +178,7 @@ describe('a worker whose dispatcher died', () => {
   );
 
   it(
-    'joins the next one once when one has died that had not answered all that it was asked',
+    'joins the next dispatcher once when one died before it had answered every request',
     onOrphan(async ({ acceptor, worker, next }) => {
       const second = await next();
       await second.welcome();
@@ -195,7 +195,7 @@ describe('a worker whose dispatcher died', () => {
   );
 
   it(
-    'takes nothing for a server that was closed while it asked the next one',
+    'takes nothing for a server that was closed while it asked the next dispatcher',
     onOrphan(async ({ acceptor, server, next }) => {
       const dispatcher = await next();
       await dispatcher.welcome();
@@ -209,7 +209,7 @@ describe('a worker whose dispatcher died', () => {
   );
 
   it(
-    'has a server that it is to serve in the meantime wait for the next one',
+    'lets a new server wait for the next dispatcher',
     onOrphan(async ({ acceptor, server, worker, next }) => {
       server.close();
       const late = createServer();
@@ -222,7 +222,7 @@ describe('a worker whose dispatcher died', () => {
   );
 
   it(
-    'tells, once, why the next one does not take it as it was, and tries again',
+    'warns once why the next dispatcher does not take it back, and tries again',
     onOrphan(async ({ acceptor, worker, next }) => {
       const warned = once(process, 'warning') as Promise<[Error]>;
       let warnings = 0;
@@ -249,7 +249,7 @@ describe('a worker whose dispatcher died', () => {
   );
 
   it(
-    'asks the next one what this one did not answer any more',
+    'asks the next dispatcher again for what this one did not answer',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const control = joinPath(directory.path, 'control');
@@ -274,7 +274,7 @@ describe('a worker whose dispatcher died', () => {
     }),
   );
 
-  it('drains when it fails at the next one by a mistake', async () => {
+  it('drains when an unexpected error keeps it from the next dispatcher', async () => {
     const [here, there] = socketPair();
     const dispatcher = new PlayedDispatcher(here);
     const mistake = new TypeError('not expected');

@@ -1,4 +1,4 @@
-// A worker whose dispatcher has died: what still comes from it, and what the worker brings to the next one.
+// A worker whose dispatcher has died: what its last will still sends, and what the worker brings to the next dispatcher.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
@@ -13,7 +13,7 @@ import { temporaryDirectory } from '../../support/files.js';
 import { turns } from '../../support/loop.js';
 import { LISTENER, onStage, PlayedDispatcher, type Stage } from './played-dispatcher.js';
 
-/** A server that answers everyone with their own words. */
+/** A server that echoes. */
 function echo(): Server {
   return createServer((socket) => socket.pipe(socket).on('error', () => undefined));
 }
@@ -28,9 +28,9 @@ async function hears(client: Socket, word: string): Promise<void> {
   assert.equal(answer.toString(), word);
 }
 
-describe('behind the word that its dispatcher has died, a worker', () => {
+describe('a worker after the message that its dispatcher has died', () => {
   it(
-    'takes a new connection without an answer, since nobody hears it',
+    'takes a new connection without an answer, which no process would read',
     onStage(async (stage) => {
       const { dispatcher } = stage;
       await serving(stage);
@@ -48,7 +48,7 @@ describe('behind the word that its dispatcher has died, a worker', () => {
   );
 
   it(
-    'closes one for a listener that it does not serve: its client sees the end',
+    'closes a connection of a listener that it does not serve: the client sees the end',
     onStage(async (stage) => {
       await serving(stage);
       const { client, connection } = await stage.client();
@@ -61,7 +61,7 @@ describe('behind the word that its dispatcher has died, a worker', () => {
   );
 
   it(
-    'closes what comes again and that it has received, and what it has goes on',
+    'closes the duplicate of a connection that it has received, and the connection stays open',
     onStage(async (stage) => {
       const { dispatcher, worker } = stage;
       await serving(stage);
@@ -73,12 +73,12 @@ describe('behind the word that its dispatcher has died, a worker', () => {
       await dispatcher.handOffAgain(1, connections);
       for (const connection of connections) connection.close();
       const third = await stage.client();
-      // Behind the others: when it is served, those were dealt with.
+      // It comes after the others. When it is served, those are handled.
       await dispatcher.handOff([third.connection]);
       await hears(third.client, 'third');
       await hears(first.client, 'first');
       assert.equal(worker.active, 3);
-      // With a duplicate left open here, the client would never see the end.
+      // If a duplicate stayed open here, the client would never see the end.
       second.client.end();
       second.client.resume();
       await once(second.client, 'end');
@@ -86,7 +86,7 @@ describe('behind the word that its dispatcher has died, a worker', () => {
   );
 
   it(
-    'takes what comes again and that it has not received',
+    'takes a connection that is sent again and that it has not received',
     onStage(async (stage) => {
       const { dispatcher } = stage;
       await serving(stage);
@@ -106,13 +106,13 @@ interface Scene {
   readonly acceptor: Acceptor;
   readonly listener: Listener;
   readonly dispatcher: PlayedDispatcher;
-  /** The present dispatcher dies, and the worker is at the next one, which has not read anything. */
+  /** The present dispatcher dies, and the worker connects to the next one, which has not read anything yet. */
   readonly next: () => Promise<PlayedDispatcher>;
-  /** A client whose connection the dispatcher hands over, and the worker has adopted. */
+  /** A client whose connection was handed off, and the worker has adopted. */
   readonly client: () => Promise<Socket>;
 }
 
-/** The body of a test whose worker joins by a path where one dispatcher follows another. */
+/** A test of a worker that joins by a path where one dispatcher follows another. */
 function atPath(body: (scene: Scene) => Promise<void>, options: JoinOptions = {}): () => Promise<void> {
   return keepsDescriptors(async () => {
     await using directory = await temporaryDirectory();
@@ -165,7 +165,7 @@ async function until(fact: () => boolean): Promise<void> {
   while (!fact()) await turns(1);
 }
 
-/** A listening socket that nobody but the worker keeps. */
+/** A listening socket that only the worker keeps. */
 async function entrust(dispatcher: PlayedDispatcher, listener: number, key: string): Promise<number> {
   const acceptor = await listen({ host: '127.0.0.1', port: 0 });
   const { address } = acceptor;
@@ -187,9 +187,9 @@ async function isRefused(port: number): Promise<void> {
   assert.equal(error.code, 'ECONNREFUSED');
 }
 
-describe('a worker that comes to the next dispatcher', () => {
+describe('a worker that joins the next dispatcher', () => {
   it(
-    'says who it was, how many connections it has open, and brings the sockets that it was to keep',
+    'sends its former id and its number of open connections, and brings the sockets in its custody',
     atPath(async ({ dispatcher, acceptor, next, client }) => {
       await client();
       using descriptor = acceptor.duplicate();
@@ -197,7 +197,7 @@ describe('a worker that comes to the next dispatcher', () => {
       await dispatcher.entrust(1, 'a', descriptor, more);
       await entrust(dispatcher, 2, 'b');
       await dispatcher.say({ type: 'release', listeners: [2] });
-      // When it has adopted this one, it has heard all of that.
+      // When it has adopted this connection, it has read all of that.
       await client();
       const second = await next();
       const { returns } = await second.welcome();
@@ -210,7 +210,7 @@ describe('a worker that comes to the next dispatcher', () => {
   );
 
   it(
-    'says which slot it had, and for which service, when a supervisor has started it',
+    'sends its slot and its service when a supervisor has started it',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const control = joinPath(directory.path, 'control');
@@ -236,7 +236,7 @@ describe('a worker that comes to the next dispatcher', () => {
   );
 
   it(
-    'counts as closed those that it had told as open, and those that were closed while it said hello',
+    'reports connections as closed that it had reported as open, also those that closed during the hello',
     atPath(async ({ worker, acceptor, next, client }) => {
       const [early, between, late] = [await client(), await client(), await client()];
       early.end();
@@ -254,7 +254,7 @@ describe('a worker that comes to the next dispatcher', () => {
   );
 
   it(
-    'lets go of what that one has not given, when it is told that this is stale',
+    'closes the sockets that this dispatcher has not given, when they are released as stale',
     atPath(async ({ dispatcher, acceptor, next, client }) => {
       const ports = [await entrust(dispatcher, 1, 'a'), await entrust(dispatcher, 2, 'b')] as const;
       await client();
@@ -263,7 +263,7 @@ describe('a worker that comes to the next dispatcher', () => {
       await second.grant(acceptor);
       await second.hears('ready');
       assert.equal(second.brought.length, 2);
-      // Those are numbers of the last one, and mean nothing here.
+      // These are ids of the last dispatcher, and mean nothing here.
       await second.say({ type: 'release', listeners: [1, 2] });
       using first = await connected(acceptor);
       await second.handOff([first]);
@@ -280,7 +280,7 @@ describe('a worker that comes to the next dispatcher', () => {
   );
 
   it(
-    'does not come when the last one has cut it off, and keeps nothing',
+    'does not return when the last dispatcher has disconnected it, and keeps nothing',
     atPath(async ({ dispatcher, worker }) => {
       const port = await entrust(dispatcher, 1, 'a');
       const abandoned = once(worker, 'abandoned');
@@ -292,7 +292,7 @@ describe('a worker that comes to the next dispatcher', () => {
   );
 
   it(
-    'does not come behind the time that it was given, and keeps nothing',
+    'does not return after its orphan timeout, and keeps nothing',
     atPath(
       async ({ dispatcher, worker }) => {
         const port = await entrust(dispatcher, 1, 'a');
@@ -306,7 +306,7 @@ describe('a worker that comes to the next dispatcher', () => {
   );
 });
 
-/** Nobody comes to the path, however long one waits. */
+/** No dispatcher comes to the path, however long one waits. */
 async function staysAway(listener: Listener): Promise<void> {
   const calm = new AbortController();
   const stays = assert.rejects(listener.accept({ signal: calm.signal }), { name: 'AbortError' });
@@ -315,9 +315,9 @@ async function staysAway(listener: Listener): Promise<void> {
   await stays;
 }
 
-describe('a worker that is closed while it comes to the next dispatcher', () => {
+describe('a worker that is closed while it joins the next dispatcher', () => {
   it(
-    'which welcomes it too late, leaves it, and comes to no other',
+    'leaves a dispatcher that welcomes it too late, and joins no other',
     atPath(async ({ worker, listener, next }) => {
       const second = await next();
       await second.hello();
@@ -330,7 +330,7 @@ describe('a worker that is closed while it comes to the next dispatcher', () => 
   );
 
   it(
-    'which has not answered yet for what it serves, leaves it, and comes to no other',
+    'leaves a dispatcher that has not answered its requests yet, and joins no other',
     atPath(async ({ worker, listener, next }) => {
       const second = await next();
       await second.welcome();
@@ -342,7 +342,7 @@ describe('a worker that is closed while it comes to the next dispatcher', () => 
   );
 });
 
-/** A connection as the dispatcher has accepted it, whose client has hung up. */
+/** A connection as the dispatcher has accepted it, whose client has closed its end. */
 async function connected(acceptor: Acceptor): Promise<Descriptor> {
   assert.ok('port' in acceptor.address);
   const client = connect(acceptor.address.port, '127.0.0.1');

@@ -35,15 +35,15 @@ export class PlayedDispatcher {
   readonly #heard: FromWorker[] = [];
   #wake: (() => void) | undefined;
   #isOver = false;
-  /** Listeners of which the worker wants nothing more. */
+  /** Listeners that the worker has given back. */
   readonly unlistened: number[] = [];
-  /** Listeners that other workers of the service have, too. */
+  /** Listeners that other workers of the service have too. */
   readonly openElsewhere: number[] = [];
   /** What the dispatcher does before it answers an `unlisten`. */
   onUnlisten: () => Promise<void> = () => Promise.resolve();
-  /** Listening sockets that the worker has brought, as their keys and what the kernel tells them by. */
+  /** Listening sockets that the worker has brought, as their keys and inodes. */
   readonly brought: (readonly [key: string, inode: string])[] = [];
-  /** What came with each. */
+  /** The label of each. */
   readonly labels: CustodyLabel[] = [];
 
   /** Settles when the channel of a worker that was welcomed has ended. */
@@ -60,14 +60,14 @@ export class PlayedDispatcher {
     return introduction.hello;
   }
 
-  /** Reads the hello, and welcomes. */
+  /** Reads the hello, and sends the welcome. */
   async welcome(): Promise<WorkerHello> {
     const hello = await this.hello();
     await this.welcomeNow();
     return hello;
   }
 
-  /** Welcomes whose hello was read. */
+  /** Sends the welcome to a worker whose hello was read. */
   async welcomeNow(): Promise<void> {
     await this.say({ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true });
     this.ended = this.#channel
@@ -94,17 +94,17 @@ export class PlayedDispatcher {
     return this.#channel.post(encodeJson(message));
   }
 
-  /** Hands connections over, and keeps its copies, as a dispatcher does. */
+  /** Hands connections off, and keeps its copies, as a dispatcher does. */
   handOff(connections: readonly Descriptor[], listener = LISTENER): Promise<void> {
     return this.#channel.post(encodeHandoff(listener, connections.length), connections);
   }
 
-  /** As whoever hands out what a dispatcher that died had accepted, and does not know whether this was sent. */
+  /** Sends connections again, as the last will of a dispatcher that died while it sent them. */
   handOffAgain(position: number, connections: readonly Descriptor[], listener = LISTENER): Promise<void> {
     return this.#channel.post(encodeHandoffAgain(position, listener, connections.length), connections);
   }
 
-  /** Has the worker keep a listening socket. */
+  /** Gives the worker a listening socket to keep. */
   entrust(
     listener: number,
     key: string,
@@ -114,7 +114,7 @@ export class PlayedDispatcher {
     return this.#channel.post(encodeJson({ type: 'custody', listener, key, ...more }), [descriptor]);
   }
 
-  /** The next message of this type; those of other types before it are passed over. */
+  /** The next message of this type. Messages of other types before it are skipped. */
   async hears<T extends FromWorker['type']>(type: T): Promise<Said<T>> {
     for (;;) {
       for (let said = this.#heard.shift(); said; said = this.#heard.shift()) {
@@ -125,7 +125,7 @@ export class PlayedDispatcher {
     }
   }
 
-  /** Everything heard and not asked for so far. */
+  /** Messages that came and were not asked for yet. */
   get heard(): readonly FromWorker[] {
     return this.#heard;
   }
@@ -154,7 +154,7 @@ export interface Stage {
   client(): Promise<{ readonly client: Socket; readonly connection: Descriptor }>;
 }
 
-/** The body of a test that plays the dispatcher of a worker with an inherited channel; nothing stays open behind it. */
+/** A test that plays the dispatcher of a worker with an inherited channel. Nothing stays open after it. */
 export function onStage(
   body: (stage: Stage) => Promise<void>,
   options: JoinOptions = {},

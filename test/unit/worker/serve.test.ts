@@ -1,4 +1,4 @@
-// A server that a worker serves: it behaves as one that listens and accepts by itself, also when it ends.
+// A server that a worker serves: it behaves like a server that listens and accepts by itself, also when it closes.
 import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
@@ -17,7 +17,7 @@ async function serving({ worker, dispatcher, acceptor }: Stage, server: Server):
 
 const REQUEST = 'GET / HTTP/1.1\r\nHost: x\r\n\r\n';
 
-/** What the client hears until the other end closes. */
+/** What the client reads until the other end closes. */
 async function untilEnd(client: Socket): Promise<string> {
   let heard = '';
   for await (const chunk of client) heard += String(chunk);
@@ -26,7 +26,7 @@ async function untilEnd(client: Socket): Promise<string> {
 
 describe('a server that is served', () => {
   it(
-    'tells the address of the dispatcher, and says ready by listening',
+    'has the address of the dispatcher, and reports ready when it listens',
     onStage(async (stage) => {
       const server = createServer();
       await serving(stage, server);
@@ -38,7 +38,7 @@ describe('a server that is served', () => {
   );
 
   it(
-    'sees a connection as one that it accepted: its ends, its server, its count',
+    'sees a connection as if it had accepted it: its addresses, its server, its count',
     onStage(async (stage) => {
       const server = createServer();
       await serving(stage, server);
@@ -93,7 +93,7 @@ describe('a server that is served', () => {
   );
 
   it(
-    'gets connections that come right behind the answer',
+    'gets connections that follow the answer at once',
     onStage(async (stage) => {
       const server = createServer((socket) => socket.end('hello'));
       const served = stage.worker.serve(server);
@@ -160,7 +160,7 @@ describe('a server that is closed', () => {
 
 describe('a connection that was adopted when its server is closed', () => {
   it(
-    'is served, and close comes once behind it, also when the app destroys it at once',
+    'is served, and close comes once after it, also when the app destroys it at once',
     onStage(async (stage) => {
       const server = createServer((socket) => socket.destroy());
       await serving(stage, server);
@@ -183,14 +183,14 @@ describe('a connection that was adopted when its server is closed', () => {
 
 describe('a server that cannot be served', () => {
   it(
-    'is told as a TypeError when it is none, and nothing else is thrown',
+    'is a TypeError when it is no server, and nothing else is thrown',
     onStage(async ({ worker }) => {
       for (const none of [{}, undefined]) await assert.rejects(worker.serve(none as Server), TypeError);
     }),
   );
 
   it(
-    'is served all the same when it has an error of its own that the app handles',
+    'is still served when it emits an error that the app handles',
     onStage(async (stage) => {
       const mistake = new Error('early');
       const handled: Error[] = [];
@@ -217,7 +217,7 @@ describe('a server that cannot be served', () => {
   );
 
   it(
-    'is told as ERR_ADDRESS_IN_USE when another one has the addresses',
+    'is ERR_ADDRESS_IN_USE when another server has the addresses',
     onStage(async (stage) => {
       const server = createServer();
       await serving(stage, server);
@@ -227,7 +227,7 @@ describe('a server that cannot be served', () => {
   );
 
   it(
-    'is told as ERR_CLOSED when the worker drains, and does not listen',
+    'is ERR_CLOSED when the worker drains, and does not listen',
     onStage(async ({ worker }) => {
       await worker.drain();
       const server = createServer();
@@ -239,7 +239,7 @@ describe('a server that cannot be served', () => {
   );
 
   it(
-    'is told as ERR_CLOSED when the worker was closed, also while another one has the addresses',
+    'is ERR_CLOSED when the worker was closed, also while another server has the addresses',
     onStage(async (stage) => {
       const server = createServer();
       await serving(stage, server);
@@ -279,7 +279,7 @@ describe('an app that throws in a listener', () => {
 
 describe('an http server that drains', () => {
   it(
-    'ends idle connections at once, and one that is in a request behind its answer',
+    'ends idle connections at once, and one in a request after its answer',
     onStage(async (stage) => {
       let finish: () => void = () => undefined;
       const server = createHttpServer((request, response) => {
@@ -307,7 +307,7 @@ describe('an http server that drains', () => {
   );
 
   it(
-    'answers a first request that comes after the drain, and then hangs up',
+    'answers a first request that comes after the drain, and then closes',
     onStage(async (stage) => {
       const server = createHttpServer((_request, response) => response.end('hello'));
       await serving(stage, server);

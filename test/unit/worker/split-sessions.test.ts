@@ -1,4 +1,4 @@
-// Split sessions: which answers show that a Socket.IO client's requests come to several workers.
+// Split sessions: which answers show that the requests of a Socket.IO client come to several workers.
 import assert from 'node:assert/strict';
 import { channel } from 'node:diagnostics_channel';
 import { describe, it } from 'node:test';
@@ -7,10 +7,10 @@ import { onSplitSession } from '../../../src/worker/split-sessions.js';
 
 const answered = channel('http.server.response.finish');
 
-/** As long as a request line can be (`--max-http-header-size`). */
+/** The longest request line (`--max-http-header-size`). */
 const MAX_URL_LENGTH = 16_384;
 
-/** Far more than it takes to look at one answer, also on a busy machine. */
+/** Far more time than it takes to look at one answer, also on a busy machine. */
 const LONG_MS = 1_000;
 
 function answer(url: string, statusCode: number): void {
@@ -18,7 +18,7 @@ function answer(url: string, statusCode: number): void {
 }
 
 describe('a request that is answered with "bad request"', () => {
-  it('is told of, once, when it belongs to a session of long polling', () => {
+  it('is reported once when it belongs to a session of long polling', () => {
     let told = 0;
     onSplitSession(() => told++);
     answer('/socket.io/?EIO=4&transport=polling&sid=abc', 200);

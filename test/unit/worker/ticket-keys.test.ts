@@ -1,4 +1,4 @@
-// Shared ticket keys: whose sessions a TLS server resumes, and above all whose it does not.
+// Shared ticket keys: which sessions a TLS server resumes, and above all which it does not.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -16,12 +16,12 @@ import { visit } from '../../support/tls-client.js';
 
 const key = readFileSync(app('key.pem'));
 const cert = readFileSync(app('certificate.pem'));
-/** It has signed itself: so it is the authority, too, and a client that shows it is let in. */
+/** A self-signed certificate. It is also the authority, so a client that presents it is accepted. */
 const ca = cert;
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'] as const;
 
-/** Answers with what Node says of the client, and ends. */
+/** Answers with what Node reports of the client, and ends. */
 function onClient(socket: TLSSocket): void {
   socket.on('error', () => undefined);
   socket.once('data', () => {
@@ -33,7 +33,7 @@ function serverWith(options: TlsOptions): Server {
   return createServer({ key, cert, ...options }, onClient).on('tlsClientError', () => undefined);
 }
 
-/** A second process would have the same secret and other servers. */
+/** Two servers with the same secret, as in two processes. */
 function sharing(secret: TicketSecret, options: TlsOptions): Server {
   const server = serverWith(options);
   shareTickets(server, secret);
@@ -46,7 +46,7 @@ interface Client {
   readonly servername?: string;
 }
 
-/** What becomes of a session of the first server at the second one. */
+/** The result of resuming a session of the first server at the second one. */
 async function carried(
   from: Server,
   to: Server,
@@ -125,7 +125,7 @@ for (const version of VERSIONS) {
     );
 
     it(
-      'of a server that asks for no certificate lets nobody in where one is demanded',
+      'of a server that asks for no certificate is not accepted where one is required',
       keepsDescriptors(async () => {
         const outcome = await carried(sharing(secret, {}), sharing(secret, mutual), { version });
         assert.equal(outcome.isResumed, false);
@@ -171,7 +171,7 @@ for (const version of VERSIONS) {
   });
 }
 
-// The reason for all of this: the test above that fails without it can fail.
+// The reason for all of this. It shows that the tests above can fail.
 it(
   'a client without a certificate is authorized where common keys are set, by a session of 1.3',
   keepsDescriptors(async () => {
@@ -233,7 +233,7 @@ describe('shared keys', () => {
     assert.equal(keysOf(server), keysOf(sharing(secret, { ...mutual, ca: [ca, ca] })));
   });
 
-  it('stay in force, and are changed by nobody, when the server listens no longer', () => {
+  it('stay in force unchanged when the server no longer listens', () => {
     const server = sharing(secret, {});
     const before = keysOf(server);
     stopSharingTickets(server);

@@ -1,4 +1,4 @@
-// What a worker with a TLS server says of its ticket keys, and does with the secret that it hears, seen by its dispatcher.
+// What a worker with a TLS server sends about its ticket keys, and what it does with the secret of the dispatcher.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer as createPlainServer, type Server as NetServer } from 'node:net';
@@ -15,7 +15,7 @@ function keysOf(server: Server): string {
   return server.getTicketKeys().toString('hex');
 }
 
-/** Serves, and answers with this secret. @returns what the worker has said of tickets */
+/** Serves, and answers with this secret. @returns what the worker has sent about tickets */
 async function serve(
   { dispatcher, worker, acceptor }: Stage,
   server: NetServer,
@@ -32,7 +32,7 @@ async function serve(
   return asked;
 }
 
-/** What is said behind it has been heard when the worker answers. */
+/** When the worker answers this, it has read every message before it. */
 async function change(
   { dispatcher, worker }: Stage,
   listener: number,
@@ -52,7 +52,7 @@ describe('a worker whose server speaks TLS', () => {
       const before = keysOf(server);
       const atListening = once(server, 'listening').then(() => keysOf(server));
       assert.equal(await serve(stage, server, OLD), null);
-      // What is handed off behind the answer comes later than this.
+      // Connections after the answer come later than this.
       const keys = keysOf(server);
       assert.notEqual(keys, before);
       assert.equal(await atListening, keys);
@@ -61,7 +61,7 @@ describe('a worker whose server speaks TLS', () => {
   );
 
   it(
-    'has the keys of the next secret as soon as it hears of it',
+    'has the keys of the next secret as soon as the secret comes',
     onStage(async (stage) => {
       const [server, other] = [createServer(), createServer()];
       await serve(stage, server, OLD);
@@ -135,7 +135,7 @@ describe('a worker whose server speaks TLS', () => {
   );
 });
 
-it('a secret is older by the time for which a process has had it', () => {
+it('a secret ages while a process has it', () => {
   const secret = TicketSecret.decode(OLD, 50_000);
   assert.deepEqual(secret.encode(52_000), { ...OLD, ageMs: 3000 });
 });

@@ -1,10 +1,10 @@
-// Printable: what a peer says shows on a terminal, and does nothing else there.
+// Text from a peer is shown on a terminal, and controls nothing there.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
 import { printable, printableLines } from '../../../src/handoff/index.js';
 
-/** None of these moves the cursor, sets a title, hides, reorders or ends a line. */
+/** On a terminal these could move the cursor, set the title, hide or reorder text, or end the line. */
 const evil = [
   '\u0000',
   '\u0007',
@@ -28,24 +28,24 @@ const evil = [
   '\ud800',
 ];
 
-describe('what somebody else said', () => {
-  it('is itself where every character is shown', () => {
+describe('text from a peer', () => {
+  it('stays as it is when every character is printable', () => {
     for (const text of ['', 'worker 2', 'größer 日本 𝒳 😀', '\\u001b']) assert.equal(printable(text), text);
   });
 
-  it('has each character that is not shown as its code', () => {
+  it('has the code of each unprintable character', () => {
     assert.equal(printable('a\u001b[2J\nb\u202e\u{e0041}'), 'a\\u001b[2J\\u000ab\\u202e\\udb40\\udc41');
     for (const text of evil) assert.match(printable(`a${text}b`), /^a(\\u[0-9a-f]{4}|[\x20-\x7e])+b$/, text);
   });
 
-  it('is the same JSON when it was JSON', () => {
+  it('is the same JSON if it was JSON', () => {
     const said = { evil, [evil.join('')]: 1 };
     const shown = printable(JSON.stringify(said));
     assert.match(shown, /^[\x20-\x7e]*$/);
     assert.deepEqual(JSON.parse(shown), said);
   });
 
-  it('has lines that are set in, where it may have several', () => {
+  it('has indented lines, where it may have several', () => {
     assert.equal(printableLines('first\nsecond\r\nthird\u001b'), 'first\n  second\\u000d\n  third\\u001b');
   });
 });
