@@ -80,7 +80,7 @@ export class Bequest {
     const { socket, knowsAgain } = worker;
     const isReady = worker.state === 'ready';
     this.#tell((will) => {
-      will.setChannel(socket, { isReady, knowsAgain, listeners: isReady ? worker.listeners : [] });
+      will.setChannel(socket, { isReady, knowsAgain, listeners: isReady ? worker.subscriptions.ids : [] });
     });
   }
 

@@ -31,7 +31,8 @@ import { Bequest } from './bequest.js';
 import { systemClock, type Clock } from './clock.js';
 import { checkPeer, Control, modeFor, turnAway, type ControlOptions, type Joined } from './control.js';
 import { Listeners, type OfferedSocket, type OwnAddress } from './listeners.js';
-import { PassfdWorker, type PassfdWorkerEvents, type PassfdWorkerHost } from './workers/passfd-worker.js';
+import type { PassfdWorkerEvents, PassfdWorkerHost } from './workers/passfd-worker-host.js';
+import { PassfdWorker } from './workers/passfd-worker.js';
 import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
 import { RecipeWorker } from './workers/recipe-worker.js';
@@ -311,7 +312,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    */
   reopen(view: WorkerView): void {
     if (!(view instanceof PassfdWorker) || this.#isFrozen || this.#closing) return;
-    for (const former of view.givenBack) {
+    for (const former of view.subscriptions.givenBack) {
       if (!isNamedAfter(former.address, view.pid)) this.#track(this.#reopen(view, former));
     }
   }
@@ -335,8 +336,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    */
   missing(other: WorkerView, worker: WorkerView, last?: WorkerView): Address[] {
     if (!(worker instanceof PassfdWorker)) return [];
-    const open = worker.serving.filter((listener) => this.#listeners.has(listener));
-    const givenBack = worker.givenBack.filter((former) => worker.hasClosedAll || this.#isVacant(former));
+    const open = worker.subscriptions.serving.filter((listener) => this.#listeners.has(listener));
+    const givenBack = worker.subscriptions.givenBack.filter(
+      (former) => worker.subscriptions.hasClosedAll || this.#isVacant(former),
+    );
     const kept = last instanceof PassfdWorker ? this.#keptOf(last) : [];
     const needed = new Map([...open, ...givenBack, ...kept].map((former) => [former.key, former]));
     return [...needed.values()]
@@ -756,14 +759,15 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#vacancies.delete(listener);
     this.#tickets.forget(listener);
     this.#pool.close(listener);
-    for (const worker of this.#pool.workers) if (worker instanceof PassfdWorker) worker.relieve(listener);
+    for (const worker of this.#pool.workers)
+      if (worker instanceof PassfdWorker) worker.custodian.relieve(listener);
   }
 
   /** Should this process die, the listening socket lives on there. */
   #entrust(worker: WorkerHandle, listener: Listener): void {
     if (!(worker instanceof PassfdWorker)) return;
     try {
-      worker.entrust(listener);
+      worker.custodian.entrust(listener);
     } catch (error) {
       // No descriptor is left for the duplicate: other workers have it.
       this.emit('warned', error);
@@ -878,7 +882,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   /** Whether it is open, and waits for a worker that serves it. */
   /** What a worker has left that is kept open for the next process. */
   #keptOf(worker: PassfdWorker): FormerListener[] {
-    return [...worker.serving, ...worker.givenBack].filter(
+    return [...worker.subscriptions.serving, ...worker.subscriptions.givenBack].filter(
       (former) => this.#isVacant(former) && !this.#isPrivate(former, worker),
     );
   }
@@ -896,7 +900,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     return !(
       listener.isOwn ||
       this.#pool.workers.some(
-        (other) => other !== worker && other instanceof PassfdWorker && other.isSubscribed(listener),
+        (other) =>
+          other !== worker && other instanceof PassfdWorker && other.subscriptions.includes(listener),
       )
     );
   }
@@ -1082,7 +1087,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   async #relieve(worker: PassfdWorker): Promise<void> {
     await this.#prepared;
     await this.#listeners.closeReturned();
-    worker.relieveOfStale();
+    worker.custodian.relieveOfStale();
   }
 
   #noteDrained(worker: WorkerHandle): void {
@@ -1108,7 +1113,8 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       }),
       isOpen: (listener) => this.#listeners.has(listener),
       isServed: (listener) => isAny((worker) => worker.isServing(listener)),
-      isWanted: (listener) => isAny((worker) => worker.state !== 'draining' && worker.isSubscribed(listener)),
+      isWanted: (listener) =>
+        isAny((worker) => worker.state !== 'draining' && worker.subscriptions.includes(listener)),
       release: (listener, isLate) => {
         this.emit('released', listener.address, { isLate });
         this.#track(this.#endListener(listener));
@@ -1126,10 +1132,12 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
       this.#listeners.wasOffered(listener) ||
       // One that only sees whether the port is free does not take it from the worker that is expected there.
       this.#vacancies.has(listener) ||
-      this.#pool.workers.some((other) => other instanceof PassfdWorker && other.isSubscribed(listener));
+      this.#pool.workers.some(
+        (other) => other instanceof PassfdWorker && other.subscriptions.includes(listener),
+      );
     if (isWanted) return true;
     // A child that is not ready yet will most likely serve it, as this worker did, but maybe not as its first address.
-    const hasServed = worker.givenBack.some(({ key }) => key === listener.key);
+    const hasServed = worker.subscriptions.givenBack.some(({ key }) => key === listener.key);
     if (this.#expectedChildren > 0 && hasServed) this.#vacancies.note([listener], true);
     else await this.#endListener(listener);
     return this.#listeners.has(listener);
@@ -1141,7 +1149,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#restoring = Promise.allSettled([this.#restoring, reopening]).then(ignore);
     const listener = await reopening;
     if (!listener) return;
-    worker.noteReopened(former, listener);
+    worker.subscriptions.noteReopened(former, listener);
     // As if the worker had died there: its next process may listen at other addresses first.
     this.#vacancies.note([listener], true);
   }

@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import {
-  PassfdWorker,
-  type PassfdWorkerEvents,
-  type PassfdWorkerHost,
-} from '../../../src/dispatcher/workers/passfd-worker.js';
+import type {
+  PassfdWorkerEvents,
+  PassfdWorkerHost,
+} from '../../../src/dispatcher/workers/passfd-worker-host.js';
+import { PassfdWorker } from '../../../src/dispatcher/workers/passfd-worker.js';
 import { PassfdError, socketPair } from '../../../src/fd/index.js';
 import { encodeFrame, encodeJson, PROTOCOL_VERSION } from '../../../src/handoff/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';

@@ -1,0 +1,105 @@
+// Room: how many more connections a worker takes, by its window, its capacity and what it has open.
+import { PassfdError } from '../../fd/index.js';
+import type { PassfdWorkerState } from '../succession/worker-state.js';
+
+type RoomState = Pick<PassfdWorkerState, 'window' | 'capacity' | 'carried' | 'adopted' | 'closed'>;
+
+export class Room {
+  /** Connections that may be in flight. */
+  #window: number;
+  /** Connections that may be open and in flight together; null for no limit. */
+  #capacity: number | null;
+  /** Connections that the worker had open when it joined, from a dispatcher that had died. */
+  readonly #carried: number;
+  /** Connections that the worker has adopted since it joined. */
+  #adopted: number;
+  /** Connections that the worker has closed since it joined, the carried ones among them. */
+  #closed: number;
+  /** A window for a worker that is short of descriptors. It begins at half of what the worker could not take, and grows. */
+  #starvedWindow = Number.POSITIVE_INFINITY;
+
+  constructor({ window, capacity, carried, adopted, closed }: RoomState) {
+    this.#window = window;
+    this.#capacity = capacity;
+    this.#carried = carried;
+    this.#adopted = adopted;
+    this.#closed = closed;
+  }
+
+  state(): RoomState {
+    return {
+      window: this.#window,
+      capacity: this.#capacity,
+      carried: this.#carried,
+      adopted: this.#adopted,
+      closed: this.#closed,
+    };
+  }
+
+  get adopted(): number {
+    return this.#adopted;
+  }
+
+  get closed(): number {
+    return this.#closed;
+  }
+
+  get active(): number {
+    return this.#carried + this.#adopted - this.#closed;
+  }
+
+  get window(): number {
+    return Math.min(this.#window, this.#starvedWindow);
+  }
+
+  set window(window: number) {
+    this.#window = window;
+  }
+
+  get capacity(): number | null {
+    return this.#capacity;
+  }
+
+  set capacity(capacity: number | null) {
+    this.#capacity = capacity;
+  }
+
+  isFull(inFlight: number): boolean {
+    return this.#capacity !== null && this.active + inFlight >= this.#capacity;
+  }
+
+  /** @param slowCloses descriptors that count as in flight in the window. @returns how many connections may be sent now */
+  left(inFlight: number, slowCloses: number): number {
+    const inWindow = this.window - inFlight - slowCloses;
+    const inCapacity = this.#capacity === null ? inWindow : this.#capacity - this.active - inFlight;
+    return Math.max(0, Math.min(inWindow, inCapacity));
+  }
+
+  noteAdopted(count: number): void {
+    this.#adopted += count;
+    this.#starvedWindow *= 2;
+  }
+
+  /** The worker had no descriptors for so many connections. */
+  noteStarved(count: number): void {
+    this.#starvedWindow = Math.max(1, Math.floor(count / 2));
+  }
+
+  /**
+   * @param total connections that the worker has closed since it joined
+   * @returns whether these are more than before
+   * @throws {PassfdError} `ERR_PROTOCOL` when they are fewer, or more than it ever had
+   */
+  noteClosed(total: number): boolean {
+    const had = this.#carried + this.#adopted;
+    if (total < this.#closed || total > had) {
+      throw new PassfdError(
+        'ERR_PROTOCOL',
+        `The peer closed ${total} connections in all, after ${this.#closed}, and adopted ${had}`,
+      );
+    }
+    if (total === this.#closed) return false;
+    this.#closed = total;
+    return true;
+  }
+}
