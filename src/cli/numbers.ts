@@ -30,6 +30,11 @@ export function parseBacklog(text: string): number {
 }
 
 /** @throws {InvalidArgumentError} */
+export function parseConcurrency(text: string): number {
+  return parse(text, 1, Number.MAX_SAFE_INTEGER, 'A number of connections is from 1');
+}
+
+/** @throws {InvalidArgumentError} */
 export function parseUserId(text: string): number {
   return parse(text, 0, MAX_USER_ID, 'A user or group is given by its number, as `id` prints it');
 }

@@ -13,7 +13,14 @@ import {
   type WrittenAddress,
 } from '../service/index.js';
 import { parseAddress } from './address.js';
-import { parseBacklog, parseMaxExtra, parseMilliseconds, parseUserId, parseWorkers } from './numbers.js';
+import {
+  parseBacklog,
+  parseConcurrency,
+  parseMaxExtra,
+  parseMilliseconds,
+  parseUserId,
+  parseWorkers,
+} from './numbers.js';
 
 /** Of every command. */
 export interface ControlFlags {
@@ -37,6 +44,7 @@ export interface ServiceFlags extends ControlFlags {
   readonly policy: PolicyName;
   readonly overload: Overload;
   readonly backlog?: number;
+  readonly recipeConcurrency?: number;
   readonly drainTimeout: number;
   readonly readyTimeout: number;
   readonly orphanTimeout: number;
@@ -63,6 +71,7 @@ export function settingsOf(command: Command): ServiceSettings {
     policy: flags.policy,
     overload: flags.overload,
     backlog: flags.backlog,
+    recipeConcurrency: flags.recipeConcurrency,
     drainTimeoutMs: flags.drainTimeout,
     readyTimeoutMs: flags.readyTimeout,
     orphanTimeoutMs: flags.orphanTimeout,
@@ -96,6 +105,12 @@ export function addServiceOptions(command: Command, listen: Option): Command {
         '--backlog <n>',
         'connections that may wait in the kernel for each address (default: 511)',
       ).argParser(parseBacklog),
+    )
+    .addOption(
+      new Option(
+        '--recipe-concurrency <n>',
+        'connections that one Python or raw worker may have open at a time (default: no limit)',
+      ).argParser(parseConcurrency),
     )
     .addOption(
       new Option('--drain-timeout <ms>', 'time a worker has to drain when it is stopped or replaced')

@@ -35,7 +35,7 @@ import type { PassfdWorkerEvents, PassfdWorkerHost } from './workers/passfd-work
 import { PassfdWorker } from './workers/passfd-worker.js';
 import { createPolicy, isolated, type Policy, type PolicyName } from './policy.js';
 import { Pool, type Overload } from './pool.js';
-import { RecipeWorker } from './workers/recipe-worker.js';
+import { RecipeWorker, type RecipeWorkerOptions } from './workers/recipe-worker.js';
 import { JOINED_LIMITS, Quota } from './quota.js';
 import { SharedTickets } from './shared-tickets.js';
 import { AwaitedWorkers, type AwaitedWorker } from './awaited-workers.js';
@@ -58,6 +58,12 @@ export interface DispatcherOptions {
   readonly overload?: Overload;
   /** Connections that wait in the kernel at most, for each of the dispatcher's own addresses. */
   readonly backlog?: number;
+  /**
+   * Connections that a worker of the recipe may have open at a time, where the kernel can be asked (Linux). Default: no limit; a
+   * worker that has connections open gets another one when no other worker is free, or when all others have 16 or more.
+   * `Dispatcher` throws a `TypeError` for anything but a positive integer.
+   */
+  readonly recipeConcurrency?: number;
   /**
    * Whether what was accepted and not handed off goes to the workers should this process die, even by `kill -9`: see
    * `LastWill`, of which a process has one. Where the system cannot do that, such connections are lost.
@@ -182,7 +188,10 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   constructor(options: DispatcherOptions = {}, clock: Clock = systemClock) {
     super();
-    const { policy = 'round-robin', overload = 'wait' } = options;
+    const { policy = 'round-robin', overload = 'wait', recipeConcurrency = 1 } = options;
+    if (!Number.isSafeInteger(recipeConcurrency) || recipeConcurrency < 1) {
+      throw new TypeError(`recipeConcurrency must be a positive integer, not ${recipeConcurrency}`);
+    }
     this.#options = options;
     const create = typeof policy === 'string' ? () => createPolicy(policy) : () => isolated(policy);
     this.#pool = new Pool(create, overload, {
@@ -759,8 +768,9 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#vacancies.delete(listener);
     this.#tickets.forget(listener);
     this.#pool.close(listener);
-    for (const worker of this.#pool.workers)
+    for (const worker of this.#pool.workers) {
       if (worker instanceof PassfdWorker) worker.custodian.relieve(listener);
+    }
   }
 
   /** Should this process die, the listening socket lives on there. */
@@ -939,7 +949,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #joinRecipe(joined: Joined, pid: number, dialect: 'multiprocessing' | 'raw'): void {
     this.#letIn(joined, dialect, () => {
       const identity = { id: this.#freeId(), pid, dialect };
-      return new RecipeWorker(joined.socket, identity, this.#workerEvents(), this.#diagnostics);
+      return new RecipeWorker(joined.socket, identity, this.#recipeWorkerOptions());
     });
   }
 
@@ -987,6 +997,14 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   #refusePeer(error: PassfdError): void {
     this.#refusedPeers++;
     this.emit('peerRefused', error);
+  }
+
+  #recipeWorkerOptions(): RecipeWorkerOptions {
+    return {
+      events: this.#workerEvents(),
+      diagnostics: this.#diagnostics,
+      concurrency: this.#options.recipeConcurrency,
+    };
   }
 
   #workerEvents(): PassfdWorkerEvents {
@@ -1254,7 +1272,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
             this.#workerEvents(),
             this.#hostFor(snapshot.isTrusted),
           )
-        : RecipeWorker.restore(socket, snapshot, connections[0], this.#workerEvents(), this.#diagnostics);
+        : RecipeWorker.restore(socket, snapshot, connections[0], this.#recipeWorkerOptions());
     this.#pool.add(worker);
     // The kernel names its process exactly when it has connected by itself, and was not given one end of a pair.
     const { peer } = socket;

@@ -20,7 +20,7 @@ const REFUSED_AT_ONCE = 64;
 /** A policy that fails does so for every connection, and that is told once in this time. */
 const POLICY_FAILURE_PAUSE_MS = 1_000;
 
-/** A worker with so many connections has much to do: the next one may be as well off with one that is perhaps not free. */
+/** A worker with so many connections has much to do. The next client may be served as soon by a worker that may queue it. */
 const MUCH = 16;
 
 const NOBODY_LISTENS = 'no worker listens at their address any more';
@@ -226,20 +226,20 @@ export class Pool {
   #place(): void {
     if (this.#isFrozen || this.#isPlacing || this.#waiting.length === 0) return;
     this.#isPlacing = true;
-    const rooms = new Map<Listener, Rooms>();
+    const candidates = new Map<Listener, Candidates>();
     const left: AcceptedConnection[] = [];
     const given = new Set<WorkerHandle>();
     try {
       // One at a time: what comes, or comes back, while a policy is asked is among them, and so is placed too.
       for (let next = this.#waiting.shift(); next; next = this.#waiting.shift()) {
         left.push(next);
-        const worker = this.#workerFor(next, rooms);
+        const worker = this.#workerFor(next, candidates);
         if (!worker) continue;
         left.pop();
         if (next.placeAgain()) this.counts.redelivered++;
         given.add(worker);
         worker.give(next);
-        for (const each of rooms.values()) each.update(worker);
+        for (const each of candidates.values()) each.update(worker);
       }
     } finally {
       // Should a worker fail, the others get theirs all the same, and nothing is sent to two.
@@ -251,18 +251,22 @@ export class Pool {
     this.#noteEmpty();
   }
 
-  #workerFor(connection: AcceptedConnection, rooms: Map<Listener, Rooms>): WorkerHandle | undefined {
+  #workerFor(
+    connection: AcceptedConnection,
+    allCandidates: Map<Listener, Candidates>,
+  ): WorkerHandle | undefined {
     const { listener } = connection;
-    let listenerRooms = rooms.get(listener);
-    if (!listenerRooms)
-      {rooms.set(listener, (listenerRooms = new Rooms(this.#workers, listener, this.#policyAt(listener))));}
-    const { candidates, policy } = listenerRooms;
-    if (candidates.length === 0) return undefined;
-    const worker = this.#choose(policy, candidates, connection);
+    let candidates = allCandidates.get(listener);
+    if (!candidates) {
+      candidates = new Candidates(this.#workers, listener, this.#policyAt(listener));
+      allCandidates.set(listener, candidates);
+    }
+    if (candidates.list.length === 0) return undefined;
+    const worker = this.#choose(candidates.policy, candidates.list, connection);
     if (worker.roomFor(listener) > 0) return worker;
-    // A policy of the user's has drained it.
-    listenerRooms.update(worker);
-    return listenerRooms.candidates[0];
+    // The policy of a user has drained it.
+    candidates.update(worker);
+    return candidates.list[0];
   }
 
   #choose(policy: Policy, candidates: readonly WorkerHandle[], connection: AcceptedConnection): WorkerHandle {
@@ -335,14 +339,12 @@ function partition<T>(all: readonly T[], isFirst: (one: T) => boolean): [T[], T[
   return [all.filter(isFirst), all.filter((one) => !isFirst(one))];
 }
 
-/** The workers with room for one address, while a batch is placed. */
-class Rooms {
+/** The workers that the policy may choose for one address, while a batch is placed. */
+class Candidates {
   readonly policy: Policy;
   readonly #workers: readonly WorkerHandle[];
   readonly #listener: Listener;
-  /** And those that may be, while all who are have much to do. */
-  #free: WorkerHandle[] = [];
-  #busy: WorkerHandle[] = [];
+  #candidates: readonly WorkerHandle[] = [];
 
   constructor(workers: readonly WorkerHandle[], listener: Listener, policy: Policy) {
     this.policy = policy;
@@ -351,22 +353,18 @@ class Rooms {
     this.#look();
   }
 
-  /** Those that take the next one at once; if there are none, those in whose queue it would stand. */
-  get candidates(): readonly WorkerHandle[] {
-    return this.#free.length > 0 ? this.#free : this.#busy;
+  get list(): readonly WorkerHandle[] {
+    return this.#candidates;
   }
 
-  /** It was given one. To ask all of them again for each connection would cost more than the connection. */
+  /** The worker was given a connection. Asking all workers again after each would cost more than the connection. */
   update(worker: WorkerHandle): void {
-    if (!worker.isFree || worker.roomFor(this.#listener) === 0) this.#look();
+    if (worker.mayQueue || worker.roomFor(this.#listener) === 0) this.#look();
   }
 
   #look(): void {
     const withRoom = this.#workers.filter((worker) => worker.roomFor(this.#listener) > 0);
-    this.#busy = withRoom.filter(({ isFree }) => !isFree);
-    this.#free = withRoom.filter(({ isFree }) => isFree);
-    if (this.#busy.length > 0 && this.#free.every(({ load }) => load >= MUCH)) {
-      this.#free = withRoom.filter(({ mayBeFree }) => mayBeFree);
-    }
+    const prompt = withRoom.filter(({ mayQueue }) => !mayQueue);
+    this.#candidates = prompt.some(({ load }) => load < MUCH) ? prompt : withRoom;
   }
 }

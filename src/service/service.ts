@@ -101,13 +101,14 @@ class Service {
     this.#log = log;
     const life = this.#life;
     this.#lineage = this.#createLineage(parts);
-    const { policy, overload, backlog } = settings;
+    const { policy, overload, backlog, recipeConcurrency } = settings;
     const dispatcher = new Dispatcher({
       policy,
       overload,
       lastWill: true,
       readyTimeoutMs,
       ...(backlog !== undefined && { backlog }),
+      ...(recipeConcurrency !== undefined && { recipeConcurrency }),
     });
     this.#dispatcher = dispatcher;
     // Ids up to the number of children are theirs.

@@ -60,6 +60,8 @@ const schema = v.strictObject({
   overload: v.optional(v.picklist(overloads), defaultSettings.overload),
   /** Default: that of `listen`. */
   backlog: v.optional(v.pipe(count, v.maxValue(MAX_BACKLOG))),
+  /** Default: no limit. */
+  recipeConcurrency: v.optional(count),
   drainTimeoutMs: v.optional(durationMs, defaultSettings.drainTimeoutMs),
   readyTimeoutMs: v.optional(durationMs, defaultSettings.readyTimeoutMs),
   orphanTimeoutMs: v.optional(durationMs, defaultSettings.orphanTimeoutMs),

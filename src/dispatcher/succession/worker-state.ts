@@ -74,8 +74,8 @@ const recipeWorkerState = v.object({
   ...identity,
   state: v.picklist(['ready', 'draining']),
   adopted: count,
+  /** Read by earlier releases alone: how many connections the worker can be expected to serve side by side. */
   concurrency: positive,
-  limit: v.optional(positive),
   held,
   /** Whether it has received connections that the kernel cannot be asked about. */
   hasOthers: v.optional(v.boolean()),

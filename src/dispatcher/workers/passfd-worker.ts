@@ -39,8 +39,7 @@ type State =
 export class PassfdWorker implements WorkerHandle {
   readonly dialect = 'passfd';
   /** The window bounds how many connections can wait for the worker. */
-  readonly isFree = true;
-  readonly mayBeFree = true;
+  readonly mayQueue = false;
   readonly id: number;
   readonly pid: number;
   readonly formerChild: FormerChild | undefined;

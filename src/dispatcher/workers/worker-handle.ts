@@ -40,11 +40,10 @@ export interface WorkerHandle extends WorkerView, Candidate {
   /** Whether it has as many connections as it said that it takes. That no more may be on the way to it is not that. */
   readonly isFull: boolean;
   /**
-   * Whether it can be expected to take the next connection at once. Others get one only when there is no such worker.
+   * Whether a connection that is given now may have to wait until the worker is done with another one. Such a worker is a
+   * candidate only when no other worker is, or when all others have much to do.
    */
-  readonly isFree: boolean;
-  /** Whether it may be, as far as anybody has seen. Such a one is tried where all that are free have much to do. */
-  readonly mayBeFree: boolean;
+  readonly mayQueue: boolean;
   /** Puts a connection on its way. It owns it from here on, until it is adopted, or comes back by `WorkerEvents`. */
   give(connection: AcceptedConnection): void;
   /** Sends what was given. */

@@ -22,8 +22,7 @@ function worker(id: number, roomFor: () => number): Taken {
   const taken = { given: [] as Descriptor[], flushed: 0 };
   const handle = {
     id,
-    isFree: true,
-    mayBeFree: true,
+    mayQueue: false,
     load: 0,
     inFlight: 0,
     roomFor,

@@ -346,73 +346,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'is tried with another one when all who are free have much to do, and if it leaves that unread, not again',
-    onStage({ policy: 'least-connections' }, async (stage) => {
-      const worker = await joinPython(stage);
-      await stage.client();
-      const { connection: first } = await take(stage, worker);
-      const [view] = stage.dispatcher.workers as WorkerHandle[];
-      await stage.until(() => view?.adopted === 1);
-      const other = await stage.joinServing({ window: 4096 });
-      await stage.clients(16);
-      await other.handoffs(16);
-      await other.adopt();
-      await stage.until(() => stage.dispatcher.status().connections.adopted === 17);
-      await stage.client();
-      await stage.until(() => view?.inFlight === 1);
-      // The first look sees that it had answered before.
-      await stage.looks.pass(5);
-      assert.equal(view?.mayBeFree, false);
-      first.close();
-      await take(stage, worker);
-      await stage.until(() => view.adopted === 2);
-      await stage.clients(20);
-      await other.handoffs(20);
-      assert.equal(view.inFlight, 0);
-    }),
-  );
-
-  for (const [how, waitMs, isTriedAgain] of [
-    ['makes wait until it has closed one is not tried with so many again', 10, false],
-    ['takes at once, though one was closed meanwhile, is tried again', 9, true],
-  ] as const) {
-    it(
-      `that ${how}`,
-      onStage({ policy: 'least-connections' }, async (stage) => {
-        let now = 0;
-        const { mock: clock } = mock.method(performance, 'now', () => now);
-        stage.own({
-          [Symbol.dispose]: () => {
-            clock.restore();
-          },
-        });
-        const worker = await joinPython(stage);
-        await stage.client();
-        const { connection: first } = await take(stage, worker);
-        const [view] = stage.dispatcher.workers as WorkerHandle[];
-        await stage.until(() => view?.adopted === 1);
-        const other = await stage.joinServing({ window: 4096 });
-        await stage.clients(16);
-        await other.handoffs(16);
-        await other.adopt();
-        await stage.until(() => stage.dispatcher.status().connections.adopted === 17);
-        await stage.client();
-        await stage.until(() => view?.inFlight === 1);
-        now += waitMs;
-        first.close();
-        await take(stage, worker);
-        await stage.until(() => view?.adopted === 2);
-        assert.equal(view?.active, 1);
-        assert.equal(view.mayBeFree, isTriedAgain);
-        await stage.client();
-        if (isTriedAgain) await take(stage, worker);
-        else await other.handoffs(1);
-      }),
-    );
-  }
-
-  it(
-    'is tried with one more and one more when it takes them',
+    'gets its share when all others have 16 connections or more, one connection at a time',
     onStage({ policy: 'least-connections' }, async (stage) => {
       const worker = await joinPython(stage);
       await stage.client();
@@ -427,6 +361,74 @@ describe('a worker of the recipe', () => {
       }
     }),
   );
+
+  it(
+    'gets nothing beyond its declared limit, however much others have to do',
+    onStage({ policy: 'least-connections', recipeConcurrency: 1 }, async (stage) => {
+      const worker = await joinPython(stage);
+      await stage.client();
+      const { connection } = await take(stage, worker);
+      const [view] = stage.dispatcher.workers;
+      await stage.until(() => view?.adopted === 1);
+      const other = await stage.joinServing({ window: 4096 });
+      await stage.clients(20);
+      await other.handoffs(20);
+      assert.deepEqual([view?.adopted, view?.inFlight], [1, 0]);
+      connection.close();
+      await stage.until(() => view?.active === 0);
+      await stage.client();
+      await take(stage, worker);
+    }),
+  );
+
+  it(
+    'leaves clients in the backlog while it has as many connections as its declared limit',
+    onStage({ recipeConcurrency: 2 }, async (stage) => {
+      const address = await stage.address();
+      const worker = await joinPython(stage);
+      await stage.clients(4);
+      const { connection } = await take(stage, worker);
+      await take(stage, worker);
+      await stage.until(() => stage.dispatcher.workers[0]?.adopted === 2);
+      await turns();
+      assert.equal(backlogOf(address), 2);
+      connection.close();
+      await take(stage, worker);
+      await turns();
+      assert.equal(backlogOf(address), 1);
+    }),
+  );
+
+  it(
+    'has its clients refused at once when every worker is at its limit, under the overload rule refuse',
+    onStage({ overload: 'refuse', recipeConcurrency: 1 }, async (stage) => {
+      const worker = await joinPython(stage);
+      await stage.client();
+      await take(stage, worker);
+      await stage.until(() => stage.dispatcher.workers[0]?.adopted === 1);
+      assert.equal(await receivedText(await stage.client()), null);
+      assert.equal(stage.dispatcher.status().connections.refused, 1);
+    }),
+  );
+
+  for (const [how, recipeConcurrency, isStalled] of [
+    ['is not stalled while it has one open, since it may serve one client after the other', undefined, false],
+    ['is stalled below its declared limit', 2, true],
+  ] as const) {
+    it(
+      `that leaves a connection unread ${how}`,
+      onStage(recipeConcurrency === undefined ? {} : { recipeConcurrency }, async (stage) => {
+        const worker = await joinPython(stage);
+        await stage.clients(2);
+        await take(stage, worker);
+        const [view] = stage.dispatcher.workers;
+        await stage.until(() => view?.adopted === 1 && view.inFlight === 1);
+        // At the first look the worker has answered since the watch began.
+        await stage.looks.pass(5);
+        assert.equal(view?.isStalled, isStalled);
+      }),
+    );
+  }
 
   it(
     'is told to be stalled when it leaves unread what it could take, until it takes it',

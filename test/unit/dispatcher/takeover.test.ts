@@ -446,28 +446,25 @@ describe('the next generation', () => {
   );
 
   it(
-    'knows with how many connections a worker of the recipe leaves another one unread',
-    onStage({}, async (stage) => {
-      await stage.address();
+    'counts what a recipe worker has open against its declared limit',
+    onStage({ recipeConcurrency: 1 }, async (stage) => {
+      const address = await stage.address();
       const ready = stage.next('ready');
       const python = stage.own(await connect(stage.control));
       await python.send(encodeFrame(dumps(process.pid)));
       await ready;
-      await stage.clients(2);
+      await stage.client();
       using message = await received(python.receive(1));
-      stage.own(message.takeDescriptor());
-      const mayBeFree = ({ workers }: Dispatcher): boolean | undefined =>
-        (workers as WorkerHandle[])[0]?.mayBeFree;
-      await stage.until(() =>
-        stage.dispatcher.workers.some(({ adopted, inFlight }) => adopted === 1 && inFlight === 1),
-      );
-      assert.equal(mayBeFree(stage.dispatcher), true);
-      // The first look sees that it had answered before.
-      await stage.looks.pass(5);
-      assert.equal(mayBeFree(stage.dispatcher), false);
-      await using next = new Dispatcher();
+      const connection = stage.own(message.takeDescriptor());
+      await stage.until(() => stage.dispatcher.workers[0]?.adopted === 1);
+      await using next = new Dispatcher({ recipeConcurrency: 1 });
       await succeed(stage, next);
-      assert.equal(mayBeFree(next), false);
+      await stage.client();
+      await turns();
+      assert.equal(backlogOf(address), 1);
+      connection.close();
+      using second = await received(python.receive(1));
+      assert.equal(second.descriptors.length, 1);
     }),
   );
 

@@ -47,7 +47,6 @@ const recipe: RecipeWorkerState = {
   state: 'draining',
   adopted: 3,
   concurrency: 1,
-  limit: 2,
   held: [{ bytes: Buffer.of(1, 2, 3) }],
   hasOthers: false,
   answer: 'O',
@@ -55,7 +54,7 @@ const recipe: RecipeWorkerState = {
 };
 
 const recipeJson =
-  '{"dialect":"raw","id":2,"pid":200,"state":"draining","adopted":3,"concurrency":1,"limit":2,"held":["AQID"],' +
+  '{"dialect":"raw","id":2,"pid":200,"state":"draining","adopted":3,"concurrency":1,"held":["AQID"],' +
   '"hasOthers":false,"answer":"O","isSent":true}';
 
 /** What earlier releases write. */
