@@ -116,7 +116,7 @@ export class Adoption {
   /**
    * Decides who owns the connections whose answer could not be sent. A dispatcher that lives has copies of them, and gives
    * these to other workers. The copies of a dispatcher that died are gone.
-   * @param isAlive whether the dispatcher lives: it has sent a farewell
+   * @param isAlive whether the dispatcher lives, and keeps what this worker has not adopted
    */
   async end(isAlive: boolean): Promise<void> {
     await this.#answered;

@@ -1,4 +1,4 @@
-// When a dispatcher is told what a worker has open: each report wakes the dispatcher, so none is sent before it matters.
+// When a worker reports what it has open or closed: each report wakes the dispatcher, so none is sent before it matters.
 import { encodeClosed, encodeJson } from '../handoff/index.js';
 
 /**

@@ -1,4 +1,5 @@
-// Node's private handles: under a net.Socket, made from a descriptor, and under a net.Server. No other file knows their fields.
+// Node's private handles under net.Socket and net.Server: how to make them and how to watch them. Every private field of Node
+// that this part uses is declared here.
 // Checked with Node 20.19, 22, 24 and 26. Each comment names the place in Node's source that it relies on.
 import { subscribe } from 'node:diagnostics_channel';
 import { Socket, type NetConnectOpts, type Server } from 'node:net';
@@ -106,7 +107,7 @@ const listeningClasses: Readonly<Record<'tcp' | 'unix', ListeningHandleClass>> =
 
 /**
  * Makes the handle of a server that has no socket of its own. It is a handle of Node with nothing open. So code that takes
- * it for a real one, as `child.send('server', server)` does, gets an error (EBADF). With a plain object it would crash.
+ * it for a real one, as `child.send('server', server)` does, gets an error (EBADF). A plain object would crash the process.
  * @param own the methods in place of Node's
  */
 export function createListeningHandle(family: 'tcp' | 'unix', own: ListeningHandle): ListeningHandle {

@@ -70,7 +70,7 @@ export class Subscriptions {
     this.#host = host;
   }
 
-  /** Whether the dispatcher was told that connections may come. */
+  /** Whether this worker has reported that connections may come. */
   get isReady(): boolean {
     return this.#isReady;
   }
@@ -104,7 +104,7 @@ export class Subscriptions {
    * Has a server listen through the dispatcher.
    * @param wanted the address. Default: the dispatcher's own addresses
    * @param listen the arguments of the app's own `listen`. Default: none
-   * @throws {PassfdError} `ERR_CLOSED` when the server was closed, or was told to listen elsewhere, before the answer came;
+   * @throws {PassfdError} `ERR_CLOSED` when the server was closed, or listened elsewhere, before the answer came;
    * `ERR_ADDRESS_IN_USE`; `ERR_NO_ADDRESS`; `ERR_LISTEN`, whose `cause` has the code of the system error; and as
    * `untilLinked` of the host
    */
@@ -209,7 +209,7 @@ export class Subscriptions {
 
   /** Asks the next dispatcher for everything. @throws as `Link.listen` */
   async askAgain(link: Link): Promise<void> {
-    // An id means a listener of one dispatcher. The next one gives it to another listener.
+    // An id belongs to one dispatcher. The next dispatcher gives it to another listener.
     for (const subscription of this.#subscriptions) subscription.listeners = [];
     for (const subscription of this.#subscriptions) {
       await subscription.ask(link, (listeners, tickets) => {

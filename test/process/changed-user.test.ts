@@ -1,4 +1,4 @@
-// Workers that became another user when they listened: they come back to the next dispatcher, and nobody else in their place.
+// Workers that changed their user after they listened: they return to the next dispatcher, and no other process can in their place.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -13,18 +13,18 @@ import { withPrograms } from '../support/program.js';
 
 const impostor = fileURLToPath(new URL('fixtures/impostor.js', import.meta.url));
 
-/** By convention nobody's. */
+/** By convention the user `nobody`. */
 const USER = '65534';
 
-/** Looks at the workers, each by a process of its own. */
+/** Reads the state of each worker in a process of its own. */
 const MOST_LOOKS = 100;
 
 const skip =
   process.platform !== 'linux' ? 'needs abstract sockets' : process.getuid?.() === 0 ? false : 'needs root';
 
-describe('workers that became another user, which the control socket does not let in', { skip }, () => {
+describe('workers that changed to a user which the control socket refuses', { skip }, () => {
   it(
-    'come back to each next dispatcher by the way that they opened before, and nobody else comes by it',
+    'return to each next dispatcher by their way back, which no other process can use',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const [control, web] = [`${directory.path}/control`, `${directory.path}/web`];
@@ -75,7 +75,7 @@ describe('workers that became another user, which the control socket does not le
   );
 });
 
-/** The abstract name, without its NUL, that a worker itself listens at. */
+/** The abstract name, without its NUL, of the way back of a worker. */
 function wayBackOf(pid: number): string {
   const name = new RegExp(`@(passfd-worker-${pid}-[0-9a-f]{32})$`, 'm');
   return name.exec(readFileSync('/proc/net/unix', 'utf8'))?.[1] ?? '';

@@ -1,4 +1,4 @@
-// An unmodified app that joins a dispatcher by itself: what its terminal tells while there is none.
+// An unmodified app that joins a dispatcher: the messages on its terminal while no dispatcher is there.
 import { describe, it } from 'node:test';
 import assert from 'node:assert/strict';
 
@@ -8,7 +8,7 @@ import { withPrograms } from '../support/program.js';
 
 describe('an app that is started by `passfd worker`', () => {
   it(
-    'says that it waits while there is no dispatcher, and listens when one comes',
+    'reports that it waits while no dispatcher is there, and listens when one comes',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -20,7 +20,7 @@ describe('an app that is started by `passfd worker`', () => {
   );
 
   it(
-    'says why it ends when its dispatcher is gone and no other one comes',
+    'reports why it ends when its dispatcher is gone and no other dispatcher comes',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;

@@ -1,4 +1,4 @@
-// The smallest true program under each version of Node that is promised, where it was fetched: two workers, a restart, a stop.
+// The smallest app under each supported version of Node that was fetched: two workers, a restart, a stop.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { get, type IncomingMessage } from 'node:http';
@@ -10,7 +10,7 @@ import { temporaryDirectory } from '../support/files.js';
 import { app, passfd } from '../support/passfd.js';
 import { withPrograms, type Program } from '../support/program.js';
 
-/** The oldest that package.json allows, and the lines that are maintained. */
+/** The oldest version that package.json allows, and the maintained release lines. */
 const VERSIONS = ['20.19.0', '22', '24', '26'];
 
 const WORKERS = 2;
@@ -29,7 +29,7 @@ async function ask(port: string): Promise<Answer> {
   return { worker, pid, version };
 }
 
-/** One of each worker, asked until each has answered. */
+/** One answer of each worker: asks until all have answered. */
 async function answersOf(port: string): Promise<Answer[]> {
   const answers = new Map<string, Answer>();
   while (answers.size < WORKERS) {
@@ -39,7 +39,7 @@ async function answersOf(port: string): Promise<Answer[]> {
   return [...answers.values()];
 }
 
-/** Where `scripts/test-with-node.js` puts it. */
+/** The directory where `scripts/test-with-node.js` puts this version. */
 function fetched(version: string): string {
   return fileURLToPath(new URL(`../../../node_modules/.cache/node/${version}/bin/node`, import.meta.url));
 }

@@ -1,4 +1,4 @@
-// Somebody else's dispatcher at a control path: commands and workers say nothing to it, unless its user is named.
+// A dispatcher of another user at a control path: commands and workers send it nothing, unless its user is trusted.
 import assert from 'node:assert/strict';
 import { chmodSync, lchownSync, mkdirSync, rmSync, symlinkSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -10,15 +10,15 @@ import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms, type Start } from '../support/program.js';
 
-/** By convention nobody's; the name does not matter. */
+/** By convention the user `nobody`. */
 const OTHER_USER = 65_534;
 
-/** As the directory for temporary files is: anyone may make a file, and only its owner may remove it. */
+/** The mode of a directory for temporary files: any user may make a file, and only its owner may remove it. */
 const FOR_EVERYBODY = 0o1777;
 
 const isRoot = process.getuid?.() === 0;
 
-/** Another user that was the first to take a path. */
+/** Another user that took a path first. */
 async function pretender(control: string): Promise<Child> {
   const child = new Child('other-user', { args: ['pretend', control, String(OTHER_USER)] });
   assert.equal(await child.next(), 'listening');
@@ -73,7 +73,7 @@ describe("another user's dispatcher", { skip: isRoot ? false : 'only root can st
   );
 
   it(
-    'gets no worker by join, and no answer that a key could be guessed from',
+    'gets no worker by join, and no answer to a challenge',
     withPretender(async (_start, control, other) => {
       await assert.rejects(
         join({ control, authkey: 'secret' }),
@@ -84,7 +84,7 @@ describe("another user's dispatcher", { skip: isRoot ? false : 'only root can st
   );
 
   it(
-    'is believed when its user is named, by an option or in the environment',
+    'is trusted when its user is named by an option or in the environment',
     withPretender(async (start, control, other) => {
       const user = String(OTHER_USER);
       const named = start(...passfd('stop', '--control', control, '--trust-uid', user));
@@ -101,7 +101,7 @@ describe("another user's dispatcher", { skip: isRoot ? false : 'only root can st
   );
 
   it(
-    'gets nothing of a worker that has lost its own, and that goes back to its own when that is there',
+    'gets nothing from a worker that has lost its dispatcher, and that returns to its own',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       chmodSync(directory.path, FOR_EVERYBODY);
@@ -113,7 +113,7 @@ describe("another user's dispatcher", { skip: isRoot ? false : 'only root can st
       await service.errorLine(/"worker ready"/);
       service.kill();
       await service.exit;
-      // As a cleaner of old files does.
+      // As a program that removes old files does.
       rmSync(control);
       const other = await pretender(control);
       await worker.errorLine(/does not take this worker back yet: .*is not trusted/);
@@ -128,12 +128,12 @@ describe("another user's dispatcher", { skip: isRoot ? false : 'only root can st
 });
 
 describe(
-  'a control path that leads to the own dispatcher by the will of another user',
+  'a control path that another user has made to lead to the own dispatcher',
   {
     skip: isRoot ? false : 'only root can make one',
   },
   () => {
-    /** A service, and a command to it by a way that `lead` makes. */
+    /** A service, and a command to it by a path that `lead` makes. */
     function commandBy(
       lead: (directory: string, control: string) => string,
       check: (stderr: string, exit: number | string) => void,

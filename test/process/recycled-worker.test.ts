@@ -1,4 +1,4 @@
-// A worker that served and ends with code 0 without being asked: another one follows, and the service goes on.
+// A worker that has served and exits with code 0 by itself: it is replaced, and the service goes on.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -7,7 +7,7 @@ import { app, passfd, statusOf } from '../support/passfd.js';
 import { untilEnded } from '../support/processes.js';
 import { withPrograms, type Program, type Start } from '../support/program.js';
 
-/** Several processes start one after the other, and the machine may be busy. */
+/** Several processes start one after the other, maybe on a busy machine. */
 const DEADLINE_MS = 300_000;
 
 class Scene {
@@ -43,7 +43,7 @@ class Scene {
     return this.#start(...passfd(...words, '--control', this.control));
   }
 
-  /** The process of each worker, in the order of their ids, when all are ready. */
+  /** The process of each worker, in the order of the ids, once all are ready. */
   async workers(count = this.count): Promise<number[]> {
     for (;;) {
       const status = await statusOf(this.control).catch(() => undefined);
@@ -53,7 +53,7 @@ class Scene {
     }
   }
 
-  /** @returns the process that answered; a client that is refused fails the test */
+  /** @returns the process that answered. A refused client fails the test */
   async ask(path = '/'): Promise<number> {
     const response = await fetch(`http://127.0.0.1:${this.#port}${path}`);
     return Number.parseInt(await response.text());
@@ -71,7 +71,7 @@ function withScene(count: number, body: (scene: Scene) => Promise<void>): () => 
   }, DEADLINE_MS);
 }
 
-/** A process that has been drained by hand ends by itself when no signal comes for 5 s. */
+/** A process that was drained by `passfd drain` exits by itself when no signal comes for 5 s. */
 function endDrained(pid: number): void {
   try {
     process.kill(pid, 'SIGTERM');
@@ -80,9 +80,9 @@ function endDrained(pid: number): void {
   }
 }
 
-describe('a worker that has served and ends with code 0', () => {
+describe('a worker that has served and exits with code 0', () => {
   it(
-    'since somebody has sent it SIGTERM is replaced, and a restart replaces all there are',
+    'after a SIGTERM from outside is replaced, and a restart replaces all workers',
     withScene(2, async (scene) => {
       const [first = 0, second = 0] = await scene.workers();
       process.kill(first, 'SIGTERM');
@@ -98,7 +98,7 @@ describe('a worker that has served and ends with code 0', () => {
   );
 
   it(
-    'as an app does that recycles itself, is replaced again and again, and no client is refused',
+    'to recycle itself is replaced each time, and no client is refused',
     withScene(1, async (scene) => {
       const pids = new Set<number>();
       for (let turn = 0; turn < 3; turn++) {
@@ -111,7 +111,7 @@ describe('a worker that has served and ends with code 0', () => {
   );
 
   it(
-    'behind a takeover, when nobody knows its code, is replaced all the same',
+    'after a takeover is replaced too, although its exit code is unknown',
     withScene(2, async (scene) => {
       const [first = 0, second = 0] = await scene.workers();
       assert.equal(await scene.command('takeover').exit, 0);
@@ -124,7 +124,7 @@ describe('a worker that has served and ends with code 0', () => {
   );
 
   it(
-    'while its dispatcher is dead has a successor at the next start',
+    'while its dispatcher is dead is replaced at the next start',
     withScene(2, async (scene) => {
       const [first = 0, second = 0] = await scene.workers();
       scene.service.kill();
@@ -139,9 +139,9 @@ describe('a worker that has served and ends with code 0', () => {
   );
 });
 
-describe('a worker that is drained by hand', () => {
+describe('a worker that is drained by `passfd drain`', () => {
   it(
-    'is not replaced when it ends, though it was the only one, until a restart starts another one',
+    'is not replaced when it exits, although it was the only one, until a restart',
     withScene(1, async (scene) => {
       const [pid = 0] = await scene.workers();
       assert.equal(await scene.command('drain', '1').exit, 0);
@@ -157,7 +157,7 @@ describe('a worker that is drained by hand', () => {
   );
 
   it(
-    'is not replaced either when a takeover comes before its end',
+    'is not replaced when a takeover comes before its exit',
     withScene(2, async (scene) => {
       const [pid = 0, other] = await scene.workers();
       assert.equal(await scene.command('drain', '1').exit, 0);
@@ -169,9 +169,9 @@ describe('a worker that is drained by hand', () => {
   );
 });
 
-describe('a worker that ends with code 0 and never listened', () => {
+describe('a worker that exits with code 0 and never listened', () => {
   it(
-    'has finished, and the service ends with code 0 when every one has',
+    'is finished, and the service exits with code 0 when all are',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const flags = ['--workers', '2', '--control', `${directory.path}/control`];
@@ -182,7 +182,7 @@ describe('a worker that ends with code 0 and never listened', () => {
   );
 
   it(
-    'has finished while another one serves, and a restart starts it once more',
+    'is finished while another worker serves, and a restart starts it once more',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;

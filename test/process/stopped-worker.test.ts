@@ -1,4 +1,4 @@
-// A worker that is stopped (SIGSTOP): the log names it, the others serve, and what it was sent waits for it.
+// A worker that is stopped (SIGSTOP): the log names it, the others serve, and connections already sent to it wait for it.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -10,7 +10,7 @@ const CLIENTS = 20;
 
 describe('a worker that is stopped', () => {
   it(
-    'is named in the log, gets nothing more, and serves what it was sent when it goes on',
+    'is named in the log, gets nothing more, and serves its connections when it continues',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -28,7 +28,7 @@ describe('a worker that is stopped', () => {
       } while (!stopped);
       process.kill(stopped.pid, 'SIGSTOP');
 
-      // One of two goes to each.
+      // Each of the two workers gets one connection.
       const answers = [ask(), ask()];
       const [line] = await program.errorLine(/.*worker does not answer.*/);
       const { worker, pid, inFlight } = JSON.parse(line) as Record<string, unknown>;

@@ -17,12 +17,12 @@ import { withPrograms, type Program } from '../support/program.js';
 
 const WORKERS = ['1', '2', '3'];
 
-/** What Node itself says of it, since 22.10. */
+/** The warning of Node itself, since 22.10. */
 const stripsTypes = 'typescript' in process.features && process.features.typescript === 'strip';
 
 const ca = readFileSync(app('certificate.pem'));
 
-/** Asks once, over a connection of its own, and tells which worker answered. */
+/** Sends one request over a new connection. @returns the worker that answered */
 type Ask = (port: string) => Promise<string>;
 
 const askHttp: Ask = (port) =>
@@ -50,7 +50,7 @@ const askHttp2: Ask = async (port) => {
   }
 };
 
-/** Two messages of the server, and an echo between them. */
+/** Reads two messages of the server, with an echo between them. */
 const askWebSocket: Ask = (port) =>
   new Promise((resolve, reject) => {
     const socket = new WebSocket(`ws://127.0.0.1:${port}`);
@@ -67,7 +67,7 @@ const askWebSocket: Ask = (port) =>
     });
   });
 
-/** Where every worker listens, when the dispatcher knows that all do: one that listens is ready a moment later. */
+/** The port of the workers, once all are ready. A worker becomes ready a moment after it listens. */
 async function portOf(program: Program, control: string): Promise<string> {
   const listening: string[] = [];
   while (listening.length < WORKERS.length) {
@@ -114,7 +114,7 @@ describe('an app under `passfd run`', () => {
   }
 
   it(
-    'is TypeScript whose types Node strips',
+    'may be TypeScript whose types Node strips',
     { skip: stripsTypes ? false : `Node ${process.version} strips no types by itself` },
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
@@ -133,7 +133,7 @@ describe('an app under `passfd run`', () => {
       const control = `${directory.path}/control`;
       const flags = ['--workers', '3', '--policy', 'client-ip', '--control', control];
       const server = start(...passfd('run', ...flags, app('socket-io.js')));
-      // Whom a client belongs to is decided anew when a worker comes.
+      // A new worker changes which worker a client belongs to.
       const port = await portOf(server, control);
       const workers = new Set<string>();
       for (let host = 1; host <= 30; host++) workers.add(await talkSocketIo(port, `127.0.0.${host}`));
@@ -146,14 +146,14 @@ describe('a Socket.IO client whose long polling meets several workers', () => {
   const LOST = /^passfd: a Socket\.IO session was lost: .*--policy client-ip/;
 
   it(
-    'is lost, and the log says once what to do',
+    'loses its session, and the log says once what to do',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
       const server = start(...passfd('run', '--workers', '3', '--control', control, app('socket-io.js')));
       const port = await portOf(server, control);
       let lost = 0;
-      // One worker looks for it.
+      // Only worker 1 looks for lost sessions.
       while (!server.errorLines.some((line) => LOST.test(line))) {
         await talkSocketIo(port, '127.0.0.1').catch(() => lost++);
       }
@@ -165,7 +165,7 @@ describe('a Socket.IO client whose long polling meets several workers', () => {
   );
 
   it(
-    'is not spoken of where every client stays with one worker, though a session is unknown after a restart',
+    'is not logged when every client stays with one worker, although a session is unknown after a restart',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
@@ -189,7 +189,7 @@ describe('a Socket.IO client whose long polling meets several workers', () => {
   );
 });
 
-/** From a host of its own: long polling, then the upgrade, then an echo over it. */
+/** A client from a host of its own: long polling, then the upgrade, then an echo over the WebSocket. */
 async function talkSocketIo(port: string, localAddress: string): Promise<string> {
   const agent = new HttpAgent({ localAddress });
   const socket = io(`http://127.0.0.1:${port}`, {
