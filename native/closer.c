@@ -1,4 +1,4 @@
-/* Closing on threads of its own: see closer.h. */
+/* Closing on threads: see closer.h. */
 #include "closer.h"
 #include "passfd.h"
 #include "will.h"
@@ -12,22 +12,22 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A thread only closes. Sanitizers and libc take some of it. */
+/* A thread only closes. Sanitizers and the C library need some of the stack. */
 #define STACK_BYTES (128 * 1024)
 
-/* A descriptor that waits. Lists hold its number + 1, so that 0 is their end. */
+/* A descriptor that waits. Lists hold its number + 1; 0 ends a list. */
 struct item {
 	int next;
 	int64_t since_ms;
 };
 
-/* There is one as long as it has something that is not closed. */
+/* An account exists as long as it has descriptors that are not closed. */
 struct account {
 	int64_t key;
 	int first, last;  /* descriptors that wait */
-	int count;        /* these, and the one that is being closed */
-	int is_busy;      /* one is being closed */
-	int64_t since_ms; /* when that one was queued */
+	int count;        /* descriptors that wait, and the one that is being closed */
+	int is_busy;      /* a descriptor is being closed */
+	int64_t since_ms; /* when that descriptor was queued */
 	struct account *next_due;
 	struct account *next, **link;
 };
@@ -35,7 +35,7 @@ struct account {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of all below */
 static pthread_cond_t is_due = PTHREAD_COND_INITIALIZER;
 static struct account *accounts;
-static struct account *first_due, *last_due; /* accounts with something that waits, and nothing that is being closed */
+static struct account *first_due, *last_due; /* accounts with a waiting descriptor, and none that is being closed */
 static int due_count, idle_count, thread_count, total;
 static struct item *items; /* by the number of the descriptor */
 static int item_count;
@@ -163,7 +163,7 @@ static void *run(void *argument)
 	return NULL;
 }
 
-/* When it fails, what waits is left to the threads that there are, or to the next call. */
+/* If it fails, the running threads or the next call close what waits. */
 static void start_thread(void)
 {
 	pthread_attr_t attributes;
@@ -185,11 +185,11 @@ static void start_thread(void)
 
 int closer_close(int fd, int64_t key)
 {
-	/* A thread could tell nobody. */
+	/* Checked here, because a thread could not report it. */
 	if (fcntl(fd, F_GETFD) < 0)
 		return -EBADF;
-	/* Here and not before the close itself: the will must not use the number from now on. A mark that it was handed out
-	 * stays until the number is accepted or received anew, so the will leaves the connection alone while it waits here. */
+	/* Now, and not right before the close: from now on the will must not use the number. The mark "handed out" stays until the
+	 * number is accepted or received again, so the will ignores the connection while it waits here. */
 	will_before_close(fd);
 	pthread_mutex_lock(&lock);
 	struct account *account = make_room(fd) ? open_account(key) : NULL;
@@ -213,7 +213,7 @@ int closer_refuse(int fd, int64_t key)
 {
 	if (fcntl(fd, F_GETFD) < 0)
 		return -EBADF;
-	return passfd_end(fd) ? passfd_close(fd) : closer_close(fd, key);
+	return passfd_end(fd) ? will_close(fd) : closer_close(fd, key);
 }
 
 int closer_waiting(int64_t key, int64_t least_ms)

@@ -6,7 +6,7 @@
 #include <limits.h>
 #include <stdint.h>
 
-/* The threads of the closer run on when the last environment that has loaded this code is gone. */
+/* The threads of the closer go on running after the last environment that loaded this code has ended. */
 static void keep_loaded(void)
 {
 	Dl_info self;
@@ -15,7 +15,7 @@ static void keep_loaded(void)
 		dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-/* Users are 32 bits wide, and unsigned; accounts of other things are negative. */
+/* The account of a user is its id, of 32 bits and unsigned. Other accounts are negative. */
 static int get_account(napi_env env, napi_value value, int64_t *account)
 {
 	double number;
@@ -31,16 +31,14 @@ static int get_account(napi_env env, napi_value value, int64_t *account)
 
 static napi_value end_with(napi_env env, napi_callback_info info, int (*end)(int fd, int64_t account))
 {
-	size_t count = 2;
-	napi_value arguments[2], result;
+	napi_value arguments[2];
 	int64_t account;
 	int fd;
 
-	CHECK(env, napi_get_cb_info(env, info, &count, arguments, NULL, NULL));
-	if (!addon_integer(env, arguments[0], "fd", 0, INT_MAX, &fd) || !get_account(env, arguments[1], &account))
+	if (!addon_arguments(env, info, 2, arguments) || !addon_fd(env, arguments[0], &fd) ||
+	    !get_account(env, arguments[1], &account))
 		return NULL;
-	CHECK(env, napi_create_int32(env, end(fd, account), &result));
-	return result;
+	return addon_number(env, end(fd, account));
 }
 
 /* closeLater(fd, account) */
@@ -58,27 +56,21 @@ static napi_value refuse(napi_env env, napi_callback_info info)
 /* closing(account, leastMs) */
 static napi_value closing(napi_env env, napi_callback_info info)
 {
-	size_t count = 2;
-	napi_value arguments[2], result;
+	napi_value arguments[2];
 	int64_t account;
 	int least_ms;
 
-	CHECK(env, napi_get_cb_info(env, info, &count, arguments, NULL, NULL));
-	if (!get_account(env, arguments[0], &account) ||
+	if (!addon_arguments(env, info, 2, arguments) || !get_account(env, arguments[0], &account) ||
 	    !addon_integer(env, arguments[1], "leastMs", 0, INT_MAX, &least_ms))
 		return NULL;
-	CHECK(env, napi_create_int32(env, closer_waiting(account, least_ms), &result));
-	return result;
+	return addon_number(env, closer_waiting(account, least_ms));
 }
 
 /* closingInAll() */
 static napi_value closing_in_all(napi_env env, napi_callback_info info)
 {
-	napi_value result;
-
 	(void)info;
-	CHECK(env, napi_create_int32(env, closer_total(), &result));
-	return result;
+	return addon_number(env, closer_total());
 }
 
 /* isCloserFull() */
@@ -93,13 +85,14 @@ static napi_value is_closer_full(napi_env env, napi_callback_info info)
 
 napi_status addon_define_closer(napi_env env, napi_value exports)
 {
-	const napi_property_descriptor functions[] = {
-		{"closeLater", NULL, close_later, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"refuse", NULL, refuse, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"closing", NULL, closing, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"closingInAll", NULL, closing_in_all, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"isCloserFull", NULL, is_closer_full, NULL, NULL, NULL, napi_default_jsproperty, NULL},
+	static const struct addon_function functions[] = {
+		{"closeLater", close_later},
+		{"refuse", refuse},
+		{"closing", closing},
+		{"closingInAll", closing_in_all},
+		{"isCloserFull", is_closer_full},
 	};
+
 	keep_loaded();
-	return napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
+	return addon_define(env, exports, functions, sizeof functions / sizeof functions[0]);
 }

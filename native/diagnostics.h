@@ -1,4 +1,4 @@
-/* Asks the kernel who still holds a TCP or Unix connection: Linux' sock_diag(7), by netlink. Elsewhere nobody can tell. */
+/* Asks the kernel whether any process still holds a TCP or Unix connection: Linux' sock_diag(7), by netlink. */
 #ifndef PASSFD_DIAGNOSTICS_H
 #define PASSFD_DIAGNOSTICS_H
 
@@ -22,11 +22,11 @@
 #define SO_COOKIE 57
 #endif
 
-/* Answers that are read for one question: those to earlier ones, whose asker gave up, come first. */
+/* Most answers that are read for one question. Answers to earlier questions, whose caller gave up, come first. */
 #define MAX_ANSWERS 16
 
-/* The rest of the identity of a socket whose family and addresses are known. -ENOTSUP for UDP and for MPTCP: the kernel is
- * asked about TCP, and finds neither there. */
+/* Completes the identity of a socket whose family and addresses are known. -ENOTSUP for UDP and for MPTCP: the kernel is asked
+ * about TCP sockets, and finds neither there. */
 static inline int diagnostics_identify(int fd, struct passfd_identity *identity)
 {
 	int protocol;
@@ -89,7 +89,7 @@ static inline void diagnostics_ask(struct diagnostics_request *request, const st
 	memcpy(request->question.tcp.id.idiag_dst, identity->remote, sizeof identity->remote);
 }
 
-/* The answer stands in bytes[0..length). 1 held, 0 not, -EAGAIN: it answers another question. */
+/* Reads the answer in bytes[0..length). 1: held, 0: not held, -EAGAIN: the answer to another question. */
 static inline int diagnostics_read(const unsigned char *bytes, size_t length, uint32_t sequence)
 {
 	struct nlmsghdr header;
@@ -105,7 +105,7 @@ static inline int diagnostics_read(const unsigned char *bytes, size_t length, ui
 	length -= NLMSG_HDRLEN;
 	if (header.nlmsg_type == NLMSG_ERROR && length >= sizeof error) {
 		memcpy(&error, bytes, sizeof error);
-		/* The connection is gone for good, or its address has a newer one (another cookie). */
+		/* The connection is gone, or its addresses have a newer one (with another cookie). */
 		return error.error == -ENOENT || error.error == -ESTALE ? 0 : error.error;
 	}
 	if (header.nlmsg_type != SOCK_DIAG_BY_FAMILY || length < 1)

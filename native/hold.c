@@ -21,7 +21,7 @@
 #define CLOSE_RANGE_UNSHARE (1U << 1)
 #endif
 
-/* The thread only sleeps. Sanitizers and libc take some of it. */
+/* The thread only sleeps. Sanitizers and the C library need some of the stack. */
 #define STACK_BYTES (128 * 1024)
 
 struct hold {
@@ -42,8 +42,8 @@ static void wait_for(sem_t *semaphore)
 		continue;
 }
 
-/* Gives this thread a table of its own, with one descriptor in it. The first call makes the table, so that the second one
- * closes nothing of anybody else's. */
+/* Gives this thread a table of its own with one descriptor. The first call makes the table, so the second call closes no
+ * descriptor of other threads. */
 static int keep_only(int fd)
 {
 	if (syscall(SYS_close_range, (unsigned)fd + 1, UINT_MAX, CLOSE_RANGE_UNSHARE) < 0)
@@ -61,7 +61,7 @@ static void *keep(void *argument)
 	sem_post(&hold->is_begun);
 	if (hold->result == 0)
 		wait_for(&hold->is_over);
-	/* The kernel ends the table with the thread, though behind pthread_join perhaps. */
+	/* The kernel closes the table with the thread, but perhaps only after pthread_join. */
 	if (hold->result == 0)
 		close(hold->fd);
 	return NULL;

@@ -1,4 +1,4 @@
-/* The differences between Linux and macOS, and nothing else: whatever is in here exists on both, under one name. */
+/* The differences between Linux and macOS: every function here exists on both, under one name. */
 #ifndef PASSFD_PLATFORM_H
 #define PASSFD_PLATFORM_H
 
@@ -38,8 +38,8 @@ static inline int platform_set_flag(int fd, int get, int set, int flag, int on)
 
 #define PLATFORM_RECEIVE_FLAGS MSG_CMSG_CLOEXEC
 
-/* The system call itself: musl's function refuses more than 1024 bytes of control data, 253 descriptors need 1032. The
- * kernel takes musl's message as it is, since the padding beside its short lengths is zero. */
+/* The system call itself: musl's function refuses more than 1024 bytes of control data, and 253 descriptors need 1032. The kernel
+ * accepts musl's message as it is, since the padding beside its short lengths is zero. */
 static inline ssize_t platform_sendmsg(int fd, const struct msghdr *message, int flags)
 {
 #ifdef __GLIBC__
@@ -60,7 +60,7 @@ static inline int platform_socketpair(int fds[2])
 	return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -errno : 0;
 }
 
-/* The accepted socket is blocking, whatever the listening socket is. */
+/* The accepted socket is blocking, even when the listening socket is not. */
 static inline int platform_accept(int fd)
 {
 	int accepted = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
@@ -78,7 +78,7 @@ static inline int platform_received(int fd)
 #define SCM_PIDFD 4
 #endif
 
-/* With SO_PASSPIDFD, which whoever shares the socket may have set, each message installs a descriptor of its sender. */
+/* With SO_PASSPIDFD, which another holder of the socket may have set, each message installs a descriptor of its sender. */
 static inline void platform_drop(struct cmsghdr *header)
 {
 	int fd;
@@ -94,7 +94,7 @@ static inline void platform_drop(struct cmsghdr *header)
 #define SO_PASSPIDFD 76
 #endif
 
-/* Options that this kernel does not know are not set either. Bytes out of band become bytes as all others: a peek would skip
+/* Options that this kernel does not know are not set either. Out-of-band bytes become normal bytes. Otherwise a peek would skip
  * them, and the next read would close the descriptors that came with them. */
 static inline int platform_take_rights_only(int fd)
 {
@@ -135,7 +135,7 @@ static inline int platform_pidfd_open(pid_t pid)
 	return fd < 0 ? -errno : (int)fd;
 }
 
-/* An edge comes whenever the receiver frees what was sent (unix_write_space in net/unix/af_unix.c), though the socket was
+/* An edge comes whenever the receiver frees a message (unix_write_space in net/unix/af_unix.c), even though the socket was
  * writable all the time. */
 static inline int platform_watch_receipts(int fd)
 {
@@ -159,7 +159,7 @@ static inline int platform_take_receipts(int watch)
 	return count < 0 ? -errno : count;
 }
 
-#else /* macOS: no close-on-exec at birth, so a fork between the two calls can still inherit */
+#else /* macOS: no close-on-exec from birth, so a fork between the two calls can inherit the descriptor */
 
 #define PLATFORM_RECEIVE_FLAGS 0
 
@@ -200,7 +200,7 @@ static inline int platform_socketpair(int fds[2])
 	return 0;
 }
 
-/* BSD lets the accepted socket inherit O_NONBLOCK; Linux does not, and that is the rule here. */
+/* On BSD the accepted socket inherits O_NONBLOCK. On Linux it does not, and every platform behaves like that here. */
 static inline int platform_accept(int fd)
 {
 	int accepted = platform_close_on_exec(accept(fd, NULL, NULL));

@@ -1,8 +1,8 @@
-/* Poll: readiness of one descriptor, by uv_poll on the loop of the environment (main thread or worker thread) that made
- * it. It lends the descriptor, so it has to be closed before the descriptor is.
+/* Poll: readiness of one descriptor, by uv_poll on the event loop of the environment (main thread or worker thread) that made it.
+ * It must be closed before the descriptor.
  *
- * A Poll lives until its handle is closed AND its JavaScript object is collected, in either order. While it is started,
- * the object is kept alive by a strong reference; so a stopped Poll that nobody holds is collected, callback and all. */
+ * A Poll lives until its handle is closed AND its JavaScript object is collected, in either order. While it is started, a strong
+ * reference keeps the object alive. A stopped Poll without other references is collected, with its callback. */
 #include "addon.h"
 
 #include <errno.h>
@@ -12,7 +12,7 @@
 
 static const napi_type_tag poll_tag = {0x5c1f0a7be2d94d3aULL, 0x9e0b64c2a8f7d115ULL};
 
-/* Where the object holds its callback: an element, since to find a property each time takes making a string of its name. */
+/* The element of the object that holds its callback. A named property would cost a new string for each lookup. */
 enum { ON_READY = 0 };
 
 struct environment {
@@ -94,7 +94,7 @@ static void on_collected(napi_env env, void *data, void *hint)
 	free_when_done(poll);
 }
 
-/* A worker thread that ends closes its loop, which must hold no handle then. */
+/* When a worker thread ends, it closes its event loop, which may have no open handle then. */
 static void on_environment_end(napi_async_cleanup_hook_handle handle, void *data)
 {
 	struct environment *environment = data;
@@ -122,7 +122,7 @@ static void on_ready(uv_poll_t *handle, int status, int events)
 		/* libuv has stopped the handle when it reports an error. */
 		if (status < 0)
 			release_object(poll);
-		/* Not a plain call: this one runs nextTick and promise jobs, and restores the AsyncLocalStorage. */
+		/* Not a plain call: this function also runs nextTick and promise jobs, and restores the AsyncLocalStorage. */
 		napi_make_callback(env, poll->context, object, callback, 2, arguments, NULL);
 	}
 	if (napi_is_exception_pending(env, &is_pending) == napi_ok && is_pending) {
@@ -169,7 +169,7 @@ static napi_value create(napi_env env, napi_callback_info info)
 		napi_throw_type_error(env, NULL, "callback is not a function");
 		return NULL;
 	}
-	/* The object holds the callback, not a reference of ours: a root that leads back to the object would keep both. */
+	/* The object holds the callback. A reference held here would be a root that leads back to the object, and keep both alive. */
 	CHECK(env, napi_set_element(env, self, ON_READY, arguments[1]));
 	CHECK(env, napi_create_string_utf8(env, "passfd.Poll", NAPI_AUTO_LENGTH, &name));
 
@@ -193,7 +193,7 @@ static napi_value create(napi_env env, napi_callback_info info)
 		poll->next->link = &poll->next;
 	environment->open = poll;
 
-	/* The resource is an object of its own: Node 26 would hold the Poll itself for as long as the context is. */
+	/* The resource is a separate object: Node 26 would keep the Poll itself alive as long as the context. */
 	if (napi_async_init(env, NULL, name, &poll->context) != napi_ok ||
 	    napi_type_tag_object(env, self, &poll_tag) != napi_ok ||
 	    napi_wrap(env, self, poll, on_collected, NULL, &poll->object) != napi_ok) {

@@ -9,8 +9,8 @@
 #include <sys/syscall.h>
 #endif
 
-/* A thread that ends leaves the will of the process to nobody who could cancel it; and the code of this addon may go with
- * the last thread that has loaded it. The main thread ends with the process, which is what the will is for. */
+/* When a worker thread ends, nothing else could cancel its will, and this code may be unloaded with the last thread that uses
+ * it. The main thread ends with the process, and that is the death that the will waits for. */
 static void on_environment_end(void *data)
 {
 	(void)data;
@@ -26,23 +26,24 @@ static int is_main_thread(void)
 #endif
 }
 
-static napi_value integer(napi_env env, int value)
-{
-	napi_value result;
-	CHECK(env, napi_create_int32(env, value, &result));
-	return result;
-}
-
-/* The argument of a function that has one: an integer from 0. */
+/* The only argument of a function: an integer from 0. */
 static int get_one(napi_env env, napi_callback_info info, const char *name, int most, int *value)
 {
-	size_t count = 1;
 	napi_value argument;
 
-	if (napi_get_cb_info(env, info, &count, &argument, NULL, NULL) == napi_ok)
-		return addon_integer(env, argument, name, 0, most, value);
-	addon_throw_failed(env, "napi_get_cb_info");
-	return 0;
+	return addon_arguments(env, info, 1, &argument) && addon_integer(env, argument, name, 0, most, value);
+}
+
+/* The arguments of willHandOut and willTakeBack: (fds, count). */
+static napi_value call_with_fds(napi_env env, napi_callback_info info, int (*function)(const int *fds, size_t count))
+{
+	napi_value arguments[2];
+	int *fds, count;
+
+	if (!addon_arguments(env, info, 2, arguments) || !addon_integer(env, arguments[1], "count", 0, INT_MAX, &count) ||
+	    !addon_integers(env, arguments[0], "fds", (size_t)count, &fds))
+		return NULL;
+	return addon_number(env, function(fds, (size_t)count));
 }
 
 /* willOpen() */
@@ -52,7 +53,7 @@ static napi_value open_will(napi_env env, napi_callback_info info)
 	int result = will_open();
 	if (result == 0 && !is_main_thread())
 		CHECK(env, napi_add_env_cleanup_hook(env, on_environment_end, NULL));
-	return integer(env, result);
+	return addon_number(env, result);
 }
 
 /* willCancel() */
@@ -62,100 +63,82 @@ static napi_value cancel(napi_env env, napi_callback_info info)
 	if (!is_main_thread())
 		CHECK(env, napi_remove_env_cleanup_hook(env, on_environment_end, NULL));
 	will_cancel();
-	return integer(env, 0);
+	return addon_number(env, 0);
 }
 
 /* willPid() */
 static napi_value pid(napi_env env, napi_callback_info info)
 {
 	(void)info;
-	return integer(env, (int)will_pid());
+	return addon_number(env, (int)will_pid());
 }
 
 /* willAddListener(id, fd) */
 static napi_value add_listener(napi_env env, napi_callback_info info)
 {
-	size_t count = 2;
 	napi_value arguments[2];
 	int id, fd;
 
-	CHECK(env, napi_get_cb_info(env, info, &count, arguments, NULL, NULL));
-	if (!addon_integer(env, arguments[0], "id", 0, WILL_MAX_LISTENER_ID, &id) ||
-	    !addon_integer(env, arguments[1], "fd", 0, INT_MAX, &fd))
+	if (!addon_arguments(env, info, 2, arguments) ||
+	    !addon_integer(env, arguments[0], "id", 0, WILL_MAX_LISTENER_ID, &id) ||
+	    !addon_fd(env, arguments[1], &fd))
 		return NULL;
-	return integer(env, will_add_listener(id, fd));
+	return addon_number(env, will_add_listener(id, fd));
 }
 
 /* willRemoveListener(id) */
 static napi_value remove_listener(napi_env env, napi_callback_info info)
 {
 	int id;
-	return get_one(env, info, "id", WILL_MAX_LISTENER_ID, &id) ? integer(env, will_remove_listener(id)) : NULL;
+	return get_one(env, info, "id", WILL_MAX_LISTENER_ID, &id) ? addon_number(env, will_remove_listener(id)) : NULL;
 }
 
 /* willCloseFirst(fd) */
 static napi_value close_first(napi_env env, napi_callback_info info)
 {
 	int fd;
-	return get_one(env, info, "fd", INT_MAX, &fd) ? integer(env, will_close_first(fd)) : NULL;
+	return get_one(env, info, "fd", INT_MAX, &fd) ? addon_number(env, will_close_first(fd)) : NULL;
 }
 
 /* willSetChannel(fd, flags, listeners, count) */
 static napi_value set_channel(napi_env env, napi_callback_info info)
 {
-	size_t count = 4;
 	napi_value arguments[4];
 	int fd, flags, *listeners, listener_count;
 
-	CHECK(env, napi_get_cb_info(env, info, &count, arguments, NULL, NULL));
-	if (!addon_integer(env, arguments[0], "fd", 0, INT_MAX, &fd) ||
+	if (!addon_arguments(env, info, 4, arguments) || !addon_fd(env, arguments[0], &fd) ||
 	    !addon_integer(env, arguments[1], "flags", 0, WILL_IS_READY | WILL_IS_PLAIN, &flags) ||
 	    !addon_integer(env, arguments[3], "count", 0, INT_MAX, &listener_count) ||
 	    !addon_integers(env, arguments[2], "listeners", (size_t)listener_count, &listeners))
 		return NULL;
-	return integer(env, will_set_channel(fd, flags, listeners, (size_t)listener_count));
-}
-
-/* willTakeBack(fds, count) */
-static napi_value take_back(napi_env env, napi_callback_info info)
-{
-	size_t count = 2;
-	napi_value arguments[2];
-	int *fds, fd_count;
-
-	CHECK(env, napi_get_cb_info(env, info, &count, arguments, NULL, NULL));
-	if (!addon_integer(env, arguments[1], "count", 0, INT_MAX, &fd_count) ||
-	    !addon_integers(env, arguments[0], "fds", (size_t)fd_count, &fds))
-		return NULL;
-	return integer(env, will_take_back(fds, (size_t)fd_count));
+	return addon_number(env, will_set_channel(fd, flags, listeners, (size_t)listener_count));
 }
 
 /* willHandOut(fds, count) */
 static napi_value hand_out(napi_env env, napi_callback_info info)
 {
-	size_t count = 2;
-	napi_value arguments[2];
-	int *fds, fd_count;
+	return call_with_fds(env, info, will_hand_out);
+}
 
-	CHECK(env, napi_get_cb_info(env, info, &count, arguments, NULL, NULL));
-	if (!addon_integer(env, arguments[1], "count", 0, INT_MAX, &fd_count) ||
-	    !addon_integers(env, arguments[0], "fds", (size_t)fd_count, &fds))
-		return NULL;
-	return integer(env, will_hand_out(fds, (size_t)fd_count));
+/* willTakeBack(fds, count) */
+static napi_value take_back(napi_env env, napi_callback_info info)
+{
+	return call_with_fds(env, info, will_take_back);
 }
 
 napi_status addon_define_will(napi_env env, napi_value exports)
 {
-	const napi_property_descriptor functions[] = {
-		{"willOpen", NULL, open_will, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willCancel", NULL, cancel, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willPid", NULL, pid, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willAddListener", NULL, add_listener, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willRemoveListener", NULL, remove_listener, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willCloseFirst", NULL, close_first, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willSetChannel", NULL, set_channel, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willHandOut", NULL, hand_out, NULL, NULL, NULL, napi_default_jsproperty, NULL},
-		{"willTakeBack", NULL, take_back, NULL, NULL, NULL, napi_default_jsproperty, NULL},
+	static const struct addon_function functions[] = {
+		{"willOpen", open_will},
+		{"willCancel", cancel},
+		{"willPid", pid},
+		{"willAddListener", add_listener},
+		{"willRemoveListener", remove_listener},
+		{"willCloseFirst", close_first},
+		{"willSetChannel", set_channel},
+		{"willHandOut", hand_out},
+		{"willTakeBack", take_back},
 	};
-	return napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
+
+	return addon_define(env, exports, functions, sizeof functions / sizeof functions[0]);
 }

@@ -1,9 +1,8 @@
-/* The executor of a last will: a process that shares the descriptors of another one, and waits for its end. See will.h.
- * It opens none while it waits: it can be ended at any moment, and its descriptors are the other one's.
+/* The executor of a last will: waits for the end of the process whose descriptors it shares, and then gives its connections
+ * to the workers. See will.h. It chooses the workers itself, in turn, because no TypeScript runs any more. While it waits it
+ * opens no descriptor, because it can be killed at any moment, and its descriptors are those of the other process.
  *
- * No function of the C library is called here. The process was cloned out of one with many threads, so locks may be held
- * forever, and most of the memory that the library works with is given back. A test holds that this file refers to
- * nothing outside of it. */
+ * It calls no function of the C library: see will_calls.h. A test checks that this file refers to nothing outside of it. */
 #include "will_state.h"
 
 #ifdef WILL_IS_SUPPORTED
@@ -14,29 +13,24 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
-#include <time.h>
+#include "will_calls.h"
+#include "will_frames.h"
 
-/* Everything that the executor does for the dead ends after this time, whatever workers do. */
+/* The executor ends this long after the death at the latest, whatever the workers do. */
 #define TIME_LIMIT_MS 2000
 
-/* How long a process may take to end behind its first thread. One that takes longer has not died: it has executed another
- * program, which ends all threads but one. */
+/* How long a process may take to end after the thread that made the executor. A process that takes longer has not died: it has
+ * executed another program, which ends all threads but one. */
 #define ENDING_LIMIT_MS 3000
 
-/* The kernel does not tell when fewer descriptors are in flight. */
+/* The kernel has no event for "fewer descriptors are in flight". */
 #define RETRY_MS 5
 
-/* Descriptors in one poll(2), which takes no more than RLIMIT_NOFILE. */
+/* Descriptors in one poll(2), which accepts no more than RLIMIT_NOFILE. */
 #define POLLED_AT_ONCE 256
 
 #define NOBODY (-1)
-
-#define NANOSECONDS_PER_MS 1000000
-
-/* In a loop that fills or copies bytes: keeps the compiler from making it a call of memset or memcpy. */
-#define NO_LIBRARY_CALL __asm__ volatile("" ::: "memory")
 
 enum outcome { SENT, FULL, GONE };
 
@@ -47,61 +41,8 @@ struct run {
 	int channels;    /* slots in use end here */
 	int next;        /* the channel that gets the next batch */
 	int repeated;    /* the channel that gets the interrupted message again, or NOBODY */
-	int is_released; /* the connections of that message go to others after all */
+	int is_released; /* the connections of that message go to other workers */
 };
-
-static inline long call(long number, long a, long b, long c, long d, long e, long f)
-{
-#if defined(__x86_64__)
-	long result;
-	register long fourth __asm__("r10") = d;
-	register long fifth __asm__("r8") = e;
-	register long sixth __asm__("r9") = f;
-	__asm__ volatile("syscall"
-	                 : "=a"(result)
-	                 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth), "r"(sixth)
-	                 : "rcx", "r11", "memory");
-	return result;
-#else
-	register long name __asm__("x8") = number;
-	register long first __asm__("x0") = a;
-	register long second __asm__("x1") = b;
-	register long third __asm__("x2") = c;
-	register long fourth __asm__("x3") = d;
-	register long fifth __asm__("x4") = e;
-	register long sixth __asm__("x5") = f;
-	__asm__ volatile("svc 0"
-	                 : "+r"(first)
-	                 : "r"(name), "r"(second), "r"(third), "r"(fourth), "r"(fifth), "r"(sixth)
-	                 : "memory");
-	return first;
-#endif
-}
-
-static _Noreturn void end(void)
-{
-	for (;;)
-		call(SYS_exit_group, 0, 0, 0, 0, 0, 0);
-}
-
-static void close_descriptor(int fd)
-{
-	call(SYS_close, fd, 0, 0, 0, 0, 0);
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec time = {0, 0};
-	call(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&time, 0, 0, 0, 0);
-	return (int64_t)time.tv_sec * 1000 + time.tv_nsec / NANOSECONDS_PER_MS;
-}
-
-/* A negative limit: none. */
-static long poll_for(struct pollfd *polled, int count, int64_t limit_ms)
-{
-	struct timespec limit = {limit_ms / 1000, limit_ms % 1000 * NANOSECONDS_PER_MS};
-	return call(SYS_ppoll, (long)polled, count, limit_ms < 0 ? 0 : (long)&limit, 0, 0, 0);
-}
 
 static unsigned char mark_of(const struct run *run, int fd)
 {
@@ -117,8 +58,8 @@ static void set_handed(struct run *run, const int *fds, size_t count, int on)
 	}
 }
 
-/* Gives back the memory that came with the clone, but for this stack and the thread's own data. Otherwise every page that
- * the process writes to from now on would be kept twice. */
+/* Unmaps the memory that came with the clone, except this stack and the thread's own data. Otherwise every page that the
+ * process writes to from now on would exist twice. */
 static void forget_memory(const struct will_state *state)
 {
 	for (int i = 0; i < state->mapping_count; i++) {
@@ -145,7 +86,7 @@ static enum outcome send_frame(int socket, const void *frame, size_t length, con
 		message.msg_control = control.bytes;
 		message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
 		struct cmsghdr *header = &control.align;
-		/* All of it: musl has padding where the kernel reads the upper half of the length. */
+		/* Sets the padding too: musl has it where the kernel reads the upper half of the length. */
 		*header = (struct cmsghdr){
 			.cmsg_level = SOL_SOCKET,
 			.cmsg_type = SCM_RIGHTS,
@@ -170,47 +111,32 @@ static enum outcome send_frame(int socket, const void *frame, size_t length, con
 		case -ETOOMANYREFS:
 			return FULL;
 		default:
-			return GONE; /* or half a frame was sent, behind which nothing can follow */
+			return GONE; /* or half a frame was sent, and nothing can follow it */
 		}
 	}
 }
 
-static unsigned char *put_number(unsigned char *bytes, uint64_t number, int size)
-{
-	for (int at = size - 1; at >= 0; at--, number >>= 8) {
-		bytes[at] = (unsigned char)number;
-		NO_LIBRARY_CALL;
-	}
-	return bytes + size;
-}
-
-/* 01 listener16 count8 */
 static enum outcome send_handoff(int socket, int listener, const int *fds, size_t count)
 {
-	unsigned char frame[8];
-	unsigned char *at = put_number(put_number(frame, 4, 4), 1, 1);
-	at = put_number(put_number(at, (uint64_t)listener, 2), count, 1);
-	return send_frame(socket, frame, (size_t)(at - frame), fds, count);
+	unsigned char frame[WILL_HANDOFF_BYTES];
+	will_encode_handoff(frame, listener, count);
+	return send_frame(socket, frame, sizeof frame, fds, count);
 }
 
-/* 05 position64 listener16 count8 */
 static enum outcome send_handoff_again(int socket, const struct will_intent *intent)
 {
-	unsigned char frame[16];
-	unsigned char *at = put_number(put_number(frame, 12, 4), 5, 1);
-	at = put_number(at, intent->handoff.position, 8);
-	at = put_number(put_number(at, (uint64_t)intent->handoff.listener, 2), intent->count, 1);
-	return send_frame(socket, frame, (size_t)(at - frame), intent->fds, intent->count);
+	unsigned char frame[WILL_AGAIN_BYTES];
+	will_encode_again(frame, intent->handoff.position, intent->handoff.listener, intent->count);
+	return send_frame(socket, frame, sizeof frame, intent->fds, intent->count);
 }
 
 static enum outcome send_orphaned(int socket)
 {
-	static const char frame[] = "\0\0\0\x13{\"type\":\"orphaned\"}";
-	return send_frame(socket, frame, sizeof frame - 1, NULL, 0);
+	return send_frame(socket, will_orphaned, sizeof will_orphaned - 1, NULL, 0);
 }
 
-/* The channel of the interrupted message is gone. Its worker adopts before it reads, and tells it first: when nothing
- * that it said is unread, it has adopted nothing of that message, and others can have the connections. */
+/* The channel of the interrupted message is gone. A worker sends ADOPTED before it reads from a connection. So if the channel
+ * has nothing unread, the worker adopted nothing of that message, and other workers can have the connections. */
 static void release_repeated(struct run *run, int socket)
 {
 	const struct will_intent *intent = &run->state->intent;
@@ -229,8 +155,8 @@ static int is_plain(const struct run *run, int index)
 	return atomic_load_explicit(&run->state->channels[index].is_plain, memory_order_acquire) != 0;
 }
 
-/* Repeats the interrupted message. A worker that could not recognise it may have got it already: so that nothing is served
- * twice, the connections are its own while it lives, and lost if they were not sent. */
+/* Repeats the interrupted message. A plain worker, which cannot recognise the repetition, may have got the message already.
+ * While it lives, the connections are left to it, so that none is served twice; if they were not sent, they are lost. */
 static enum outcome repeat(struct run *run, int index)
 {
 	struct pollfd polled = {.fd = run->state->channels[index].socket};
@@ -241,7 +167,7 @@ static enum outcome repeat(struct run *run, int index)
 	return polled.revents & (POLLHUP | POLLERR) ? GONE : SENT;
 }
 
-/* What has to be said on a channel before it gets anything new. */
+/* Sends what must precede new connections on a channel: `orphaned`, and the interrupted message. */
 static enum outcome prepare(struct run *run, int index)
 {
 	const struct will_channel *channel = &run->state->channels[index];
@@ -270,7 +196,7 @@ static enum outcome prepare(struct run *run, int index)
 
 /* ---- The connections ---- */
 
-/* 2: they came to exactly this address; 1: to it as a wildcard; 0: to another one. */
+/* Compares a local address with a listener's. 2: equal; 1: the listener has the wildcard address; 0: another address. */
 static int match(const struct will_listener *listener, const void *address, uint32_t length)
 {
 	const struct sockaddr *one = (const void *)listener->address, *other = address;
@@ -306,7 +232,7 @@ static int match(const struct will_listener *listener, const void *address, uint
 	}
 }
 
-/* The index of the listener whose connection it is, or NOBODY. */
+/* The index of the listener that accepted the connection, or NOBODY. */
 static int listener_of(const struct run *run, int fd)
 {
 	_Alignas(8) unsigned char address[WILL_MAX_ADDRESS];
@@ -344,7 +270,7 @@ static int is_connected(int fd)
 	       call(SYS_getpeername, fd, (long)address, (long)&length, 0, 0, 0) >= 0;
 }
 
-/* Finds the accepted connections that nobody has; nothing was written down when they were accepted. */
+/* Finds the accepted connections that no worker has. They were not noted when they were accepted. */
 static int collect_orphans(struct run *run)
 {
 	struct pollfd polled[POLLED_AT_ONCE];
@@ -359,7 +285,7 @@ static int collect_orphans(struct run *run)
 			polled[i].events = 0;
 			polled[i].revents = 0;
 		}
-		/* Asks for nothing but which of them are open. When it fails, each is tried. */
+		/* Asks only which numbers are open. When it fails, each number is tried. */
 		poll_for(polled, count, 0);
 		for (int i = 0; i < count; i++) {
 			int fd = first + i;
@@ -384,7 +310,7 @@ static int serves(const struct run *run, int index, int listener)
 	       atomic_load_explicit(&channel->listeners[listener / 8], memory_order_relaxed) >> listener % 8 & 1;
 }
 
-/* Waits until something can be sent on a channel of those that are full. Returns 0 when time is up. */
+/* Waits until one of the full channels may have room. Returns 0 when time is up. */
 static int wait_for_room(struct run *run, int listener)
 {
 	int count = 0;
@@ -401,13 +327,13 @@ static int wait_for_room(struct run *run, int listener)
 	}
 	int64_t began = now_ms();
 	poll_for(run->work->polled, count, left);
-	/* Writable at once, and full all the same: too many descriptors are in flight. */
+	/* Writable at once, but still full: too many descriptors are in flight. */
 	if (now_ms() == began)
 		poll_for(NULL, 0, RETRY_MS);
 	return 1;
 }
 
-/* Gives a batch to the next channel that takes it. */
+/* Gives a batch to the next channel that has room. */
 static void give(struct run *run, int listener, const int *fds, size_t count)
 {
 	int is_full;
@@ -445,7 +371,7 @@ static int min(int one, int other)
 	return one < other ? one : other;
 }
 
-/* Gives the orphans of one listener: to all who serve it in turn, and to each as many as to the others. */
+/* Gives the orphans of one listener to its workers in turn, the same number to each. */
 static void give_all_of(struct run *run, int index, int found)
 {
 	int batch[WILL_MAX_BATCH];
@@ -480,7 +406,7 @@ static void give_orphans(struct run *run)
 			give_all_of(run, index, found);
 }
 
-/* The interrupted message may have to wait, on a channel that is full. */
+/* Waits for room for the interrupted message, if its channel is full. */
 static void finish_repeated(struct run *run)
 {
 	for (;;) {
@@ -501,18 +427,18 @@ static void begin_repeated(struct run *run)
 	run->repeated = NOBODY;
 	if (!atomic_load_explicit(&intent->is_set, memory_order_acquire))
 		return;
-	/* Whether its worker got them is known to nobody here: they are not for others. */
+	/* The worker may have got them already, so no other worker may get them. */
 	set_handed(run, intent->fds, intent->count, 1);
 	run->repeated = intent->channel;
 	prepare(run, intent->channel);
 }
 
-/* To close a listening socket may take long: strangers have passed descriptors in its backlog that linger, and then the
- * connections would come too late. An end of the process does not wait for these. */
+/* Refuses clients by shutdown(2). Closing the listening socket could take long, when strangers have passed lingering
+ * descriptors in its backlog, and the connections would come too late. The end of the process does not wait for these. */
 static void refuse_clients(int fd)
 {
 	if (call(SYS_shutdown, fd, SHUT_RDWR, 0, 0, 0, 0) < 0)
-		close_descriptor(fd); /* it is no socket */
+		close_descriptor(fd); /* it is not a socket */
 }
 
 static void execute(struct run *run)
@@ -528,7 +454,7 @@ static void execute(struct run *run)
 	if (run->channels == 0)
 		return;
 	begin_repeated(run);
-	run->is_released = 0; /* these are collected with the others */
+	run->is_released = 0; /* give_orphans collects these too */
 	give_orphans(run);
 	finish_repeated(run);
 	if (run->is_released)
@@ -542,7 +468,7 @@ static void wait_for_death(struct will_state *state)
 		{.fd = state->process_watch, .events = POLLIN},
 		{.fd = state->signal_watch, .events = POLLIN},
 	};
-	/* Without a signal when it was gone before it was asked for one. */
+	/* If the thread had ended before PR_SET_PDEATHSIG, no signal comes. */
 	int is_alone = call(SYS_tgkill, state->process, state->thread_id, 0, 0, 0, 0) < 0;
 
 	for (;;) {
@@ -551,7 +477,7 @@ static void wait_for_death(struct will_state *state)
 		long result = poll_for(polled, count, limit);
 		if (result == -EINTR)
 			continue;
-		/* Somebody closed the descriptor: nothing can be known any more. */
+		/* The process closed the descriptor, so its end can no longer be seen. */
 		if (result <= 0 || polled[0].revents & POLLNVAL)
 			end();
 		if (polled[0].revents)
@@ -568,7 +494,7 @@ void will_execute(struct will_state *state)
 	call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, 0, sizeof all, 0, 0);
 	call(SYS_prctl, PR_SET_NAME, (long)"passfd-will", 0, 0, 0, 0);
 	call(SYS_prctl, PR_SET_PDEATHSIG, WILL_SIGNAL, 0, 0, 0, 0);
-	/* A signal to the group of the process, as of a terminal or `kill -9 -PGID`, is not meant for this one. */
+	/* A signal to the process group, from a terminal or by `kill -9 -PGID`, must not reach the executor. */
 	call(SYS_setsid, 0, 0, 0, 0, 0, 0);
 	forget_memory(state);
 	wait_for_death(state);

@@ -1,6 +1,6 @@
-/* What a process and the executor of its last will share: see will.h. The process writes; the executor reads it when the
- * process is dead. Death can come between any two instructions, so whatever is more than one store has a flag, which is
- * set behind it and cleared before it. */
+/* The memory that a process and the executor of its last will share: see will.h. The process writes it; the executor reads it
+ * when the process is dead. The process can die between any two instructions, so everything that takes more than one store
+ * has a flag, which is set after these stores and cleared before them. */
 #ifndef PASSFD_WILL_STATE_H
 #define PASSFD_WILL_STATE_H
 
@@ -11,9 +11,9 @@
 #include <stdatomic.h>
 
 /* Marks of descriptors. */
-#define WILL_HANDED 1      /* handed out: whoever got it has it */
+#define WILL_HANDED 1      /* handed out: its receiver serves it */
 #define WILL_CHANNEL 2     /* a registered channel */
-#define WILL_MID_FRAME 4   /* a channel on which a part of a message may have been sent */
+#define WILL_MID_FRAME 4   /* a channel on which only a part of a message may have been sent */
 #define WILL_CLOSE_FIRST 8 /* in the list of those to be closed first */
 
 /* Descriptors in one HANDOFF (docs/protocol.md). */
@@ -21,7 +21,7 @@
 
 #define WILL_MAX_ADDRESS 128 /* struct sockaddr_storage */
 
-/* Node has some hundreds. What does not fit is kept. */
+/* Node has some hundreds. Mappings beyond the limit are kept. */
 #define WILL_MAX_MAPPINGS 8192
 
 struct will_mapping {
@@ -56,7 +56,7 @@ struct will_orphan {
 	int listener; /* index of the listener */
 };
 
-/* What the executor works with. It is here because its stack is small. */
+/* The working memory of the executor, whose stack is small. */
 struct will_work {
 	unsigned char is_greeted[WILL_MAX_CHANNELS];
 	unsigned char is_gone[WILL_MAX_CHANNELS];
@@ -72,10 +72,10 @@ struct will_state {
 	int capacity;      /* descriptors below it have a mark */
 	int process;
 	int thread_id;     /* of the thread that makes the executor */
-	uintptr_t thread;  /* somewhere in its memory */
+	uintptr_t thread;  /* an address in the memory of that thread */
 	uintptr_t stack, stack_end;
 	int mapping_count;
-	struct will_mapping mappings[WILL_MAX_MAPPINGS]; /* what the executor gives back */
+	struct will_mapping mappings[WILL_MAX_MAPPINGS]; /* the executor unmaps these */
 	atomic_int close_first[WILL_MAX_CLOSE_FIRST]; /* descriptor + 1 */
 	struct will_listener listeners[WILL_MAX_LISTENERS];
 	struct will_channel channels[WILL_MAX_CHANNELS];
@@ -84,12 +84,21 @@ struct will_state {
 	struct will_work work;
 };
 
-/* Tells the executor that the thread that made it is gone, though its process may not be. A number that nobody uses:
- * glibc has its own signals at the lower end of the real-time ones. */
+/* The executor gets it when the thread that made it has ended; the process may still live. The number is unused: glibc has its
+ * own signals at the lower end of the real-time signals. */
 #define WILL_SIGNAL 62
 
 #if defined(__linux__) && ((defined(__x86_64__) && !defined(__ILP32__)) || defined(__aarch64__))
 #define WILL_IS_SUPPORTED 1
+
+/* Starts the executor. On success `started` is the memory that both processes share, until will_stop. */
+int will_start(struct will_state **started);
+
+/* Ends the executor. */
+void will_stop(struct will_state *state);
+
+/* The id of the executor; 0 when it has ended. */
+pid_t will_started_pid(void);
 
 /* The executor: runs in a process of its own, and ends it. */
 _Noreturn void will_execute(struct will_state *state);

@@ -135,7 +135,7 @@ TEST("says EBADF for a descriptor that is not open, whatever is asked of it")
 		EXPECT_EQUAL(passfd_receive(fd, &byte, 1, &received), -EBADF);
 		EXPECT_EQUAL(received.count, 0);
 		EXPECT_EQUAL(passfd_peek(fd, &byte, 1), -EBADF);
-		EXPECT_EQUAL(passfd_accept(fd, fds, 1), -EBADF);
+		EXPECT_EQUAL(passfd_accept(fd, fds, 1, NULL), -EBADF);
 	}
 }
 
@@ -154,7 +154,7 @@ TEST("says ENOTSOCK for a descriptor that is no socket")
 	EXPECT_EQUAL(passfd_send(file, "x", 1, &file, 1), -ENOTSOCK);
 	EXPECT_EQUAL(passfd_receive(file, &byte, 1, &received), -ENOTSOCK);
 	EXPECT_EQUAL(passfd_peek(file, &byte, 1), -ENOTSOCK);
-	EXPECT_EQUAL(passfd_accept(file, fds, 1), -ENOTSOCK);
+	EXPECT_EQUAL(passfd_accept(file, fds, 1, NULL), -ENOTSOCK);
 	EXPECT_EQUAL(passfd_unread(file), -ENOTTY);
 	close(file);
 }
@@ -265,7 +265,7 @@ TEST("knows who connected, also after that process is gone")
 	}
 	EXPECT(waitpid(child, &status, 0) == child);
 	EXPECT_EQUAL(status, 0);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), 1);
 	EXPECT_EQUAL(passfd_peer(accepted[0], &peer), 0);
 	EXPECT_EQUAL(peer.pid, child);
 	EXPECT_EQUAL(peer.uid, geteuid() == 0 ? 65534 : geteuid());
@@ -342,12 +342,12 @@ TEST("leaves none of the descriptors that it makes to a program that is started 
 	made[count++] = received.fds[1];
 	made[count++] = passfd_listen_unix("l", 1, 1, 0600);
 	made[count++] = passfd_connect_unix("l", 1);
-	EXPECT_EQUAL(passfd_accept(made[4], &made[count++], 1), 1);
+	EXPECT_EQUAL(passfd_accept(made[4], &made[count++], 1, NULL), 1);
 	made[count++] = passfd_listen_tcp("127.0.0.1", 0, 1, 0);
 	EXPECT_EQUAL(passfd_address(made[7], 0, &address), 0);
 	made[count++] = passfd_connect_tcp("127.0.0.1", address.port);
 	wait_for(made[7], POLLIN);
-	EXPECT_EQUAL(passfd_accept(made[7], &made[count++], 1), 1);
+	EXPECT_EQUAL(passfd_accept(made[7], &made[count++], 1, NULL), 1);
 	made[count++] = passfd_duplicate(made[0]);
 	made[count++] = passfd_lock_directory(".");
 	for (int i = 0; i < count; i++)

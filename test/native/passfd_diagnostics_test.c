@@ -40,7 +40,7 @@ static struct connection connect_over(const char *host, const char *client_host)
 	wait_for(connection.client, POLLOUT);
 	EXPECT_EQUAL(passfd_error(connection.client), 0);
 	wait_for(listener, POLLIN);
-	EXPECT_EQUAL(passfd_accept(listener, &connection.served, 1), 1);
+	EXPECT_EQUAL(passfd_accept(listener, &connection.served, 1, NULL), 1);
 	EXPECT_EQUAL(passfd_identify(connection.served, &connection.identity), 0);
 	close(listener);
 	return connection;

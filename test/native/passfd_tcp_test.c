@@ -40,12 +40,12 @@ static void connects_over(const char *host, enum passfd_family family)
 	EXPECT_EQUAL(strcmp(own.name, host), 0);
 	EXPECT_EQUAL(own.length, strlen(host));
 	EXPECT_EQUAL(passfd_is_nonblocking(listener), 1);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 2), -EAGAIN);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 2, NULL), -EAGAIN);
 
 	int port = own.port, client = connected_to(host, port);
 	EXPECT_EQUAL(passfd_is_nonblocking(client), 1);
 	wait_for(listener, POLLIN);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 2), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 2, NULL), 1);
 	EXPECT_EQUAL(passfd_is_nonblocking(accepted[0]), 0);
 	EXPECT(is_close_on_exec(listener) && is_close_on_exec(client) && is_close_on_exec(accepted[0]));
 	EXPECT_EQUAL(passfd_address(client, 0, &own), 0);
@@ -72,7 +72,7 @@ TEST("hears IPv4 on an IPv6 socket, unless it is told IPv6 only")
 	EXPECT_EQUAL(address.family, PASSFD_IPV6);
 	int client = connected_to("127.0.0.1", address.port);
 	wait_for(listener, POLLIN);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), 1);
 	EXPECT_EQUAL(passfd_address(accepted[0], 1, &address), 0);
 	EXPECT_EQUAL(strcmp(address.name, mapped), 0);
 	close(accepted[0]);
@@ -109,7 +109,7 @@ TEST("listens again on a port whose last connections are still in TIME_WAIT")
 	int listener = listen_on("127.0.0.1", 0, &address);
 	int client = connected_to("127.0.0.1", address.port);
 	wait_for(listener, POLLIN);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), 1);
 	close(accepted[0]);
 	wait_for(client, POLLIN);
 	EXPECT_EQUAL(passfd_receive(client, &byte, 1, &received), 0);
@@ -155,7 +155,7 @@ TEST("accepts the connection behind one that was reset in the backlog")
 	EXPECT_EQUAL(passfd_address(client, 0, &live), 0);
 	while (!has_live) {
 		wait_for(listener, POLLIN);
-		count = passfd_accept(listener, accepted, 2);
+		count = passfd_accept(listener, accepted, 2, NULL);
 		EXPECT(count > 0);
 		for (int i = 0; i < count; i++)
 			has_live |= passfd_address(accepted[i], 1, &found) == 0 && found.port == live.port;
@@ -176,7 +176,7 @@ TEST("shuts a TCP connection for both, after what had come, and again when it is
 	int listener = listen_on("127.0.0.1", 0, &address);
 	int client = connected_to("127.0.0.1", address.port);
 	wait_for(listener, POLLIN);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), 1);
 	EXPECT_EQUAL(passfd_send(client, "before", 6, NULL, 0), 6);
 	wait_for(accepted[0], POLLIN);
 	EXPECT_EQUAL(passfd_shutdown(accepted[0]), 0);
@@ -208,7 +208,7 @@ TEST("counts the bytes that a TCP peer has not acknowledged, up and back to zero
 	int listener = listen_on("127.0.0.1", 0, &address);
 	int client = connected_to("127.0.0.1", address.port);
 	wait_for(listener, POLLIN);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), 1);
 	EXPECT_EQUAL(passfd_send(client, "x", 1, NULL, 0), 1);
 	wait_for(accepted[0], POLLIN);
 	EXPECT_EQUAL(passfd_receive(accepted[0], &byte, 1, &received), 1);

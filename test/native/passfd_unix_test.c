@@ -55,11 +55,11 @@ TEST("accepts at most as many as there is room for, and leaves the others waitin
 	int listener = listen_at("l");
 	for (int i = 0; i < 6; i++)
 		clients[i] = connect_to("l");
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 4), 4);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 4, NULL), 4);
 	close_all_of(accepted, 4);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 4), 2);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 4, NULL), 2);
 	close_all_of(accepted, 2);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 4), -EAGAIN);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 4, NULL), -EAGAIN);
 	close_all_of(clients, 6);
 	close(listener);
 }
@@ -71,7 +71,7 @@ TEST("accepts blocking, close-on-exec connections from a non-blocking listener")
 	enter_temporary_directory();
 	int listener = listen_at("l");
 	int client = connect_to("l");
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 2), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 2, NULL), 1);
 	EXPECT_EQUAL(passfd_is_nonblocking(listener), 1);
 	EXPECT_EQUAL(passfd_is_nonblocking(client), 1);
 	EXPECT_EQUAL(passfd_is_nonblocking(accepted[0]), 0);
@@ -90,7 +90,7 @@ TEST("waits for no connection, though somebody has made the listener blocking")
 	enter_temporary_directory();
 	int listener = listen_at("l");
 	EXPECT_EQUAL(passfd_set_nonblocking(listener, 0), 0);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), -EAGAIN);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), -EAGAIN);
 	close(listener);
 }
 
@@ -103,10 +103,10 @@ TEST("returns the connections that it got before the descriptors ran out, then s
 	for (int i = 0; i < 3; i++)
 		clients[i] = connect_to("l");
 	leave_room_for(1);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 4), 1);
-	EXPECT_EQUAL(passfd_accept(listener, accepted + 1, 3), -EMFILE);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 4, NULL), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted + 1, 3, NULL), -EMFILE);
 	restore_limit();
-	EXPECT_EQUAL(passfd_accept(listener, accepted + 1, 3), 2);
+	EXPECT_EQUAL(passfd_accept(listener, accepted + 1, 3, NULL), 2);
 	close_all_of(accepted, 3);
 	close_all_of(clients, 3);
 	close(listener);
@@ -123,7 +123,7 @@ TEST("accepts the connection behind those that died in the backlog, whatever the
 	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
 		int client = connect_to("l");
 		fail_accepts(errors[i], 3);
-		EXPECT_EQUAL(passfd_accept(listener, accepted, 2), 1);
+		EXPECT_EQUAL(passfd_accept(listener, accepted, 2, NULL), 1);
 		close(accepted[0]);
 		close(client);
 	}
@@ -138,7 +138,7 @@ TEST("says EAGAIN when only dead connections come, and finds the live one with a
 	int listener = listen_at("l");
 	int client = connect_to("l");
 	fail_accepts(ECONNABORTED, 1000);
-	while ((result = passfd_accept(listener, accepted, 1)) == -EAGAIN)
+	while ((result = passfd_accept(listener, accepted, 1, NULL)) == -EAGAIN)
 		calls++;
 	EXPECT_EQUAL(result, 1);
 	EXPECT(calls > 1);
@@ -154,7 +154,7 @@ TEST("passes on an accept error that is the listener's own")
 	enter_temporary_directory();
 	int listener = listen_at("l");
 	fail_accepts(ENOMEM, 1);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), -ENOMEM);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), -ENOMEM);
 	close(listener);
 }
 
@@ -325,7 +325,7 @@ TEST("says EADDRINUSE where something is, and replaces neither a file, nor a liv
 	int listener = listen_at("l");
 	EXPECT_EQUAL(passfd_listen_unix("l", 1, 1, 0600), -EADDRINUSE);
 	int client = connect_to("l");
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), 1);
 	close(accepted[0]);
 	close(client);
 	close(listener);
@@ -355,7 +355,7 @@ TEST("says EAGAIN when the backlog is full, and connects once there is room")
 		clients[count++] = fd;
 	EXPECT_EQUAL(fd, -EAGAIN);
 	EXPECT(count >= 2);
-	EXPECT_EQUAL(passfd_accept(listener, accepted, 1), 1);
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 1, NULL), 1);
 	close(accepted[0]);
 	close(connect_to("l"));
 	close_all_of(clients, count);

@@ -83,7 +83,7 @@ static void begin_dispatcher(void)
 	EXPECT_EQUAL(will_add_listener(LISTENER, scene.listener), 0);
 	for (int i = 0; i < CLIENTS; i++) {
 		wait_for(scene.listener, POLLIN);
-		EXPECT_EQUAL(passfd_accept(scene.listener, &scene.accepted[i], 1), 1);
+		EXPECT_EQUAL(will_accept(scene.listener, &scene.accepted[i], 1), 1);
 	}
 }
 
@@ -141,7 +141,7 @@ static int hear_one(int worker, struct heard *heard)
 {
 	static struct passfd_received received;
 	wait_for(scene.workers[worker], POLLIN);
-	ssize_t got = passfd_receive(scene.workers[worker], heard->bytes + heard->length,
+	ssize_t got = will_receive(scene.workers[worker], heard->bytes + heard->length,
 	                             sizeof heard->bytes - heard->length, &received);
 	/* The end of a channel that was closed with something unread in it. */
 	if (got == -ECONNRESET)
@@ -277,7 +277,7 @@ TEST("the will knows the connections of a dual-stack listener, whatever family t
 static void close_listener_and_die(void)
 {
 	serve_all();
-	EXPECT_EQUAL(passfd_close(scene.listener), 0);
+	EXPECT_EQUAL(will_close(scene.listener), 0);
 	die();
 }
 
@@ -472,7 +472,7 @@ static void die_before_close(void)
 	serve_all();
 	EXPECT_EQUAL(hand_out(0, 0, CLIENTS, 1), 8);
 	die_in_close();
-	passfd_close(scene.accepted[0]);
+	will_close(scene.accepted[0]);
 }
 
 TEST("the will leaves a connection that its process was about to close, since its worker had it")
@@ -497,8 +497,8 @@ static void reuse_numbers_and_die(void)
 	serve_all();
 	EXPECT_EQUAL(hand_out(0, 0, 1, 1), 8);
 	EXPECT_EQUAL(hand_out(0, 1, 1, 2), 8);
-	/* One is closed here, and the other behind the back of this library. What comes next has its number. */
-	EXPECT_EQUAL(passfd_close(scene.accepted[0]), 0);
+	/* One is closed here, and the other by close(2). The next descriptors get their numbers. */
+	EXPECT_EQUAL(will_close(scene.accepted[0]), 0);
 	close(scene.accepted[1]);
 	struct passfd_address address;
 	EXPECT_EQUAL(passfd_address(scene.listener, 0, &address), 0);
@@ -508,7 +508,7 @@ static void reuse_numbers_and_die(void)
 		EXPECT(dup2(client, 100 + i) == 100 + i);
 		close(client);
 		wait_for(scene.listener, POLLIN);
-		EXPECT_EQUAL(passfd_accept(scene.listener, &accepted, 1), 1);
+		EXPECT_EQUAL(will_accept(scene.listener, &accepted, 1), 1);
 		EXPECT_EQUAL(accepted, scene.accepted[i]);
 	}
 	die();
@@ -543,7 +543,7 @@ static void wait_behind_close(void)
 static void *close_number(void *fd)
 {
 	call_behind_close(wait_behind_close);
-	passfd_close(*(int *)fd);
+	will_close(*(int *)fd);
 	return NULL;
 }
 
@@ -562,7 +562,7 @@ static void reuse_number_of_thread_and_die(void)
 	wait_for(scene.listener, POLLIN);
 	EXPECT_EQUAL(pthread_create(&thread, NULL, close_number, &number), 0);
 	sem_wait(&number_is_free);
-	EXPECT_EQUAL(passfd_accept(scene.listener, &scene.accepted[0], 1), 1);
+	EXPECT_EQUAL(will_accept(scene.listener, &scene.accepted[0], 1), 1);
 	EXPECT_EQUAL(scene.accepted[0], number);
 	EXPECT_EQUAL(hand_out(0, 0, 1, CLIENTS), 8);
 	sem_post(&number_is_taken);
@@ -875,12 +875,12 @@ TEST("the will gives nothing to a worker that is not ready, or serves other list
 static void close_channels_and_die(void)
 {
 	serve_all();
-	EXPECT_EQUAL(passfd_close(scene.channels[0]), 0);
+	EXPECT_EQUAL(will_close(scene.channels[0]), 0);
 	/* A stranger's socket gets its number. */
 	int ends[2];
 	EXPECT_EQUAL(passfd_socketpair(ends), 0);
 	EXPECT_EQUAL(ends[0], scene.channels[0]);
-	EXPECT_EQUAL(passfd_close(scene.channels[1]), 0);
+	EXPECT_EQUAL(will_close(scene.channels[1]), 0);
 	die();
 }
 
@@ -1074,8 +1074,8 @@ TEST("the will knows the connections of a Unix listener by its path, and of no o
 		EXPECT_EQUAL(will_open(), 0);
 		EXPECT_EQUAL(will_add_listener(LISTENER, listener), 0);
 		EXPECT_EQUAL(will_set_channel(channel[1], 1, listeners, 1), 0);
-		EXPECT_EQUAL(passfd_accept(listener, &accepted, 1), 1);
-		EXPECT_EQUAL(passfd_accept(other, &accepted, 1), 1);
+		EXPECT_EQUAL(will_accept(listener, &accepted, 1), 1);
+		EXPECT_EQUAL(will_accept(other, &accepted, 1), 1);
 		die();
 	}
 	close(channel[1]);
@@ -1109,7 +1109,7 @@ static void close_first_and_die(void)
 	/* A number that is closed and given to something else is not on the list any more. */
 	EXPECT_EQUAL(will_close_first(watched[1]), 0);
 	int copy = dup(watched[1]);
-	EXPECT_EQUAL(passfd_close(watched[1]), 0);
+	EXPECT_EQUAL(will_close(watched[1]), 0);
 	EXPECT_EQUAL(dup(copy), watched[1]);
 	close(copy);
 	die();
@@ -1222,7 +1222,7 @@ static _Noreturn void dispatch_for_ever(void)
 	for (int i = 0; i < CHANNELS; i++)
 		EXPECT_EQUAL(will_set_channel(scene.channels[i], 1, listeners, 1), 0);
 	for (int turn = 0;; turn = (turn + 1) % CHANNELS) {
-		int got = count < CROWD ? passfd_accept(scene.listener, accepted + count, 2) : 0;
+		int got = count < CROWD ? will_accept(scene.listener, accepted + count, 2) : 0;
 		if (got > 0)
 			count += got;
 		const struct will_handoff handoff = {sent[turn] + 1, LISTENER};
@@ -1232,7 +1232,7 @@ static _Noreturn void dispatch_for_ever(void)
 			sent[turn] += BATCH;
 		}
 		if (closed + 4 * BATCH < handed)
-			EXPECT_EQUAL(passfd_close(accepted[closed++]), 0);
+			EXPECT_EQUAL(will_close(accepted[closed++]), 0);
 	}
 }
 
@@ -1313,7 +1313,7 @@ static void live_a_round(int until)
 		close(scene.workers[worker]);
 	}
 	/* Nobody had accepted these. */
-	while (passfd_accept(scene.listener, &accepted, 1) == 1) {
+	while (will_accept(scene.listener, &accepted, 1) == 1) {
 		count_name(accepted, times);
 		close(accepted);
 	}
@@ -1350,9 +1350,9 @@ TEST("a will that is not open keeps nothing from being sent or closed")
 	EXPECT_EQUAL(will_take_back(ends, 2), -ENOENT);
 	will_cancel();
 	EXPECT_EQUAL(will_send(ends[0], "x", 1, ends, 1, &handoff), 1);
-	EXPECT_EQUAL(passfd_receive(ends[1], &byte, 1, &received), 1);
+	EXPECT_EQUAL(will_receive(ends[1], &byte, 1, &received), 1);
 	EXPECT_EQUAL(received.count, 1);
 	close(received.fds[0]);
-	EXPECT_EQUAL(passfd_close(ends[0]), 0);
-	EXPECT_EQUAL(passfd_close(ends[1]), 0);
+	EXPECT_EQUAL(will_close(ends[0]), 0);
+	EXPECT_EQUAL(will_close(ends[1]), 0);
 }

@@ -1,5 +1,5 @@
-// The native code compiled with the address and undefined-behaviour sanitizers: the C tests of native/passfd.c, and the
-// addon in a Node of its own, where a handle that is used after it was freed shows.
+// The native code under the address and undefined-behaviour sanitizers: the C tests without Node, and the addon in a Node of
+// its own, where the use of a freed handle is an error.
 import assert from 'node:assert/strict';
 import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import {
@@ -36,10 +36,11 @@ const flags = [
   '-pthread',
 ];
 
-/** What needs no Node. */
-const mechanism = ['passfd.c', 'closer.c', 'hold.c', 'will.c', 'will_execute.c'].map((name) =>
-  join(root, 'native', name),
-);
+/** The sources that need no Node. */
+const mechanism = sourcesOf((name) => !isNodeApi(name));
+
+/** The Node-API layer. */
+const nodeApi = sourcesOf(isNodeApi);
 
 /** System calls that `faults.c` can make fail. */
 const faults = ['accept4', 'listen', 'close', 'sendmsg'].map((call) => `-Wl,--wrap=${call}`);
@@ -61,7 +62,7 @@ const addonTests = new Map([
   ['poll-lifetime', 'unreferenced|exits in|collects|leaves|terminated|by itself when they'],
 ]);
 
-describe('native/passfd.c under the sanitizers', () => {
+describe('the native code under the sanitizers', () => {
   it('keeps each of its promises', (context) =>
     keepsDescriptors(() => inTemporaryDirectory((directory) => checkPromises(context, directory)))());
 });
@@ -70,6 +71,17 @@ describe('the addon under the sanitizers', () => {
   it('passes its tests', (context) =>
     keepsDescriptors(() => inTemporaryDirectory((directory) => checkAddon(context, directory)))());
 });
+
+function isNodeApi(name: string): boolean {
+  return name === 'poll.c' || name.endsWith('addon.c');
+}
+
+function sourcesOf(isWanted: (name: string) => boolean): string[] {
+  const native = join(root, 'native');
+  return readdirSync(native)
+    .filter((name) => name.endsWith('.c') && isWanted(name))
+    .map((name) => join(native, name));
+}
 
 async function checkPromises(context: TestContext, directory: string): Promise<void> {
   const obstacle = findObstacle(directory);
@@ -125,7 +137,7 @@ async function checkAddon(context: TestContext, directory: string): Promise<void
     '-DNODE_GYP_MODULE_NAME=passfd',
     '-isystem',
     headers,
-    ...['addon.c', 'poll.c', 'will_addon.c', 'closer_addon.c'].map((name) => join(root, 'native', name)),
+    ...nodeApi,
     ...mechanism,
     '-o',
     join(directory, 'native/build/Release/passfd.node'),
