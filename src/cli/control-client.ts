@@ -1,6 +1,6 @@
 // ControlClient: a command's connection to a running dispatcher, with one answer for each request.
 import { PassfdError } from '../fd/index.js';
-import { isErrorCode } from '../fd/internal.js';
+import { hasHungUp, isErrorCode } from '../fd/internal.js';
 import {
   checkDispatcher,
   decodeAnswer,
@@ -184,10 +184,6 @@ export function answerIn(frame: Buffer): Exclude<Answer, { reason: string }> {
 /** After a stop: the dispatcher has hung up, or the control socket is closed. */
 function isOver(error: unknown): boolean {
   return hasHungUp(error) || (error instanceof PassfdError && error.code === 'ERR_CONNECTION_REFUSED');
-}
-
-function hasHungUp(error: unknown): error is PassfdError {
-  return error instanceof PassfdError && (error.code === 'ERR_EOF' || error.code === 'ERR_PEER_GONE');
 }
 
 /** A dispatcher gives a client that it does not let in no reason. */

@@ -10,7 +10,8 @@ import {
   type Introduction,
   type WorkerHello,
 } from '../handoff/index.js';
-import { Connection, Crowd, Listener, loads, originOf, type AuthKey } from '../multiprocessing/index.js';
+import { Connection, Listener, loads, type AuthKey } from '../multiprocessing/index.js';
+import { Crowd, originOf } from '../multiprocessing/internal.js';
 import { CommandConnection, isEnd, type Commands } from './command-connection.js';
 import { CONTROL_LIMITS, Quota } from './quota.js';
 

@@ -1,130 +1,89 @@
-// Acceptor: a listening socket, and the connections that come to it, as descriptors.
-import { openSync } from 'node:fs';
+// Acceptor: a listening socket that takes connections out of the kernel's backlog exactly when asked.
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import {
-  formatAddress,
-  isAbstract,
-  resolveHost,
-  toAddress,
-  type Address,
-  type AddressLike,
-} from './address.js';
-import { countClosing, isLate, ownAccount, refuse } from './closing.js';
+import { whenAborted } from './abort.js';
+import { formatAddress, isAbstract, type Address } from './address.js';
+import { countClosing, ownAccount } from './closing.js';
 import { Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import { native } from './native.js';
+import { PeerGuard } from './peer-guard.js';
 import { READABLE, Readiness } from './readiness.js';
-import { awaitFreed, awaitReserve, stopAwaiting } from './starvation.js';
+import { SpareDescriptor } from './spare-descriptor.js';
+import { awaitFreed, stopAwaiting } from './starvation.js';
 import { EAGAIN, EMFILE, ENFILE, systemError } from './system-error.js';
-import { listenUnix, SocketFile } from './unix-listener.js';
-
-/** Connections that may wait in the kernel: what Node's `server.listen` asks for; `net.core.somaxconn` caps it. */
-const DEFAULT_BACKLOG = 511;
-
-/** Only the same user may connect to a Unix socket: connecting needs write permission on the file (unix(7)). */
-const DEFAULT_MODE = 0o600;
+import { SocketFile } from './unix-listener.js';
 
 /** Most connections that one call of `acceptUpTo` can bring. */
 const MAX_ACCEPTED = 1024;
 
-/** Pause before the next try when accepting fails. At the descriptor limit it ends when this process closes a descriptor. */
+/** Pause after a failed accept. At the descriptor limit the pause ends early, when this process closes a descriptor. */
 const FAILURE_PAUSE_MS = 100;
 
-/** Time that a listening socket may take to close, for what waits in its backlog. Its address may not be free after that. */
+/** Longest wait for a listening socket to close. Closing waits for what is in the backlog, and holds the address. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
-export interface ListenOptions {
-  /** Connections that wait in the kernel at most. */
-  readonly backlog?: number;
-  /** The file mode of a Unix socket: who may connect. In force before anyone can. */
-  readonly mode?: number;
-  /** `::` takes IPv6 only, and not IPv4 too. */
-  readonly ipv6Only?: boolean;
-}
-
-/**
- * Listens at a path, an abstract name or a TCP address. A socket file that is left from a process that ended is
- * replaced; one behind which someone listens is not.
- *
- * @throws {PassfdError} `ERR_ADDRESS_IN_USE` naming who holds it, `ERR_ADDRESS_MISSING`, `ERR_ADDRESS_DENIED`,
- * `ERR_ADDRESS`, `ERR_DESCRIPTOR_LIMIT`
- */
-export async function listen(address: AddressLike, options: ListenOptions = {}): Promise<Acceptor> {
-  const { backlog = DEFAULT_BACKLOG, mode = DEFAULT_MODE, ipv6Only = false } = options;
-  const wanted = toAddress(address);
-  if ('path' in wanted) {
-    const { descriptor, file } = await listenUnix(wanted.path, backlog, mode);
-    return new Acceptor(descriptor, file);
-  }
-  const [host = wanted.host] = await resolveHost(wanted.host);
-  const result = native.listenTcp(host, wanted.port, backlog, ipv6Only ? 1 : 0);
-  if (result < 0) throw systemError(result, 'listen', { address: formatAddress(wanted) });
-  return new Acceptor(new Descriptor(result));
-}
-
-/** Who takes every connection as it comes: see `feed`. */
+/** Takes every connection as it comes: see `Acceptor.feed`. */
 export interface Consumer {
-  /** How many it takes at this moment; with 0 they wait in the backlog until `resume`. */
+  /** How many connections it can take now. With 0, connections wait in the backlog until `resume`. */
   room(): number;
-  /** Gets at least one, and owns them. Must not throw. */
+  /** Gets at least one connection, and owns all it gets. Must not throw. */
   take(accepted: Descriptor[]): void;
-  /**
-   * Clients began to wait in the backlog for want of room; or the backlog was found empty again. A client that waits has
-   * come between the two.
-   */
+  /** True: clients began to wait in the backlog because there is no room. False: the backlog was found empty again. */
   crowded?(isCrowded: boolean): void;
   /**
-   * Accepting failed, in a way that is not of one connection, and is tried again after a pause.
-   * @param isRepeated whether the same was told before, and accepting has not worked since
+   * Accepting failed for a reason that does not concern one connection. It is tried again after a pause.
+   * @param isRepeated whether the same error was reported before, and accepting has not worked since
    */
   failed(error: PassfdError, isRepeated: boolean): void;
 }
 
-/** A listening socket. `accept` takes connections out of the kernel's backlog exactly when asked. */
+/**
+ * A listening socket, made by `listen` or received from another process. `accept` brings one connection, a `for await`
+ * loop brings all. Waiting for a connection keeps the process alive, unless `unref` was called.
+ */
 export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   readonly #descriptor: Descriptor;
+  /** Where it listens. The port is the real one, also when port 0 was asked for. */
   readonly address: Address;
   #file: SocketFile | undefined;
   readonly #readiness: Readiness;
   readonly #waiting: Waiting[] = [];
   #consumer: Consumer | undefined;
-  /** Whether clients wait, as far as is known, for whom the consumer had no room. */
+  /** Whether clients are known to wait because the consumer had no room. */
   #isCrowded = false;
   #closing: Promise<void> | undefined;
   #isPaused = false;
-  /** Runs for a while after a failure, also when the pause has ended before. */
+  /** Runs for `FAILURE_PAUSE_MS` after a failure, even when the pause ended early. */
   #afterFailure: NodeJS.Timeout | undefined;
   #isReferenced = true;
-  /** There when those who connect are not trusted. */
-  #onRefused: ((error: PassfdError) => void) | undefined;
-  /** Undefined while it is spent; null when none is kept. */
-  #spare: Descriptor | undefined | null = null;
-  /** Errors of accepting that were told, until it works again for a while. */
-  readonly #told = new Set<number>();
+  #guard: PeerGuard | undefined;
+  #spare: SpareDescriptor | undefined;
+  /** Accept errors that were reported, until accepting has worked for a while. */
+  readonly #reported = new Set<number>();
   readonly #goOn = (): void => {
     this.#isPaused = false;
     stopAwaiting(this.#goOn);
     this.#watch();
   };
-  readonly #refillSpare = (): boolean => {
-    if (this.#spare === undefined && !this.closed) this.#spare = openSpare();
-    if (this.#spare === undefined) return false;
-    stopAwaiting(this.#refillSpare);
-    return true;
-  };
 
   /**
    * Takes over a listening socket, and makes it non-blocking.
-   * @param file the file that `close` removes
-   * @throws {PassfdError} `ERR_WRONG_KIND`; then the descriptor stays with the caller
+   * @throws {PassfdError} `ERR_WRONG_KIND`; then the caller still owns the descriptor
    */
+  constructor(descriptor: Descriptor);
+  /**
+   * @param file the socket file that `close` removes
+   * @internal
+   */
+  // eslint-disable-next-line @typescript-eslint/unified-signatures -- the published types have only the first
+  constructor(descriptor: Descriptor, file?: SocketFile);
   constructor(descriptor: Descriptor, file?: SocketFile) {
     const { kind } = descriptor.describe();
     if (kind !== 'listener') {
       throw new PassfdError(
         'ERR_WRONG_KIND',
-        `Wanted a listening socket, but descriptor ${descriptor.fd} is: ${kind}`,
+        `Descriptor ${descriptor.fd} is not a listening socket; it is of kind ${kind}`,
       );
     }
     this.address = descriptor.localAddress;
@@ -138,9 +97,10 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   /**
    * Takes over a listening socket that another process made.
-   * @param options whether `close` removes the file of a Unix socket, and its `fileIdentity` there; without that, the file
-   * at its path is taken for its own
-   * @throws {PassfdError} `ERR_WRONG_KIND`; then the descriptor stays with the caller
+   * @param options whether `close` removes the file of a Unix socket, and the `fileIdentity` that the file had there. Without
+   * an identity, the file that is at the path now counts as the socket's own.
+   * @throws {PassfdError} `ERR_WRONG_KIND`; then the caller still owns the descriptor
+   * @internal
    */
   static async inherit(
     descriptor: Descriptor,
@@ -156,44 +116,46 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     return new Acceptor(descriptor, file);
   }
 
-  /** The descriptor's number, lent: it is what lets `send` pass the listening socket on. */
+  /** The number of the descriptor, lent: `send` uses it to pass the listening socket. */
   get fd(): number {
     return this.#descriptor.fd;
   }
 
-  /** A descriptor of the same listening socket, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
+  /** A second descriptor of the same listening socket. The caller owns it. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
   duplicate(): Descriptor {
     return this.#descriptor.duplicate();
   }
 
-  /** See `Descriptor`. */
+  /** See `Descriptor`. @internal */
   get inode(): string {
     return this.#descriptor.inode;
   }
 
-  /** Whether `close` removes a socket file. */
+  /** Whether `close` removes a socket file. @internal */
   get removesFile(): boolean {
     return this.#file !== undefined;
   }
 
-  /** Of the socket file that `close` removes: by its path alone, it could be somebody else's by now. */
+  /** Identifies the socket file that `close` removes. The path alone could name another process's file by now. @internal */
   get fileIdentity(): string | undefined {
     return this.#file?.identity;
   }
 
-  /** Whether clients can find it: it is at no path of a Unix socket, or its file is still there. */
+  /** Whether clients can find the socket: it has no path, or its file is still there. @internal */
   async isReachable(): Promise<boolean> {
     if (!('path' in this.address) || isAbstract(this.address.path)) return true;
     return (await this.#file?.exists()) ?? false;
   }
 
+  /** Whether `close`, `shutdown` or `release` was called. */
   get closed(): boolean {
     return this.#closing !== undefined || this.#descriptor.closed;
   }
 
   /**
-   * Takes the next connection, or waits for it. It is a blocking socket, as a worker in any language wants it.
-   * While no descriptor is free, connections wait in the backlog and this waits too; a process warning says so.
+   * Takes the next connection, or waits for it. The connection is a blocking socket, which workers in any language expect.
+   * While no descriptor is free, connections wait in the backlog, and this call waits too; a process warning reports it.
+   * @param options `signal` ends the waiting; default: none
    * @throws {PassfdError} `ERR_CLOSED`, or the reason of the signal
    */
   async accept(options: { readonly signal?: AbortSignal } = {}): Promise<Descriptor> {
@@ -203,9 +165,11 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   /**
-   * Takes what waits, or waits for the first.
-   * @param count 1 to 1024
-   * @returns at least one, which the caller owns
+   * Takes the connections that wait now, or waits for the first one.
+   * @param count most connections to take: 1 to 1024
+   * @param options `signal` ends the waiting; default: none
+   * @returns at least one connection. The caller owns them.
+   * @throws {PassfdError} `ERR_CLOSED`, or the reason of the signal
    */
   acceptUpTo(count: number, options: { readonly signal?: AbortSignal } = {}): Promise<Descriptor[]> {
     return new Promise((resolve, reject) => {
@@ -215,31 +179,21 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       if (this.closed) throw closedError();
       const { signal } = options;
       signal?.throwIfAborted();
-      const abort = (): void => {
+      const detach = whenAborted(signal, (reason) => {
         this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
-        reject(signal?.reason as Error);
+        reject(reason);
         this.#watch();
-      };
-      const waiting: Waiting = {
-        count,
-        resolve: (accepted) => {
-          signal?.removeEventListener('abort', abort);
-          resolve(accepted);
-        },
-        reject: (error) => {
-          signal?.removeEventListener('abort', abort);
-          reject(error);
-        },
-      };
-      signal?.addEventListener('abort', abort, { once: true });
+      });
+      const waiting: Waiting = { count, resolve, reject, detach };
       this.#waiting.push(waiting);
       this.#watch();
     });
   }
 
   /**
-   * Hands every connection to a consumer from now on, without a promise for each. Accepting keeps the process alive
-   * while the consumer has room.
+   * Gives every connection to a consumer from now on, without a promise for each. Accepting keeps the process alive while
+   * the consumer has room.
+   * @internal
    */
   feed(consumer: Consumer): void {
     this.#consumer = consumer;
@@ -247,30 +201,32 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   /**
-   * Keeps a descriptor in reserve from now on, so that one connection at a time can be taken though no other is free: for
-   * whoever has to be reachable just then. `resume` behind the end of that connection fills the reserve again, before
-   * another one takes what that end has freed.
+   * Keeps a descriptor in reserve from now on. With it, one connection at a time is accepted even when no other descriptor
+   * is free: for sockets that must be reachable just then, such as a control socket. When that connection has ended,
+   * `resume` fills the reserve again before another socket takes the number.
+   * @internal
    */
   keepSpare(): void {
-    this.#spare = openSpare();
-    if (!this.#spare) awaitReserve(this.#refillSpare);
+    this.#spare = new SpareDescriptor();
   }
 
   /**
-   * The consumer may have room again, or has none any more. Who waits is let in by this call: of several acceptors that
-   * share the room, the event loop would name the same one first again and again.
+   * The consumer's room may have changed. This call accepts the clients that wait: when several acceptors share the room,
+   * the event loop would report the same acceptor first again and again.
+   * @internal
    */
   resume(): void {
-    this.#refillSpare();
+    this.#spare?.refill();
     if (this.#consumer && this.#isCrowded && !this.#isPaused && !this.closed) this.#feed(this.#consumer);
     this.#watch();
   }
 
   /**
-   * Takes what waits in the backlog at this moment.
+   * Takes the connections that wait in the backlog at this moment.
    * @param count 1 to 1024
-   * @returns none when nothing waits; the caller owns them
+   * @returns an empty array when none waits; the caller owns the connections
    * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`, `ERR_CLOSED`, `ERR_SYSTEM`
+   * @internal
    */
   acceptNow(count: number = MAX_ACCEPTED): Descriptor[] {
     if (this.closed) throw closedError();
@@ -280,7 +236,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     return this.#ownAccepted(result);
   }
 
-  /** The connections, until the acceptor is closed. */
+  /** The connections, until the acceptor is closed. The body of the loop owns each. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Descriptor, void, undefined> {
     while (!this.closed) {
       let descriptor;
@@ -295,33 +251,37 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   /**
-   * Protects this process from those who connect to a Unix socket without its trust, who could make the close of a
-   * connection wait by what they send: see `Descriptor.distrust`. Connections are closed by a thread, on the account of
-   * their user, until somebody says `trust`. Where too many closes of a user are slow, its connections are refused, but
-   * not those of root and of this process's own user. Does nothing for TCP.
-   * @param refused gets an `ERR_SLOW_CLOSE` for each connection that was refused, and one when all have to wait
+   * Protects this process from clients of a Unix socket that are not trusted. By what it sends, a client can make the close
+   * of its connection wait (see `Descriptor.distrust`). After this call a thread closes connections, on the account of
+   * their user, until `trust` is called on a connection. When too many closes of a user are slow, new connections of that
+   * user are refused. Root and the own user of this process are never refused. Does nothing for TCP.
+   * @param refused gets an `ERR_SLOW_CLOSE` for each connection that was refused, and one when all connections have to wait
    */
   distrustPeers(refused: (error: PassfdError) => void): void {
     if (!('path' in this.address)) return;
-    // Those in the backlog may be of any user.
+    // Connections in the backlog may be of any user.
     this.#descriptor.distrust(ownAccount());
-    this.#onRefused = refused;
+    this.#guard = new PeerGuard(formatAddress(this.address), refused);
   }
 
-  /** Whether a waiting accept keeps the process alive; it does from the start. */
+  /** Lets a waiting accept keep the process alive. This is the default. */
   ref(): this {
     this.#isReferenced = true;
     this.#watch();
     return this;
   }
 
+  /** Lets the process exit while an accept waits. */
   unref(): this {
     this.#isReferenced = false;
     this.#watch();
     return this;
   }
 
-  /** Stops accepting, and gives the listening socket away; its file stays. Accepts that wait are rejected. */
+  /**
+   * Stops accepting, and gives the listening socket away. Its file stays. Waiting accepts are rejected with `ERR_CLOSED`.
+   * @throws {PassfdError} `ERR_CLOSED`
+   */
   release(): Descriptor {
     if (this.closed) throw closedError();
     this.#file = undefined;
@@ -330,8 +290,8 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   }
 
   /**
-   * Ends the listening for every process that holds the socket, as `close` does for this one: clients are refused from
-   * this moment on, and the address is free. Those that waited in the backlog are reset.
+   * Ends listening for every process that holds the socket; `close` ends it for this process only. From this moment clients
+   * are refused, and the address is free. Connections in the backlog are reset.
    * @throws {PassfdError} `ERR_CLOSED`, `ERR_SYSTEM`
    */
   async shutdown(): Promise<void> {
@@ -341,7 +301,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     await this.close();
   }
 
-  /** Stops listening, rejects accepts that wait, and removes the socket file if it is still the one made here. */
+  /** Stops listening, rejects waiting accepts, and removes the socket file that `listen` made. A second call does nothing. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -354,7 +314,7 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
   async #close(): Promise<void> {
     this.#stop();
     try {
-      // While the socket is open its inode is its own; a successor's file could get the same one after that.
+      // First the file: after the close, the file of a successor could get the same inode.
       await this.#file?.remove();
     } finally {
       const { account } = this.#descriptor;
@@ -365,18 +325,19 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   #stop(): void {
     stopAwaiting(this.#goOn);
-    stopAwaiting(this.#refillSpare);
     this.#spare?.close();
-    this.#spare = null;
     this.#readiness.close();
     clearTimeout(this.#afterFailure);
-    for (const waiting of this.#waiting.splice(0)) waiting.reject(closedError());
+    for (const waiting of this.#waiting.splice(0)) {
+      waiting.detach();
+      waiting.reject(closedError());
+    }
   }
 
   #watch(): void {
     if (this.closed) return;
     const hasRoom = this.#waiting.length > 0 || (this.#consumer?.room() ?? 0) > 0;
-    // Without room too, until somebody waits: that is to be known then.
+    // Without room it still watches until the first client waits, so that `crowded` is reported then.
     const isWatched = hasRoom || (this.#consumer !== undefined && !this.#isCrowded);
     this.#readiness.setReferenced(this.#isReferenced && hasRoom);
     this.#readiness.want(isWatched && !this.#isPaused ? READABLE : 0);
@@ -395,9 +356,10 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       this.#noteAccepted();
       const isFailed = result < 0;
       const descriptors = isFailed ? [] : this.#letIn(result);
-      // All were refused; the event loop names those that still wait.
+      // All were refused; the event loop reports connections that still wait.
       if (!isFailed && descriptors.length === 0) break;
       this.#waiting.shift();
+      waiting.detach();
       if (isFailed) waiting.reject(this.#acceptError(result));
       else waiting.resolve(descriptors);
     }
@@ -412,14 +374,11 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     }
     if (this.#isHeldUp()) return;
     let result = native.accept(this.#descriptor.fd, accepted, room);
-    if (isLimit(result) && this.#spare) {
-      // Not by its owner's `close`: nobody else is to get this one.
-      native.close(this.#spare.release());
-      this.#spare = undefined;
+    if (this.#spare && isLimit(result) && this.#spare.spend()) {
       result = native.accept(this.#descriptor.fd, accepted, 1);
-      awaitReserve(this.#refillSpare);
-      // Nobody came, so that it is still free.
-      if (result < 0) this.#refillSpare();
+      this.#spare.awaitRefill();
+      // No client was there, so the number is still free.
+      if (result < 0) this.#spare.refill();
     }
     if (result > 0) {
       this.#noteAccepted();
@@ -430,58 +389,35 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
       this.#noteAccepted();
       this.#setCrowded(consumer, false);
     } else {
-      // It may stay so, and the socket readable: not to ask again and again at once.
+      // The error may persist while the socket stays readable, so do not ask again at once.
       this.#pauseAccepting(result);
-      const isRepeated = this.#told.has(result);
-      this.#told.add(result);
+      const isRepeated = this.#reported.has(result);
+      this.#reported.add(result);
       consumer.failed(this.#acceptError(result), isRepeated);
     }
   }
 
-  /** The first of those that were just accepted, each with an owner. */
+  /** Gives each of the first `count` connections of `accepted` an owner. */
   #ownAccepted(count: number): Descriptor[] {
     const descriptors: Descriptor[] = [];
     for (let index = 0; index < count; index++) descriptors.push(new Descriptor(accepted[index] ?? -1));
-    if (this.#onRefused) for (const descriptor of descriptors) descriptor.distrust(userOf(descriptor.fd));
+    if (this.#guard) for (const descriptor of descriptors) this.#guard.distrust(descriptor);
     return descriptors;
   }
 
-  /** The same, without those that are refused. */
+  /** As `#ownAccepted`, and closes the connections that are refused. */
   #letIn(count: number): Descriptor[] {
     const descriptors = this.#ownAccepted(count);
-    return this.#onRefused ? descriptors.filter((one) => !this.#refuses(one)) : descriptors;
+    const guard = this.#guard;
+    return guard ? descriptors.filter((one) => guard.admits(one)) : descriptors;
   }
 
-  #refuses(descriptor: Descriptor): boolean {
-    const user = descriptor.account;
-    if (user === undefined || user === 0 || user === process.geteuid?.() || !isLate(user)) return false;
-    refuse(descriptor.release(), user);
-    this.#onRefused?.(
-      new PassfdError(
-        'ERR_SLOW_CLOSE',
-        `A connection of user ${user} to ${formatAddress(this.address)} was refused: too many descriptors that this user ` +
-          'has passed are slow to close',
-      ),
-    );
-    return true;
-  }
-
-  /**
-   * Anybody who may connect can leave descriptors in the queue that keep the number of the connection taken, also when it
-   * is refused. While half of all numbers are taken in this way, nobody is let in here: the rest is for other sockets.
-   */
   #isHeldUp(): boolean {
-    if (!this.#onRefused || !native.isCloserFull()) return false;
+    if (!this.#guard?.isFull) return false;
     this.#pauseAccepting(HELD_UP);
-    if (!this.#told.has(HELD_UP)) {
-      this.#told.add(HELD_UP);
-      this.#onRefused(
-        new PassfdError(
-          'ERR_SLOW_CLOSE',
-          `Connections to ${formatAddress(this.address)} wait: half of the descriptors that this process may have are slow ` +
-            'to close. End the processes that passed them, or raise the limit (ulimit -n)',
-        ),
-      );
+    if (!this.#reported.has(HELD_UP)) {
+      this.#reported.add(HELD_UP);
+      this.#guard.reportFull();
     }
     return true;
   }
@@ -503,27 +439,27 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
     );
   }
 
-  /** The listening socket stays readable while no descriptor is free, and to ask at once again would only burn the CPU. */
+  /** The listening socket stays readable while no descriptor is free. Asking again at once would only burn the CPU. */
   #pauseAccepting(result: number): void {
     this.#isPaused = true;
     if (isLimit(result)) awaitFreed(this.#goOn);
     clearTimeout(this.#afterFailure);
     this.#afterFailure = setTimeout(() => {
       this.#afterFailure = undefined;
-      if (!this.#isPaused) this.#told.clear();
-      this.#refillSpare();
+      if (!this.#isPaused) this.#reported.clear();
+      this.#spare?.refill();
       this.#goOn();
     }, FAILURE_PAUSE_MS);
   }
 
-  /** At the limit each descriptor that is freed lets one connection in, and the next one fails: that is the same failure. */
+  /** At the limit, each freed descriptor admits one connection, and the next accept fails. That is the same failure. */
   #noteAccepted(): void {
-    if (!this.#afterFailure) this.#told.clear();
+    if (!this.#afterFailure) this.#reported.clear();
   }
 
   #warnOfLimit(result: number): void {
-    if (this.#told.has(result)) return;
-    this.#told.add(result);
+    if (this.#reported.has(result)) return;
+    this.#reported.add(result);
     process.emitWarning(
       `No descriptor is free: connections to ${formatAddress(this.address)} wait in the backlog until one is. ` +
         'Raise the limit (ulimit -n), or close what is not needed.',
@@ -536,18 +472,15 @@ interface Waiting {
   readonly count: number;
   resolve(accepted: Descriptor[]): void;
   reject(error: Error): void;
+  /** Removes the listener from the signal. */
+  detach(): void;
 }
 
-/** No error number. */
+/** Stands for a full closer where others are results of `accept`. It is no error number. */
 const HELD_UP = 0;
 
+// One call at a time uses it: the call into the addon is done with it when it returns.
 const accepted = new Int32Array(MAX_ACCEPTED);
-
-/** Who is at the other end of a Unix socket. One that the kernel does not name gets an account of its own. */
-function userOf(fd: number): number {
-  const credentials = new Int32Array(3);
-  return native.peer(fd, credentials) < 0 ? ownAccount() : (credentials[1] ?? 0) >>> 0;
-}
 
 async function untilClosed(account: number): Promise<void> {
   const end = performance.now() + CLOSE_TIMEOUT_MS;
@@ -556,15 +489,6 @@ async function untilClosed(account: number): Promise<void> {
 
 function isLimit(result: number): boolean {
   return result === EMFILE || result === ENFILE;
-}
-
-/** @returns undefined when none is free */
-function openSpare(): Descriptor | undefined {
-  try {
-    return new Descriptor(openSync('/dev/null', 'r'));
-  } catch {
-    return undefined;
-  }
 }
 
 function closedError(): PassfdError {

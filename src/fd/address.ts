@@ -1,20 +1,20 @@
-// Addresses of sockets: how they are written, and how they are read from the kernel.
+// Addresses of sockets: how they are checked, printed, and read from the kernel.
 import { isIP } from 'node:net';
 import { lookup } from 'node:dns/promises';
 
 import { PassfdError } from './errors.js';
 import { NAME_LENGTH, native } from './native.js';
 
-/** A TCP address. `host` is a name or a numeric address; what the kernel tells is always numeric. */
+/** A TCP address. `host` is a name or a numeric address; an address that the kernel reports is always numeric. */
 export interface TcpAddress {
   readonly host: string;
-  /** 0 to 65535; 0 lets the kernel pick a free port where something listens. */
+  /** 0 to 65535. To listen at port 0 lets the kernel pick a free port. */
   readonly port: number;
 }
 
 /**
- * The address of a Unix socket: a path of at most 107 bytes (103 on macOS), or, on Linux, an abstract name: a NUL and
- * at most 107 bytes more, used at exactly that length (unix(7)). Empty for a socket without a name.
+ * The address of a Unix socket: a path of at most 107 bytes (103 on macOS). On Linux also an abstract name: a NUL and at most
+ * 107 more bytes, used at exactly that length (unix(7)). The path is empty for a socket without a name.
  */
 export interface UnixAddress {
   readonly path: string;
@@ -25,22 +25,22 @@ export type Address = TcpAddress | UnixAddress;
 /** An address, or a string, which is the path of a Unix socket. */
 export type AddressLike = Address | string;
 
-/** Checks an address that a caller gave. @throws TypeError when it is not one */
+/** Checks the address that a caller gave. @throws {TypeError} */
 export function toAddress(address: AddressLike): Address {
   if (typeof address === 'string') return toAddress({ path: address });
   if ('path' in address) {
     const { path } = address;
     if (typeof path !== 'string' || path === '') {
-      throw new TypeError('The path of a Unix socket is a string, not empty');
+      throw new TypeError('The path of a Unix socket is a non-empty string');
     }
     if (path.indexOf('\0', 1) > 0 && !isAbstract(path)) {
-      throw new TypeError(`The path of a Unix socket has no NUL inside: ${JSON.stringify(path)}`);
+      throw new TypeError(`The path of a Unix socket may not contain NUL: ${JSON.stringify(path)}`);
     }
     return { path };
   }
   const { host, port } = address;
   if (typeof host !== 'string' || host === '') {
-    throw new TypeError('The host of an address is a string, not empty');
+    throw new TypeError('The host of an address is a non-empty string');
   }
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     throw new TypeError(`A port is an integer from 0 to 65535, not ${String(port)}`);
@@ -48,18 +48,18 @@ export function toAddress(address: AddressLike): Address {
   return { host, port };
 }
 
-/** Whether a path is a name in Linux' abstract namespace, which has no file, no mode and no owner. */
+/** Whether a path is an abstract name of Linux, which has no file, no mode and no owner. */
 export function isAbstract(path: string): boolean {
   return path.startsWith('\0');
 }
 
-/** For people: `/run/app.sock`, `@name` for an abstract one, `127.0.0.1:80`, `[::1]:80`. */
+/** The address for people: `/run/app.sock`, `@name` for an abstract name, `127.0.0.1:80`, `[::1]:80`. */
 export function formatAddress(address: Address): string {
   if ('path' in address) return isAbstract(address.path) ? `@${address.path.slice(1)}` : address.path;
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
 }
 
-/** The numeric addresses of a host, in the order in which the resolver gives them. At least one. */
+/** The numeric addresses of a host, at least one, in the order of the resolver. @throws {PassfdError} `ERR_ADDRESS` */
 export async function resolveHost(host: string): Promise<string[]> {
   if (isIP(host.replace(/%.*$/, '')) !== 0) return [host];
   try {
@@ -69,7 +69,7 @@ export async function resolveHost(host: string): Promise<string[]> {
   }
 }
 
-/** What `getsockname` or `getpeername` tells, or `-errno`. */
+/** The address that `getsockname` or `getpeername` reports, or `-errno`. */
 export function readAddress(fd: number, end: 'local' | 'remote'): Address | number {
   const numbers = new Int32Array(2);
   const name = Buffer.alloc(NAME_LENGTH);

@@ -1,6 +1,7 @@
-// Connecting: to a Unix socket or over TCP, at once or as soon as someone listens; and the socket pair.
+// Connecting to a Unix socket or over TCP, at once or as soon as a process listens; and making socket pairs.
 import { setTimeout } from 'node:timers/promises';
 
+import { whenAborted } from './abort.js';
 import {
   formatAddress,
   isAbstract,
@@ -16,20 +17,20 @@ import { Readiness, WRITABLE } from './readiness.js';
 import { StreamSocket } from './stream-socket.js';
 import { EAGAIN, ECONNREFUSED, ENOENT, systemError } from './system-error.js';
 
-/** Pauses between two tries: the kernel has no event for "someone listens now" or "there is room in the backlog". */
+/** Pauses between two tries: the kernel has no event for "a process listens now" or "the backlog has room". */
 const FIRST_RETRY_MS = 1;
 const LAST_RETRY_MS = 100;
 
 export interface ConnectOptions {
-  /** Gives up. */
+  /** Ends the waiting. Default: none. */
   readonly signal?: AbortSignal;
-  /** Keep trying while nobody listens at the address yet, instead of failing at once. */
+  /** Whether to try again until a process listens at the address, instead of failing at once. Default: false. */
   readonly waitForListener?: boolean;
 }
 
 /**
- * Connects to a Unix socket (the path, or `{ path }`) or over TCP (`{ host, port }`). When the listener's backlog is
- * full, it waits for room, as a blocking connect does.
+ * Connects to a Unix socket (a path, or `{ path }`) or over TCP (`{ host, port }`). While the backlog of the listener is
+ * full, it waits, as a blocking connect does.
  *
  * @throws {PassfdError} `ERR_CONNECTION_REFUSED`, `ERR_ADDRESS_MISSING`, `ERR_ADDRESS_DENIED`, `ERR_ADDRESS`,
  * `ERR_DESCRIPTOR_LIMIT`, or the reason of the signal
@@ -43,16 +44,16 @@ export async function connect(address: AddressLike, options: ConnectOptions = {}
       ? connectUnix(target.path)
       : connectTcp(target.host, target.port, signal));
     if (typeof result !== 'number') return result;
-    const isNobodyThere = result === ENOENT || result === ECONNREFUSED;
-    if (result !== EAGAIN && !(isNobodyThere && waitForListener)) throw connectError(result, target);
-    // It rejects when the signal is aborted, with an error of its own; the next round tells the signal's reason.
+    const hasNoListener = result === ENOENT || result === ECONNREFUSED;
+    if (result !== EAGAIN && !(hasNoListener && waitForListener)) throw connectError(result, target);
+    // An aborted timer rejects with an error of its own; the next round throws the reason of the signal.
     await setTimeout(retryMs, undefined, { ...(signal && { signal }) }).catch(() => undefined);
   }
 }
 
 /**
- * Two connected Unix sockets, of which one is usually for a child: `spawn(command, { stdio: ['inherit', 'inherit',
- * 'inherit', second] })`, then `second.close()` here, or its end in the child is never seen.
+ * Makes two connected Unix sockets. To give one to a child: `spawn(command, { stdio: ['inherit', 'inherit', 'inherit',
+ * second] })`, then `second.destroy()` here. While this process holds it too, the end of the child's socket is never seen.
  * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`
  */
 export function socketPair(): [StreamSocket, StreamSocket] {
@@ -73,7 +74,7 @@ function connectUnix(path: string): Attempt {
   return toStreamSocket(native.connectUnix(Buffer.from(path)));
 }
 
-/** Tries each address of the host, and tells the last failure. */
+/** Tries each address of the host, and returns the last failure. */
 async function connectTcp(host: string, port: number, signal: AbortSignal | undefined): Promise<Attempt> {
   let result: Attempt = ECONNREFUSED;
   for (const numeric of await resolveHost(host)) {
@@ -90,20 +91,15 @@ async function connectTcp(host: string, port: number, signal: AbortSignal | unde
 
 function untilWritable(descriptor: Descriptor, signal: AbortSignal | undefined): Promise<void> {
   return new Promise<void>((resolve, reject) => {
-    const finish = (settle: () => void): void => {
-      signal?.removeEventListener('abort', abort);
+    const detach = whenAborted(signal, (reason) => {
       readiness.close();
-      settle();
-    };
-    const abort = (): void => {
-      finish(() => {
-        reject(signal?.reason as Error);
-      });
-    };
-    const readiness = new Readiness(descriptor.fd, () => {
-      finish(resolve);
+      reject(reason);
     });
-    signal?.addEventListener('abort', abort, { once: true });
+    const readiness = new Readiness(descriptor.fd, () => {
+      detach();
+      readiness.close();
+      resolve();
+    });
     readiness.want(WRITABLE);
   });
 }
@@ -113,9 +109,9 @@ function connectError(result: number, target: Address): PassfdError {
 }
 
 function hint(result: number, target: Address): string | undefined {
-  if (result === ENOENT) return 'nothing is there: start the server first, or check the path';
+  if (result === ENOENT) return 'no socket is there: start the server first, or check the path';
   if (result === ECONNREFUSED && 'path' in target && !isAbstract(target.path)) {
-    return 'the file is left from a server that ended: start the server, which replaces it';
+    return 'the file is left from a server that has ended: start the server, which replaces the file';
   }
   return undefined;
 }

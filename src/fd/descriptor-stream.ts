@@ -1,4 +1,4 @@
-// DescriptorStream: a Duplex that carries descriptors beside its bytes, for libraries that are built on streams.
+// DescriptorStream: a Node Duplex that carries descriptors, for libraries that are built on streams.
 import { Duplex, type DuplexOptions } from 'node:stream';
 
 import { closeAll, type Descriptor } from './descriptor.js';
@@ -16,34 +16,39 @@ interface Parcel {
 type Callback = (error?: Error | null) => void;
 
 /**
- * A Unix socket as a Node stream: what D-Bus and Wayland libraries ask of a transport that carries descriptors.
+ * A Unix socket as a Node stream: the transport that D-Bus and Wayland libraries expect.
  *
- * Event `'fds'` brings the descriptors of a message, an array that the listener then owns, before the `'data'` that
- * they came with; with a paused reader also before earlier data, so the protocol has to say how many belong to which
- * message, as D-Bus' and Wayland's do. When nobody listens to it, they are closed and the stream is destroyed with
- * `ERR_UNEXPECTED_DESCRIPTORS`.
+ * The event `'fds'` brings the descriptors of a message as an array, which the listener then owns. It comes before the
+ * `'data'` that the descriptors came with. With a paused reader it may come before earlier data too, so the protocol must say
+ * how many descriptors belong to a message, as D-Bus and Wayland do. Without a listener for `'fds'`, descriptors are closed
+ * and the stream is destroyed with `ERR_UNEXPECTED_DESCRIPTORS`.
  */
 export class DescriptorStream extends Duplex {
   readonly #socket: StreamSocket;
-  /** By the very Buffer object that goes through the writable side, which keeps order and back-pressure. */
+  /** Keyed by the Buffer object that goes through the writable side, which keeps order and back-pressure. */
   readonly #parcels = new Map<Uint8Array, Parcel>();
 
-  /** Takes over the socket. */
+  /**
+   * Takes over the socket.
+   * @param options as of `stream.Duplex`. Defaults: `allowHalfOpen` true, `highWaterMark` Node's.
+   */
   constructor(socket: StreamSocket, options: Pick<DuplexOptions, 'allowHalfOpen' | 'highWaterMark'> = {}) {
     super(options);
     this.#socket = socket;
   }
 
-  /** The socket under it, for example for `peer`. */
+  /** The socket, for example to read `peer`. */
   get socket(): StreamSocket {
     return this.#socket;
   }
 
   /**
-   * Writes bytes, at least one, with descriptors that arrive beside the first of them, in order with other writes.
-   * The descriptors are lent and may be closed when this returns; a `net.Socket` moves (see `Passable`).
-   * @returns false when the caller should wait for `'drain'`, as `write`
-   * @throws what `send` throws for a descriptor that cannot be passed; a later failure destroys the stream
+   * Writes bytes with descriptors that arrive with the first byte, in order with other writes. Descriptors are lent, and the
+   * caller may close them when this returns; a `net.Socket` moves (see `Passable`).
+   * @param bytes at least one byte
+   * @returns false when the caller should wait for `'drain'`, as `write` does
+   * @throws {PassfdError} `ERR_CLOSED`, or what `send` throws for a descriptor that cannot be passed. A later failure destroys
+   * the stream.
    */
   writeWithFds(bytes: Uint8Array, fds: readonly Passable[], callback?: Callback): boolean {
     if (fds.length === 0) return this.write(bytes, callback);
@@ -84,7 +89,7 @@ export class DescriptorStream extends Duplex {
   override _read(): void {
     this.#socket.receive().then(
       (message) => {
-        // Out of the promise: what a listener throws is an uncaught exception, as with any other stream.
+        // Outside the promise: an error that a listener throws is an uncaught exception, as with any other stream.
         process.nextTick(() => {
           this.#deliver(message);
         });
@@ -116,7 +121,7 @@ export class DescriptorStream extends Duplex {
       this.destroy(
         new PassfdError(
           'ERR_UNEXPECTED_DESCRIPTORS',
-          'Descriptors came, and nobody listens to the "fds" event',
+          'Descriptors came, and the "fds" event has no listener',
         ),
       );
       return;

@@ -20,9 +20,9 @@ import {
 } from './to-node.js';
 
 /**
- * What an open descriptor is. `stream` is a connected stream socket (TCP or Unix), `listener` one that accepts,
- * `datagram` a UDP or Unix datagram socket, `socket` one of another type, `file` also a memfd, `other` for example an
- * epoll or a device.
+ * What an open descriptor is. `stream` is a connected stream socket (TCP or Unix), `listener` a listening one, `datagram` a
+ * UDP or Unix datagram socket, `socket` a socket of another type. `file` includes a memfd. `other` is everything else, for
+ * example an epoll descriptor or a device.
  */
 export type DescriptorKind =
   'other' | 'file' | 'directory' | 'pipe' | 'tty' | 'stream' | 'listener' | 'datagram' | 'socket';
@@ -40,10 +40,10 @@ const kinds: readonly DescriptorKind[] = [
   'socket',
 ];
 
-/** What the kernel tells of a descriptor. */
+/** What the kernel reports about a descriptor. */
 export interface Description {
   readonly kind: DescriptorKind;
-  /** Of sockets only. */
+  /** The address family of a socket. */
   readonly family?: 'unix' | 'ipv4' | 'ipv6';
   readonly readable: boolean;
   readonly writable: boolean;
@@ -57,27 +57,27 @@ const families = new Map([
 
 const GONE = -1;
 
-/** Descriptors are C's `int`; a larger number would be cut to another descriptor on its way there. */
+/** A descriptor is an `int` in C. A larger number would be cut to the number of another descriptor. */
 const MAX_INT = 2_147_483_647;
 
 /**
- * An open descriptor and the duty to close it. Whoever holds the object owns the descriptor; `send` lends it,
- * `release` gives it away, `close` ends it. Take one with `using`, and no early return can forget it:
+ * An open descriptor and the duty to close it. The holder of the object owns the descriptor: `send` lends it, `release`
+ * gives it away, `close` ends it. With `using`, no early return can forget to close it:
  *
  * ```ts
  * using descriptor = message.takeDescriptor();
  * ```
  *
- * One that is forgotten stays open until the process ends: nothing closes it when it is garbage-collected, or when the
- * worker thread that held it is terminated.
+ * A forgotten descriptor stays open until the process ends: nothing closes it when the object is garbage-collected, or when
+ * the worker thread that held it is terminated.
  */
 export class Descriptor implements Disposable {
   #fd: number;
   #account: ClosingAccount | undefined;
 
   /**
-   * Takes over an open descriptor. From here on nobody else may close it.
-   * @param fd its number
+   * Takes over an open descriptor. From now on only this object may close it.
+   * @param fd the number, 0 or more; a wrong number is a `TypeError`
    */
   constructor(fd: number) {
     if (!Number.isInteger(fd) || fd < 0 || fd > MAX_INT) {
@@ -87,8 +87,8 @@ export class Descriptor implements Disposable {
   }
 
   /**
-   * The bare number, lent: it is good until this object is closed or released. This is also what makes a `Descriptor`
-   * usable in `spawn(command, { stdio: ['inherit', 'inherit', 'inherit', descriptor] })`.
+   * The bare number, lent: it is valid until this object is closed or released. It makes a `Descriptor` usable in
+   * `spawn(command, { stdio: ['inherit', 'inherit', 'inherit', descriptor] })`.
    * @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED`
    */
   get fd(): number {
@@ -98,33 +98,34 @@ export class Descriptor implements Disposable {
     return this.#fd;
   }
 
-  /** Whether it was closed or given away. */
+  /** Whether the descriptor was closed or given away. */
   get closed(): boolean {
     return this.#fd === GONE;
   }
 
-  /** @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
+  /** Asks the kernel what the descriptor is. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
   describe(): Description {
     return describe(this.fd);
   }
 
   /**
-   * What the kernel tells the open file by: the same for every duplicate, in every process, while one of them is open.
+   * Device and inode. They are the same for every duplicate, in every process, while one duplicate is open.
    * @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED`
+   * @internal
    */
   get inode(): string {
     const { dev, ino } = fstatSync(this.fd, { bigint: true });
     return `${dev}:${ino}`;
   }
 
-  /** The address of this end of a socket. @throws {PassfdError} `ERR_SYSTEM` when it is no socket (`ENOTSOCK`) */
+  /** The address of this end of a socket. @throws {PassfdError} `ERR_SYSTEM` when it is not a socket (`ENOTSOCK`) */
   get localAddress(): Address {
     const address = readAddress(this.fd, 'local');
     if (typeof address === 'number') throw systemError(address, 'getsockname', subject(this.#fd));
     return address;
   }
 
-  /** The address of the other end of a connection. @throws {PassfdError} `ERR_PEER_GONE` when there is none any more */
+  /** The address of the other end of a connection. @throws {PassfdError} `ERR_PEER_GONE` when the connection is over */
   get remoteAddress(): Address {
     const address = readAddress(this.fd, 'remote');
     if (typeof address === 'number') throw systemError(address, 'getpeername', subject(this.#fd));
@@ -132,8 +133,9 @@ export class Descriptor implements Disposable {
   }
 
   /**
-   * Sets or clears `O_NONBLOCK`. The flag lives in the open file, not in the descriptor: every duplicate of it, in
-   * every process, sees the change (fcntl(2)).
+   * Sets or clears `O_NONBLOCK`. The flag belongs to the open file, not to the descriptor: every duplicate, in every process,
+   * sees the change (fcntl(2)).
+   * @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED`, `ERR_SYSTEM`
    */
   setNonblocking(on: boolean): void {
     const result = native.setNonblocking(this.fd, on ? 1 : 0);
@@ -141,41 +143,41 @@ export class Descriptor implements Disposable {
   }
 
   /**
-   * Hands it to a `net.Socket`: a connected stream socket, or an end of a pipe.
-   * @throws {PassfdError} `ERR_WRONG_KIND`; then, as with the four below, it still has this owner
+   * Gives a connected stream socket, or an end of a pipe, to a `net.Socket`.
+   * @throws {PassfdError} `ERR_WRONG_KIND`; then this object still owns the descriptor, as after the four methods below
    */
   toSocket(options?: ToSocketOptions): Socket {
     return toSocket(this, options);
   }
 
   /**
-   * Hands a listening socket to a `net.Server`, and resolves when that is listening.
-   * @param server to be used instead of a new one: any `net.Server`, so an `http.Server` too
+   * Gives a listening socket to a `net.Server`. Resolves when the server is listening.
+   * @param server any `net.Server`, also an `http.Server`, that does not listen yet. Default: a new `net.Server`.
    * @throws {PassfdError} `ERR_WRONG_KIND`
    */
   toServer(server?: Server): Promise<Server> {
     return toServer(this, server);
   }
 
-  /** Hands a UDP socket to a `dgram.Socket`, and resolves when that is listening. @throws {PassfdError} `ERR_WRONG_KIND` */
+  /** Gives a UDP socket to a `dgram.Socket`. Resolves when that is listening. @throws {PassfdError} `ERR_WRONG_KIND` */
   toDatagramSocket(): Promise<DatagramSocket> {
     return toDatagramSocket(this);
   }
 
   /**
-   * Hands a file (also a memfd), a directory, a pipe, a tty or a device to a `FileHandle`.
-   * @throws {PassfdError} `ERR_WRONG_KIND` for a socket; `ERR_UNSUPPORTED` if this version of Node does not let it
+   * Gives a file, a memfd, a directory, a pipe, a tty or a device to a `FileHandle`.
+   * @throws {PassfdError} `ERR_WRONG_KIND` for a socket; `ERR_UNSUPPORTED` if this version of Node does not allow it
    */
   toFileHandle(): Promise<FileHandle> {
     return toFileHandle(this);
   }
 
-  /** Hands it to whichever of the four fits what it is; a pipe becomes a `net.Socket`. */
+  /** Gives it to the Node object that fits its kind. A pipe becomes a `net.Socket`. @throws {PassfdError} `ERR_WRONG_KIND` */
   toNodeObject(): Promise<Socket | Server | DatagramSocket | FileHandle> {
     return toNodeObject(this);
   }
 
-  /** A second descriptor of the same open file, with its own owner. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
+  /** A second descriptor of the same open file. The caller owns it. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
   duplicate(): Descriptor {
     const result = native.duplicate(this.fd);
     if (result < 0) throw systemError(result, 'dup', subject(this.#fd));
@@ -185,40 +187,43 @@ export class Descriptor implements Disposable {
   }
 
   /**
-   * Has a thread close it, in the background: for a descriptor that a process without your trust has passed, or has a
-   * duplicate of. Such a process can make `close` wait, for seconds and more: by a socket that lingers (`SO_LINGER`), or
-   * a file on FUSE. The number is free some time after `close` has returned then.
-   * @param account the user of that process: closes of one user wait for each other, and for nobody else's
+   * Makes a thread close the descriptor in the background. For a descriptor that a distrusted process has passed, or has a
+   * duplicate of: by a socket that lingers (`SO_LINGER`), or a file on FUSE, such a process can make `close` wait for
+   * seconds and more. The number becomes free some time after `close` has returned.
+   * @param account the user id of that process: closes of one user wait for each other only. Default: an account of its own.
    */
   distrust(account: number = ownAccount()): void {
     this.#account = account;
   }
 
-  /** Closes it at once, and in this thread, again. */
+  /** Ends `distrust`: `close` closes the descriptor at once, in this thread. */
   trust(): void {
     this.#account = undefined;
   }
 
-  /** What `distrust` was told. */
+  /** The account that `distrust` was called with; undefined without. @internal */
   get account(): number | undefined {
     return this.#account;
   }
 
-  /** Gives it to a new owner, who closes it in the same way. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
+  /** Gives it to a new object, with its account. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` @internal */
   move(): Descriptor {
     const moved = new Descriptor(this.release());
     moved.#account = this.#account;
     return moved;
   }
 
-  /** Gives the bare number away: whoever gets it has to close it. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
+  /** Gives the bare number away; the caller has to close it. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
   release(): number {
     const { fd } = this;
     this.#fd = GONE;
     return fd;
   }
 
-  /** Closes it, without `shutdown`: other holders of the same connection keep it. A second call does nothing. */
+  /**
+   * Closes the descriptor without `shutdown`: other holders of the same connection keep it. A second call does nothing.
+   * @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` when other code closed the number, `ERR_SYSTEM`
+   */
   close(): void {
     if (this.#fd === GONE) return;
     const account = this.#account;
@@ -234,7 +239,9 @@ export class Descriptor implements Disposable {
 }
 
 /**
- * Takes over a descriptor that this process was started with, and makes it close-on-exec, as all others here are.
+ * Takes over a descriptor that this process was started with, and makes it close-on-exec, so that child processes do not get
+ * it.
+ * @param fd the number
  * @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` when no descriptor has this number
  */
 export function inheritDescriptor(fd: number): Descriptor {
@@ -244,12 +251,12 @@ export function inheritDescriptor(fd: number): Descriptor {
   return descriptor;
 }
 
-/** Not a private method, since each instance would pay for that. */
+/** Not a private method, since private methods cost every instance. */
 function subject(fd: number): { descriptor: string } {
   return { descriptor: `descriptor ${fd}` };
 }
 
-/** What the kernel tells of a bare descriptor. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
+/** Describes a bare descriptor. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
 export function describe(fd: number): Description {
   const numbers = new Int32Array(3);
   const result = native.describe(fd, numbers);
@@ -264,10 +271,14 @@ export function describe(fd: number): Description {
   };
 }
 
-/** One call at a time uses it: the call into the addon returns when it is done with it. */
+// One call at a time uses it: the call into the addon is done with it when it returns.
 const closing = new Int32Array(MAX_DESCRIPTORS);
 
-/** Closes all of them, whatever one of them says, and then throws the first error there was. */
+/**
+ * Closes every descriptor, also after one fails, and then throws the first error. Descriptors that are closed already are
+ * skipped.
+ * @throws {PassfdError} as `Descriptor.close`
+ */
 export function closeAll(descriptors: readonly Descriptor[]): void {
   let count = 0;
   let freed = 0;

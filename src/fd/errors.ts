@@ -78,3 +78,8 @@ export class PassfdError extends Error {
     this.code = code;
   }
 }
+
+/** Whether the other end closed the connection or died. */
+export function hasHungUp(error: unknown): error is PassfdError {
+  return error instanceof PassfdError && (error.code === 'ERR_EOF' || error.code === 'ERR_PEER_GONE');
+}

@@ -1,15 +1,15 @@
-// File locks (flock(2)) that end with this process, however it ends, and whoever shares its descriptors.
+// File locks (flock(2)) that end exactly when this process ends, even if another process shares its descriptors.
 import { Descriptor } from './descriptor.js';
 import { native } from './native.js';
 import { EWOULDBLOCK, systemError } from './system-error.js';
 
-/** `alone`: nobody else has a lock. `shared`: nobody else has it alone. */
+/** `alone` excludes every other lock. `shared` excludes locks that are `alone`. */
 export type LockKind = 'alone' | 'shared';
 
 /**
- * Locks an open file, in place of the lock that it has.
- * @returns whether it is locked; if not, somebody else has it, and the lock that it had is lost
- * @throws {PassfdError} `ERR_SYSTEM` where the file system has no locks
+ * Locks an open file. The lock replaces the one that the file has.
+ * @returns false when another process has a lock that excludes this one; then the earlier lock is lost too
+ * @throws {PassfdError} `ERR_SYSTEM` when the file system has no locks
  */
 export function lockFile(descriptor: Descriptor, kind: LockKind): boolean {
   const result = native.lock(descriptor.fd, kind === 'alone' ? 1 : 0);
@@ -20,13 +20,13 @@ export function lockFile(descriptor: Descriptor, kind: LockKind): boolean {
 }
 
 /**
- * Keeps a descriptor, and the lock on it, exactly as long as this process lives. The process of a last will shares the
- * descriptors of this one, so a descriptor alone can outlive it.
+ * Keeps a descriptor, and the lock on it, exactly as long as this process lives. A descriptor alone can outlive this process,
+ * because the process of the last will shares all descriptors.
  */
 export class Hold implements Disposable {
   #kept: { readonly is: 'held'; readonly number: number } | { readonly is: 'open'; readonly by: Descriptor };
 
-  /** Takes over the descriptor. Where the system cannot hold it (macOS, Linux before 5.9), it stays open here. */
+  /** Takes over the descriptor. On systems that cannot hold it (macOS, Linux before 5.9), it simply stays open here. */
   constructor(descriptor: Descriptor) {
     const number = native.holdBegin(descriptor.fd);
     if (number >= 0) {
@@ -37,7 +37,7 @@ export class Hold implements Disposable {
     }
   }
 
-  /** Lets go of it. A second call does nothing. */
+  /** Closes the descriptor. A second call does nothing. */
   [Symbol.dispose](): void {
     if (this.#kept.is === 'held') {
       if (this.#kept.number >= 0) native.holdEnd(this.#kept.number);

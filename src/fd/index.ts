@@ -1,5 +1,5 @@
-// The descriptor library: open sockets and other descriptors, passed between processes.
-export { Acceptor, listen, type Consumer, type ListenOptions } from './acceptor.js';
+// The package `passfd`: open sockets and other descriptors, passed between processes.
+export { Acceptor } from './acceptor.js';
 export {
   formatAddress,
   type Address,
@@ -18,6 +18,7 @@ export {
 } from './descriptor.js';
 export { DescriptorStream } from './descriptor-stream.js';
 export { PassfdError, type ErrorCode } from './errors.js';
+export { listen, type ListenOptions } from './listen.js';
 export { Message } from './message.js';
 export { MAX_DESCRIPTORS } from './native.js';
 export type { Passable } from './passable.js';

@@ -1,6 +1,8 @@
-// What other parts of passfd need of descriptors and processes, and the package does not export.
+// What other parts of passfd use of this part, and the package does not export.
+export { whenAborted } from './abort.js';
+export type { Consumer } from './acceptor.js';
 export { countClosing, ownAccount } from './closing.js';
-export { isErrorCode } from './errors.js';
+export { hasHungUp, isErrorCode } from './errors.js';
 export { Hold, lockFile, type LockKind } from './file-lock.js';
 export { LastWill, type WillChannel } from './last-will.js';
 export { settleWills } from './left-wills.js';

@@ -1,4 +1,4 @@
-// LastWill: what becomes of accepted connections when this process dies, however it does. See docs/architecture.md.
+// LastWill: gives accepted connections to workers when this process dies, even by `kill -9`. See docs/architecture.md.
 import { constants } from 'node:os';
 
 import { PassfdError } from './errors.js';
@@ -8,10 +8,10 @@ import { systemError } from './system-error.js';
 
 const { errno } = constants;
 
-/** What a system says that has no wills, or forbids one (seccomp). */
+/** Errors on systems that have no last will, or forbid it (seccomp). */
 const unsupported: readonly number[] = [-errno.ENOSYS, -errno.EPERM, -errno.EACCES, -errno.EINVAL];
 
-/** Flags of a channel, as `will.h` has them. */
+/** Flags of a channel, as in `native/will.h`. */
 const IS_READY = 1;
 const IS_PLAIN = 2;
 
@@ -20,26 +20,26 @@ interface WithDescriptor {
   readonly fd: number;
 }
 
-/** What a worker's channel may get. */
+/** What the will may send on the channel of a worker. */
 export interface WillChannel {
   readonly isReady: boolean;
   /**
-   * Whether the worker knows `orphaned` and AGAIN (docs/protocol.md). One that does not loses, rather than serves twice,
-   * what was about to be sent to it in the moment of the death.
+   * Whether the worker knows `orphaned` and AGAIN (docs/protocol.md). If not, connections that were being sent to it at the
+   * moment of the death may be lost, but are never served twice.
    */
   readonly knowsAgain: boolean;
-  /** Ids of the listeners that the worker serves. */
+  /** The ids of the listeners that the worker serves. */
   readonly listeners: Iterable<number>;
 }
 
 /**
- * The last will of this process: when it dies, even by `kill -9` or for want of memory, every connection that it had
- * accepted and not handed out goes to the channels that were set here. Another process, `passfd-will`, waits for that.
+ * The last will of this process. When this process dies, even by `kill -9` or the OOM killer, every connection that it had
+ * accepted and not handed out goes to the channels that were set here. A second process, `passfd-will`, waits for that.
  *
- * A connection counts as accepted when its own address is that of a listener, and it is open here. So with a will, this
- * process must neither serve connections of these listeners itself, nor keep duplicates of them.
+ * The will counts every open connection whose local address is that of a listener as accepted. So a process with a will must
+ * not serve connections of these listeners itself, and must not keep duplicates of them.
  *
- * One in a process, and used on one thread. Where this process changes its user, it does so before.
+ * A process has at most one will, used on one thread. A process that changes its user must do so before.
  */
 export class LastWill implements Disposable {
   #isOpen = true;
@@ -51,10 +51,10 @@ export class LastWill implements Disposable {
   }
 
   /**
-   * Starts the process that waits.
-   * @param onLost called when somebody has killed it: this one has no will any more, and is still to be cancelled
-   * @returns nothing where that cannot be: not on Linux with x64 or arm64, or forbidden there
-   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`, `ERR_SYSTEM`, for one when the last one is not cancelled (`EALREADY`)
+   * Starts the process `passfd-will`.
+   * @param onLost called when that process was killed. The will has no effect any more, and must still be cancelled.
+   * @returns undefined where no will is possible: not Linux on x64 or arm64, or forbidden there
+   * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`, `ERR_SYSTEM` (`EALREADY` when another will is not cancelled)
    */
   static open(onLost: () => void = () => undefined): LastWill | undefined {
     const result = native.willOpen();
@@ -63,17 +63,17 @@ export class LastWill implements Disposable {
     return new LastWill(onLost);
   }
 
-  /** The process that waits; undefined when it is over, because of `cancel` or because somebody killed it. */
+  /** The id of the process `passfd-will`; undefined after `cancel`, or when that process was killed. */
   get pid(): number | undefined {
     const pid = this.#isOpen ? native.willPid() : 0;
     return pid === 0 ? undefined : pid;
   }
 
   /**
-   * Connections that come, or came, to the address of a listening socket are of this id. That holds until the listener is
-   * removed, though the socket be closed before: what was accepted there may still wait for a worker.
+   * Assigns this id to connections whose local address is that of the listening socket. It holds until `removeListener`, even
+   * when the socket is closed before, since connections that were accepted there may still wait for a worker.
    * @param id 0 to 65535
-   * @throws {PassfdError} `ERR_SYSTEM` when there are so many (1024) that what comes to this one is lost
+   * @throws {PassfdError} `ERR_SYSTEM` when 1024 listeners are set; then connections of this listener are lost
    */
   addListener(id: number, socket: WithDescriptor): void {
     this.#call('getsockname', () => native.willAddListener(id, socket.fd));
@@ -84,17 +84,17 @@ export class LastWill implements Disposable {
   }
 
   /**
-   * A control socket, whose path the successor wants at once: clients are refused before anything else is done. It is shut
-   * down, for others who hold it too.
+   * Adds a socket that the will shuts down before anything else, for all its holders: a control socket, whose path a
+   * successor wants at once.
    */
   closeFirst(socket: WithDescriptor): void {
     this.#call('close', () => native.willCloseFirst(socket.fd));
   }
 
   /**
-   * A channel that speaks the hand-off protocol; a second call says what has changed. When it is closed, it is removed.
-   * One that has been sent a part of a message when this process dies gets nothing.
-   * @throws {PassfdError} `ERR_SYSTEM` when there are so many (1024) that this one gets nothing
+   * Adds a channel that speaks the hand-off protocol, or updates it. Closing the socket removes it. A channel on which half a
+   * message was sent when this process dies gets nothing.
+   * @throws {PassfdError} `ERR_SYSTEM` when 1024 channels are set; then this channel gets nothing
    */
   setChannel(socket: WithDescriptor, { isReady, knowsAgain, listeners }: WillChannel): void {
     const ids = Int32Array.from(listeners);
@@ -102,19 +102,19 @@ export class LastWill implements Disposable {
     this.#call('', () => native.willSetChannel(socket.fd, flags, ids, ids.length));
   }
 
-  /** Workers have them, or are about to: another process had sent them, and this one has its own descriptors of them. */
+  /** Marks connections that an earlier process had sent to workers, and of which this process has descriptors. */
   handOut(connections: readonly WithDescriptor[]): void {
     const fds = Int32Array.from(connections, ({ fd }) => fd);
     this.#call('', () => native.willHandOut(fds, fds.length));
   }
 
-  /** They were sent as a hand-off, and are this process's again: the worker refused them, or has left. */
+  /** Marks connections as this process's own again: the worker that they were sent to refused them, or has left. */
   takeBack(connections: readonly WithDescriptor[]): void {
     const fds = Int32Array.from(connections, ({ fd }) => fd);
     this.#call('', () => native.willTakeBack(fds, fds.length));
   }
 
-  /** This process ends well, and has nothing to leave. Nothing is done when it has ended, and nobody waits any more. */
+  /** Ends the process `passfd-will`; the will has no effect any more. A second call does nothing. */
   cancel(): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
@@ -132,7 +132,7 @@ export class LastWill implements Disposable {
     if (result === -errno.ENOSPC) {
       throw new PassfdError(
         'ERR_SYSTEM',
-        'The last will has no room for one more socket: what is left out is lost',
+        'The last will has no room for one more socket; connections that need it are lost if this process dies',
       );
     }
     if (result < 0) throw systemError(result, syscall, { descriptor: 'a descriptor of the last will' });

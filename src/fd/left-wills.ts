@@ -1,30 +1,30 @@
-// Wills that are left: processes `passfd-will` of a process that is dead, which do not do what they are there for.
+// Stuck wills: processes `passfd-will` that do not finish, though their process is dead.
 import { readFileSync } from 'node:fs';
 
 import { ProcessWatch } from './process-watch.js';
 import { holdersOf } from './unix-holders.js';
 
-/** As `will_execute.c` calls itself. */
+/** The process name that `will_execute.c` sets. */
 const NAME = 'passfd-will';
 
-/** Time to do it in: a will needs 5 s at most (`TIME_LIMIT_MS`, `ENDING_LIMIT_MS`). */
+/** Longer than a will needs: 5 s at most (`TIME_LIMIT_MS` and `ENDING_LIMIT_MS` of `will_execute.c`). */
 const TIME_LIMIT_MS = 6_000;
 
 /**
- * Waits for the wills of a process that is dead and listened at a path. They share its descriptors, so one that is stopped
- * (SIGSTOP) keeps the path, and every channel, open: it is continued. One that does not end even so is killed, and what
- * it should have handed out is lost.
- * @returns the processes that were killed
+ * Waits for the wills of a dead process that listened at a path. A will shares the descriptors of its process, so a stopped
+ * one (SIGSTOP) keeps the path and every channel open. It is continued. If it does not end within 6 s it is killed, and the
+ * connections that it should have handed out are lost.
+ * @returns the ids of the processes that were killed
  */
 export async function settleWills(path: string): Promise<readonly number[]> {
   const holders = await holdersOf(path);
-  // Somebody else listens there, who lives.
+  // A living process listens there.
   if (!holders.every(isWill)) return [];
   const killed = await Promise.all(holders.map(settle));
   return killed.filter((pid) => pid !== undefined);
 }
 
-/** @returns the process, if it was killed */
+/** @returns the process id, if it was killed */
 function settle(pid: number): Promise<number | undefined> {
   return new Promise((resolve) => {
     const timer = setTimeout(() => {

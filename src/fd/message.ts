@@ -1,10 +1,10 @@
-// Message: bytes, and the descriptors that came beside them, which it owns until they are taken.
+// Message: received bytes and descriptors. It owns the descriptors until they are taken.
 import { closeAll, type Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 
 /**
- * What one receive brought. The descriptors belong to the message until they are taken; `close`, or `using`, closes
- * those that nobody took:
+ * The bytes and descriptors of one receive. The message owns the descriptors until they are taken; `close`, or `using`, closes
+ * those that were not taken:
  *
  * ```ts
  * using message = await socket.receive();
@@ -20,26 +20,26 @@ export class Message implements Disposable {
     this.#descriptors = descriptors;
   }
 
-  /** Those not taken yet, in the order in which they were sent. The message still owns them. */
+  /** The descriptors that were not taken yet, in the order in which they were sent. The message still owns them. */
   get descriptors(): readonly Descriptor[] {
     return this.#descriptors;
   }
 
-  /** Takes the first that is left; the caller owns it. @throws {PassfdError} `ERR_DESCRIPTOR_MISSING` */
+  /** Takes the first descriptor; the caller owns it. @throws {PassfdError} `ERR_DESCRIPTOR_MISSING` when none is left */
   takeDescriptor(): Descriptor {
     const descriptor = this.#descriptors.shift();
     if (!descriptor) {
-      throw new PassfdError('ERR_DESCRIPTOR_MISSING', 'The message has no descriptor, or no more of them');
+      throw new PassfdError('ERR_DESCRIPTOR_MISSING', 'The message has no descriptor left');
     }
     return descriptor;
   }
 
-  /** Takes all that are left; the caller owns them. */
+  /** Takes all descriptors that are left; the caller owns them. */
   takeDescriptors(): Descriptor[] {
     return this.#descriptors.splice(0);
   }
 
-  /** Closes what was not taken. */
+  /** Closes the descriptors that were not taken. */
   close(): void {
     closeAll(this.takeDescriptors());
   }

@@ -1,29 +1,30 @@
-// The only file that knows the binary: loads the addon and gives its functions their types.
+// Loads the addon, and gives its functions their types. No other file knows the binary.
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
 import { PassfdError } from './errors.js';
 
-/** Readiness of one descriptor on this thread's event loop. It lends the descriptor: close it before that. */
+/** Readiness of one descriptor on the event loop of this thread. Close it before the descriptor. */
 export interface Poll {
-  /** Calls back with a status (0, or a negative libuv error) and events whenever one of `events` is true. */
+  /** Calls back, again and again, while one of `events` holds, with a status (0 or a negative libuv error) and the events. */
   start(events: number): void;
   stop(): void;
-  /** Ends for good; the descriptor may be closed at once. */
+  /** Ends the watching; the descriptor may be closed right after. */
   close(): void;
   ref(): void;
   unref(): void;
 }
 
 /**
- * The addon. Functions return a count, a descriptor or 0, and `-errno` on failure; arguments of a wrong type or range
- * throw a `TypeError`. Nothing blocks, except that `close` and `closeAll` may: see `native/closer.h`. What each one does stands
- * in `native/passfd.h`, and of those whose name begins with `will` in `native/will.h`.
+ * The addon. A function returns a count, a descriptor or 0, and `-errno` on failure. An argument of a wrong type or range
+ * throws a `TypeError`. No function blocks, except that `close` and `closeAll` may: see `native/closer.h`. `native/passfd.h`
+ * describes the functions; `native/will.h` describes those whose name begins with `will`, and what `send`, `receive`,
+ * `accept` and `close` do for the last will.
  */
 export interface Native {
   send(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, count: number): number;
   sendDatagram(name: Uint8Array, bytes: Uint8Array, fds: Int32Array, count: number): number;
-  /** As `send`, with the position of the first descriptor on its channel, and the id of its listener. */
+  /** As `send`, with the position of the first connection on its channel, and the id of its listener. */
   sendHandoff(
     fd: number,
     bytes: Uint8Array,
@@ -34,9 +35,9 @@ export interface Native {
     position: number,
     listener: number,
   ): number;
-  /** `results` gets `[count, truncated, fd, fd, ...]`, and needs room for `RESULTS_LENGTH` numbers. */
+  /** Writes `[count, truncated, fd, fd, ...]` to `results`, which needs room for `RESULTS_LENGTH` numbers. */
   receive(fd: number, bytes: Uint8Array, offset: number, length: number, results: Int32Array): number;
-  /** `results` gets `[0, 1]` when descriptors came, which are left in the queue with the bytes; else `[0, 0]`. */
+  /** Writes `[0, 1]` to `results` when descriptors came, and leaves them in the queue with the bytes; otherwise `[0, 0]`. */
   receiveBytes(fd: number, bytes: Uint8Array, offset: number, length: number, results: Int32Array): number;
   takeRightsOnly(fd: number): number;
   peek(fd: number, bytes: Uint8Array): number;
@@ -55,7 +56,7 @@ export interface Native {
   setNonblocking(fd: number, on: 0 | 1): number;
   isNonblocking(fd: number): number;
   close(fd: number): number;
-  /** Closes the first `count`, whatever one of them says, and returns the first `-errno` there was. */
+  /** Closes the first `count`, also after one fails, and returns the first `-errno`. */
   closeAll(fds: Int32Array, count: number): number;
   duplicate(fd: number): number;
   shutdownWrite(fd: number): number;
@@ -64,19 +65,19 @@ export interface Native {
   unread(fd: number): number;
   watchReceipts(fd: number): number;
   takeReceipts(watch: number): number;
-  /** `results` gets `[pid, uid, gid]`. */
+  /** Writes `[pid, uid, gid]` to `results`. */
   peer(fd: number, results: Int32Array): number;
-  /** `results` gets `[family, port]`, `name` the numeric host, the path or the abstract name; returns its length. */
+  /** Writes `[family, port]` to `results`, and the numeric host, path or abstract name to `name`; returns the length of that. */
   address(fd: number, remote: 0 | 1, results: Int32Array, name: Uint8Array): number;
-  /** `results` gets `[type, family, access]`, as the enums of `native/passfd.h` number them. */
+  /** Writes `[type, family, access]` to `results`, as the enums of `native/passfd.h` number them. */
   describe(fd: number, results: Int32Array): number;
-  /** `identity` gets `IDENTITY_BYTES` that `isHeld` understands. */
+  /** Writes `IDENTITY_BYTES` to `identity`, for `isHeld`. */
   identify(fd: number, identity: Uint8Array): number;
   openDiagnostics(): number;
   isHeld(diagnostics: number, identity: Uint8Array): number;
   /** `pid` is at least 1. */
   pidfdOpen(pid: number): number;
-  /** `pid` is at least 1. 1 when it had ended, 0 when not. */
+  /** `pid` is at least 1. Returns 1 when the process had ended, and 0 when not. */
   reap(pid: number): number;
   /** As `closer_close`, `closer_refuse`, `closer_waiting` and `closer_total` in `native/closer.h`. */
   closeLater(fd: number, account: number): number;
@@ -107,18 +108,18 @@ export const MAX_DESCRIPTORS = 253;
 /** Numbers that `receive` needs room for: how many, whether some were lost, then the descriptors. */
 export const RESULTS_LENGTH = 2 + MAX_DESCRIPTORS;
 
-/** Length of a connection's identity: `struct passfd_identity`. */
+/** Length of `struct passfd_identity`. */
 export const IDENTITY_BYTES = 52;
 
 /** Bytes that `address` needs room for. */
 export const NAME_LENGTH = 128;
 
-// node-gyp-build takes the binary compiled in a source checkout, else the one that the package ships for this platform.
+// node-gyp-build takes the binary that was compiled in a source checkout, otherwise the package's own for this platform.
 const load = createRequire(import.meta.url)('node-gyp-build') as (directory: string) => Native;
 
 const directory = fileURLToPath(new URL('../../../native', import.meta.url));
 
-/** What the binary has to have: after an update it may be that of older sources. */
+/** The functions that the binary must have. After an update it may be a binary of older sources. */
 const functions: Readonly<Record<keyof Native, true>> = {
   send: true,
   sendDatagram: true,
@@ -182,7 +183,7 @@ function loadOrExplain(): Native {
   if (missing.length === 0) return loaded;
   throw new PassfdError(
     'ERR_UNSUPPORTED',
-    `The binary in ${directory} was compiled from other sources, since it has no ${missing.join(', ')}: run \`npm run build\``,
+    `The binary in ${directory} is of another version: it lacks ${missing.join(', ')}; run \`npm run build\``,
   );
 }
 

@@ -1,16 +1,16 @@
-// OrphanReaper: what the first process of a container owes to those that have lost their parents.
+// OrphanReaper: waits for orphaned processes, which is the duty of process 1 of a container.
 import { readdirSync, readFileSync } from 'node:fs';
 
 import { native } from './native.js';
 import { processIdentity } from './process-watch.js';
 
-/** The kernel makes it the parent of every process whose own has ended (pid_namespaces(7)). */
+/** The kernel makes process 1 the parent of every process whose own parent has ended (pid_namespaces(7)). */
 const FIRST_PID = 1;
 
-/** Node waits for its own children as soon as they have ended; who is still waited for after this time is not one. */
+/** Node waits for its own children as soon as they end. A zombie that is older than this is not a child that Node started. */
 const REAP_AFTER_MS = 1_000;
 
-/** Waits for children that this process has not started, so that they do not stay in the process table for ever. */
+/** Waits for children that this process has not started. Otherwise they would stay in the process table as zombies. */
 export class OrphanReaper implements Disposable {
   readonly #onEnd = (): void => {
     this.#timer ??= setTimeout(() => {
@@ -19,14 +19,14 @@ export class OrphanReaper implements Disposable {
     }, REAP_AFTER_MS).unref();
   };
   #timer: NodeJS.Timeout | undefined;
-  /** Who had ended when it looked last, by number and start. */
+  /** The zombies of the last look, by pid and start time. */
   #ended = new Set<string>();
 
   private constructor() {
     process.on('SIGCHLD', this.#onEnd);
   }
 
-  /** @returns undefined for a process that nobody is left to */
+  /** @returns undefined when this is not process 1, which gets no orphans */
   static start(pid: number = process.pid): OrphanReaper | undefined {
     return pid === FIRST_PID ? new OrphanReaper() : undefined;
   }
@@ -47,7 +47,7 @@ export class OrphanReaper implements Disposable {
         else ended.add(name);
       }
     } catch {
-      // For one, no descriptor is free to look with. Nothing tells when one is.
+      // For example, no descriptor is free to read /proc. There is no event for that, so look again later.
       this.#onEnd();
       return;
     }
@@ -56,7 +56,7 @@ export class OrphanReaper implements Disposable {
   }
 }
 
-/** Of all its threads (proc_pid_task(5)): the kernel notes which one has a child. */
+/** The children of all threads: the kernel lists each child with the thread that started it (proc_pid_task(5)). */
 function childrenOf(): number[] {
   const tasks = '/proc/self/task';
   return readdirSync(tasks).flatMap((task) =>
@@ -69,7 +69,7 @@ function hasEnded(pid: number): boolean {
   return stat?.slice(stat.lastIndexOf(')') + 2).startsWith('Z') ?? false;
 }
 
-/** @returns nothing for a thread or a process that is gone. @throws a system error otherwise */
+/** @returns undefined when the thread or process is gone @throws any other system error */
 function read(path: string): string | undefined {
   try {
     return readFileSync(path, 'latin1');

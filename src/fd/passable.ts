@@ -1,5 +1,5 @@
-// What can be passed: finds the descriptor in a Node object, and sees to it that no byte of a connection is lost.
-// The one file that knows Node's private handles: Node has no public way from a socket to its descriptor.
+// Finds the descriptor in a Node object that is passed, and makes sure that no byte of a connection is lost.
+// It uses Node's private handles, because Node has no public way from a socket to its descriptor.
 import { Socket as DatagramSocket } from 'node:dgram';
 import type { FileHandle } from 'node:fs/promises';
 import { Server, Socket } from 'node:net';
@@ -13,32 +13,32 @@ import { systemError } from './system-error.js';
 /**
  * What can be passed to another process.
  *
- * A `net.Socket` moves: once it is sent, the copy here is destroyed, without `shutdown`, since a connection has one
- * reader. Everything else is lent: it stays open here, and the receiver shares it.
+ * A `net.Socket` moves: a connection has one reader, so after the send the socket here is destroyed, without `shutdown`.
+ * Everything else is lent: it stays open here, and the receiver shares it.
  */
 export type Passable = { readonly fd: number } | Socket | Server | DatagramSocket | FileHandle | number;
 
-/** A loan that is not simply over when the send is: somebody waits to hear how it went. */
+/** A loan that must learn how the send went. Most passables need none. */
 export interface Loan {
-  /** The kernel has it in flight. */
+  /** The kernel has taken the descriptor. */
   sent(): void;
-  /** It stays with its owner, as if nothing had happened. */
+  /** The send failed: the object stays with its owner as it was. */
   failed(): void;
-  /** Throws when it may not be sent any more: the send had to wait, and the owner went on with it meanwhile. */
+  /** Throws when the object may not be sent any more, because its owner used it while the send waited. */
   check?(): void;
-  /** The send has to wait, and the owner may close his meanwhile: from here on the duplicates stand for them. */
+  /** The send has to wait. From now on the duplicates stand for the descriptors, which the owner may close. */
   wait?(duplicates: readonly Descriptor[]): void;
 }
 
-/** Most sends have none, and one of a thousand descriptors a second should not make an array for that. */
+/** Shared, so that a send without loans allocates nothing. */
 const noLoans: readonly Loan[] = [];
 
 /**
- * Borrows the descriptors of all of them, or of none: when one cannot be lent, those before it go back.
- * @param fds gets their numbers
- * @param blocking clears `O_NONBLOCK` on connections, until the loan fails
+ * Borrows the descriptors of all passables, or of none: when one cannot be lent, those before it are given back.
+ * @param fds gets the numbers
+ * @param blocking whether to clear `O_NONBLOCK` on connections; a failed loan sets it again
  * @throws {PassfdError} `ERR_BYTES_ALREADY_READ`, `ERR_BYTES_UNSENT`, `ERR_NOT_PASSABLE`, `ERR_DESCRIPTOR_CLOSED`
- * @throws {TypeError} when one is nothing that has a descriptor
+ * @throws {TypeError} when a passable has no descriptor
  */
 export function borrow(passables: readonly Passable[], fds: Int32Array, blocking = false): readonly Loan[] {
   let loans: Loan[] | undefined;
@@ -63,7 +63,7 @@ export function borrow(passables: readonly Passable[], fds: Int32Array, blocking
   }
 }
 
-/** Duplicates of what was borrowed, for a send that has to wait; when one cannot be had, there is none. */
+/** Duplicates borrowed descriptors for a send that has to wait: all or none. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
 export function duplicateAll(fds: Int32Array, count: number): Descriptor[] {
   const duplicates: Descriptor[] = [];
   try {
@@ -81,9 +81,9 @@ export function duplicateAll(fds: Int32Array, count: number): Descriptor[] {
   }
 }
 
-/** @returns whether the flag was set, and is cleared now */
+/** @returns whether the flag was set and is now cleared */
 function makeBlocking(fd: number): boolean {
-  // The event loop of whoever lends a listening or datagram socket still needs the flag; a connection has one reader.
+  // The lender of a listening or datagram socket still needs the flag for its event loop. A connection has one reader.
   if (native.isNonblocking(fd) !== 1 || describe(fd).kind !== 'stream') return false;
   return native.setNonblocking(fd, 0) === 0;
 }
@@ -103,9 +103,9 @@ function blockingLoan(fd: number, index: number): Loan {
 
 interface PrivateHandle {
   readonly fd?: number;
-  /** Of streams: whether libuv reads. `net.Socket` starts it again when this is false and more is wanted. */
+  /** Whether libuv reads from the stream. When false, `net.Socket` starts reading again as soon as it wants more. */
   reading?: boolean;
-  /** Whether another process was given a duplicate: the connection may live on when this handle is closed. */
+  /** Whether another process got a duplicate: the connection may live on after this handle is closed. */
   isPassedOn?: boolean;
   readStart?(): number;
   readStop?(): number;
@@ -125,7 +125,7 @@ function lendSocket(socket: Socket): Loan & { readonly fd: number } {
   const handle = (socket as unknown as WithHandle)._handle;
   const fd = handle?.fd;
   if (!handle || fd === undefined || fd < 0 || socket.destroyed || socket.connecting) {
-    throw new PassfdError('ERR_NOT_PASSABLE', 'The socket is not connected (not yet, or not any more)');
+    throw new PassfdError('ERR_NOT_PASSABLE', 'The socket is not connected yet, or no longer connected');
   }
   if (onLoan.has(socket)) {
     throw new PassfdError(
@@ -172,7 +172,7 @@ function lendSocket(socket: Socket): Loan & { readonly fd: number } {
   };
 }
 
-/** Connections that a send has borrowed and that are not in flight yet. */
+/** Connections that a send has borrowed and not sent yet. */
 const onLoan = new WeakSet<Socket>();
 
 function checkNothingUnsent(socket: Socket): void {

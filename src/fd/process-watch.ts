@@ -1,4 +1,4 @@
-// ProcessWatch: tells the end of a process that need not be a child of this one, and which process a number means.
+// ProcessWatch: watches any process for its end, and tells two processes apart that had the same pid.
 import { readFileSync } from 'node:fs';
 
 import { Descriptor } from './descriptor.js';
@@ -6,18 +6,19 @@ import { native } from './native.js';
 import { READABLE, Readiness } from './readiness.js';
 import { ESRCH } from './system-error.js';
 
-/** Where the kernel gives no descriptor of a process, it is asked this often whether the process is there. */
+/** How often a process is looked up when the kernel gives no descriptor of it. */
 const ASK_INTERVAL_MS = 250;
 
 export interface ProcessWatchOptions {
-  /** Whether this process stays alive as long as the other one does; it does not unless it is asked to. */
+  /** Whether the watch keeps this process alive. Default: false. */
   readonly keepsAlive?: boolean;
 }
 
 /**
- * Watches one process for its end. On Linux by a descriptor of it (pidfd_open(2)), so at once, and also while its parent
- * has not waited for it. Elsewhere, and where no descriptor can be had, by asking: then its parent has to wait for it, and
- * a process that gets the same number within a quarter of a second is taken for it.
+ * Watches a process, which need not be a child, for its end. On Linux the kernel reports the end through a descriptor
+ * (pidfd_open(2)): at once, and even before the parent has waited for the process. On other systems, or without a free
+ * descriptor, the process is looked up every 250 ms: its end is seen after its parent has waited for it, and a new process
+ * that gets the same pid between two looks is taken for it.
  */
 export class ProcessWatch implements Disposable {
   readonly #onEnded: () => void;
@@ -27,13 +28,14 @@ export class ProcessWatch implements Disposable {
     this.#onEnded = onEnded;
     const result = native.pidfdOpen(pid);
     if (result >= 0) this.#stop = this.#awaitEnd(new Descriptor(result), keepsAlive);
-    else if (result === ESRCH) this.#stop = this.#tellSoon(keepsAlive);
-    else this.#stop = this.#ask(pid, keepsAlive);
+    else if (result === ESRCH) this.#stop = this.#endSoon(keepsAlive);
+    else this.#stop = this.#lookUp(pid, keepsAlive);
   }
 
   /**
-   * @param onEnded called once, never before this returns; at the next turn of the event loop when there is no such process
-   * @throws what is no process's number is a `TypeError`
+   * @param onEnded called once, never before `start` returns. When there is no such process, it is called in the next turn of
+   * the event loop.
+   * @throws {TypeError} when `pid` is not a positive integer
    */
   static start(
     pid: number,
@@ -43,7 +45,7 @@ export class ProcessWatch implements Disposable {
     return new ProcessWatch(pid, onEnded, keepsAlive);
   }
 
-  /** Watches no more; the end is not told. A second call, or one behind the end, does nothing. */
+  /** Stops watching; `onEnded` is not called any more. A second call, or a call after the end, does nothing. */
   close(): void {
     this.#stop();
     this.#stop = () => undefined;
@@ -71,7 +73,7 @@ export class ProcessWatch implements Disposable {
     return stop;
   }
 
-  #tellSoon(keepsAlive: boolean): () => void {
+  #endSoon(keepsAlive: boolean): () => void {
     const immediate = setImmediate(() => {
       this.#end();
     });
@@ -81,7 +83,7 @@ export class ProcessWatch implements Disposable {
     };
   }
 
-  #ask(pid: number, keepsAlive: boolean): () => void {
+  #lookUp(pid: number, keepsAlive: boolean): () => void {
     const interval = setInterval(() => {
       if (!isAlive(pid)) this.#end();
     }, ASK_INTERVAL_MS);
@@ -97,15 +99,15 @@ export class ProcessWatch implements Disposable {
   }
 }
 
-/** Of `/proc/PID/stat`, counted from 1 (proc_pid_stat(5)): when it was started, in ticks since the machine was. */
+/** Field of `/proc/PID/stat`, counted from 1 (proc_pid_stat(5)): start time in ticks since boot. */
 const START_TIME_FIELD = 22;
 
-/** The field in front of those that are numbers and letters alone. */
+/** The process name, which may contain spaces. The fields after it do not. */
 const NAME_FIELD = 2;
 
 /**
- * What tells a process from an earlier or later one with the same number: when it was started.
- * @returns undefined for a process that is not there, or where the system does not tell
+ * Identifies a process among those that had the same pid: its start time.
+ * @returns undefined when there is no such process, or on systems without /proc
  */
 export function processIdentity(pid: number): string | undefined {
   let stat: string;
@@ -114,14 +116,14 @@ export function processIdentity(pid: number): string | undefined {
   } catch {
     return undefined;
   }
-  // The name is in parentheses, and may hold parentheses, spaces and line ends of its own: its end is the last of them.
+  // The name is in parentheses, and may itself contain parentheses, spaces and line ends. The last parenthesis ends it.
   const [, ...fields] = stat.slice(stat.lastIndexOf(')')).split(' ');
   return fields[START_TIME_FIELD - NAME_FIELD - 1];
 }
 
 /**
- * Whether the process that has this number now is the one whose identity that was.
- * @param identity where it was undefined, as where the system does not tell now, any process with the number is taken for it
+ * Whether the process with this pid is the one that had this identity.
+ * @param identity when it is undefined, or the system reports none now, any process with the pid counts as the same
  */
 export function isSameProcess(pid: number, identity: string | undefined): boolean {
   const found = processIdentity(pid);
@@ -132,7 +134,7 @@ function isAlive(pid: number): boolean {
   try {
     return process.kill(pid, 0);
   } catch (error) {
-    // EPERM: it is there, and another user's.
+    // EPERM: the process exists and belongs to another user.
     return (error as NodeJS.ErrnoException).code !== 'ESRCH';
   }
 }

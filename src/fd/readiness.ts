@@ -1,15 +1,14 @@
-// Readiness: waits for a descriptor to become readable or writable, with as few system calls as that takes.
+// Readiness: watches a descriptor for becoming readable or writable, with few system calls.
 import { native, type Poll } from './native.js';
 
 export { READABLE, WRITABLE } from './native.js';
 
 /**
- * Watches one descriptor for the events that somebody waits for, and keeps the process alive while somebody does.
- * Close it before the descriptor.
+ * Watches one descriptor for the wanted events, and keeps the process alive while events are wanted. Close it before the
+ * descriptor.
  *
- * When nobody waits any more it is not stopped at once but only does not keep the process alive: stopping and starting
- * again costs two system calls, and most often the next wait follows at once. If the event comes first, it is stopped
- * then.
+ * When no event is wanted any more, the watch goes on but does not keep the process alive: stopping and starting again costs
+ * two system calls, and usually the next wait follows soon. If an unwanted event comes first, the watch stops.
  */
 export class Readiness {
   readonly #fd: number;
@@ -20,20 +19,20 @@ export class Readiness {
   #isReferenced = true;
   #keepsAlive = true;
 
-  /** @param onReady called when one of the wanted events is there; again and again until it is not */
+  /** @param onReady called again and again while one of the wanted events holds */
   constructor(fd: number, onReady: () => void) {
     this.#fd = fd;
     this.#onReady = onReady;
   }
 
-  /** Says which events are awaited from now on, as a sum of `READABLE` and `WRITABLE`; 0 for none. */
+  /** Sets the wanted events: a sum of `READABLE` and `WRITABLE`, or 0. */
   want(events: number): void {
     this.#wanted = events;
     if ((events & ~this.#watched) !== 0) this.#watch(events);
     this.#updateReference();
   }
 
-  /** Whether waiting keeps the process alive; it does from the start. */
+  /** Whether waiting keeps the process alive. Default: true. */
   setReferenced(on: boolean): void {
     this.#isReferenced = on;
     this.#updateReference();
@@ -47,9 +46,9 @@ export class Readiness {
   }
 
   #watch(events: number): void {
-    // Made on first use, since it sets O_NONBLOCK: a socket that is only handed on stays as it is.
+    // Made on first use, because it sets O_NONBLOCK: a socket that is only passed on keeps its flags.
     this.#poll ??= new native.Poll(this.#fd, (status) => {
-      // libuv stops watching when the descriptor has an error pending, and says so by a negative status (uv__poll_io).
+      // libuv stops watching a descriptor with a pending error, and reports a negative status (uv__poll_io).
       if (status < 0) this.#watched = 0;
       if (this.#watched !== this.#wanted) this.#watch(this.#wanted);
       if (this.#wanted !== 0) this.#onReady();

@@ -1,10 +1,10 @@
-// ReceiptWatch: tells when the other end of a Unix socket has received something of what was sent to it.
+// ReceiptWatch: reports when the other end of a Unix socket has received some of what was sent to it.
 import { Descriptor } from './descriptor.js';
 import { native } from './native.js';
 import { READABLE, Readiness } from './readiness.js';
 import type { StreamSocket } from './stream-socket.js';
 
-/** Close it before the socket. It does not keep the process alive. */
+/** Watches one socket. It does not keep the process alive. Close it before the socket. */
 export class ReceiptWatch implements Disposable {
   readonly #descriptor: Descriptor;
   readonly #readiness: Readiness;
@@ -20,9 +20,9 @@ export class ReceiptWatch implements Disposable {
   }
 
   /**
-   * @param onReceived called, once for all of a turn of the event loop, when something may have been received:
-   * `unreadBytes` says whether it was
-   * @returns undefined where the kernel does not tell (it is Linux that does), or has no descriptor left for it
+   * @param onReceived called at most once in a turn of the event loop, when something may have been received. Check
+   * `unreadBytes` of the socket.
+   * @returns undefined on systems other than Linux, or when no descriptor is free
    */
   static start(socket: StreamSocket, onReceived: () => void): ReceiptWatch | undefined {
     const result = native.watchReceipts(socket.fd);

@@ -1,25 +1,26 @@
-// The receiving half of a stream socket: reads that wait, in the order of their calls, and what one of them put back.
+// The receiving half of a stream socket: reads wait in the order of the calls, and an aborted read puts its bytes back.
+import { whenAborted } from './abort.js';
 import { closeAll, Descriptor } from './descriptor.js';
 import { PassfdError } from './errors.js';
 import { Message } from './message.js';
 import { native, RESULTS_LENGTH } from './native.js';
 import { EAGAIN, systemError } from './system-error.js';
-import { OPERATIONS_PER_TURN, whenAborted } from './turns.js';
+import { OPERATIONS_PER_TURN } from './turns.js';
 
-/** Bytes that one receive brings at most. */
+/** Most bytes of one receive. */
 export const RECEIVE_BYTES = 65_536;
 
-/** Memory taken for an announced length before any of it has come; more is taken as bytes arrive. */
+/** Most memory taken for an announced length before bytes have come. More is taken as bytes come. */
 const FIRST_ALLOCATION_BYTES = 1_048_576;
 
-/** What an attempt returns that has to wait for the socket. */
+/** An attempt returns it when it has to wait for the socket. */
 const WAIT = Symbol('wait');
 
 /** One call of a receiving method. */
 interface Read<T> {
-  /** Finishes, throws, or has to wait. */
+  /** Finishes, throws, or returns `WAIT`. */
   attempt(source: Source): T | typeof WAIT;
-  /** What was consumed so far by a read that is given up. */
+  /** What an aborted read has consumed so far. */
   undo(): Message | undefined;
 }
 
@@ -38,8 +39,8 @@ export class Receiver {
   #isPolled = false;
 
   /**
-   * @param accountOf of a peer who is not trusted: see `StreamSocket.distrust`
-   * @param onWaiting called when `isWaiting` may have changed other than by `continue`
+   * @param accountOf the account of a distrusted peer: see `StreamSocket.distrust`
+   * @param onWaiting called when `isWaiting` may have changed, except by `continue`
    */
   constructor(fd: number, accountOf: () => number | undefined, onWaiting: () => void) {
     this.#source = new Source(fd, accountOf);
@@ -51,17 +52,17 @@ export class Receiver {
     return this.#waiting.length > 0 && !this.#isFrozen;
   }
 
-  /** Whether anything would be lost if somebody else read on from here. */
+  /** Whether bytes would be lost if another object continued to read from the descriptor. */
   get isBusy(): boolean {
     return this.#waiting.length > 0 || this.#source.hasPutBack;
   }
 
-  /** @param most descriptors that may come */
+  /** @param most most descriptors that may come */
   receive(maxBytes: number, most: number, signal: AbortSignal | undefined): Promise<Message | null> {
     return this.#start(new Receive(Math.min(maxBytes, RECEIVE_BYTES), most), signal);
   }
 
-  /** @param most descriptors that may come with all of these bytes together */
+  /** @param most most descriptors that may come with all of these bytes */
   receiveExactly(length: number, most: number, signal: AbortSignal | undefined): Promise<Message | null> {
     return this.#start(new ReceiveExactly(length, most), signal);
   }
@@ -74,7 +75,7 @@ export class Receiver {
     return this.#source.peek(maxBytes);
   }
 
-  /** Takes nothing off the socket until `thaw`. */
+  /** Receives nothing until `thaw`. */
   freeze(): void {
     this.#isFrozen = true;
   }
@@ -84,7 +85,7 @@ export class Receiver {
     this.continue();
   }
 
-  /** Whether receives wait for `continue`, though something may be there. */
+  /** Whether receives wait for `continue` even when bytes may have come. */
   setPolled(on: boolean): void {
     this.#isPolled = on;
   }
@@ -96,7 +97,7 @@ export class Receiver {
     while (this.#waiting[0]?.attempt() === true) this.#waiting.shift();
   }
 
-  /** Rejects what waits; what was consumed of it is put back. */
+  /** Rejects the reads that wait, and puts back what they have consumed. */
   rejectWaiting(reason: unknown): void {
     for (const waiting of this.#waiting.splice(0)) waiting.giveUp(reason);
   }
@@ -108,7 +109,7 @@ export class Receiver {
 
   #start<T>(read: Read<T>, signal: AbortSignal | undefined): Promise<T> {
     signal?.throwIfAborted();
-    // What was put back is not seen by the kernel, so nobody may wait for it there.
+    // The kernel sends no event for bytes that were put back, so a read must not wait for them.
     const isOpen = this.#waiting.length === 0 && !this.#isFrozen;
     if (isOpen && ((this.#turnsLeft > 0 && !this.#isPolled) || this.#source.hasPutBack)) {
       this.#turnsLeft--;
@@ -141,7 +142,7 @@ export class Receiver {
       const detach = whenAborted(signal, (reason) => {
         this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
         waiting.giveUp(reason);
-        // The next one may live on what this one put back.
+        // The next read may be complete with what this one put back.
         if (this.#source.hasPutBack) this.continue();
         this.#onWaiting();
       });
@@ -151,18 +152,18 @@ export class Receiver {
   }
 }
 
-// One call at a time uses these: no call into the addon returns before it is done with them.
+// One call at a time uses these: the call into the addon is done with them when it returns.
 const scratch = Buffer.allocUnsafeSlow(RECEIVE_BYTES);
 const results = new Int32Array(RESULTS_LENGTH);
 
-/** The socket, and before it what was already consumed from it. */
+/** What was put back, and then the socket. */
 class Source {
   readonly #fd: number;
   readonly #accountOf: () => number | undefined;
   #putBack: Message | undefined;
-  /** Descriptors are in the queue that nobody expects and nobody may take: this is the end of the stream. */
+  /** Unexpected descriptors of a distrusted peer are next in the queue. They may not be received, so the stream ends here. */
   #isBlocked = false;
-  /** Met while peeking, as `-errno`: the kernel tells an error once, and it is for the receive to tell. */
+  /** An error that a peek met, as `-errno`. The kernel reports an error once, and the next receive must report it. */
   #failure: number | undefined;
 
   constructor(fd: number, accountOf: () => number | undefined) {
@@ -179,7 +180,7 @@ class Source {
   }
 
   /**
-   * @param descriptors those that have come already
+   * @param descriptors descriptors that this read has already
    * @param most as for `read`
    * @throws {PassfdError} as `read`
    */
@@ -199,10 +200,10 @@ class Source {
 
   /**
    * Reads into `bytes`, and adds the descriptors that come to `descriptors`.
-   * @param most how many there may be in all
-   * @returns how many bytes, 0 at the end of the stream, or `WAIT`
-   * @throws {PassfdError} then `descriptors` are closed; bytes of a message whose descriptors were lost or too many are
-   * put back, with what stands before them in `bytes`
+   * @param most most descriptors in all
+   * @returns the number of bytes, 0 at the end of the stream, or `WAIT`
+   * @throws {PassfdError} then `descriptors` are closed. If descriptors were lost or too many, the bytes of the message and
+   * those before them in `bytes` are put back.
    */
   read(
     bytes: Buffer,
@@ -213,7 +214,7 @@ class Source {
   ): number | typeof WAIT {
     if (this.#isBlocked) return 0;
     const account = this.#accountOf();
-    // To receive what nobody expects may take long, and to close it: see native/closer.h.
+    // Receiving and closing unexpected descriptors may take long: see native/closer.h.
     const isGuarded = account !== undefined && descriptors.length >= most;
     const result =
       this.#failure ??
@@ -364,14 +365,14 @@ function unexpectedError(most: number): PassfdError {
     'ERR_UNEXPECTED_DESCRIPTORS',
     most === 0
       ? 'Descriptors came where none are expected, and were closed'
-      : `More descriptors came than the ${most} that are expected, and all were closed`,
+      : `More than ${most} descriptors came, and all were closed`,
   );
 }
 
 function lostError(): PassfdError {
   return new PassfdError(
     'ERR_DESCRIPTORS_LOST',
-    'The kernel could not install every descriptor of a message, so all of it were closed; most likely this process ' +
-      'has reached its limit: raise it (ulimit -n) or close what is not needed',
+    'The kernel could not install every descriptor of a message, so all were closed. Most likely this process has ' +
+      'reached its limit: raise it (ulimit -n), or close what is not needed',
   );
 }

@@ -1,51 +1,52 @@
-// The sending half of a stream socket: what the kernel does not take at once waits, in the order of the calls.
+// The sending half of a stream socket: messages that the kernel does not take at once wait in the order of the calls.
 import { setImmediate } from 'node:timers/promises';
 
+import { whenAborted } from './abort.js';
 import { closeAll, Descriptor } from './descriptor.js';
 import { MAX_DESCRIPTORS, native } from './native.js';
 import { borrow, duplicateAll, type Loan, type Passable } from './passable.js';
 import type { Handoff, SendOptions } from './stream-socket.js';
 import { EAGAIN, EBADF, ENOBUFS, ENOMEM, systemError } from './system-error.js';
-import { OPERATIONS_PER_TURN, whenAborted } from './turns.js';
+import { OPERATIONS_PER_TURN } from './turns.js';
 
-/** Wait before a send is tried again that the kernel refused without a way to tell when (see `passfd_send`). */
+/** Pauses between two tries of a send, where the kernel has no event for "now it works" (see `passfd_send`). */
 const FIRST_RETRY_MS = 1;
 const LAST_RETRY_MS = 100;
 
-/** A message for which the kernel has no memory for so long fails. */
+/** A send fails when the kernel had no memory for it for this long. */
 const MAX_WITHOUT_MEMORY_MS = 10_000;
 
 /**
- * Too many descriptors of this user in flight: that ends when others receive, as with a full socket, so there is no limit.
- * After this time a warning says so.
+ * After this time a warning reports that too many descriptors of this user are in flight. The send itself waits without a
+ * limit, as with a full socket, since it can go on as soon as others receive.
  */
 const UNUSUAL_WAIT_MS = 5_000;
 
 interface Waiting {
   readonly bytes: Uint8Array;
   offset: number;
-  /** Duplicates, so that the sender's own may be closed meanwhile. Empty once they are sent. */
+  /** Duplicates, so that the caller may close its own descriptors meanwhile. Empty once they are sent. */
   descriptors: Descriptor[];
-  /** What stands for them where the sender's own stay open. Empty once they are sent. */
+  /** The caller's own descriptors, if it keeps them open; then there are no duplicates. Empty once they are sent. */
   kept: readonly Passable[];
   loans: readonly Loan[];
   readonly handoff: Handoff | undefined;
   resolve(): void;
   reject(reason: unknown): void;
-  /** Takes the listener off the signal. */
+  /** Removes the listener from the signal. */
   detach(): void;
 }
 
-/** One send that has not been made, or the rest of one. */
+/** A send that waits, or the rest of it. */
 export interface Unsent {
   readonly bytes: Uint8Array;
-  /** They belong to the first of the bytes. Of what is passed, these alone can be handed on. */
+  /** They belong to the first byte. Other passables, such as a `net.Socket`, cannot be given to another process here. */
   readonly descriptors: readonly Descriptor[];
-  /** That so many connections belong there, which whoever sends hand-offs has. They are not among the descriptors. */
+  /** Stands for `count` connections, which the sender of hand-offs has. They are not among the descriptors. */
   readonly handoff?: (Handoff & { readonly count: number }) | undefined;
 }
 
-// One call at a time uses it: no call into the addon returns before it is done with it.
+// One call at a time uses it: the call into the addon is done with it when it returns.
 const outgoing = new Int32Array(MAX_DESCRIPTORS);
 
 const sentAtOnce = Promise.resolve();
@@ -58,19 +59,19 @@ export class Sender {
   #turnsLeft = OPERATIONS_PER_TURN;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = FIRST_RETRY_MS;
-  /** Time that the first message has waited for `#retry`, as long as the kernel gave `#lastResult` each time. */
+  /** How long the first message has waited for `#retry` while the kernel gave the same `#lastResult` each time. */
   #waitedMs = 0;
   #lastResult = 0;
   #hasWarned = false;
-  /** What ended the stream for good. */
+  /** The error that ended the stream. */
   #failure: { readonly error: unknown } | undefined;
-  /** What ended hand-offs: positions count what was sent, so behind one that was not, none may be sent. */
+  /** The error that ended hand-offs. Positions count what was sent, so after one unsent hand-off none may be sent. */
   #handoffsEnd: { readonly error: unknown; readonly unsentPosition: number | undefined } | undefined;
   #isReferenced = true;
   #isFrozen = false;
   readonly #whenFlushed: (() => void)[] = [];
 
-  /** @param onWaiting called when `isWaiting` may have changed other than by `continue` */
+  /** @param onWaiting called when `isWaiting` may have changed, except by `continue` */
   constructor(fd: number, onWaiting: () => void) {
     this.#fd = fd;
     this.#onWaiting = onWaiting;
@@ -86,7 +87,7 @@ export class Sender {
     return this.#waiting.length > 0;
   }
 
-  /** Position of the first hand-off that is not sent; undefined when all are. */
+  /** Position of the first hand-off that is not sent; undefined when all are sent. */
   get unsentPosition(): number | undefined {
     return this.#handoffsEnd?.unsentPosition ?? this.#waiting.find(isUnsentHandoff)?.handoff?.position;
   }
@@ -104,8 +105,8 @@ export class Sender {
   }
 
   /**
-   * Sends no hand-off any more, and rejects those that wait. What is sent in part is finished, and everything else is sent.
-   * @param failed position of one that does not wait
+   * Rejects the hand-offs that wait, and every later one. A message that is sent in part is finished; other messages are sent.
+   * @param failed position of a hand-off that failed without waiting
    */
   endHandoffs(error: unknown, failed?: number): void {
     if (this.#handoffsEnd) return;
@@ -147,14 +148,14 @@ export class Sender {
     }
   }
 
-  /** Whether trying again keeps the process alive; it does from the start. */
+  /** Whether the retry timer keeps the process alive. Default: true. */
   setReferenced(on: boolean): void {
     this.#isReferenced = on;
     if (on) this.#retry?.ref();
     else this.#retry?.unref();
   }
 
-  /** Resolves when nothing waits any more, sent or rejected. */
+  /** Resolves when every waiting send was sent or rejected. */
   flushed(): Promise<void> {
     if (!this.isBusy) return Promise.resolve();
     return new Promise((resolve) => this.#whenFlushed.push(resolve));
@@ -167,7 +168,7 @@ export class Sender {
     this.#retry = undefined;
   }
 
-  /** What waits, in its order. */
+  /** The sends that wait, in order. */
   unsent(): Unsent[] {
     return this.#waiting.map(({ bytes, offset, descriptors, kept, handoff }) => {
       const rest = bytes.subarray(offset);
@@ -203,7 +204,7 @@ export class Sender {
     this.#noteFlushed();
   }
 
-  /** With the first `count` of `outgoing`. */
+  /** Sends the first `count` descriptors of `outgoing`. */
   #sendNow(bytes: Uint8Array, offset: number, count: number, handoff: Handoff | undefined): number {
     const length = bytes.length - offset;
     if (!handoff) return native.send(this.#fd, bytes, offset, length, outgoing, count);
@@ -218,12 +219,12 @@ export class Sender {
     let sent;
     try {
       for (const loan of waiting.loans) loan.check?.();
-      // Once more: one that was closed all the same must not be sent as whoever has its number now.
+      // Checked once more: if the caller closed a descriptor, its number may be another descriptor's now.
       borrow(waiting.kept, outgoing);
       const count = descriptors.length + waiting.kept.length;
       sent = this.#sendNow(bytes, offset, count, waiting.handoff);
     } catch (error) {
-      // Its owner changed what was to be sent, the bytes or the connection. Only half a message concerns the others.
+      // The caller changed the bytes or the connection. Other messages are affected only if half of this one was sent.
       if (offset > 0) return this.#fail(error);
       this.#giveUp(waiting, error);
       return true;
@@ -240,7 +241,7 @@ export class Sender {
     this.#hasWarned = false;
     if (sent < 0) {
       const error = this.#error(sent);
-      // Of a hand-off nothing is sent by then that its receiver could miss the rest of.
+      // The receiver has no part of this hand-off, so the stream can go on without it.
       if (!waiting.handoff || waiting.kept.length === 0) return this.#fail(error);
       this.#giveUp(waiting, error);
       return true;
@@ -257,14 +258,14 @@ export class Sender {
     return true;
   }
 
-  /** A stream that failed once is over: what comes behind must not follow on half a message, or on a lost one. */
+  /** A stream that failed once is over: no message may follow half a message or a lost one. */
   #fail(error: unknown): false {
     this.#failure = { error };
     this.close(error);
     return false;
   }
 
-  /** Of one of which nothing is sent. */
+  /** Rejects a send of which no byte was sent. */
   #giveUp(waiting: Waiting, error: unknown): void {
     if (isUnsentHandoff(waiting)) this.endHandoffs(error);
     else this.#drop(waiting, error);
@@ -277,7 +278,7 @@ export class Sender {
     settle(waiting, { error });
   }
 
-  /** With duplicates of the first `count` of `outgoing`. */
+  /** Waits with duplicates of the first `count` descriptors of `outgoing`. */
   #waitWith(
     bytes: Uint8Array,
     count: number,
@@ -300,7 +301,7 @@ export class Sender {
   ): Promise<void> {
     return new Promise((resolve, reject) => {
       const detach = whenAborted(signal, (reason) => {
-        // Half a message cannot be taken back.
+        // Half a message cannot be cancelled.
         if (waiting.offset > 0) return;
         this.#giveUp(waiting, reason);
         this.#noteFlushed();
@@ -312,7 +313,7 @@ export class Sender {
     });
   }
 
-  /** The kernel does not tell when it takes more, so this asks again, less and less often. */
+  /** The kernel has no event for this, so it tries again, with longer and longer pauses. */
   #retryLater(): void {
     this.#retry ??= setTimeout(() => {
       this.#retry = undefined;
@@ -339,7 +340,7 @@ export class Sender {
     for (const flushed of this.#whenFlushed.splice(0)) flushed();
   }
 
-  /** Ends an operation that was done at once, but only after the event loop had its turn. */
+  /** Resolves after a turn of the event loop, for an operation that completed at once. */
   async #nextTurn(): Promise<void> {
     await setImmediate();
     this.#turnsLeft = OPERATIONS_PER_TURN;
@@ -348,19 +349,19 @@ export class Sender {
   #error(result: number, descriptors = 0): Error {
     const what = descriptors > 0 ? 'a message with descriptors, for ' : '';
     let hint;
-    if (result === EBADF && descriptors > 0) hint = 'one of the descriptors in it is not open';
-    if (result === ENOMEM) hint = 'the kernel has no memory for it, and it was tried for a while';
+    if (result === EBADF && descriptors > 0) hint = 'one of its descriptors is not open';
+    if (result === ENOMEM) hint = 'the kernel has had no memory for it for a while';
     const subject = { descriptor: `${what}the socket with descriptor ${this.#fd}` };
     return systemError(result, 'sendmsg', subject, hint);
   }
 }
 
-/** Whether it is to be tried again, though the kernel does not tell when. */
+/** Whether the send may work later, without an event from the kernel. */
 function isForLater(result: number): boolean {
   return result === ENOBUFS || result === ENOMEM;
 }
 
-/** Whether none may be sent behind it. Connections go with the first byte of their message. */
+/** Whether no hand-off may be sent after this one. The connections go with the first byte of their message. */
 function isUnsentHandoff({ handoff, kept }: Waiting): boolean {
   return handoff !== undefined && handoff.isLone !== true && kept.length > 0;
 }

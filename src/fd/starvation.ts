@@ -1,31 +1,31 @@
-// Starvation: who waits for a free descriptor, and goes on when this process has closed one.
+// Starvation: waits for a free descriptor, at the descriptor limit, until this process closes one.
 
-/** In which a thread has most often closed a descriptor. */
+/** Time after which a thread has usually closed a descriptor. */
 const SOON_MS = 1;
 
 const reserves = new Set<() => boolean>();
 const waiting = new Set<() => void>();
 
-/** Closed since `wake` ran, and not taken by a reserve. */
+/** Descriptors that were closed since `wake` ran and that no reserve has taken. */
 let freed = 0;
 
-/** @param refill takes a descriptor, and says whether it got one. It is called at each that is closed, before all who wait. */
+/** @param refill takes a descriptor, and returns whether it got one. Reserves are served before all that wait. */
 export function awaitReserve(refill: () => boolean): void {
   reserves.add(refill);
 }
 
-/** @param goOn called once, in a later turn of the event loop. Who waits longest goes on first. */
+/** @param goOn called once, in a later turn of the event loop, in the order of waiting */
 export function awaitFreed(goOn: () => void): void {
   waiting.add(goOn);
 }
 
-/** Takes back either of the two. */
+/** Cancels `awaitReserve` or `awaitFreed`. */
 export function stopAwaiting(callback: (() => void) | (() => boolean)): void {
   reserves.delete(callback as () => boolean);
   waiting.delete(callback);
 }
 
-/** This process has closed so many descriptors. */
+/** Reports that this process has closed descriptors. */
 export function noteFreed(count = 1): void {
   if (reserves.size === 0 && waiting.size === 0) return;
   let left = count;
@@ -39,7 +39,7 @@ export function noteFreed(count = 1): void {
   freed += left;
 }
 
-/** A thread closes one. Where that takes longer, who tries to take it finds none, and waits on. */
+/** Reports that a thread is closing a descriptor. If that takes longer, the next in line finds none free, and waits again. */
 export function noteFreedSoon(): void {
   if (reserves.size === 0 && waiting.size === 0) return;
   setTimeout(() => {
@@ -47,12 +47,12 @@ export function noteFreedSoon(): void {
   }, SOON_MS).unref();
 }
 
-/** As many go on as were closed, so that few find none free again; they wait anew, as the last. */
+/** Wakes as many as descriptors were closed. One that finds no descriptor free waits again, as the last. */
 function wake(): void {
   const next = [...waiting].slice(0, freed);
   freed = 0;
   for (const goOn of next) {
-    // One of those before may have ended it.
+    // An earlier callback may have cancelled this one.
     if (waiting.delete(goOn)) goOn();
   }
 }

@@ -11,67 +11,72 @@ import { RECEIVE_BYTES, Receiver } from './receiver.js';
 import { Sender, type Unsent } from './sender.js';
 import { systemError } from './system-error.js';
 
-/** What one send may hold: the addon counts in 32 bits, and so does the kernel (MAX_RW_COUNT). */
+/** Most bytes of one send: the addon counts in 32 bits, and so does the kernel (MAX_RW_COUNT). */
 const MAX_SEND_BYTES = 0x7fff_ffff;
 
-/** Who is at the other end: as of the moment it connected, or the socket pair was made (unix(7), SO_PEERCRED). */
+/**
+ * The process at the other end, as the kernel noted it when that end connected, or when the socket pair was made (unix(7),
+ * SO_PEERCRED).
+ */
 export interface PeerCredentials {
   readonly pid: number;
   readonly uid: number;
   readonly gid: number;
 }
 
-/** Which connections a message hands out. */
+/** Says which connections a message hands out. */
 export interface Handoff {
-  /** Of the first of them: how many were sent on the channel until then, and one. */
+  /** Position of the first connection on its channel, counted from 1. */
   readonly position: number;
   /** The id that `LastWill.addListener` got. */
   readonly listener: number;
-  /** The channel counts no positions: one that cannot be sent leaves those that follow as they are. */
+  /** The channel counts no positions: a message that cannot be sent does not affect those after it. */
   readonly isLone?: boolean | undefined;
 }
 
 export interface SendOptions {
   /**
-   * Clears `O_NONBLOCK` on the connections that are passed, for a receiver that expects them as accept(2) makes them, as
-   * Python does. The flag is shared by all holders of the connection. Listening sockets and all else stay as they are.
+   * Clears `O_NONBLOCK` on the connections that are passed, for a receiver such as Python that expects connections as
+   * accept(2) makes them. All holders of a connection share the flag. Other descriptors stay as they are. Default: false.
    */
   readonly blocking?: boolean | undefined;
   /**
-   * The caller keeps what is passed open until the promise is settled. So a send that has to wait needs no duplicates,
-   * which cannot be had where the process has no descriptor left.
+   * The caller keeps the descriptors open until the promise settles. Then a send that has to wait needs no duplicates,
+   * which it could not make at the descriptor limit. Default: false.
+   * @internal
    */
   readonly kept?: boolean | undefined;
   /**
-   * What is passed are connections that are handed out: once they are sent, the last will of this process leaves them to
-   * the receiver. Implies `kept`: a duplicate would be one more connection that nobody has. When one cannot be sent, none
-   * is from then on, since its position would be wrong (but see `isLone`); everything else is.
+   * The message hands these connections out: once they are sent, the last will of this process leaves them to the receiver.
+   * Implies `kept`, since the will would take a duplicate for one more connection without a worker. When one hand-off cannot
+   * be sent, no later one is sent, since its position would be wrong (but see `isLone`). Other messages are still sent.
+   * @internal
    */
   readonly handoff?: Handoff | undefined;
-  /** Takes the message back while none of it is sent; after that it is finished, or the stream would be broken. */
+  /** Cancels the send while no byte of it is sent. After that it is finished, or the stream would be broken. */
   readonly signal?: AbortSignal | undefined;
 }
 
 export interface ReceiveOptions {
   /**
-   * How many descriptors may come. If more do, all are closed, and the receive fails with `ERR_UNEXPECTED_DESCRIPTORS`.
-   * Up to `MAX_DESCRIPTORS` may come with a `receive` that does not say, and none with a `receiveExactly`: a peer can send
-   * as many with each byte.
+   * Most descriptors that may come. If more come, all are closed, and the receive fails with `ERR_UNEXPECTED_DESCRIPTORS`.
+   * Default: `MAX_DESCRIPTORS` for `receive`, 0 for `receiveExactly`, because a peer can send 253 descriptors with each byte.
    */
   readonly descriptors?: number | undefined;
-  /** Stops waiting. What had already come stays in the socket for the next receive. */
+  /** Stops waiting. Bytes that have come stay in the socket for the next receive. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
  * A connected stream socket. A Unix socket carries descriptors beside its bytes; a TCP connection carries bytes only.
  *
- * Nothing is read ahead of what is asked for, since descriptors are lost when the bytes that they came with are read
- * by someone who does not expect them. Several sends, or receives, at a time are served in the order of the calls.
+ * A receive takes exactly what it asks for: the kernel closes descriptors when their bytes are read without room for them.
+ * Sends are served in the order of the calls, and so are receives. A waiting call keeps the process alive, unless `unref`
+ * was called.
  */
 export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<Message> {
   readonly #descriptor: Descriptor;
-  /** Only Unix sockets do. */
+  /** Whether it is a Unix socket: only these carry descriptors. */
   readonly carriesDescriptors: boolean;
   readonly #readiness: Readiness;
   readonly #receiver: Receiver;
@@ -81,14 +86,14 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
 
   /**
    * Takes over the descriptor of a connected stream socket.
-   * @throws {PassfdError} `ERR_WRONG_KIND` when it is something else; then it stays with the caller
+   * @throws {PassfdError} `ERR_WRONG_KIND`; then the caller still owns the descriptor
    */
   constructor(descriptor: Descriptor) {
     const { kind, family } = descriptor.describe();
     if (kind !== 'stream') {
       throw new PassfdError(
         'ERR_WRONG_KIND',
-        `Wanted a connected stream socket, but descriptor ${descriptor.fd} is: ${kind}`,
+        `Descriptor ${descriptor.fd} is not a connected stream socket; it is of kind ${kind}`,
       );
     }
     this.#descriptor = descriptor.move();
@@ -109,21 +114,22 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     });
   }
 
-  /** The descriptor's number, lent: it is what lets `spawn` take a socket in `stdio`, and `send` pass it on. */
+  /** The number of the descriptor, lent: `spawn` uses it for a socket in `stdio`, and `send` to pass the socket. */
   get fd(): number {
     return this.#descriptor.fd;
   }
 
-  /** A descriptor of the same socket, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
+  /** A second descriptor of the same socket. The caller owns it. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
   duplicate(): Descriptor {
     return this.#descriptor.duplicate();
   }
 
   /**
-   * Protects this process from a peer without your trust, who could make a close wait by what it sends (see
-   * `Descriptor.distrust`): descriptors that nobody expects stay in the queue and end the receive, those that are expected
-   * are closed by a thread, and so is the socket itself with what is in its queue. Does nothing for TCP.
-   * @param account the peer's user
+   * Protects this process from a peer that is not trusted. By what it sends, such a peer can make a close wait (see
+   * `Descriptor.distrust`). After this call, unexpected descriptors stay in the queue and end the stream here, expected ones
+   * are closed by a thread, and so is the socket with what is in its queue. Does nothing for TCP.
+   * @param account the user id of the peer
+   * @throws {PassfdError} `ERR_SYSTEM`
    */
   distrust(account: number): void {
     if (!this.carriesDescriptors) return;
@@ -132,24 +138,27 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     this.#descriptor.distrust(account);
   }
 
-  /** Ends that, for a peer who has proved who it is. */
+  /** Ends the protection of `distrust`, for a peer that has authenticated. */
   trust(): void {
     this.#descriptor.trust();
   }
 
+  /** Whether the socket was closed, destroyed or released. */
   get closed(): boolean {
     return this.#descriptor.closed;
   }
 
+  /** The address of this end. */
   get localAddress(): Address {
     return this.#descriptor.localAddress;
   }
 
+  /** The address of the other end. @throws {PassfdError} `ERR_PEER_GONE` when the connection is over */
   get remoteAddress(): Address {
     return this.#descriptor.remoteAddress;
   }
 
-  /** Who is at the other end of a Unix socket. @throws {PassfdError} `ERR_SYSTEM` for a TCP connection on macOS */
+  /** The process at the other end of a Unix socket. @throws {PassfdError} `ERR_SYSTEM` for a TCP connection on macOS */
   get peer(): PeerCredentials {
     const numbers = new Int32Array(3);
     const result = native.peer(this.#descriptor.fd, numbers);
@@ -159,8 +168,8 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * What was sent here and not yet received by the other end, in bytes of the kernel's bookkeeping: 0 means all was
-   * received, and a one-byte message with a descriptor counts some hundred bytes (SIOCOUTQ, unix(7)).
+   * What the other end has not received yet, in bytes of kernel memory. 0 means that all was received. A one-byte message
+   * with a descriptor counts as some hundred bytes (SIOCOUTQ, unix(7)).
    */
   get unreadBytes(): number {
     const result = native.unread(this.#descriptor.fd);
@@ -169,15 +178,15 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Sends bytes, and descriptors that arrive with the first of them. The bytes must not change until the promise is
-   * settled. Descriptors are lent (a `net.Socket` moves, see `Passable`) and may be closed as soon as this returns.
-   * Resolves when the kernel has taken all of it; so a sender that awaits it never outruns its receiver by more than
-   * the socket's buffer.
+   * Sends bytes, and descriptors that arrive with the first byte. The bytes must not change until the promise settles.
+   * Descriptors are lent (a `net.Socket` moves, see `Passable`); the caller may close them as soon as `send` returns. Resolves
+   * when the kernel has taken all bytes, so a sender that awaits it is ahead of its receiver by the socket's buffer at most.
    *
-   * @param bytes at least one byte where there are descriptors: without bytes the kernel drops them (unix(7))
+   * @param bytes at least one byte when there are descriptors: the kernel drops descriptors without bytes (unix(7))
    * @param passables at most `MAX_DESCRIPTORS`
-   * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`, `ERR_TOO_MANY_DESCRIPTORS`, `ERR_NO_DESCRIPTOR_PASSING`, what
-   * `Passable` says, or, by the signal, its reason. Then everything that was lent is still the caller's.
+   * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`, `ERR_TOO_MANY_DESCRIPTORS`, `ERR_NO_DESCRIPTOR_PASSING`,
+   * `ERR_NOT_PASSABLE`, `ERR_BYTES_ALREADY_READ`, `ERR_BYTES_UNSENT`, `ERR_DESCRIPTOR_CLOSED`, or the reason of the signal.
+   * Then the caller still owns everything that was lent.
    */
   send(bytes: Uint8Array, passables: readonly Passable[] = [], options: SendOptions = {}): Promise<void> {
     try {
@@ -191,12 +200,12 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Receives what is there, or waits for it. On a Unix socket the kernel ends a receive behind a message that carries
-   * descriptors; bytes sent before it may come with it (unix(7)).
+   * Receives what has come, or waits for it. On a Unix socket the kernel ends a receive after a message with descriptors;
+   * bytes that were sent before that message may come with it (unix(7)).
    *
-   * @param maxBytes at least 1; 64 KiB at most come at once
+   * @param maxBytes most bytes to receive, at least 1. Default and maximum: 64 KiB.
    * @returns null at the end of the stream
-   * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`; `ERR_DESCRIPTORS_LOST` or `ERR_UNEXPECTED_DESCRIPTORS`: then the
+   * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`; `ERR_DESCRIPTORS_LOST` or `ERR_UNEXPECTED_DESCRIPTORS`, and then the
    * next receive brings the bytes
    */
   receive(maxBytes = RECEIVE_BYTES, options: ReceiveOptions = {}): Promise<Message | null> {
@@ -207,11 +216,11 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Receives exactly `length` bytes, and not one more. Descriptors may come with any of them; see `ReceiveOptions`.
+   * Receives exactly `length` bytes. Descriptors may come with any of them; see `ReceiveOptions`.
    *
-   * @param length at least 1; memory is taken as the bytes come, so a length that a peer announced costs nothing yet
-   * @returns null when the stream ends before the first of them
-   * @throws {PassfdError} `ERR_EOF` when it ends inside; else as `receive`
+   * @param length at least 1. Memory is taken as bytes come, so a large length that a peer announced costs nothing yet.
+   * @returns null when the stream ends before the first byte
+   * @throws {PassfdError} `ERR_EOF` when the stream ends after the first byte; otherwise as `receive`
    */
   receiveExactly(length: number, options: ReceiveOptions = {}): Promise<Message | null> {
     const { descriptors = 0, signal } = options;
@@ -225,20 +234,22 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Looks at bytes that have come, and leaves them and their descriptors in place.
-   * @returns null when nothing has come yet; empty at the end of the stream
+   * Copies bytes that have come, and leaves them and their descriptors in the socket.
+   * @param maxBytes most bytes to copy. Default and maximum: 64 KiB.
+   * @returns null when nothing has come yet; an empty Buffer at the end of the stream
+   * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`
    */
   peek(maxBytes = RECEIVE_BYTES): Buffer | null {
     this.#checkOpen();
     return this.#receiver.peek(counted(maxBytes, 'maxBytes'));
   }
 
-  /** Resolves when a receive would not have to wait: bytes came, or the stream ended. Takes nothing. */
+  /** Resolves when a receive would not have to wait: bytes have come, or the stream has ended. Receives nothing. */
   untilReadable(options: Pick<ReceiveOptions, 'signal'> = {}): Promise<void> {
     return this.#started(() => this.#receiver.untilReadable(options.signal));
   }
 
-  /** The messages until the stream ends. Descriptors that the loop's body does not take are closed behind it. */
+  /** The messages until the stream ends. Descriptors that the body of the loop does not take are closed after each turn. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Message, void, undefined> {
     for (;;) {
       using message = await this.receive();
@@ -247,7 +258,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     }
   }
 
-  /** Tells the other end that no more bytes come, when what was sent before is on its way. Receiving goes on. */
+  /** Ends the sending direction after all pending sends. Receiving goes on. @throws {PassfdError} `ERR_CLOSED` */
   async end(): Promise<void> {
     await this.#sender.flushed();
     this.#checkOpen();
@@ -256,9 +267,10 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Ends both directions at this moment, for all holders of the socket. What had come before can still be received. What
-   * the other end sends from now on fails there with `EPIPE`; over TCP the first of it still goes out, and is reset.
-   * Does nothing when the connection is already over.
+   * Ends both directions now, for all holders of the socket. Bytes that have come can still be received. Later sends of the
+   * other end fail there with `EPIPE`; over TCP the first of them still goes out and is answered by a reset. Does nothing when
+   * the connection is already over.
+   * @throws {PassfdError} `ERR_CLOSED`
    */
   shutdown(): void {
     this.#checkOpen();
@@ -267,8 +279,9 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Neither sends nor receives until `thaw`: for handing the socket to another process, while it can still stay here.
-   * Operations go on waiting, and new ones wait behind them.
+   * Neither sends nor receives until `thaw`. For a socket that may move to another process. Waiting operations go on waiting,
+   * and new ones wait after them.
+   * @internal
    */
   freeze(): void {
     this.#checkOpen();
@@ -277,24 +290,24 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     this.#updateInterest();
   }
 
-  /** What waits to be sent at this moment, in its order. The descriptors are lent. */
+  /** The sends that wait now, in order. Their descriptors are lent. @internal */
   unsent(): Unsent[] {
     this.#checkOpen();
     return this.#sender.unsent();
   }
 
-  /** Position of the first hand-off that is not sent; undefined when all are. */
+  /** Position of the first hand-off that is not sent; undefined when all are sent. @internal */
   get unsentPosition(): number | undefined {
     return this.#sender.unsentPosition;
   }
 
-  /** Takes back the hand-offs that wait: they are rejected, and so is each that comes. */
+  /** Rejects the hand-offs that wait, and every later one. @internal */
   endHandoffs(reason: unknown): void {
     this.#checkOpen();
     this.#sender.endHandoffs(reason);
   }
 
-  /** Goes on. */
+  /** Ends `freeze`. @internal */
   thaw(): void {
     if (this.closed) return;
     this.#receiver.thaw();
@@ -303,8 +316,9 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Has receives wait for `poll`, and not for the event loop: under load, when the next reason to look comes soon enough
-   * by itself, what arrives then wakes nobody up. It may not be left so when nothing calls `poll` any more.
+   * While on, receives wait for `poll` instead of the event loop. Under load, when the next `poll` comes soon anyway, arriving
+   * bytes then cause no wake-up. Whoever turns it on must go on calling `poll`.
+   * @internal
    */
   setPolled(on: boolean): void {
     if (this.closed || on === this.#isPolled) return;
@@ -313,20 +327,21 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     this.#updateInterest();
   }
 
-  /** Receives what is there for a receive that waits. */
+  /** Completes a waiting receive if something has come. @internal */
   poll(): void {
     if (this.closed) return;
     this.#receiver.continue();
     this.#updateInterest();
   }
 
-  /** Whether a waiting operation keeps the process alive; it does from the start, like any other in Node. */
+  /** Lets a waiting operation keep the process alive. This is the default. */
   ref(): this {
     this.#readiness.setReferenced(true);
     this.#sender.setReferenced(true);
     return this;
   }
 
+  /** Lets the process exit while operations wait. */
   unref(): this {
     this.#readiness.setReferenced(false);
     this.#sender.setReferenced(false);
@@ -334,8 +349,9 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Gives the descriptor away, for example to build a `net.Socket` on it.
-   * @throws {PassfdError} `ERR_BYTES_UNSENT` or `ERR_BYTES_ALREADY_READ` while something waits that would be lost
+   * Gives the descriptor away, for example to make a `net.Socket` of it.
+   * @throws {PassfdError} `ERR_BYTES_UNSENT` while a send waits; `ERR_BYTES_ALREADY_READ` while a receive waits, or when an
+   * aborted receive left bytes here; `ERR_CLOSED`
    */
   release(): Descriptor {
     this.#checkOpen();
@@ -343,7 +359,10 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
       throw new PassfdError('ERR_BYTES_UNSENT', 'Sends are waiting; await them first');
     }
     if (this.#receiver.isBusy) {
-      throw new PassfdError('ERR_BYTES_ALREADY_READ', 'A receive is waiting, or was given up half way');
+      throw new PassfdError(
+        'ERR_BYTES_ALREADY_READ',
+        'A receive is waiting, or an aborted receive left bytes in this process',
+      );
     }
     const released = this.#descriptor.move();
     this.destroy();
@@ -351,8 +370,8 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Finishes what is being sent, then frees everything; meanwhile nothing more is sent or received. It waits as long as
-   * the other end does not read: `destroy` does not.
+   * Finishes pending sends, then frees everything. Meanwhile nothing more can be sent or received. It waits as long as the
+   * other end does not read; `destroy` does not wait. A second call does nothing.
    */
   async close(): Promise<void> {
     if (this.closed) return;
@@ -363,8 +382,8 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * Frees everything now; what waits is rejected.
-   * @param reason what they are rejected with; `ERR_CLOSED` if not given
+   * Frees everything now, and rejects what waits. A second call does nothing.
+   * @param reason the error for what waits. Default: `ERR_CLOSED`.
    */
   destroy(reason: unknown = closedError()): void {
     this.#readiness.close();
@@ -374,8 +393,9 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
   }
 
   /**
-   * As `destroy`, where nobody else holds this end: a peer without trust hears the end at once, and where it has left no
-   * descriptor in the queue, the number is free when this returns.
+   * As `destroy`, when no other process holds this end. A distrusted peer sees the end at once, and if it left no descriptor
+   * in the queue, the number is free when this returns.
+   * @internal
    */
   discard(reason: unknown = closedError()): void {
     const account = this.closed || !this.carriesDescriptors ? undefined : this.#descriptor.account;
@@ -396,26 +416,26 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     await this.close();
   }
 
-  /** Throws what `send` would for these, whatever the descriptors are. */
+  /** Throws what `send` would throw for these bytes and this number of descriptors. @internal */
   checkSendable(bytes: Uint8Array, descriptors: number): void {
     if (!(bytes instanceof Uint8Array)) {
       throw new TypeError('Only a Uint8Array, such as a Buffer, can be sent');
     }
     if (bytes.length > MAX_SEND_BYTES) {
       throw new TypeError(
-        `${bytes.length} bytes in one send, and ${MAX_SEND_BYTES} are possible; send several times`,
+        `One send takes at most ${MAX_SEND_BYTES} bytes, not ${bytes.length}; send several times`,
       );
     }
     if (descriptors === 0) return;
     if (bytes.length === 0) {
       throw new TypeError(
-        'Descriptors need at least one byte to travel with: the kernel drops them otherwise',
+        'Descriptors need at least one byte to travel with: the kernel drops them without bytes',
       );
     }
     if (descriptors > MAX_DESCRIPTORS) {
       throw new PassfdError(
         'ERR_TOO_MANY_DESCRIPTORS',
-        `${descriptors} descriptors in one message, and the kernel takes ${MAX_DESCRIPTORS}; send several messages`,
+        `One message takes at most ${MAX_DESCRIPTORS} descriptors, not ${descriptors}; send several messages`,
       );
     }
     if (!this.carriesDescriptors) {
@@ -426,7 +446,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
     }
   }
 
-  /** A failure at once is a rejection too. */
+  /** Turns an error that is thrown at once into a rejection. */
   #started<T>(receive: () => Promise<T>): Promise<T> {
     try {
       this.#checkOpen();
@@ -457,5 +477,5 @@ function closedError(): PassfdError {
 
 function counted(count: number, name: string, least = 1): number {
   if (Number.isSafeInteger(count) && count >= least) return count;
-  throw new TypeError(`${name} is an integer from ${least}, not ${String(count)}`);
+  throw new TypeError(`${name} is an integer of at least ${least}, not ${String(count)}`);
 }

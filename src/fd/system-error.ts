@@ -1,4 +1,4 @@
-// Turns an `-errno` of a system call into a `PassfdError` whose `cause` has the shape of Node's own system errors.
+// Turns the `-errno` of a system call into a `PassfdError` whose `cause` has the shape of Node's own system errors.
 import { constants } from 'node:os';
 import { getSystemErrorName } from 'node:util';
 
@@ -6,9 +6,9 @@ import { PassfdError, type ErrorCode } from './errors.js';
 
 const { errno } = constants;
 
-/** What the native functions return: `-errno`. */
+/** The native functions return `-errno`. */
 export const EAGAIN = -errno.EAGAIN;
-/** Of a send: too many descriptors of this user are in flight (ETOOMANYREFS, which Node has no name for). */
+/** A send returns it when too many descriptors of this user are in flight (ETOOMANYREFS, which Node has no name for). */
 export const ENOBUFS = -errno.ENOBUFS;
 export const ENOMEM = -errno.ENOMEM;
 export const EADDRINUSE = -errno.EADDRINUSE;
@@ -43,25 +43,25 @@ const codes = new Map<number, ErrorCode>([
   [ECONNREFUSED, 'ERR_CONNECTION_REFUSED'],
 ]);
 
-/** The codes that only make sense where an address was given. */
+/** Codes that only make sense for a call with an address. */
 const isAboutAnAddress = (code: ErrorCode): boolean =>
   code.startsWith('ERR_ADDRESS') || code === 'ERR_CONNECTION_REFUSED';
 
 const advice: Partial<Record<ErrorCode, string>> = {
-  ERR_DESCRIPTOR_CLOSED: 'it was closed behind the back of its owner',
+  ERR_DESCRIPTOR_CLOSED: 'other code closed it, though it has an owner',
   ERR_DESCRIPTOR_LIMIT: 'raise the limit (ulimit -n) or close what is not needed',
   ERR_PEER_GONE: 'the other end closed the connection or died',
-  ERR_CONNECTION_REFUSED: 'nobody listens there: start the server, or wait for it',
+  ERR_CONNECTION_REFUSED: 'no process listens there: start the server, or wait for it',
   ERR_ADDRESS_DENIED:
-    'this user has not the right: a port below 1024 needs CAP_NET_BIND_SERVICE, a path the right to write there',
-  ERR_ADDRESS_IN_USE: 'stop who holds it, or take another address',
+    'this user may not use it: a port below 1024 needs CAP_NET_BIND_SERVICE, a path needs write permission',
+  ERR_ADDRESS_IN_USE: 'stop the process that has it, or take another address',
 };
 
 /**
- * @param result what the call returned: `-errno`
- * @param syscall its name, as in the manual
- * @param subject what it was done to, for the message; an address makes address codes possible
- * @param hint what to do, where there is more to say than for every such error
+ * @param result the `-errno` that the call returned
+ * @param syscall the name of the call, as in the manual
+ * @param subject what the call was made for, for the message. Only an address gives codes about addresses.
+ * @param hint what to do. Default: the general advice for the code.
  */
 export function systemError(
   result: number,

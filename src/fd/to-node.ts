@@ -1,4 +1,4 @@
-// Hands a descriptor to the Node object that fits what it is; a wrong kind is refused and stays with its owner.
+// Makes Node objects of descriptors. A wrong kind is refused, and the descriptor stays with its owner.
 import cluster from 'node:cluster';
 import { createSocket, type Socket as DatagramSocket } from 'node:dgram';
 import { once } from 'node:events';
@@ -11,9 +11,9 @@ import { noteFreed } from './starvation.js';
 import { systemError } from './system-error.js';
 
 export interface ToSocketOptions {
-  /** Do not end the writing side when the other end has ended its own (net.Socket). */
+  /** Whether the writing side stays open after the other end has ended its own (see `net.Socket`). Default: false. */
   readonly allowHalfOpen?: boolean;
-  /** Read nothing until `resume()`: for a connection that is passed on. */
+  /** Whether to read nothing until `resume()`, for a connection that is passed on. Default: false. */
   readonly pauseOnCreate?: boolean;
 }
 
@@ -25,7 +25,7 @@ export function toSocket(descriptor: Descriptor, options: ToSocketOptions = {}):
     readable,
     writable,
     ...options,
-    // In @types/node `pauseOnCreate` is missing; net.Server uses it for `pauseOnConnect`.
+    // `pauseOnCreate` is missing in @types/node; net.Server uses it for `pauseOnConnect`.
   });
   descriptor.release();
   socket.once('close', () => {
@@ -36,9 +36,9 @@ export function toSocket(descriptor: Descriptor, options: ToSocketOptions = {}):
 
 export async function toServer(descriptor: Descriptor, server = new Server()): Promise<Server> {
   requireKind(descriptor, descriptor.describe().kind, ['listener'], 'a net.Server');
-  if (server.listening) throw new TypeError('The server listens already: take one that does not, or none');
+  if (server.listening) throw new TypeError('The server listens already: pass one that does not, or none');
   await settled(server, descriptor, (fd) => {
-    // In a cluster worker `listen({ fd })` means a descriptor of the primary (net, server.listen); this one means ours.
+    // In a cluster worker, `listen({ fd })` means a descriptor of the primary (net, server.listen), and this one is ours.
     if (cluster.isWorker) (server as unknown as PrivateServer)._listen2(null, null, null, 0, fd);
     else server.listen({ fd });
   });
@@ -109,13 +109,13 @@ function wrongKind(descriptor: Descriptor, kind: string, target: string): Passfd
 }
 
 interface PrivateServer {
-  /** What `listen` calls in the end, kept by Node under this name for others. A backlog of 0 means its default. */
+  /** `listen` calls it in the end, and Node keeps the name for other code. A backlog of 0 means Node's default. */
   _listen2(address: null, port: null, addressType: null, backlog: number, fd: number): void;
 }
 
 /**
- * Has Node listen on a duplicate, and waits until it does; then closes the descriptor. Of a duplicate, since Node closes
- * it on some errors and not on others: there, a leak is better than a double close.
+ * Makes Node listen on a duplicate, waits until it does, and closes the descriptor. Node closes what it got on some errors and
+ * not on others. With a duplicate, the worst case is a leak and not a double close.
  */
 async function settled(
   emitter: Server | DatagramSocket,
@@ -140,9 +140,9 @@ async function settled(
 let fileHandleBuilder: ((fd: number) => FileHandle) | undefined;
 
 /**
- * Node has no public way to make a FileHandle of an open descriptor: `open('/proc/self/fd/N')` opens the file once
- * more, with an offset and flags of its own, and fails for sockets. So this takes the two constructors behind a
- * FileHandle from one that Node made.
+ * Node has no public way to make a FileHandle of an open descriptor: `open('/proc/self/fd/N')` opens the file again, with an
+ * offset and flags of its own, and fails for sockets. So this takes the two constructors of a FileHandle from one that Node
+ * made.
  */
 async function findFileHandleBuilder(): Promise<(fd: number) => FileHandle> {
   await using sample = await open('/dev/null').catch((error: unknown) => {
@@ -155,7 +155,7 @@ async function findFileHandleBuilder(): Promise<(fd: number) => FileHandle> {
   if (typeof native !== 'function' || typeof Handle !== 'function') {
     throw new PassfdError(
       'ERR_UNSUPPORTED',
-      `Node ${process.version} keeps its FileHandle in another way than this version of passfd knows; use the descriptor's number`,
+      `This version of passfd cannot make a FileHandle in Node ${process.version}; use the number of the descriptor`,
     );
   }
   const NativeHandle = native as new (fd: number) => object;

@@ -1,16 +1,4 @@
-// What sending and receiving share: their share of the event loop, and giving up by a signal.
+// How much a socket may do in one turn of the event loop.
 
-/** Operations in a row that may end at once; then the event loop gets its turn, so that a busy peer starves nobody. */
+/** Operations in a row that complete at once. After these the event loop gets a turn, so a busy peer starves nobody. */
 export const OPERATIONS_PER_TURN = 64;
-
-/** @returns the function that takes the listener off again */
-export function whenAborted(signal: AbortSignal | undefined, giveUp: (reason: unknown) => void): () => void {
-  if (!signal) return () => undefined;
-  const listener = (): void => {
-    giveUp(signal.reason);
-  };
-  signal.addEventListener('abort', listener, { once: true });
-  return () => {
-    signal.removeEventListener('abort', listener);
-  };
-}

@@ -1,10 +1,10 @@
-// Who holds a listening Unix socket that cannot be asked itself, since its backlog is full: Linux tells it under /proc.
+// Finds the processes that hold a listening Unix socket, in Linux' /proc: when its backlog is full, it cannot be asked.
 import { readdir, readFile, readlink } from 'node:fs/promises';
 
-/** `__SO_ACCEPTCON`, as /proc/net/unix prints the flags of a socket that listens. */
+/** How /proc/net/unix prints the flags of a listening socket (`__SO_ACCEPTCON`). */
 const LISTENS = '00010000';
 
-/** @returns the processes that this one may look into and that hold it; none where the system does not tell */
+/** @returns ids of the processes that hold it and that this process may look into; empty on systems without /proc */
 export async function holdersOf(path: string): Promise<number[]> {
   const inodes = new Set(await listenersAt(path));
   if (inodes.size === 0) return [];
@@ -21,7 +21,7 @@ export async function holdersOf(path: string): Promise<number[]> {
   return holders;
 }
 
-/** What `/proc/PID/fd` calls the sockets that listen there (proc(5)). */
+/** The names that `/proc/PID/fd` has for the sockets that listen at the path (proc(5)). */
 async function listenersAt(path: string): Promise<string[]> {
   const table = await readFile('/proc/net/unix', 'utf8').catch(() => '');
   return table.split('\n').flatMap((line) => {

@@ -1,4 +1,4 @@
-// Listening at a path: a left-over socket file is replaced, a living one is not, and only its owner removes it.
+// Listening at a path: a left-over socket file is replaced, a live one is not, and only its owner removes the file.
 import { lstat, readdir, unlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -21,27 +21,26 @@ import {
 } from './system-error.js';
 import { holdersOf } from './unix-holders.js';
 
-/** Size of `sun_path` (unix(7)), less the NUL behind it. */
+/** Size of `sun_path` (unix(7)) without the final NUL. */
 const MAX_PATH_BYTES = process.platform === 'darwin' ? 103 : 107;
 
-/** Tries for the lock on the directory, a millisecond apart: its holder keeps it for a bind and a listen only. */
+/** Tries for the lock on the directory, 1 ms apart. Its holder keeps it only for a bind and a listen. */
 const LOCK_TRIES = 1000;
 
 export interface UnixListener {
   readonly descriptor: Descriptor;
-  /** Not of an abstract name. */
+  /** Missing for an abstract name. */
   readonly file?: SocketFile;
 }
 
 /**
- * Makes a listening Unix socket; see `listen` for its errors.
- * @returns what the caller owns
+ * Makes a listening Unix socket, which the caller owns. Errors: see `listen`.
  */
 export async function listenUnix(path: string, backlog: number, mode: number): Promise<UnixListener> {
   const name = Buffer.from(path);
   const open = (): number => native.listenUnix(name, backlog, mode);
   if (isAbstract(path)) return { descriptor: opened(open(), path, name.length) };
-  // Between its bind and its listen a socket looks like one that is left over. Whoever replaces such holds this lock.
+  // Between bind and listen a socket looks like a left-over one. A process that replaces a file holds this lock.
   return withLock(dirname(path), async () => {
     let result = open();
     if (result === EADDRINUSE) {
@@ -59,11 +58,11 @@ export async function listenUnix(path: string, backlog: number, mode: number): P
   });
 }
 
-/** The file of a Unix socket, known by its inode: a path can be someone else's by now. */
+/** The file of a Unix socket, identified by its inode: at the path, another process may have put another file. */
 export class SocketFile {
-  /** Absolute, since the process may change its directory. */
+  /** Absolute, because the process may change its directory. */
   readonly #path: string;
-  /** Its device and inode. */
+  /** Device and inode. */
   readonly identity: string;
 
   constructor(path: string, identity: string) {
@@ -71,14 +70,14 @@ export class SocketFile {
     this.identity = identity;
   }
 
-  /** The one that is at a path at this moment, if any is. */
+  /** The file that is at the path now; undefined when there is no socket. */
   static async at(path: string): Promise<SocketFile | undefined> {
     if (isAbstract(path)) return undefined;
     const identity = await identityOf(path);
     return identity === undefined ? undefined : new SocketFile(path, identity);
   }
 
-  /** Whether it can still be reached: it is at its path, or was renamed within its directory. */
+  /** Whether clients can still reach it: it is at its path, or was renamed within its directory. */
   async exists(): Promise<boolean> {
     if ((await identityOf(this.#path)) === this.identity) return true;
     const directory = dirname(this.#path);
@@ -88,7 +87,7 @@ export class SocketFile {
     return false;
   }
 
-  /** Removes it, if it is still the same. */
+  /** Removes the file, unless another file is at the path. */
   async remove(): Promise<void> {
     await withLock(dirname(this.#path), async () => {
       if ((await identityOf(this.#path)) === this.identity) await unlink(this.#path).catch(ignoreMissing);
@@ -96,7 +95,7 @@ export class SocketFile {
   }
 }
 
-/** Device and inode of a socket file, or undefined when nothing or something else is there. */
+/** Device and inode of a socket file; undefined when there is no file, or one that is not a socket. */
 async function identityOf(path: string): Promise<string | undefined> {
   const status = await lstat(path, { bigint: true }).catch(ignoreMissing);
   return status?.isSocket() === true ? `${status.dev}:${status.ino}` : undefined;
@@ -107,8 +106,8 @@ function ignoreMissing(error: NodeJS.ErrnoException): undefined {
 }
 
 /**
- * Runs `body` while no other process that does the same is in its own. When the lock cannot be had, it runs all the same:
- * then two that replace the same left-over file may still collide.
+ * Runs `body` under a lock on the directory. Without the lock (another holder, or no permission) it still runs; then two
+ * processes that replace the same left-over file may collide.
  */
 async function withLock<T>(directory: string, body: () => Promise<T>): Promise<T> {
   const lock = await lockDirectory(directory);
@@ -129,7 +128,7 @@ async function lockDirectory(directory: string): Promise<Descriptor | undefined>
   return undefined;
 }
 
-/** Removes a socket file that nobody listens behind. @throws {PassfdError} `ERR_ADDRESS_IN_USE` */
+/** Removes a socket file without a listener. @throws {PassfdError} `ERR_ADDRESS_IN_USE`, `ERR_ADDRESS_DENIED` */
 async function removeStale(path: string): Promise<void> {
   const identity = await identityOf(path);
   const probe = native.connectUnix(Buffer.from(path));
@@ -145,10 +144,10 @@ async function removeStale(path: string): Promise<void> {
     throw inUse(path, `${who} listens there, and the backlog is full; stop it, or take another path`);
   }
   if (probe === EACCES) {
-    throw inUse(path, 'a socket is there that only another user may connect to; take another path');
+    throw inUse(path, 'a socket of another user is there; take another path');
   }
   if (probe !== ECONNREFUSED || identity === undefined) {
-    throw inUse(path, 'something that is not a stream socket is there, and is left alone; take another path');
+    throw inUse(path, 'a file that is not a stream socket is there, and is not replaced; take another path');
   }
   if ((await identityOf(path)) !== identity) return;
   try {
@@ -157,7 +156,7 @@ async function removeStale(path: string): Promise<void> {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return;
     throw new PassfdError(
       'ERR_ADDRESS_DENIED',
-      `Cannot listen at ${path}: the file there is left from a server that ended, and this user may not remove it`,
+      `Cannot listen at ${path}: the file is left from a server that has ended, and this user may not remove it`,
       { cause },
     );
   }
@@ -184,7 +183,7 @@ function listenError(result: number, path: string, length: number): PassfdError 
 function listenHint(result: number, path: string, length: number): string | undefined {
   switch (result) {
     case ENAMETOOLONG:
-      return `the path has ${length} bytes, and a socket's has at most ${MAX_PATH_BYTES}; take a shorter one`;
+      return `the path has ${length} bytes, and at most ${MAX_PATH_BYTES} are possible; take a shorter path`;
     case ENOENT:
     case ENOTDIR:
       return `the directory ${dirname(path)} does not exist; create it, best with mode 0700`;

@@ -6,9 +6,9 @@ import {
   PassfdError,
   type Descriptor,
   type Message,
-  type SendOptions,
   type StreamSocket,
 } from '../fd/index.js';
+import type { Handoff } from '../fd/internal.js';
 import { FrameReader, type DescriptorGroup } from './frame-reader.js';
 import { MAX_PAYLOAD_BYTES } from './messages.js';
 
@@ -51,7 +51,7 @@ export class Channel {
   post(
     frame: Buffer,
     descriptors: readonly Descriptor[] = [],
-    { handoff, signal }: Pick<SendOptions, 'handoff' | 'signal'> = {},
+    { handoff, signal }: { readonly handoff?: Handoff | undefined; readonly signal?: AbortSignal } = {},
   ): Promise<void> {
     return this.socket.send(frame, descriptors, { kept: true, handoff, signal });
   }

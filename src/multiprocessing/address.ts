@@ -4,7 +4,7 @@ import { isIP } from 'node:net';
 
 import { PassfdError, type Address, type AddressLike } from '../fd/index.js';
 
-/** A path (or, with a leading NUL, an abstract name), or `[host, port]`, as Python's tuple; or an address of `passfd`. */
+/** A path (with a leading NUL an abstract name), or `[host, port]`, as Python's tuple; or an address of `passfd`. */
 export type ConnectionAddress = AddressLike | readonly [host: string, port: number];
 
 /** Names are looked up as IPv4, as Python's AF_INET does. @throws {PassfdError} `ERR_ADDRESS` */

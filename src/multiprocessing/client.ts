@@ -1,4 +1,4 @@
-// Client: connects to a Listener, here or in Python.
+// Client: connects to a Listener, in Node or in Python.
 import { connect, type PeerCredentials, type StreamSocket } from '../fd/index.js';
 import { fromPython, type ConnectionAddress } from './address.js';
 import { authenticateToListener, toKey, type AuthKey } from './authentication.js';
@@ -7,21 +7,21 @@ import { DEFAULT_HANDSHAKE_TIMEOUT_MS, shakeHands } from './handshake.js';
 import { checkMilliseconds } from './milliseconds.js';
 
 export interface ClientOptions extends Pick<ConnectionOptions, 'maxFrameBytes' | 'pickleLimits'> {
-  /** The key that both ends know; without one, nobody proves anything. At least 16 random bytes make a good one. */
+  /** The key that both ends know; use at least 16 random bytes. Default: none, and then neither end authenticates. */
   readonly authkey?: AuthKey;
-  /** Time for the whole handshake, the listener's `accept` included. */
+  /** Time limit for the whole handshake, including the listener's `accept`. Default: 10000. */
   readonly handshakeTimeoutMs?: number;
-  /** Wait until somebody listens at the address, instead of failing at once. */
+  /** Whether to wait until a process listens at the address, instead of failing at once. Default: false. */
   readonly waitForListener?: boolean;
-  /** Looks at who listens at a Unix socket, before anything is said or read; throws to give up. */
+  /** Checks the listener of a Unix socket before anything is sent or read; throws to refuse it. Default: no check. */
   readonly checkPeer?: (peer: PeerCredentials) => void;
-  /** Gives up. */
+  /** Ends the waiting. Default: none. */
   readonly signal?: AbortSignal;
 }
 
 /**
  * Connects to the listener at an address, as `multiprocessing.connection.Client` does.
- * @throws {PassfdError} `ERR_AUTHENTICATION` when the keys differ; `ERR_HANDSHAKE`, `ERR_HANDSHAKE_TIMEOUT`; or as
+ * @throws {PassfdError} `ERR_AUTHENTICATION` when the keys differ; `ERR_HANDSHAKE`, `ERR_HANDSHAKE_TIMEOUT`; the errors of
  * `connect`, and what `checkPeer` throws
  */
 export async function Client(address: ConnectionAddress, options: ClientOptions = {}): Promise<Connection> {
@@ -52,7 +52,7 @@ export async function Client(address: ConnectionAddress, options: ClientOptions 
   return connection;
 }
 
-/** A listener that is refused may have passed something by then that is slow to close. */
+/** Distrusted until checked: a listener that is refused may already have sent descriptors that are slow to close. */
 function checkListener(socket: StreamSocket, check: (peer: PeerCredentials) => void): void {
   const { peer } = socket;
   socket.distrust(peer.uid);

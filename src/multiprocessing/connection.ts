@@ -1,5 +1,6 @@
-// Connection: Python's `multiprocessing.connection.Connection`, objects and bytes in frames over a stream socket.
+// Connection: Python's `multiprocessing.connection.Connection`. Objects and bytes travel in frames over a stream socket.
 import { Descriptor, PassfdError, StreamSocket, type ErrorCode } from '../fd/index.js';
+import { whenAborted } from '../fd/internal.js';
 import {
   decodeHeader,
   decodeLongLength,
@@ -12,28 +13,28 @@ import {
 import { dumps, loads, type PickleLimits, type PickleValue } from './pickle/index.js';
 import { checkMilliseconds } from './milliseconds.js';
 
-/** A frame that is received may be this long, unless the connection is made with another limit. */
+/** Default of `maxFrameBytes`. */
 const DEFAULT_MAX_FRAME_BYTES = 64 * 1024 * 1024;
 
 export interface ConnectionOptions {
-  /** Whether this end may receive. */
+  /** Whether this end may receive. Default: true. */
   readonly readable?: boolean;
-  /** Whether this end may send. */
+  /** Whether this end may send. Default: true. */
   readonly writable?: boolean;
-  /** Longest frame that is received; at most 2 GiB - 1. Memory is taken as its bytes come, not when it is announced. */
+  /** Longest frame that is received. Memory is taken as bytes come. Default: 64 MiB; maximum: 2 GiB - 1. */
   readonly maxFrameBytes?: number;
-  /** What a pickle that is received may ask for at most, beside its length. */
+  /** Limits for received pickles, in addition to their length. Defaults: see `PickleLimits`. */
   readonly pickleLimits?: Omit<Partial<PickleLimits>, 'bytes'>;
 }
 
 export interface RecvOptions {
-  /** Stops waiting. What had come of a frame stays, and the next receive goes on with it. */
+  /** Stops waiting. The received part of a frame is kept, and the next receive goes on with it. Default: none. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * One end of a connection to another process, with the methods of Python's `Connection` in camelCase; those that wait
- * return promises. A peer that breaks the wire format gets the connection closed, and the call an error that says how.
+ * One end of a connection to another process, with the methods of Python's `Connection` in camelCase. Methods that wait
+ * return promises. When the peer breaks the wire format, the call fails and the connection is closed.
  */
 export class Connection implements Disposable, AsyncDisposable, AsyncIterable<PickleValue> {
   readonly #socket: StreamSocket;
@@ -41,14 +42,14 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
   readonly writable: boolean;
   readonly #maxFrameBytes: number;
   readonly #pickleLimits: Partial<PickleLimits>;
-  /** Of a frame whose length was received and whose payload was not, because a receive was given up between them. */
+  /** The length of a frame whose payload was not received yet, because a receive was aborted in between. */
   #announced: number | 'long' | undefined;
-  /** The receive that was called last; the next one waits for it. */
+  /** The receive that was called last. The next receive waits for it. */
   #lastReceive: Promise<unknown> = Promise.resolve();
 
   /**
    * Takes over a connected stream socket, for example descriptor 3 of a child: `new Connection(3)`.
-   * @throws {PassfdError} `ERR_WRONG_KIND` when it is something else
+   * @throws {PassfdError} `ERR_WRONG_KIND` when it is not a connected stream socket
    */
   constructor(handle: number | Descriptor | StreamSocket, options: ConnectionOptions = {}) {
     const {
@@ -70,21 +71,22 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
     this.#pickleLimits = { ...pickleLimits, bytes: maxFrameBytes };
   }
 
+  /** Whether this end is closed. */
   get closed(): boolean {
     return this.#socket.closed;
   }
 
-  /** The socket under it, for `peer`, addresses and descriptors. Bytes sent or received there break the frames here. */
+  /** The socket, to read `peer` and addresses. Bytes that are sent or received there break the frames of the connection. */
   get socket(): StreamSocket {
     return this.#socket;
   }
 
-  /** The descriptor's number, lent: as `fileno()`, and what lets `spawn` take a connection in `stdio`. */
+  /** The number of the descriptor, lent: `spawn` uses it for a connection in `stdio`. */
   get fd(): number {
     return this.#socket.fd;
   }
 
-  /** The descriptor's number, as in Python. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
+  /** The number of the descriptor, as in Python. @throws {PassfdError} `ERR_DESCRIPTOR_CLOSED` */
   fileno(): number {
     return this.fd;
   }
@@ -98,9 +100,9 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
   }
 
   /**
-   * Receives an object. A pickle that is more than data is refused, and never run.
-   * @throws {PassfdError} `ERR_EOF` when the other end closed; `ERR_PICKLE`, `ERR_PICKLE_REFUSED`, or as `recvBytes`;
-   * then this end is closed too
+   * Receives an object. A pickle that names code is refused; code is never run.
+   * @throws {PassfdError} `ERR_EOF` when the other end closed. `ERR_PICKLE`, `ERR_PICKLE_REFUSED`, or the errors of
+   * `recvBytes`; then this end is closed too.
    */
   async recv(options: RecvOptions = {}): Promise<PickleValue> {
     this.#checkDirection(this.readable, 'write-only');
@@ -112,7 +114,8 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
 
   /**
    * Sends bytes as one frame.
-   * @param size as many of them, from `offset` on
+   * @param offset first byte to send. Default: 0.
+   * @param size number of bytes to send. Default: all from `offset`.
    * @throws {PassfdError} `ERR_PEER_GONE`, `ERR_CLOSED`, `ERR_FRAME_TOO_LARGE`
    */
   async sendBytes(bytes: Uint8Array, offset = 0, size = bytes.length - offset): Promise<void> {
@@ -121,26 +124,27 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
       throw new RangeError(`${size} bytes from offset ${offset} are not inside ${bytes.length}`);
     }
     const pieces = encodeFrame(bytes.subarray(offset, offset + size));
-    // All are queued before anything is awaited, so that no other frame gets between them.
+    // All pieces are queued before the first wait, so that no other frame gets between them.
     await Promise.all(pieces.map((piece) => this.#socket.send(piece)));
   }
 
   /**
    * Receives one frame.
-   * @param maxLength longest frame that is taken here
-   * @throws {PassfdError} `ERR_EOF` when the other end closed between two frames; `ERR_FRAME`, `ERR_FRAME_TOO_LARGE`,
-   * `ERR_UNEXPECTED_DESCRIPTORS` when it broke the format, and then this end is closed too; `ERR_PEER_GONE`, `ERR_CLOSED`
+   * @param maxLength longest frame that this call accepts. Default and maximum: `maxFrameBytes`.
+   * @throws {PassfdError} `ERR_EOF` when the other end closed between two frames. `ERR_FRAME`, `ERR_FRAME_TOO_LARGE` or
+   * `ERR_UNEXPECTED_DESCRIPTORS` when it broke the format; then this end is closed too. `ERR_PEER_GONE`, `ERR_CLOSED`.
    */
   async recvBytes(maxLength = this.#maxFrameBytes, options: RecvOptions = {}): Promise<Buffer> {
     this.#checkDirection(this.readable, 'write-only');
-    if (!(maxLength >= 0)) throw new RangeError(`maxLength is a number from 0, not ${maxLength}`);
+    if (!(maxLength >= 0)) throw new RangeError(`maxLength is a number of at least 0, not ${maxLength}`);
     const limit = Math.min(maxLength, this.#maxFrameBytes);
     return this.inTurn(() => this.#recvFrame(limit, options), options);
   }
 
   /**
-   * Whether there is something to receive: the beginning of a frame, a handle, or the end.
-   * @param timeoutMs waits so long for it; null waits until there is
+   * Whether there is something to receive: the beginning of a frame, a handle, or the end of the stream.
+   * @param timeoutMs how long to wait for it; null waits without a limit. Default: 0.
+   * @throws {PassfdError} `ERR_CLOSED`, `ERR_WRONG_KIND` when this end may not receive
    */
   async poll(timeoutMs: number | null = 0): Promise<boolean> {
     this.#checkDirection(this.readable, 'write-only');
@@ -158,8 +162,9 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
   }
 
   /**
-   * Runs `receive` when the receives that were called before are done, and closes this end when it finds the format
-   * broken. For those that read the socket themselves, as `recvHandle` does.
+   * Runs `receive` after all earlier receives, and closes this end when `receive` finds the format broken. For functions that
+   * read the socket themselves, such as `recvHandle`.
+   * @internal
    */
   async inTurn<T>(receive: () => Promise<T>, { signal }: RecvOptions = {}): Promise<T> {
     const before = this.#lastReceive;
@@ -172,12 +177,12 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
         throw error;
       }
     })();
-    // One that was given up before its turn must not let the next one overtake those before it.
+    // A receive that is aborted before its turn must not let the next receive overtake the earlier ones.
     this.#lastReceive = Promise.allSettled([before, turn]);
     return turn;
   }
 
-  /** The objects that come, until the other end closes. */
+  /** The received objects, until the other end closes. */
   async *[Symbol.asyncIterator](): AsyncGenerator<PickleValue, void, undefined> {
     for (;;) {
       try {
@@ -189,7 +194,7 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
     }
   }
 
-  /** Closes this end at once, as Python does; what was sent before still arrives. A second call does nothing. */
+  /** Closes this end at once, as Python does. Bytes that were sent before still arrive. A second call does nothing. */
   close(): void {
     this.#socket.discard();
   }
@@ -198,7 +203,7 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
     this.close();
   }
 
-  /** Finishes what is being sent, then closes. */
+  /** Finishes pending sends, then closes. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#socket.close();
   }
@@ -232,22 +237,19 @@ export class Connection implements Disposable, AsyncDisposable, AsyncIterable<Pi
     if (!isAllowed) throw new PassfdError('ERR_WRONG_KIND', `The connection is ${what}`);
   }
 
-  /** A stream that broke the format cannot be read on: nobody knows where the next message begins. */
+  /** After a broken format the stream cannot be read any further: the start of the next message is unknown. */
   #closeIfBroken(error: unknown): void {
     if (error instanceof PassfdError && breaksTheFormat.has(error.code)) this.close();
   }
 }
 
-/** @throws the reason of the signal, when that comes first */
+/** @throws the reason of the signal, if the signal aborts first */
 function untilDone(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
-    const abort = (): void => {
-      reject(signal?.reason);
-    };
-    signal?.addEventListener('abort', abort, { once: true });
+    const detach = whenAborted(signal, reject);
     before.then(() => {
-      signal?.removeEventListener('abort', abort);
+      detach();
       resolve();
     }, reject);
   });
@@ -269,7 +271,7 @@ function inWordsOfFrames(error: unknown): unknown {
   if (error.code !== 'ERR_UNEXPECTED_DESCRIPTORS') return error;
   return new PassfdError(
     error.code,
-    'Descriptors came inside a frame and were closed: the other end sent a handle where recvHandle was not called',
+    'Descriptors came inside a frame and were closed: the other end sent a handle, and recvHandle was not called',
     { cause: error },
   );
 }

@@ -1,17 +1,17 @@
-// Crowd: peers that have not proved yet who they are, as many as there may be, and which of them gives way to one more.
+// Crowd: a bounded set of peers that have not authenticated yet, and the choice of the peer that gives way to a new one.
 import type { StreamSocket } from '../fd/index.js';
 
-/** Where a peer comes from, by what it cannot choose itself: its user and process, or its host over TCP. */
+/** Where a peer comes from: user and process, or the host over TCP. The peer cannot choose these itself. */
 export interface Origin {
   readonly user: string;
   readonly process: string;
-  /** Whether it is of the user of this process, or root's. */
+  /** Whether the peer belongs to root or to the user of this process. */
   readonly isTrusted: boolean;
 }
 
 export class Crowd<Member> implements Iterable<Member> {
   readonly #limit: number;
-  /** In the order in which they came. */
+  /** In the order of arrival. */
   readonly #members = new Map<Member, Origin>();
 
   constructor(limit: number) {
@@ -26,7 +26,7 @@ export class Crowd<Member> implements Iterable<Member> {
     return this.#members.keys();
   }
 
-  /** @returns who gives way, and is no member any more; undefined while there is room */
+  /** @returns the member that gives way and was removed; undefined while there is room */
   enter(newcomer: Member, origin: Origin): Member | undefined {
     const outgoing = this.#members.size < this.#limit ? undefined : this.#outgoing(origin);
     if (outgoing !== undefined) this.#members.delete(outgoing);
@@ -39,8 +39,8 @@ export class Crowd<Member> implements Iterable<Member> {
   }
 
   /**
-   * Whoever floods makes room itself: of the user with the most members, of its process with the most, the one that is there
-   * longest.
+   * The peer that floods makes room itself: the oldest member of the user with the most members, and of that user's process
+   * with the most.
    */
   #outgoing(newcomer: Origin): Member | undefined {
     const origins = [...this.#members.values(), newcomer];
@@ -55,7 +55,7 @@ export class Crowd<Member> implements Iterable<Member> {
   }
 }
 
-/** Never throws: one that has reset its connection, or was closed here, comes from nowhere. */
+/** Never throws: for a connection that was reset or is closed, all fields are empty. */
 export function originOf(socket: StreamSocket): Origin {
   try {
     if (!socket.carriesDescriptors) {
@@ -82,7 +82,7 @@ function isOther(origin: Origin): boolean {
   return !origin.isTrusted;
 }
 
-/** Of equals the first one; so those in `last` only when they are more. */
+/** The most frequent name. Among equals the first wins, so a name in `last` wins only when it is more frequent. */
 function mostFrequent(
   first: readonly Origin[],
   last: readonly Origin[],

@@ -6,19 +6,19 @@
 // Source: CPython's Lib/multiprocessing/connection.py, Connection._send_bytes and _recv_bytes.
 import { PassfdError } from '../fd/index.js';
 
-/** Bytes of a header, and of the long length behind the mark -1. */
+/** Bytes of a header, and of the long length after the mark -1. */
 export const HEADER_BYTES = 4;
 export const LONG_LENGTH_BYTES = 8;
 
-/** Largest payload sent here. Longer frames than this are for CPython alone: neither side needs them to interoperate. */
+/** Largest payload that is sent. Only CPython sends longer frames, and interoperation does not need them. */
 export const MAX_PAYLOAD_BYTES = 0x7fff_ffff;
 
-/** Up to here header and payload go out in one piece, as CPython does it: a copy costs less than a second packet. */
+/** Up to this size, header and payload are sent in one piece, as CPython does: a copy costs less than a second packet. */
 const ONE_PIECE_BYTES = 16_384;
 
 const LONG_LENGTH_MARK = -1;
 
-/** The pieces to send in order; all but small payloads are not copied. @throws {PassfdError} `ERR_FRAME_TOO_LARGE` */
+/** The pieces to send, in order. Only small payloads are copied. @throws {PassfdError} `ERR_FRAME_TOO_LARGE` */
 export function encodeFrame(payload: Uint8Array): Uint8Array[] {
   if (payload.length > MAX_PAYLOAD_BYTES) throw tooLarge(payload.length, MAX_PAYLOAD_BYTES);
   const header = Buffer.alloc(HEADER_BYTES);
@@ -26,7 +26,7 @@ export function encodeFrame(payload: Uint8Array): Uint8Array[] {
   return payload.length <= ONE_PIECE_BYTES ? [Buffer.concat([header, payload])] : [header, payload];
 }
 
-/** @returns the payload's length, or `long` when it follows in 8 more bytes @throws {PassfdError} `ERR_FRAME` */
+/** @returns the length of the payload, or `long` when the length follows in 8 more bytes @throws {PassfdError} `ERR_FRAME` */
 export function decodeHeader(header: Buffer): number | 'long' {
   const length = header.readInt32BE();
   if (length >= 0) return length;
@@ -37,7 +37,7 @@ export function decodeHeader(header: Buffer): number | 'long' {
   );
 }
 
-/** @throws {PassfdError} `ERR_FRAME` when it is a length that no number can hold */
+/** @throws {PassfdError} `ERR_FRAME` when the length is no safe integer */
 export function decodeLongLength(bytes: Buffer): number {
   const length = bytes.readBigUInt64BE();
   if (length > BigInt(Number.MAX_SAFE_INTEGER)) {
@@ -47,5 +47,5 @@ export function decodeLongLength(bytes: Buffer): number {
 }
 
 export function tooLarge(length: number, limit: number): PassfdError {
-  return new PassfdError('ERR_FRAME_TOO_LARGE', `A frame of ${length} bytes, and ${limit} are allowed`);
+  return new PassfdError('ERR_FRAME_TOO_LARGE', `A frame has ${length} bytes; the limit is ${limit}`);
 }

@@ -1,29 +1,28 @@
-// Handles: descriptors on a connection, as Python's `multiprocessing.reduction` passes them.
+// Handles: passes descriptors over a connection as Python's `multiprocessing.reduction` does.
 //
-//   message := one byte, the number of descriptors modulo 256, with SCM_RIGHTS beside it; no frame around it
+//   message := one byte, the number of descriptors modulo 256, with SCM_RIGHTS; no frame around it
 //   answer  := "A", on macOS only
 //
 // Source: CPython's Lib/multiprocessing/reduction.py, sendfds, recvfds, send_handle and recv_handle.
 import { MAX_DESCRIPTORS, PassfdError, StreamSocket, type Descriptor, type Passable } from '../fd/index.js';
 import { Connection, type RecvOptions } from './connection.js';
 
-/** What macOS' receivers send back: its kernel loses a descriptor in flight when the sender closes it (nodejs/node#7512). */
+/** Receivers on macOS send it back: that kernel loses a descriptor in flight when the sender closes it (nodejs/node#7512). */
 const ACKNOWLEDGEMENT = 0x41;
 
 const isAcknowledged = process.platform === 'darwin';
 
 export interface HandleOptions extends RecvOptions {
-  /** Whether the receiver acknowledges: by default on macOS, as CPython decides it. Both ends have to agree. */
+  /** Whether the receiver acknowledges. Both ends must agree. Default: true on macOS, false elsewhere, as in CPython. */
   readonly acknowledge?: boolean;
 }
 
 /**
- * Passes a descriptor over a connection, for `recvHandle`, or `recv_handle` in Python, at the other end. A `net.Socket`
- * moves there; everything else is lent, and may be closed when this returns. Connections arrive blocking, as Python
- * wants them.
+ * Passes a descriptor over a connection, for `recvHandle` (`recv_handle` in Python) at the other end. A `net.Socket` moves;
+ * everything else is lent, and may be closed when this resolves. Connections arrive blocking, as Python expects them.
  *
- * @param destinationPid not used, as in Python on Unix; here so that both are called alike
- * @throws {PassfdError} as `StreamSocket.send`: then the caller still has the descriptor, and a `net.Socket` still works
+ * @param destinationPid not used, as in Python on Unix; the parameter keeps both signatures alike
+ * @throws {PassfdError} as `StreamSocket.send`; then the caller still has the descriptor, and a `net.Socket` still works
  */
 export async function sendHandle(
   connection: Connection | StreamSocket,
@@ -35,10 +34,10 @@ export async function sendHandle(
 }
 
 /**
- * Receives a descriptor that the other end passed with `sendHandle`, or `send_handle` in Python.
- * @returns a descriptor that the caller owns; it is close-on-exec
- * @throws {PassfdError} `ERR_EOF` when the other end closed; `ERR_HANDLE`, `ERR_DESCRIPTORS_LOST`: then what came was
- * closed, and the connection too
+ * Receives a descriptor that the other end passed with `sendHandle` (`send_handle` in Python).
+ * @returns a close-on-exec descriptor, which the caller owns
+ * @throws {PassfdError} `ERR_EOF` when the other end closed. `ERR_HANDLE`, `ERR_DESCRIPTORS_LOST`; then the received
+ * descriptors and the connection were closed.
  */
 export async function recvHandle(
   connection: Connection | StreamSocket,
@@ -66,7 +65,7 @@ export async function sendFds(
 
 /**
  * Receives the descriptors of one message, as `multiprocessing.reduction.recvfds` does.
- * @param size how many may come at most, 1 to `MAX_DESCRIPTORS`; more break the format
+ * @param size most descriptors that may come, 1 to `MAX_DESCRIPTORS`; more break the format
  * @throws {PassfdError} as `recvHandle`
  */
 export async function recvFds(
@@ -99,8 +98,8 @@ async function recvExactlyFds(
       if (length < least || length > most || announced !== length % 256) {
         throw new PassfdError(
           'ERR_HANDLE',
-          `Wanted ${least === most ? most : `up to ${most}`} descriptors; the other end announced ${announced}, and ${length} came` +
-            (length === 0 ? ': most likely this is no handle but a frame, from send' : ' and were closed'),
+          `Expected ${least === most ? most : `up to ${most}`} descriptors; the other end announced ${announced}, and ${length} came` +
+            (length === 0 ? ': most likely this is a frame from send, and not a handle' : ' and were closed'),
         );
       }
       return message.takeDescriptors();
@@ -109,7 +108,7 @@ async function recvExactlyFds(
   );
 }
 
-/** Given up here, the connection ends: an acknowledgement that comes later would be taken for something else. */
+/** When aborted, it closes the connection: a late acknowledgement would be taken for something else. */
 async function recvAcknowledgement(socket: Connection | StreamSocket, options: HandleOptions): Promise<void> {
   await inTurn(socket, async () => {
     using message = await streamOf(socket)

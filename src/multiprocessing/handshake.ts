@@ -1,8 +1,9 @@
-// The handshake of one new connection, against the clock: it ends authenticated, or closed.
+// The handshake of one new connection, with a time limit: the connection ends authenticated or closed.
 import { PassfdError } from '../fd/index.js';
+import { hasHungUp, whenAborted } from '../fd/internal.js';
 import type { Connection } from './connection.js';
 
-/** Both ends speak within milliseconds; a machine under load, or a Python that is busy elsewhere, may take seconds. */
+/** Both ends answer within milliseconds. A machine under load, or a busy Python, may take seconds. */
 export const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /**
@@ -23,10 +24,9 @@ export async function shakeHands(
       ),
     );
   }, timeoutMs);
-  const abort = (): void => {
-    connection.socket.discard(signal?.reason);
-  };
-  signal?.addEventListener('abort', abort, { once: true });
+  const detach = whenAborted(signal, (reason) => {
+    connection.socket.discard(reason);
+  });
   try {
     signal?.throwIfAborted();
     await authenticate(connection);
@@ -35,23 +35,21 @@ export async function shakeHands(
     throw toHandshakeError(error);
   } finally {
     clearTimeout(deadline);
-    signal?.removeEventListener('abort', abort);
+    detach();
   }
 }
 
-/** What breaks the format, or ends, breaks the handshake. */
+/** An end of the stream, or a broken format, is a broken handshake here. */
 function toHandshakeError(error: unknown): unknown {
+  if (hasHungUp(error)) {
+    return new PassfdError(
+      'ERR_HANDSHAKE',
+      'The other end closed the connection in the handshake; do the keys match?',
+      { cause: error },
+    );
+  }
   if (!(error instanceof PassfdError)) return error;
   switch (error.code) {
-    case 'ERR_EOF':
-    case 'ERR_PEER_GONE':
-      return new PassfdError(
-        'ERR_HANDSHAKE',
-        'The other end closed the connection in the handshake; do the keys match?',
-        {
-          cause: error,
-        },
-      );
     case 'ERR_FRAME':
     case 'ERR_FRAME_TOO_LARGE':
     case 'ERR_UNEXPECTED_DESCRIPTORS':

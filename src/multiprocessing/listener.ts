@@ -1,10 +1,11 @@
-// Listener: accepts connections from Clients, here or in Python, and lets only those in that know the key.
+// Listener: accepts connections from Clients, in Node or Python, that authenticate with the key.
 import { EventEmitter, setMaxListeners } from 'node:events';
 import { mkdtemp, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { Acceptor, listen, PassfdError, type Descriptor, type PeerCredentials } from '../fd/index.js';
+import { whenAborted } from '../fd/internal.js';
 import { fromPython, toPython, type ConnectionAddress } from './address.js';
 import { authenticateClient, toKey, type AuthKey } from './authentication.js';
 import { Connection, type ConnectionOptions } from './connection.js';
@@ -13,44 +14,44 @@ import { DEFAULT_HANDSHAKE_TIMEOUT_MS, shakeHands } from './handshake.js';
 import { checkMilliseconds } from './milliseconds.js';
 
 /**
- * Handshakes at the same time; when one more comes, one of whoever has the most gives way, so that silent clients keep
- * nobody out.
+ * Most handshakes at the same time. When one more comes, the client with the most handshakes loses one, so that silent clients
+ * keep nobody out.
  */
 const MAX_HANDSHAKES = 64;
 
 export interface ListenerOptions extends Pick<ConnectionOptions, 'maxFrameBytes' | 'pickleLimits'> {
-  /** The key that both ends know; without one, whoever can connect is let in. At least 16 random bytes make a good one. */
+  /** The key that both ends know; use at least 16 random bytes. Default: none, and then every client is accepted. */
   readonly authkey?: AuthKey;
-  /** Connections that wait in the kernel at most. */
+  /** Most connections that wait in the kernel. Default: 511. */
   readonly backlog?: number;
-  /** The file mode of a Unix socket: who may connect. The owner alone, unless it is given. */
+  /** File mode of a Unix socket: who may connect. Default: 0o600, the owner. */
   readonly mode?: number;
-  /** Time that a client has for the whole handshake. */
+  /** Time limit of a client for the whole handshake. Default: 10000. */
   readonly handshakeTimeoutMs?: number;
-  /** Looks at who has connected to a Unix socket, before anything of it is read; throws to refuse it. */
+  /** Checks the client of a Unix socket before anything is read from it; throws to refuse it. Default: no check. */
   readonly checkPeer?: (peer: PeerCredentials) => void;
   /**
-   * Whether those who connect to a Unix socket stay without trust once they are let in, until somebody says
-   * `connection.socket.trust()`: see `StreamSocket.distrust`. Until then nobody is trusted.
+   * Whether clients of a Unix socket stay distrusted after they were accepted, until `connection.socket.trust()` is called:
+   * see `StreamSocket.distrust`. Default: false. Before that, every client is distrusted.
    */
   readonly distrustsPeers?: boolean;
 }
 
 interface ListenerEvents {
-  /** A client was not let in: wrong key, broken handshake, out of time. Nobody else is affected. */
+  /** A client was refused: wrong key, broken handshake, or timeout. Other clients are not affected. */
   refused: [error: PassfdError];
   /**
-   * Accepting failed, and is tried again after a pause; told once for each error until it works again. Where nobody
-   * listens to this event, an `accept` that waits is rejected each time; and while no descriptor is free it waits on, and
-   * a process warning says so.
+   * Accepting failed, and is tried again after a pause. The event comes once for each error until accepting works again.
+   * Without a listener for it, a waiting `accept` is rejected each time; only while no descriptor is free it waits on, and a
+   * process warning reports it.
    */
   warned: [error: PassfdError];
 }
 
 /**
  * Listens for connections, as `multiprocessing.connection.Listener` does.
- * @param address a path, an abstract name or `[host, port]`; without one, a path in a new directory of its own; or a
- * listening socket that is open already, which it takes over
+ * @param address a path, an abstract name or `[host, port]`; or an open listening socket, which it takes over. Default: a path
+ * in a new directory.
  * @throws {PassfdError} as `listen`
  */
 export async function Listener(
@@ -74,24 +75,24 @@ export async function Listener(
   }
 }
 
-/** What `Listener` returns: accepts connections whose handshake succeeded, many handshakes at a time. */
+/** The result of `Listener`: accepts connections whose handshake succeeded. Many handshakes run at the same time. */
 export type Listener = ConnectionListener;
 
 class ConnectionListener
   extends EventEmitter<ListenerEvents>
   implements AsyncDisposable, AsyncIterable<Connection>
 {
-  /** Where it listens: the path, or `[host, port]`, as in Python. */
+  /** The address where it listens: the path, or `[host, port]`, as in Python. */
   readonly address: string | [host: string, port: number];
   #acceptor: Acceptor;
   readonly #key: Buffer | undefined;
   readonly #handshakeTimeoutMs: number;
-  /** Made for the socket alone, and removed with it. */
+  /** The directory that was made for the socket, and is removed with it. */
   readonly #directory: string | undefined;
   readonly #options: ListenerOptions;
   readonly #closing = new AbortController();
   readonly #handshakes = new Crowd<Handshake>(MAX_HANDSHAKES);
-  /** Let in, and not yet taken by an `accept`: at most as many as there are handshakes at a time. */
+  /** Accepted connections that no `accept` has taken yet: at most `MAX_HANDSHAKES`. */
   readonly #ready: Connection[] = [];
   readonly #waiting: Waiting[] = [];
   #isPaused = false;
@@ -110,7 +111,7 @@ class ConnectionListener
     this.#handshakeTimeoutMs = handshakeTimeoutMs;
     this.#options = options;
     this.#directory = directory;
-    // Every handshake listens to it.
+    // Every handshake adds a listener to the signal.
     setMaxListeners(0, this.#closing.signal);
     this.#feedFrom(acceptor);
   }
@@ -122,7 +123,7 @@ class ConnectionListener
       });
     });
     acceptor.feed({
-      // One at a time, while somebody waits for one: each may fail its handshake.
+      // One at a time, while an `accept` waits: each client may fail its handshake.
       room: () => (this.#waiting.length > 0 && !this.#isPaused ? 1 : 0),
       take: (descriptors) => {
         for (const descriptor of descriptors) this.#startHandshake(descriptor);
@@ -134,8 +135,9 @@ class ConnectionListener
   }
 
   /**
-   * The next connection whose handshake succeeded. Unlike in Python, a client that fails it does not end the call: it
-   * is told by the event `refused`.
+   * The next connection whose handshake succeeded. Unlike in Python, a client that fails the handshake does not end the call;
+   * the event `refused` reports it.
+   * @param options `signal` ends the waiting; default: none
    * @throws {PassfdError} `ERR_CLOSED`, `ERR_SYSTEM` (see `warned`), or the reason of the signal
    */
   accept(options: { readonly signal?: AbortSignal } = {}): Promise<Connection> {
@@ -148,22 +150,12 @@ class ConnectionListener
         resolve(ready);
         return;
       }
-      const abort = (): void => {
+      const detach = whenAborted(signal, (reason) => {
         this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
         this.#acceptor.resume();
-        reject(signal?.reason);
-      };
-      const waiting: Waiting = {
-        resolve: (connection) => {
-          signal?.removeEventListener('abort', abort);
-          resolve(connection);
-        },
-        reject: (error) => {
-          signal?.removeEventListener('abort', abort);
-          reject(error);
-        },
-      };
-      signal?.addEventListener('abort', abort, { once: true });
+        reject(reason);
+      });
+      const waiting: Waiting = { resolve, reject, detach };
       this.#waiting.push(waiting);
       this.#acceptor.resume();
     });
@@ -181,14 +173,15 @@ class ConnectionListener
     }
   }
 
-  /** The listening socket, which stays this object's own: to hand it to another process while this one is paused. */
+  /** The listening socket, which this object still owns. To pass it to another process while this one is paused. @internal */
   get acceptor(): Acceptor {
     return this.#acceptor;
   }
 
   /**
-   * Leaves whoever connects in the backlog until `resume`. Resolves when no handshake is under way any more.
-   * @param timeoutMs time for those that are; the others are refused
+   * Leaves new clients in the backlog until `resume`. Resolves when no handshake is running any more.
+   * @param timeoutMs time limit for running handshakes; after it they are refused
+   * @internal
    */
   async pause(timeoutMs: number): Promise<void> {
     this.#isPaused = true;
@@ -201,8 +194,9 @@ class ConnectionListener
   }
 
   /**
-   * Listens with another socket from now on. Who waits at the one before, which is closed, is let in.
-   * @throws {PassfdError} as `Acceptor.acceptNow`; then it listens with the one before
+   * Listens with another socket from now on. Clients that wait at the old socket are accepted; then it is closed.
+   * @throws {PassfdError} as `Acceptor.acceptNow`; then the old socket is still in use
+   * @internal
    */
   async exchange(acceptor: Acceptor): Promise<void> {
     const before = this.#acceptor;
@@ -213,18 +207,22 @@ class ConnectionListener
     await before.close();
   }
 
+  /** Ends `pause`. @internal */
   resume(): void {
     this.#isPaused = false;
     this.#acceptor.resume();
   }
 
-  /** As `close`, where another process listens on with the same socket: its file stays. */
+  /** As `close`, but the socket file stays, because another process goes on listening with the same socket. @internal */
   async abandon(): Promise<void> {
     if (!this.#acceptor.closed) this.#acceptor.release().close();
     await this.close();
   }
 
-  /** Stops listening, ends handshakes that are under way, and removes the socket file. Connections taken live on. */
+  /**
+   * Stops listening, ends running handshakes, and removes the socket file. Connections that `accept` has returned stay open.
+   * A second call does nothing.
+   */
   async close(): Promise<void> {
     if (this.#closing.signal.aborted) return;
     this.#closing.abort(new PassfdError('ERR_CLOSED', 'The listener is closed'));
@@ -244,7 +242,7 @@ class ConnectionListener
 
   #startHandshake(descriptor: Descriptor): void {
     const connection = new Connection(descriptor, this.#options);
-    // One that is refused is closed at once.
+    // Read before `#letIn`, which closes a refused connection at once.
     const origin = originOf(connection.socket);
     const handshake: Handshake = {
       connection,
@@ -253,7 +251,7 @@ class ConnectionListener
         this.#acceptor.resume();
       }),
     };
-    // Nobody makes room for one that was refused at once.
+    // It was refused at once, so no other client has to give way.
     if (connection.closed) return;
     const outgoing = this.#handshakes.enter(handshake, origin);
     outgoing?.connection.socket.discard(crowdedOutError());
@@ -270,7 +268,7 @@ class ConnectionListener
         await shakeHands(connection, authenticate, this.#handshakeTimeoutMs, signal);
       }
     } catch (error) {
-      // Not from within: what a listener of the event throws is no business of the handshake's.
+      // In the next tick: an error that a listener of the event throws must not reach the handshake.
       if (!signal.aborted) {
         process.nextTick(() => {
           this.#refuse(error as PassfdError);
@@ -280,11 +278,12 @@ class ConnectionListener
     }
     if (this.#options.distrustsPeers !== true) connection.socket.trust();
     const waiting = this.#waiting.shift();
+    waiting?.detach();
     if (waiting) waiting.resolve(connection);
     else this.#ready.push(connection);
   }
 
-  /** @throws what the option says, and then it is closed */
+  /** Closes the connection if the check throws. @throws what `checkPeer` throws */
   #checkPeer(connection: Connection): void {
     try {
       this.#options.checkPeer?.(connection.socket.peer);
@@ -305,7 +304,7 @@ class ConnectionListener
 
   #onFailed(error: PassfdError, isRepeated: boolean): void {
     const isHeard = this.listenerCount('warned') > 0;
-    // Whoever waits without a listener for the event has to hear of it every time.
+    // Without a listener for the event, a waiting caller must see every failure.
     if (!isHeard && error.code !== 'ERR_DESCRIPTOR_LIMIT') this.#rejectWaiting(error);
     else if (isRepeated) return;
     else if (isHeard) this.emit('warned', error);
@@ -313,7 +312,10 @@ class ConnectionListener
   }
 
   #rejectWaiting(error: unknown): void {
-    for (const waiting of this.#waiting.splice(0)) waiting.reject(error);
+    for (const waiting of this.#waiting.splice(0)) {
+      waiting.detach();
+      waiting.reject(error);
+    }
   }
 }
 
@@ -325,18 +327,20 @@ interface Handshake {
 function crowdedOutError(): PassfdError {
   return new PassfdError(
     'ERR_HANDSHAKE_TIMEOUT',
-    `More than ${MAX_HANDSHAKES} clients are in their handshake, and this one is the oldest of the process or host that has the most`,
+    `More than ${MAX_HANDSHAKES} handshakes are running, and this is the oldest one of the process or host that has the most`,
   );
 }
 
 function pausedError(): PassfdError {
   return new PassfdError(
     'ERR_HANDSHAKE_TIMEOUT',
-    'The listener is paused, and this client was too slow for that',
+    'The listener was paused before this client finished its handshake',
   );
 }
 
 interface Waiting {
   resolve(connection: Connection): void;
   reject(error: unknown): void;
+  /** Removes the listener from the signal. */
+  detach(): void;
 }

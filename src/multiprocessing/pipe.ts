@@ -1,18 +1,19 @@
-// Pipe: two connected ends, of which one is usually for a child.
+// Pipe: two connected ends. One of them is usually for a child process.
 import { socketPair } from '../fd/index.js';
 import { Connection } from './connection.js';
 
 /**
- * Two connections to each other, as `multiprocessing.Pipe`. One way (`duplex` false), the first only receives and the
- * second only sends; unlike Python's, that pair is still a socket, so it carries handles.
+ * Makes two connections to each other, as `multiprocessing.Pipe` does.
  *
- * For a child, Node or Python, put an end into `stdio`, and close it here once the child is started:
+ * For a child process, put one end into `stdio`, and close it here once the child is started:
  * ```ts
  * const [parentEnd, childEnd] = Pipe();
  * const child = spawn('python3', ['worker.py'], { stdio: ['inherit', 'inherit', 'inherit', childEnd.fd] });
  * childEnd.close();
  * ```
- * There it is descriptor 3: `new Connection(3)` in Node, `Connection(3)` in Python.
+ * In the child it is descriptor 3: `new Connection(3)` in Node, `Connection(3)` in Python.
+ * @param duplex when false, the first end only receives and the second only sends. Unlike Python's, such a pair is still a
+ * socket, so it carries handles. Default: true.
  * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`
  */
 export function Pipe(duplex = true): [Connection, Connection] {

@@ -1,4 +1,4 @@
-// The package as it is published: what is in it, and that it works where nothing can be compiled.
+// The package as it is published: its files, its types, and that it works where nothing can be compiled.
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ interface Manifest {
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Manifest;
 const archiveName = `passfd-${manifest.version}.tgz`;
 
-/** What a checkout does not begin with, or need not have. */
+/** Files that are not in a fresh checkout, or that it need not have. */
 const NOT_IN_A_FRESH_CHECKOUT = new Set(
   ['node_modules', '.git', 'build', 'native/prebuilds', 'bench/results'].map((name) => join(root, name)),
 );
@@ -55,7 +55,82 @@ function dependencies(): string[] {
   return Object.entries(lock.packages).flatMap(([path, { dev }]) => (path !== '' && !dev ? [path] : []));
 }
 
-/** The README's, with the README's command, but for the port. */
+/**
+ * A program of a user in TypeScript. It uses what the package exports, and must not see what passfd uses between its own
+ * parts: each `@ts-expect-error` fails when the line after it compiles.
+ */
+const USER_PROGRAM = `
+import { Acceptor, connect, Descriptor, DescriptorStream, listen, Message, PassfdError, StreamSocket } from 'passfd';
+import * as passfd from 'passfd';
+import { Client, Connection, Listener, sendHandle } from 'passfd/multiprocessing';
+import * as multiprocessing from 'passfd/multiprocessing';
+import { Dispatcher } from 'passfd/dispatcher';
+import { Supervisor } from 'passfd/supervisor';
+import { join } from 'passfd/worker';
+
+export async function use(acceptor: Acceptor, socket: StreamSocket, descriptor: Descriptor): Promise<unknown> {
+  await socket.send(Buffer.from('x'), [descriptor], { blocking: true });
+  const message: Message | null = await socket.receive(1024, { descriptors: 1 });
+  const listener: Listener = await Listener('./path', { authkey: 'key' });
+  await sendHandle(await listener.accept(), descriptor);
+  const codes: PassfdError['code'][] = ['ERR_BUSY', 'ERR_NO_WORKER'];
+  return [message, codes, Client, Connection, connect, listen, DescriptorStream, Dispatcher, Supervisor, join];
+}
+
+export function cannotUse(acceptor: Acceptor, socket: StreamSocket, descriptor: Descriptor, listener: Listener): unknown {
+  return [
+INTERNAL
+  ];
+}
+`;
+
+/** Members and exports that users must not see. */
+const INTERNAL = [
+  ...[
+    'freeze',
+    'thaw',
+    'unsent',
+    'unsentPosition',
+    'endHandoffs',
+    'setPolled',
+    'poll',
+    'discard',
+    'checkSendable',
+  ].map((name) => `socket.${name}`),
+  ...['feed', 'resume', 'keepSpare', 'acceptNow', 'inode', 'removesFile', 'fileIdentity', 'isReachable'].map(
+    (name) => `acceptor.${name}`,
+  ),
+  'Acceptor.inherit',
+  ...['inode', 'account', 'move'].map((name) => `descriptor.${name}`),
+  ...['pause', 'resume', 'exchange', 'abandon', 'acceptor'].map((name) => `listener.${name}`),
+  ...['LastWill', 'Hold', 'native', 'OrphanReaper'].map((name) => `passfd.${name}`),
+  ...['Crowd', 'originOf'].map((name) => `multiprocessing.${name}`),
+];
+
+/** Compiles it in the installed project, with the declarations of the package checked too. */
+function compilesForUsers(project: string): void {
+  const unseen = INTERNAL.map((name) => `    // @ts-expect-error\n    ${name},`).join('\n');
+  writeFileSync(join(project, 'program.mts'), USER_PROGRAM.replace('INTERNAL', unseen));
+  const compilerOptions = {
+    strict: true,
+    module: 'NodeNext',
+    target: 'ES2023',
+    lib: ['ES2023', 'ESNext.Disposable'],
+    types: ['node'],
+    typeRoots: [join(root, 'node_modules/@types')],
+    skipLibCheck: false,
+    noEmit: true,
+  };
+  const configuration = join(project, 'tsconfig.json');
+  writeFileSync(configuration, JSON.stringify({ compilerOptions, files: ['program.mts'] }));
+  const compiler = join(root, 'node_modules/typescript/bin/tsc');
+  const { status, stdout } = spawnSync(process.execPath, [compiler, '-p', configuration], {
+    encoding: 'utf8',
+  });
+  assert.deepEqual([status, stdout], [0, '']);
+}
+
+/** Runs the first program of the README with the README's command, at a free port. */
 async function runsTheFirstProgram(start: Start, readme: string, project: string): Promise<void> {
   const [, code = '', file = ''] = /^```js\n(\/\/ (\S+)\n.*?)^```$/ms.exec(readme) ?? [];
   writeFileSync(join(project, file), code);
@@ -71,10 +146,10 @@ async function runsTheFirstProgram(start: Start, readme: string, project: string
 }
 
 describe('the published package', () => {
-  it('runs nothing when it is installed', () => {
+  it('runs nothing during installation', () => {
     const hooks = ['preinstall', 'install', 'postinstall'].filter((name) => name in manifest.scripts);
     assert.deepEqual(hooks, []);
-    // npm adds an install script of its own where it sees this file.
+    // npm adds an install script of its own when it sees this file.
     assert.ok(!existsSync(join(root, 'binding.gyp')));
   });
 
@@ -94,7 +169,7 @@ describe('the published package', () => {
   });
 
   it(
-    'is packed and installed as the README says, works without being compiled, and holds no tests',
+    'is packed and installed as the README says, has types for users alone, works without a compiler, and has no tests',
     keepsDescriptors(async () => {
       const readme = readFileSync(join(root, 'README.md'), 'utf8');
       assert.match(readme, /^npm ci && npm pack /m);
@@ -118,7 +193,9 @@ describe('the published package', () => {
       const command = join(project, 'node_modules/.bin/passfd');
       assert.equal(execFileSync(command, ['--version'], { encoding: 'utf8' }), `${manifest.version}\n`);
 
-      // What was done before takes as long as the compiler.
+      compilesForUsers(project);
+
+      // The time limits begin here: compiling takes long.
       await withPrograms((start) => runsTheFirstProgram(start, readme, project))();
 
       const target = join(project, 'node_modules/passfd');

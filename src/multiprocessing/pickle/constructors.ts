@@ -1,10 +1,10 @@
 // The callables that CPython writes plain data through in older protocols: bytearray before 5, sets before 4, bytes before 3.
-// They are matched by their names, and nothing of a name is looked up or run.
+// They are matched by name only: no name is looked up, and nothing is run.
 
-/** What is made of the arguments. */
+/** Makes a value of the arguments. */
 export type Constructor = 'bytes' | 'bytearray' | 'set' | 'frozenset' | 'encode';
 
-/** @returns undefined for every other name: a class or function that data does without */
+/** @returns undefined for every other name, which plain data does not need */
 export function constructorNamed(module: unknown, name: unknown): Constructor | undefined {
   return typeof module === 'string' && typeof name === 'string'
     ? constructors.get(`${module}.${name}`)
@@ -20,7 +20,7 @@ const constructors: ReadonlyMap<string, Constructor> = new Map<string, Construct
   ['_codecs.encode', 'encode'],
 ]);
 
-/** The bytes that a str of Latin-1 stands for. @returns undefined when it is another str, or another codec */
+/** The bytes of a Latin-1 str. @returns undefined for any other str, or another codec */
 export function encodeLatin1(text: unknown, codec: unknown): Buffer | undefined {
   if (typeof text !== 'string' || (codec !== 'latin1' && codec !== 'latin-1')) return undefined;
   const bytes = Buffer.from(text, 'latin1');

@@ -1,4 +1,4 @@
-// The pickle decoder: a machine with a stack and a memo, as Python's, but one that has no instruction to run anything.
+// The pickle decoder: a machine with a stack and a memo, as Python's, but without any instruction that runs code.
 import { PassfdError } from '../../fd/index.js';
 import { constructorNamed, encodeLatin1, type Constructor } from './constructors.js';
 import { Input } from './input.js';
@@ -14,29 +14,29 @@ const LAST_PROTOCOL = 5;
  * Reads a pickle of protocol 2 to 5 that holds plain data:
  *
  * - None, bool, str: null, booleans, strings
- * - int: a number when that is a safe integer, else a bigint; float: a number
+ * - int: a number if it is a safe integer, otherwise a bigint; float: a number
  * - bytes, bytearray: `Buffer`
  * - list: array; tuple: `Tuple`; set: `Set`; frozenset: `FrozenSet`
  * - dict: an object without a prototype (`PickleDict`) when all keys are str, else `Map`; an object puts keys like '7' first
  *
- * Keys and members are None, bool, int, float and str; bytes and tuples are refused there, since a `Map` would not find
- * an equal one again. What the pickle shares, the result shares; a container that holds itself is refused.
- * @throws {PassfdError} `ERR_PICKLE` when it is malformed or over a limit, `ERR_PICKLE_REFUSED` when it is more than data
+ * Keys and members are None, bool, int, float and str. Bytes and tuples are refused there, since a `Map` would not find an
+ * equal one again. Values that the pickle shares are shared in the result. A container that contains itself is refused.
+ * @throws {PassfdError} `ERR_PICKLE` when it is malformed or over a limit, `ERR_PICKLE_REFUSED` when it names code
  */
 export function loads(bytes: Uint8Array, limits: Partial<PickleLimits> = {}): PickleValue {
   return new Decoder(bytes, completeLimits(limits)).decode();
 }
 
-/** A value that was read, one and the same in the memo and wherever it is on the stack. */
+/** A value that was read: the same object in the memo and everywhere on the stack. */
 interface Item {
   value: PickleValue;
-  /** The values in it and itself, a shared one as often as it occurs. */
+  /** Number of values in it, itself included; a shared value counts each time it occurs. */
   size: number;
-  /** 0 for what is no container. */
+  /** 0 for a value that is no container. */
   depth: number;
-  /** A list, dict or set that takes items still, as it is in no other container. Until then a dict is a `Map`. */
+  /** A list, dict or set that still takes items, because it is in no other container yet. An open dict is a `Map`. */
   isOpen: boolean;
-  /** What a name stands for. It is no value: it can only be called, or called again from the memo. */
+  /** A callable. It is no value: it can only be called, also from the memo. */
   readonly constructs?: Constructor;
 }
 
@@ -44,7 +44,7 @@ class Decoder {
   readonly #input: Input;
   readonly #limits: PickleLimits;
   readonly #stack: Item[] = [];
-  /** Where on the stack the items of each MARK begin. */
+  /** The stack index where the items of each MARK begin. */
   readonly #marks: number[] = [];
   readonly #memo: Item[] = [];
   #pushed = 0;
@@ -189,7 +189,7 @@ class Decoder {
     [members, ...others]: readonly PickleValue[],
   ): PickleValue | undefined {
     if (!Array.isArray(members) || others.length > 0) return undefined;
-    // A list that is shared is copied each time.
+    // A shared list is copied each time.
     this.#pushed += members.length;
     checkLimit(this.#limits, 'values', this.#pushed);
     const keys = members.map((member) => this.#key(member));
@@ -205,7 +205,7 @@ class Decoder {
     if (kind === 'bytearray' && args.length === 1) return Buffer.isBuffer(first) ? first : undefined;
     if (kind === 'bytes' || args.length !== 2) return undefined;
     const bytes = encodeLatin1(first, codec);
-    // A text that is shared is copied each time.
+    // A shared text is copied each time.
     this.#encodedBytes += bytes?.length ?? 0;
     checkLimit(this.#limits, 'bytes', this.#encodedBytes);
     return bytes;
@@ -221,7 +221,7 @@ class Decoder {
     this.#stack.push(item);
   }
 
-  /** The item on top. @throws {PassfdError} when there is none above the last mark */
+  /** The item on top of the stack. @throws {PassfdError} when there is none above the last mark */
   #top(): Item {
     const item = this.#stack.at(-1);
     if (!item || this.#stack.length <= (this.#marks.at(-1) ?? 0)) throw this.#malformed('a value is missing');
@@ -279,10 +279,10 @@ class Decoder {
     this.#push(item);
   }
 
-  /** @returns the container on top, which takes over the items */
+  /** @returns the container on top of the stack, which takes over the items */
   #fill(items: readonly Item[]): PickleValue {
     const container = this.#top();
-    // Before the container is asked, so that it cannot take itself: nothing that holds itself can come about.
+    // Closed before the container is looked up, so that a container cannot contain itself.
     this.#close(items);
     if (!container.isOpen) {
       throw this.#malformed('items go into no container, or one that is in another already or in itself');
@@ -291,7 +291,7 @@ class Decoder {
     return container.value;
   }
 
-  /** They are in a container from now on, or are the result. */
+  /** Closes values that are in a container from now on, or are the result. */
   #close(items: readonly Item[]): void {
     for (const item of items) {
       if (item.constructs) throw this.#refused(`has the callable ${item.constructs} as a value`);
@@ -318,7 +318,7 @@ class Decoder {
 
   #put(index: number): void {
     const item = this.#top();
-    // Python numbers them from 0 without gaps, and so nobody can ask for a memo of 2^32 entries.
+    // Python numbers them from 0 without gaps. With this check, no pickle can ask for a memo of 2^32 entries.
     if (index > this.#memo.length) {
       throw this.#malformed(`memo entry ${index} comes after ${this.#memo.length}`);
     }
@@ -342,7 +342,7 @@ class Decoder {
     return item.value;
   }
 
-  /** @param position behind the opcode */
+  /** @param position position after the opcode */
   #refuse(opcode: number, position: number): PassfdError {
     const name = refusedOpcodes.get(opcode) ?? callingOpcodes.get(opcode);
     if (name === undefined) return this.#malformed(`no opcode is ${opcode}`);

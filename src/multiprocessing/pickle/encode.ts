@@ -1,4 +1,4 @@
-// The pickle encoder: plain values into the bytes that CPython 3.8 to 3.13 write for their counterparts.
+// The pickle encoder: writes plain values as CPython 3.8 to 3.13 write their counterparts.
 import { inspect } from 'node:util';
 
 import { PassfdError } from '../../fd/index.js';
@@ -15,15 +15,15 @@ const BATCH_ITEMS = 1000;
  * Pickles a value with protocol 4:
  *
  * - null, booleans, strings: None, bool, str
- * - safe integers except -0, bigints: int; all other numbers and `Float`: float
+ * - safe integers except -0, and bigints: int; all other numbers and `Float`: float
  * - `Buffer` and every `Uint8Array`: bytes
  * - arrays: list; `Tuple`: tuple; `Set`: set; `FrozenSet`: frozenset
  * - plain objects (their own enumerable properties, without symbols), `Map`: dict
  *
- * Keys and members are null, booleans, numbers, bigints and strings. Mind that `1`, `1n` and `true` are one key in Python.
- * An object that occurs twice is written once, and so are equal strings. CPython does so for strings only when they are
- * the same object, and also for equal bytes of length 0 and 1: there its bytes differ, and mean the same.
- * @throws {PassfdError} `ERR_PICKLE_UNSUPPORTED`, which says what has no counterpart and where it is
+ * Keys and members are null, booleans, numbers, bigints and strings. In Python, `1`, `1n` and `true` are the same key. An
+ * object that occurs twice is written once, and so are equal strings. CPython writes a string once only when it is the same
+ * object, and also equal bytes of length 0 and 1: then its pickle has other bytes with the same meaning.
+ * @throws {PassfdError} `ERR_PICKLE_UNSUPPORTED`; the message names the value and its place
  */
 export function dumps(value: unknown): Buffer {
   return new Encoder().encode(value);
@@ -31,9 +31,9 @@ export function dumps(value: unknown): Buffer {
 
 class Encoder {
   readonly #output = new FramedOutput(Uint8Array.of(op.PROTO, PROTOCOL));
-  /** What was written and can be referred to: strings by value, everything else by identity. */
+  /** Values that were written and can be referred to: strings by value, everything else by identity. */
   readonly #memo = new Map<unknown, number>();
-  /** The containers around the value that is being written. */
+  /** The containers around the current value. */
   readonly #open = new Set<unknown>();
   readonly #path = ['value'];
 
@@ -77,9 +77,9 @@ class Encoder {
     this.#output.write(op.BINFLOAT, bytes);
   }
 
-  /** @returns whether the value was written before, so that a reference to it is enough */
+  /** @returns whether the value was written before; then a reference is enough */
   #saveReference(value: unknown): boolean {
-    // Python can read a container that holds itself, but a program that walks it would not end. `loads` refuses it too.
+    // Python can read a container that contains itself, but a program that walks it would not end. `loads` refuses it too.
     if (this.#open.has(value)) throw this.#unsupported('is a container that it is itself in');
     const index = this.#memo.get(value);
     if (index === undefined) return false;
@@ -218,7 +218,7 @@ class Encoder {
 
 const isName = /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u;
 
-/** CPython sees the end of a dict or set only at a batch that is not full, so that an empty one follows a full last one. */
+/** CPython ends a dict or set at a batch that is not full, so an empty batch follows a full last one. */
 function* unendedBatches<T>(items: readonly T[]): Generator<readonly T[]> {
   if (items.length === 0) return;
   for (let start = 0; start <= items.length; start += BATCH_ITEMS) {
@@ -236,7 +236,7 @@ function describe(value: unknown): string {
   return inspect(value, { depth: -1, customInspect: false, maxStringLength: 100 });
 }
 
-/** Little-endian, as short as it can be. */
+/** Little-endian, with as few bytes as possible. */
 function twosComplement(value: bigint): Buffer {
   const magnitude = value < 0n ? ~value : value;
   const length = Math.floor(magnitude.toString(2).length / 8) + 1;
@@ -256,5 +256,5 @@ function uint32(value: number): Uint8Array {
   return Uint8Array.of(value, value >>> 8, value >>> 16, value >>> 24);
 }
 
-/** The same bytes: two's complement. */
+/** As two's complement, which has the same bytes. */
 const int32 = uint32;

@@ -1,9 +1,9 @@
-// The output of the encoder, in the frames of protocol 4, which begin and end where those of CPython do.
+// The output of the encoder, in frames of protocol 4 that begin and end where CPython's do.
 import { op } from './opcodes.js';
 
-/** CPython's FRAME_SIZE_TARGET: a frame that has so many bytes ends, and a payload that has them is in none. */
+/** CPython's FRAME_SIZE_TARGET: a frame of this size ends, and a payload of this size is in no frame. */
 const FRAME_TARGET_BYTES = 65_536;
-/** CPython's FRAME_SIZE_MIN: what is shorter goes without the header. */
+/** CPython's FRAME_SIZE_MIN: a shorter frame has no header. */
 const FRAME_MIN_BYTES = 4;
 /** The opcode and 8 bytes of length, little-endian. */
 const HEADER_BYTES = 9;
@@ -11,7 +11,7 @@ const HEADER_BYTES = 9;
 export class FramedOutput {
   #bytes = Buffer.allocUnsafe(256);
   #length = 0;
-  /** Where the header of the open frame is, which is filled in at its end. */
+  /** Position of the header of the open frame. The header is filled in when the frame ends. */
   #frame: number | undefined;
 
   /** Bytes before the first frame. */
@@ -29,7 +29,7 @@ export class FramedOutput {
     this.#append(argument);
   }
 
-  /** Writes an opcode whose argument is the payload's length and the payload. */
+  /** Writes an opcode with the length of the payload and the payload. */
   writePayload(opcode: number, length: Uint8Array, payload: Uint8Array): void {
     if (payload.length < FRAME_TARGET_BYTES) {
       this.write(opcode, length);
@@ -41,14 +41,14 @@ export class FramedOutput {
     this.#append(payload);
   }
 
-  /** To be called before each value: the only place where a frame ends for its length. */
+  /** Called before each value: the only place where a frame ends because of its length. */
   beginValue(): void {
     if (this.#frame !== undefined && this.#length - this.#frame - HEADER_BYTES >= FRAME_TARGET_BYTES) {
       this.#endFrame();
     }
   }
 
-  /** @returns all that was written */
+  /** @returns the whole output */
   end(): Buffer {
     this.#endFrame();
     return this.#bytes.subarray(0, this.#length);

@@ -1,4 +1,4 @@
-// Pickles that hold data and nothing else: `dumps` and `loads`, under Python's names.
+// Pickles of plain data: `dumps` and `loads`, as in Python.
 export { loads } from './decode.js';
 export { dumps } from './encode.js';
 export { type PickleLimits } from './limits.js';

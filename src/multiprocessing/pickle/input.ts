@@ -1,4 +1,4 @@
-// The bytes of a pickle, read in order and never past their end.
+// Reads the bytes of a pickle in order, and never past their end.
 import { PassfdError } from '../../fd/index.js';
 
 export class Input {
@@ -18,7 +18,7 @@ export class Input {
     return this.#bytes.length - this.#position;
   }
 
-  /** The next bytes, as a view. @throws {PassfdError} `ERR_PICKLE` when there are not so many */
+  /** The next bytes, as a view. @throws {PassfdError} `ERR_PICKLE` when fewer are left */
   take(length: number): Buffer {
     this.checkLeft(length);
     const begin = this.#position;
@@ -26,13 +26,13 @@ export class Input {
     return this.#bytes.subarray(begin, this.#position);
   }
 
-  /** @throws {PassfdError} `ERR_PICKLE` when `length` is negative or more than what is left */
+  /** @throws {PassfdError} `ERR_PICKLE` when `length` is negative or more than the bytes that are left */
   checkLeft(length: number): void {
     if (length >= 0 && length <= this.left) return;
     throw this.malformed(`${length} bytes are announced, and ${this.left} follow`);
   }
 
-  /** Up to a newline, which is taken too. @throws {PassfdError} `ERR_PICKLE` when there is none */
+  /** The bytes before the next newline, which is consumed too. @throws {PassfdError} `ERR_PICKLE` when there is none */
   line(): string {
     const length = this.#bytes.subarray(this.#position).indexOf('\n');
     if (length < 0) throw this.malformed('a line has no end');
@@ -55,7 +55,7 @@ export class Input {
     return this.take(4).readInt32LE();
   }
 
-  /** Not exact above 2^53, where it is more than any input has. */
+  /** Not exact above 2^53, which is more than any input has. */
   uint64(): number {
     return Number(this.take(8).readBigUInt64LE());
   }

@@ -1,26 +1,31 @@
-// How much a pickle may ask of the decoder, and the error when it asks for more.
+// The limits of the decoder, and the error when a pickle exceeds one.
 import { PassfdError } from '../../fd/index.js';
 import { MAX_DEPTH } from './values.js';
 
-/** Limits above the engine's own, such as the length of a string, lead to the engine's errors instead of `ERR_PICKLE`. */
+/**
+ * Limits for the pickles that are received. With limits above those of the JavaScript engine, such as the length of a string,
+ * the engine's own errors replace `ERR_PICKLE`.
+ */
 export interface PickleLimits {
-  /** Length of the pickle. */
+  /** Length of the pickle in bytes. Default: 64 MiB; a `Connection` uses its `maxFrameBytes`. */
   readonly bytes: number;
-  /** Containers in containers. */
+  /** Nesting of containers. Default: 1000. */
   readonly depth: number;
-  /** Values, a shared one as often as it occurs: what a program meets that walks the result. */
+  /** Number of values; a shared value counts each time it occurs, as for a program that walks the result. Default: 1000000. */
   readonly values: number;
-  /** Numbers that are keys or members. V8 hashes them without a seed, so that a peer can make all of them collide. */
+  /** Keys and members that are numbers. V8 hashes these without a seed, so a peer can make all collide. Default: 10000. */
   readonly numericKeys: number;
-  /** Length of one int. The time for arithmetic on it, and for its decimal digits, grows faster than its length. */
+  /** Length of one int in bytes. The time for arithmetic and decimal digits grows faster than the length. Default: 1024. */
   readonly integerBytes: number;
 }
 
-/** @throws {TypeError} when one is not a number from 0 */
+/** @throws {TypeError} when a limit is not a number of at least 0 */
 export function completeLimits(limits: Partial<PickleLimits>): PickleLimits {
   const complete = { ...defaultLimits, ...limits };
   for (const [name, limit] of Object.entries(complete)) {
-    if (!(limit >= 0)) throw new TypeError(`The limit ${name} is a number from 0, not ${String(limit)}`);
+    if (!(limit >= 0)) {
+      throw new TypeError(`The limit ${name} is a number of at least 0, not ${String(limit)}`);
+    }
   }
   return complete;
 }
@@ -31,12 +36,12 @@ export function checkLimit(limits: PickleLimits, name: keyof PickleLimits, count
 }
 
 const defaultLimits: PickleLimits = {
-  /** As long as the frame that a `Connection` receives. */
+  /** As the default `maxFrameBytes` of a `Connection`. */
   bytes: 64 * 1024 * 1024,
   depth: MAX_DEPTH,
-  /** At most some 200 MB stay of them, and 500 MB are taken at the worst moment: as empty dicts, a byte each. */
+  /** They take 200 MB at most, and 500 MB at the worst moment: as empty dicts of one byte each. */
   values: 1_000_000,
-  /** Half a second when all of them collide; 50 000 take 16 seconds. */
+  /** They take half a second if all collide; 50 000 would take 16 seconds. */
   numericKeys: 10_000,
   integerBytes: 1024,
 };

@@ -1,6 +1,6 @@
-// The opcodes of pickles: those that are read and written here, and the names of those that are refused.
+// The opcodes of pickles: those that are read and written, and the names of those that are refused.
 
-/** All that plain data needs in protocols 2 to 5. GLOBAL, STACK_GLOBAL and REDUCE are read for a few names only. */
+/** The opcodes of plain data in protocols 2 to 5. GLOBAL, STACK_GLOBAL and REDUCE are accepted for a few names only. */
 export const op = {
   MARK: 0x28,
   EMPTY_TUPLE: 0x29,
@@ -46,14 +46,14 @@ export const op = {
   BYTEARRAY8: 0x96,
 } as const;
 
-/** Those of `op` that are refused, except for the names of plain types. */
+/** Opcodes of `op` that are refused, except with the names of plain types. */
 export const callingOpcodes: ReadonlyMap<number, string> = new Map([
   [op.GLOBAL, 'GLOBAL'],
   [op.STACK_GLOBAL, 'STACK_GLOBAL'],
   [op.REDUCE, 'REDUCE'],
 ]);
 
-/** Those that name a class, run code or refer outside, and those that plain data of protocol 2 and later does without. */
+/** Opcodes that name a class, run code or refer outside, and opcodes that plain data does not need since protocol 2. */
 export const refusedOpcodes: ReadonlyMap<number, string> = new Map([
   [0x62, 'BUILD'],
   [0x81, 'NEWOBJ'],

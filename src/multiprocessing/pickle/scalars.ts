@@ -1,4 +1,4 @@
-// The opcodes of values without parts: how each is read.
+// Reads the opcodes of values without parts: numbers, text and bytes.
 import { type Input } from './input.js';
 import { checkLimit, type PickleLimits } from './limits.js';
 import { op } from './opcodes.js';
@@ -40,7 +40,7 @@ function readText(input: Input, length: number): string {
   return text;
 }
 
-/** A copy, which neither keeps the input in memory nor changes with it. */
+/** A copy, so that the value does not keep the input in memory, and does not change with it. */
 function readBytes(input: Input, length: number): Buffer {
   return Buffer.from(input.take(length));
 }

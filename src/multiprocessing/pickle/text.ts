@@ -1,4 +1,4 @@
-// Text as pickles have it: UTF-8 that may hold lone surrogates, which is Python's "surrogatepass".
+// Text in pickles: UTF-8 that may contain lone surrogates, which is Python's "surrogatepass".
 import { isUtf8 } from 'node:buffer';
 
 /** U+FFFD, which Node writes for a lone surrogate; with the `u` flag the halves of a pair do not match. */
@@ -19,7 +19,7 @@ export function encodeText(text: string): Buffer {
 }
 
 /**
- * Two lone surrogates that make a pair come out as the character they encode: UTF-16 cannot tell them apart.
+ * Two lone surrogates in a row become the character that they encode: UTF-16 cannot tell them apart.
  * @returns undefined when the bytes are no such text
  */
 export function decodeText(bytes: Buffer): string | undefined {
@@ -31,13 +31,13 @@ export function decodeText(bytes: Buffer): string | undefined {
   return isUtf8(surrogateFree) ? decodeValid(bytes) : undefined;
 }
 
-/** Decodes by hand what is known to be valid. */
+/** Decodes valid text with lone surrogates, which Node's decoder does not accept. */
 function decodeValid(bytes: Buffer): string {
   const utf16 = Buffer.alloc(bytes.length * 2);
   let written = 0;
   for (let at = 0; at < bytes.length;) {
     const lead = bytes.readUInt8(at++);
-    // The leading ones of the first byte of several are their number.
+    // The number of leading one bits in the first byte is the number of bytes.
     const following = lead < 0x80 ? 0 : lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
     let point = following === 0 ? lead : lead & (0x3f >> following);
     for (const end = at + following; at < end; at++) point = (point << 6) | (bytes.readUInt8(at) & 0x3f);
@@ -47,7 +47,7 @@ function decodeValid(bytes: Buffer): string {
   return utf16.toString('utf16le', 0, written);
 }
 
-/** `ed a0..bf 80..bf`, which nothing else in UTF-8 looks like. @returns -1 when there is none */
+/** Finds a lone surrogate: `ed a0..bf 80..bf`, which is nothing else in UTF-8. @returns -1 when there is none */
 function nextSurrogate(bytes: Buffer, from: number): number {
   let at = bytes.indexOf(0xed, from);
   while (at !== -1 && at + SURROGATE_BYTES <= bytes.length) {

@@ -1,14 +1,14 @@
-// The JavaScript values that stand for Python's plain data, and classes for the types that JavaScript lacks.
+// The JavaScript counterparts of Python's plain data, with classes for the types that JavaScript lacks.
 
-/** What a dict may have as a key and a set as a member here. Others would be found by identity, unlike in Python. */
+/** The keys of a dict and the members of a set. Values of other types would be found by identity, unlike in Python. */
 export type PickleKey = null | boolean | number | bigint | string;
 
-/** A dict whose keys are all str; it has no prototype, so that `__proto__` is a key like any other. */
+/** A dict whose keys are all str. It has no prototype, so `__proto__` is a key like any other. */
 export interface PickleDict {
   [key: string]: PickleValue;
 }
 
-/** What `loads` returns. */
+/** The values that `loads` returns. */
 export type PickleValue =
   | PickleKey
   | Buffer
@@ -19,7 +19,7 @@ export type PickleValue =
   | Set<PickleKey>
   | FrozenSet;
 
-/** A Python tuple: `new Tuple([7, 1234])`. It is no array, whose constructor would take `3` for a length. */
+/** A Python tuple: `new Tuple([7, 1234])`. It is no array, because the constructor of an array takes `3` for a length. */
 export class Tuple<T = PickleValue> implements Iterable<T> {
   readonly items: readonly T[];
 
@@ -32,10 +32,10 @@ export class Tuple<T = PickleValue> implements Iterable<T> {
   }
 }
 
-/** A Python frozenset. It is a class of its own so that it goes back as one; nothing freezes it here. */
+/** A Python frozenset. It has a class of its own so that it is sent back as a frozenset; it is not frozen in JavaScript. */
 export class FrozenSet<T = PickleKey> extends Set<T> {}
 
-/** A Python float, for a number that would go out as an int: `new Float(1)`. */
+/** A Python float, for a number that would be sent as an int: `new Float(1)`. */
 export class Float {
   readonly value: number;
 
@@ -44,7 +44,7 @@ export class Float {
   }
 }
 
-/** Nesting that is written, and read unless a limit says otherwise: Python's recursion limit, so no Python writes more. */
+/** Deepest nesting that is written, and by default read: Python's recursion limit, so Python writes no deeper one. */
 export const MAX_DEPTH = 1000;
 
 export function isKey(value: unknown): value is PickleKey {

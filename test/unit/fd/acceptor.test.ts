@@ -189,7 +189,10 @@ describe('an Acceptor', () => {
       using accepted = await acceptor.accept();
       using file = openFile('file');
       for (const wrong of [accepted, file]) {
-        assert.throws(() => new Acceptor(wrong), { code: 'ERR_WRONG_KIND', message: /: (stream|file)$/ });
+        assert.throws(() => new Acceptor(wrong), {
+          code: 'ERR_WRONG_KIND',
+          message: /of kind (stream|file)$/,
+        });
         assert.equal(wrong.closed, false);
       }
       assert.equal(client.closed, false);

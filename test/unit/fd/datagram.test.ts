@@ -84,7 +84,7 @@ describe('sendDatagram', { skip: withoutPython }, () => {
       assert.throws(() => sendDatagram(path, Buffer.alloc(1 << 22)), failsWith('ERR_SYSTEM', /EMSGSIZE/));
       assert.throws(
         () => sendDatagram(path, x, [NOBODYS_NUMBER]),
-        failsWith('ERR_DESCRIPTOR_CLOSED', /one of the descriptors to be sent is not open/),
+        failsWith('ERR_DESCRIPTOR_CLOSED', /one of its descriptors is not open/),
       );
       const tooMany = Array.from({ length: MAX_DESCRIPTORS + 1 }, () => 0);
       assert.throws(() => sendDatagram(path, x, tooMany), failsWith('ERR_TOO_MANY_DESCRIPTORS'));

@@ -88,13 +88,13 @@ describe('a Descriptor', () => {
   );
 
   it(
-    'that was closed behind its back says so',
+    'that other code has closed fails with ERR_DESCRIPTOR_CLOSED',
     keepsDescriptors(() => {
       const descriptor = openFile('file');
       closeSync(descriptor.fd);
       assert.throws(
         () => descriptor.describe(),
-        causedBy('ERR_DESCRIPTOR_CLOSED', 'EBADF', /behind the back/),
+        causedBy('ERR_DESCRIPTOR_CLOSED', 'EBADF', /other code closed it/),
       );
       assert.throws(() => descriptor.duplicate(), causedBy('ERR_DESCRIPTOR_CLOSED', 'EBADF'));
       assert.throws(

@@ -110,7 +110,7 @@ describe('listen at a path', () => {
   it(
     'leaves alone what is not the socket of a listener',
     inDirectory(async (directory) => {
-      const inUse = { code: 'ERR_ADDRESS_IN_USE', message: /left alone/ };
+      const inUse = { code: 'ERR_ADDRESS_IN_USE', message: /is not replaced/ };
       await writeFile(`${directory}/file`, 'precious');
       await assert.rejects(listen(`${directory}/file`), inUse);
       assert.equal(await readFile(`${directory}/file`, 'utf8'), 'precious');
@@ -143,7 +143,7 @@ service.bind("${directory}/s")
 socket.send_fds(channel, [b"x"], [service.fileno()])`);
       assert.equal(alive.descriptors[0]?.describe().kind, 'datagram');
       const file = await inode(`${directory}/s`);
-      await assert.rejects(listen(`${directory}/s`), { code: 'ERR_ADDRESS_IN_USE', message: /left alone/ });
+      await assert.rejects(listen(`${directory}/s`), { code: 'ERR_ADDRESS_IN_USE', message: /is not replaced/ });
       assert.equal(await inode(`${directory}/s`), file);
     }),
   );

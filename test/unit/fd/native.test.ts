@@ -18,7 +18,7 @@ describe('a binary that was compiled from older sources', () => {
       const copy = '../../../src/fd/native.js?older';
       await assert.rejects(
         import(copy),
-        failsWith('ERR_UNSUPPORTED', /^The binary in \S+ was .* it has no lock, peer: run `npm run build`$/),
+        failsWith('ERR_UNSUPPORTED', /^The binary in \S+ is of another version: it lacks lock, peer; run `npm run build`$/),
       );
     } finally {
       loader.exports = real;

@@ -311,7 +311,7 @@ describe('a StreamSocket', () => {
       for (const wrong of [file, listening]) {
         assert.throws(() => new StreamSocket(wrong), {
           code: 'ERR_WRONG_KIND',
-          message: /: (file|listener)$/,
+          message: /of kind (file|listener)$/,
         });
         assert.equal(wrong.closed, false);
       }

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
 import { connect, listen, PassfdError, socketPair, type StreamSocket } from '../../../src/fd/index.js';
-import { Crowd, Listener, originOf, type Origin } from '../../../src/multiprocessing/index.js';
+import { Listener } from '../../../src/multiprocessing/index.js';
+import { Crowd, originOf, type Origin } from '../../../src/multiprocessing/internal.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 import { turns } from '../../support/loop.js';
