@@ -11,7 +11,7 @@ import { errno, openPair, receiveByte, runFixture, sendByte, untilReadable, with
 
 describe('the addon', () => {
   it(
-    'fails, and never crashes, whatever garbage it is called with',
+    'fails, and never crashes, with any garbage as arguments',
     keepsDescriptors(async () => {
       const { code, signal, stdout, stderr } = await runFixture('misuse', []);
       assert.deepEqual({ code, signal, stderr }, { code: 0, signal: null, stderr: '' });
@@ -191,7 +191,7 @@ describe('send and receive of the addon', () => {
 
 describe('the other functions of the addon', () => {
   it(
-    'listen, connect, accept and tell the address over TCP',
+    'listen, connect, accept and report the address over TCP',
     keepsDescriptors(async () => {
       const results = new Int32Array(2);
       const name = Buffer.alloc(NAME_LENGTH);
@@ -210,7 +210,7 @@ describe('the other functions of the addon', () => {
   );
 
   it(
-    'listen, connect and tell the name over Unix sockets, byte for byte',
+    'listen, connect and report the name over Unix sockets, byte for byte',
     keepsDescriptors(() => {
       const directory = mkdtempSync(join(tmpdir(), 'passfd-'));
       const path = Buffer.from(join(directory, 'ünix'));
@@ -239,7 +239,7 @@ describe('the other functions of the addon', () => {
   );
 
   it(
-    'set and tell flags, duplicate, shut down and count what is unread',
+    'set and read flags, duplicate, shut down, and count unread bytes',
     keepsDescriptors(() => {
       const [one, other] = openPair();
       assert.equal(native.isNonblocking(one), 0);
@@ -258,7 +258,7 @@ describe('the other functions of the addon', () => {
   );
 
   it(
-    'close the first of many, whatever one of them says, and return its error',
+    'close the first of many, also after one fails, and return the first error',
     keepsDescriptors(() => {
       const notOpen = 2 ** 31 - 1;
       const [one, other] = openPair();
@@ -285,7 +285,7 @@ describe('the other functions of the addon', () => {
   );
 
   it(
-    'never take the beginning of a text that is too long for the text',
+    'never use the beginning of a text that is too long',
     keepsDescriptors(() => {
       // Cut to the buffer's length it is a form of 0.0.0.0.
       assert.throws(() => native.listenTcp('0'.repeat(500), 0, 1, 0), TypeError);

@@ -50,7 +50,7 @@ TEST("closes thousands of descriptors of several accounts, each once")
 	close(watch);
 }
 
-TEST("delays nobody but the account whose descriptor is slow to close")
+TEST("delays only the account whose descriptor is slow to close")
 {
 	int peer, watch, others, slow = new_lingering(LINGER_SECONDS, &peer);
 	int second = new_watched(&watch), elsewhere = new_watched(&others);
@@ -69,7 +69,7 @@ TEST("delays nobody but the account whose descriptor is slow to close")
 	close(others);
 }
 
-TEST("waits for at most as many slow ones as it has threads, and closes the others when these are done")
+TEST("waits for at most as many slow closes as it has threads, and closes the others after these")
 {
 	int peers[CLOSER_MAX_THREADS], watch, fd = new_watched(&watch);
 
@@ -88,7 +88,7 @@ TEST("waits for at most as many slow ones as it has threads, and closes the othe
 	close(watch);
 }
 
-TEST("refuses a socket at once that has no descriptor in its queue, however late its account is")
+TEST("refuses a socket without a descriptor in its queue at once, even when its account is late")
 {
 	int peer, ends[2], slow = new_lingering(LINGER_SECONDS, &peer);
 	char byte;
@@ -106,7 +106,7 @@ TEST("refuses a socket at once that has no descriptor in its queue, however late
 	wait_until_closed(1);
 }
 
-TEST("queues a socket that is refused with a descriptor in its queue, after bytes too")
+TEST("queues a refused socket with a descriptor in its queue, also after bytes")
 {
 	static char bytes[32768];
 	int ends[2], watch, fd = new_watched(&watch), peer, slow = new_lingering(LINGER_SECONDS, &peer);
@@ -126,7 +126,7 @@ TEST("queues a socket that is refused with a descriptor in its queue, after byte
 	close(ends[0]);
 }
 
-TEST("takes over nothing that is not open")
+TEST("takes over no descriptor that is not open")
 {
 	int fd = new_file();
 
@@ -136,7 +136,7 @@ TEST("takes over nothing that is not open")
 	EXPECT_EQUAL(closer_total(), 0);
 }
 
-TEST("counts what waits only since its oldest was queued so long ago")
+TEST("counts waiting descriptors only when the oldest has waited long enough")
 {
 	int peer, slow = new_lingering(LINGER_SECONDS, &peer);
 

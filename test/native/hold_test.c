@@ -38,7 +38,7 @@ static int hold_or_skip(int fd)
 	return hold;
 }
 
-TEST("holds a lock behind the close of its descriptor, until that is ended")
+TEST("holds a lock after the close of its descriptor, until the hold ends")
 {
 	enter_temporary_directory();
 	int fd = open_lock();
@@ -51,7 +51,7 @@ TEST("holds a lock behind the close of its descriptor, until that is ended")
 	EXPECT_EQUAL(hold_end(hold), -EINVAL);
 }
 
-TEST("shares a lock with others that share it, and with none that wants it alone")
+TEST("shares a lock with other shared locks, and with no exclusive one")
 {
 	enter_temporary_directory();
 	int one = open_lock(), other = open_lock();
@@ -63,7 +63,7 @@ TEST("shares a lock with others that share it, and with none that wants it alone
 	close(other);
 }
 
-TEST("holds nothing but the descriptor that it was given")
+TEST("holds only the descriptor that it was given")
 {
 	int watch, watched = new_watched(&watch);
 	int hold = hold_or_skip(watch);
@@ -74,7 +74,7 @@ TEST("holds nothing but the descriptor that it was given")
 	close(watch);
 }
 
-TEST("holds so many at a time, each for itself")
+TEST("holds HOLD_MAX descriptors at a time, each on its own")
 {
 	int holds[HOLD_MAX], fd = new_file();
 
@@ -114,7 +114,7 @@ static _Noreturn void be_holder(int said)
 		pause();
 }
 
-TEST("ends with its process, though a stopped process shares all descriptors and a child lives on")
+TEST("ends with its process, even when a stopped process shares all descriptors and a child lives on")
 {
 	int said[2];
 	pid_t others[3];

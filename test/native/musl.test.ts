@@ -34,7 +34,7 @@ const withoutMusl: string | false =
     : 'needs musl-gcc, which is in musl-tools on Debian';
 
 describe('the native code with musl', () => {
-  it('compiles without a warning, and keeps each of its promises', { skip: withoutMusl }, () => {
+  it('compiles without a warning, and passes its tests', { skip: withoutMusl }, () => {
     const directory = mkdtempSync(join(tmpdir(), 'passfd-'));
     try {
       const binary = join(directory, 'passfd_test');

@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-TEST("receives bytes up to those that have a descriptor, and leaves that in the queue")
+TEST("receives bytes up to a descriptor, and leaves the descriptor in the queue")
 {
 	int ends[2], watch, has_descriptors, fd = new_watched(&watch);
 	char bytes[8];
@@ -70,7 +70,7 @@ TEST("finds a descriptor after bytes that came in many messages, or in a long on
 	}
 }
 
-TEST("receives no more bytes than are asked for where a descriptor comes after them")
+TEST("receives no more bytes than asked for when a descriptor comes after them")
 {
 	int ends[2], has_descriptors, fd = new_file();
 	char bytes[8];
@@ -139,7 +139,7 @@ TEST("finds a descriptor that came out of band, and leaves it in the queue, with
 	}
 }
 
-TEST("does not take a queue for empty that has a descriptor out of band")
+TEST("does not take a queue with an out-of-band descriptor for empty")
 {
 	for (int has_more = 0; has_more < 2; has_more++) {
 		int ends[2], watch, fd = new_watched(&watch);
@@ -159,7 +159,7 @@ TEST("does not take a queue for empty that has a descriptor out of band")
 	}
 }
 
-TEST("takes credentials for no descriptor where a socket was told to take rights only")
+TEST("does not take credentials for a descriptor when a socket takes rights only")
 {
 	const int on = 1;
 	int ends[2], has_descriptors;

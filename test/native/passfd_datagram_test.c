@@ -76,7 +76,7 @@ TEST("lends the descriptors that go with a datagram")
 	close(fd);
 }
 
-TEST("says EAGAIN when the queue of the receiver is full, whose sockets block, and sends again once there is room")
+TEST("returns EAGAIN when the queue of the receiver is full, also with blocking sockets, and sends again when there is room")
 {
 	int sent = 0;
 	ssize_t result;
@@ -92,7 +92,7 @@ TEST("says EAGAIN when the queue of the receiver is full, whose sockets block, a
 	close(fd);
 }
 
-TEST("says why a datagram cannot be sent: nothing there, nobody there, another kind of socket, or too long a name")
+TEST("returns why a datagram cannot be sent: no file, no receiver, another kind of socket, or too long a name")
 {
 	char name[200] = {'x'};
 
@@ -126,7 +126,7 @@ TEST("sends no datagram that is empty, longer than the kernel takes, or with a d
 	close(fd);
 }
 
-TEST("makes a descriptor that was inherited close-on-exec, and tells one that is not open")
+TEST("makes an inherited descriptor close-on-exec, and returns EBADF for one that is not open")
 {
 	int fd = dup(STDIN_FILENO);
 

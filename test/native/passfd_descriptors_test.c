@@ -34,7 +34,7 @@ static void close_described(int fd, enum passfd_type type, enum passfd_family fa
 	EXPECT_EQUAL(passfd_close(fd), 0);
 }
 
-TEST("describes Unix streams, also one whose peer is gone, and listeners")
+TEST("describes Unix listeners and streams, also without a peer")
 {
 	int ends[2];
 
@@ -101,13 +101,13 @@ TEST("describes both ends of a pseudo-terminal as terminals")
 	close_described(master, PASSFD_TYPE_TTY, PASSFD_OTHER, BOTH);
 }
 
-TEST("calls /dev/null and an epoll other")
+TEST("describes /dev/null and an epoll as other")
 {
 	close_described(open("/dev/null", O_RDONLY), PASSFD_TYPE_OTHER, PASSFD_OTHER, READ);
 	close_described(epoll_create1(EPOLL_CLOEXEC), PASSFD_TYPE_OTHER, PASSFD_OTHER, BOTH);
 }
 
-TEST("says EBADF for a descriptor that is not open, whatever is asked of it")
+TEST("returns EBADF from every function for a descriptor that is not open")
 {
 	struct passfd_description description;
 	struct passfd_received received;
@@ -139,7 +139,7 @@ TEST("says EBADF for a descriptor that is not open, whatever is asked of it")
 	}
 }
 
-TEST("says ENOTSOCK for a descriptor that is no socket")
+TEST("returns ENOTSOCK for a descriptor that is no socket")
 {
 	struct passfd_received received;
 	struct passfd_address address;
@@ -159,7 +159,7 @@ TEST("says ENOTSOCK for a descriptor that is no socket")
 	close(file);
 }
 
-TEST("says EMFILE, and leaves nothing open, where a descriptor is made at the limit")
+TEST("returns EMFILE, and leaves nothing open, when a descriptor is made at the limit")
 {
 	int ends[2], made[2];
 
@@ -182,7 +182,7 @@ TEST("says EMFILE, and leaves nothing open, where a descriptor is made at the li
 	EXPECT_EQUAL(passfd_close(ends[1]), 0);
 }
 
-TEST("calls a close that was interrupted done: the descriptor is free, and may be another's by now")
+TEST("counts an interrupted close as done: the descriptor is free, and may be another's by now")
 {
 	int fd = new_file();
 
@@ -233,7 +233,7 @@ TEST("sets and clears O_NONBLOCK, for every duplicate, and keeps the other flags
 	close(fd);
 }
 
-TEST("knows this process as the peer in a socket pair of its own")
+TEST("reports this process as the peer in a socket pair of its own")
 {
 	struct passfd_peer peer;
 	int ends[2];
@@ -248,7 +248,7 @@ TEST("knows this process as the peer in a socket pair of its own")
 	}
 }
 
-TEST("knows who connected, also after that process is gone")
+TEST("reports the process that connected, also after it has ended")
 {
 	struct passfd_peer peer;
 	int accepted[1], status;
@@ -316,7 +316,7 @@ TEST("frees the lock of a process that is killed")
 	close(told[1]);
 }
 
-TEST("says ENOENT for a directory that is not there, and ENOTDIR for a file")
+TEST("returns ENOENT for a missing directory, and ENOTDIR for a file")
 {
 	enter_temporary_directory();
 	EXPECT_EQUAL(passfd_lock_directory("absent"), -ENOENT);
@@ -324,7 +324,7 @@ TEST("says ENOENT for a directory that is not there, and ENOTDIR for a file")
 	EXPECT_EQUAL(passfd_lock_directory("f"), -ENOTDIR);
 }
 
-TEST("leaves none of the descriptors that it makes to a program that is started by exec")
+TEST("leaves none of its descriptors to a program that exec starts")
 {
 	static char before[4096], after[4096], with_one[4096];
 	struct passfd_received received;

@@ -88,9 +88,9 @@ static void tells_who_holds(const char *host, const char *client_host)
 	close(diagnostics);
 }
 
-TEST("tells whether anybody holds a connection over IPv4") { tells_who_holds("127.0.0.1", "127.0.0.1"); }
-TEST("tells whether anybody holds a connection over IPv6") { tells_who_holds("::1", "::1"); }
-TEST("tells whether anybody holds an IPv4 connection of an IPv6 socket")
+TEST("reports whether any process holds a connection over IPv4") { tells_who_holds("127.0.0.1", "127.0.0.1"); }
+TEST("reports whether any process holds a connection over IPv6") { tells_who_holds("::1", "::1"); }
+TEST("reports whether any process holds an IPv4 connection of an IPv6 socket")
 {
 	tells_who_holds("::ffff:127.0.0.1", "127.0.0.1");
 }
@@ -113,7 +113,7 @@ TEST("counts a descriptor in flight as held")
 	close(diagnostics);
 }
 
-TEST("takes no other connection with the same addresses for the one that is meant")
+TEST("does not take a later connection with the same addresses for the one asked about")
 {
 	int diagnostics = open_diagnostics();
 	struct connection connection = connect_over("127.0.0.1", "127.0.0.1");
@@ -139,7 +139,7 @@ static void leave_answers(int diagnostics, int count)
 		EXPECT_EQUAL(send(diagnostics, &question, sizeof question, 0), sizeof question);
 }
 
-TEST("passes over answers to other questions, but not for ever, and then goes on")
+TEST("skips answers to other questions, up to a limit, and works again after that")
 {
 	int diagnostics = open_diagnostics();
 	struct connection connection = connect_over("127.0.0.1", "127.0.0.1");
@@ -156,7 +156,7 @@ TEST("passes over answers to other questions, but not for ever, and then goes on
 	close(diagnostics);
 }
 
-TEST("tells whether anybody holds a Unix connection")
+TEST("reports whether any process holds a Unix connection")
 {
 	int diagnostics = open_diagnostics(), ends[2];
 	struct passfd_identity identity;
@@ -199,7 +199,7 @@ TEST("identifies connected TCP and Unix sockets only")
 	close(file);
 }
 
-TEST("asks on a close-on-exec socket, and says what is none")
+TEST("asks on a close-on-exec socket, and fails on another descriptor")
 {
 	struct passfd_identity identity = {.family = AF_INET};
 	int diagnostics = open_diagnostics(), file = new_file();

@@ -38,7 +38,7 @@ static int is_readable(int fd)
 	return (watched.revents & POLLIN) != 0;
 }
 
-TEST("has a process readable when it has ended, before its parent has waited for it and behind that")
+TEST("is readable when the process has ended, before and after its parent has waited for it")
 {
 	int status;
 	pid_t child = start_child();
@@ -53,7 +53,7 @@ TEST("has a process readable when it has ended, before its parent has waited for
 	EXPECT_EQUAL(passfd_close(fd), 0);
 }
 
-TEST("has a process that has ended before, as long as its parent has not waited for it")
+TEST("opens a process that has ended, until its parent has waited for it")
 {
 	siginfo_t end;
 	int status;
@@ -67,7 +67,7 @@ TEST("has a process that has ended before, as long as its parent has not waited 
 	EXPECT(waitpid(child, &status, 0) == child);
 }
 
-TEST("says ESRCH for a process that is not there any more, and EINVAL for a number that none has")
+TEST("returns ESRCH for a process that is gone, and EINVAL for a wrong number")
 {
 	int status;
 	pid_t child = start_child();

@@ -121,7 +121,7 @@ TEST("keeps no descriptor of the sending process, which SO_PASSPIDFD adds to eac
 	passes_253_where_the_receiver_has_set(SO_PASSPIDFD);
 }
 
-TEST("ends a read behind a message with descriptors, and glues the bytes before it to it")
+TEST("ends a read after a message with descriptors, and joins the bytes before it to it")
 {
 	int ends[2], one = new_file(), other = new_file();
 	char bytes[16];

@@ -58,10 +58,10 @@ static void connects_over(const char *host, enum passfd_family family)
 	close(listener);
 }
 
-TEST("listens, connects and tells both addresses over IPv4") { connects_over("127.0.0.1", PASSFD_IPV4); }
-TEST("listens, connects and tells both addresses over IPv6") { connects_over("::1", PASSFD_IPV6); }
+TEST("listens, connects and returns both addresses over IPv4") { connects_over("127.0.0.1", PASSFD_IPV4); }
+TEST("listens, connects and returns both addresses over IPv6") { connects_over("::1", PASSFD_IPV6); }
 
-TEST("hears IPv4 on an IPv6 socket, unless it is told IPv6 only")
+TEST("accepts IPv4 on an IPv6 socket, unless it is IPv6 only")
 {
 	/* A mapped address stands for the wildcard, which would be reachable from elsewhere for this moment. */
 	const char *mapped = "::ffff:127.0.0.1";
@@ -81,7 +81,7 @@ TEST("hears IPv4 on an IPv6 socket, unless it is told IPv6 only")
 	EXPECT_EQUAL(passfd_listen_tcp(mapped, 0, 1, 1), -EINVAL);
 }
 
-TEST("says EINVAL for a host that is not numeric")
+TEST("returns EINVAL for a host that is not numeric")
 {
 	const char *hosts[] = {"localhost", "", "127.0.0.1:80", "256.0.0.1", "[::1]", ":::", "127.0.0.1 "};
 
@@ -91,7 +91,7 @@ TEST("says EINVAL for a host that is not numeric")
 	}
 }
 
-TEST("says EADDRINUSE for a port on which something listens")
+TEST("returns EADDRINUSE for a port in use")
 {
 	struct passfd_address address;
 	int listener = listen_on("127.0.0.1", 0, &address);
@@ -141,7 +141,7 @@ TEST("reports a refused connection as the pending error, once")
 	close(reserved);
 }
 
-TEST("accepts the connection behind one that was reset in the backlog")
+TEST("accepts the connection after one that was reset in the backlog")
 {
 	struct linger now = {.l_onoff = 1, .l_linger = 0};
 	struct passfd_address address, live, found;

@@ -130,7 +130,7 @@ TEST("lends a descriptor: what is sent stays open here, and in flight it is a re
 	close_both(ends);
 }
 
-TEST("closes a descriptor in flight when its receiver goes without having read it")
+TEST("closes a descriptor in flight when its receiver closes without reading it")
 {
 	int ends[2], watch, fd = new_watched(&watch);
 
@@ -183,7 +183,7 @@ static size_t fill(int socket)
 	return count;
 }
 
-TEST("says EAGAIN on a full socket, blocking or not, and queues neither byte nor descriptor")
+TEST("returns EAGAIN on a full socket, blocking or not, and queues neither byte nor descriptor")
 {
 	int ends[2], watch, fd = new_watched(&watch);
 	char byte;
@@ -222,7 +222,7 @@ static void send_until_the_user_has_too_many_in_flight(void)
 	_exit(result == -ENOBUFS ? 0 : 1);
 }
 
-TEST("says ENOBUFS when too many descriptors of the user are in flight")
+TEST("returns ENOBUFS when too many descriptors of the user are in flight")
 {
 	int status;
 	pid_t child = fork();
@@ -236,7 +236,7 @@ TEST("says ENOBUFS when too many descriptors of the user are in flight")
 	EXPECT_EQUAL(status, 0);
 }
 
-TEST("says ENOMEM when the kernel has no memory for a message, of which nothing is sent then")
+TEST("returns ENOMEM when the kernel has no memory for a message, of which nothing is sent then")
 {
 	int ends[2];
 	char byte;
@@ -254,7 +254,7 @@ TEST("says ENOMEM when the kernel has no memory for a message, of which nothing 
 	close_both(ends);
 }
 
-TEST("tells the end of the stream as 0, after everything that was sent")
+TEST("returns 0 at the end of the stream, after everything that was sent")
 {
 	int ends[2], file = new_file();
 	char byte;
@@ -272,7 +272,7 @@ TEST("tells the end of the stream as 0, after everything that was sent")
 	close(ends[1]);
 }
 
-TEST("says EPIPE, without the signal, when the peer is gone")
+TEST("returns EPIPE, without the signal, when the peer is gone")
 {
 	int ends[2];
 
@@ -283,7 +283,7 @@ TEST("says EPIPE, without the signal, when the peer is gone")
 	close(ends[0]);
 }
 
-TEST("says ECONNRESET when the peer went without having read")
+TEST("returns ECONNRESET when the peer closed without reading")
 {
 	int ends[2];
 	char byte;

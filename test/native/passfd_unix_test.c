@@ -83,7 +83,7 @@ TEST("accepts blocking, close-on-exec connections from a non-blocking listener")
 	close(listener);
 }
 
-TEST("waits for no connection, though somebody has made the listener blocking")
+TEST("does not wait for a connection when another holder has made the listener blocking")
 {
 	int accepted[1];
 
@@ -94,7 +94,7 @@ TEST("waits for no connection, though somebody has made the listener blocking")
 	close(listener);
 }
 
-TEST("returns the connections that it got before the descriptors ran out, then says EMFILE, and loses none")
+TEST("returns the connections that it got before the descriptors ran out, then EMFILE, and loses none")
 {
 	int clients[3], accepted[4];
 
@@ -112,7 +112,7 @@ TEST("returns the connections that it got before the descriptors ran out, then s
 	close(listener);
 }
 
-TEST("accepts the connection behind those that died in the backlog, whatever the kernel says of them")
+TEST("accepts the connection after those that died in the backlog, with every error of theirs")
 {
 	const int errors[] = {EINTR,        ECONNABORTED, EPROTO,      ENETDOWN, ENOPROTOOPT,
 	                      EHOSTDOWN, EHOSTUNREACH, ENETUNREACH, ENONET};
@@ -130,7 +130,7 @@ TEST("accepts the connection behind those that died in the backlog, whatever the
 	close(listener);
 }
 
-TEST("says EAGAIN when only dead connections come, and finds the live one with a later call")
+TEST("returns EAGAIN when only dead connections come, and finds the live one with a later call")
 {
 	int accepted[1], calls = 0, result;
 
@@ -147,7 +147,7 @@ TEST("says EAGAIN when only dead connections come, and finds the live one with a
 	close(listener);
 }
 
-TEST("passes on an accept error that is the listener's own")
+TEST("returns an accept error of the listener itself")
 {
 	int accepted[1];
 
@@ -160,7 +160,7 @@ TEST("passes on an accept error that is the listener's own")
 
 /* Unix paths and abstract names */
 
-TEST("listens at a path of the greatest length, and says ENAMETOOLONG for one byte more")
+TEST("listens at a path of the greatest length, and returns ENAMETOOLONG for one byte more")
 {
 	char path[LONGEST_PATH + 1];
 	struct passfd_address address;
@@ -183,7 +183,7 @@ TEST("listens at a path of the greatest length, and says ENAMETOOLONG for one by
 	close(listener);
 }
 
-TEST("says EINVAL for an empty name")
+TEST("returns EINVAL for an empty name")
 {
 	EXPECT_EQUAL(passfd_listen_unix("", 0, 1, 0600), -EINVAL);
 	EXPECT_EQUAL(passfd_connect_unix("", 0), -EINVAL);
@@ -205,7 +205,7 @@ TEST("reads back the path of another program that leaves no room for a NUL")
 	close(fd);
 }
 
-TEST("listens at an abstract name of exactly its length, and tells that name")
+TEST("listens at an abstract name of exactly its length, and returns that name")
 {
 	struct sockaddr_un raw;
 	struct passfd_address address;
@@ -229,7 +229,7 @@ TEST("listens at an abstract name of exactly its length, and tells that name")
 	close(listener);
 }
 
-TEST("takes a NUL at the end of an abstract name for part of it")
+TEST("treats a NUL at the end of an abstract name as a part of it")
 {
 	char name[21];
 
@@ -244,7 +244,7 @@ TEST("takes a NUL at the end of an abstract name for part of it")
 	close(listener);
 }
 
-TEST("listens at an abstract name of the greatest length, and says ENAMETOOLONG for one byte more")
+TEST("listens at an abstract name of the greatest length, and returns ENAMETOOLONG for one byte more")
 {
 	char name[LONGEST_ABSTRACT + 1];
 	struct passfd_address address;
@@ -260,7 +260,7 @@ TEST("listens at an abstract name of the greatest length, and says ENAMETOOLONG 
 	close(listener);
 }
 
-TEST("gives the socket file the mode, whatever the umask is")
+TEST("gives the socket file the mode with any umask")
 {
 	const mode_t modes[] = {0600, 0660, 0666, 0777, 0000};
 	struct stat status;
@@ -307,7 +307,7 @@ TEST("lets another user connect as the mode says, and not otherwise")
 	close(closed);
 }
 
-TEST("says EADDRINUSE where something is, and replaces neither a file, nor a live nor a stale socket")
+TEST("returns EADDRINUSE for an existing path, and replaces no file and no live or stale socket")
 {
 	struct stat before, after;
 	int accepted[1];
@@ -344,7 +344,7 @@ TEST("leaves no file and no descriptor behind when listening fails")
 	EXPECT_EQUAL(passfd_listen_unix("absent/l", 8, 1, 0600), -ENOENT);
 }
 
-TEST("says EAGAIN when the backlog is full, and connects once there is room")
+TEST("returns EAGAIN when the backlog is full, and connects once there is room")
 {
 	int clients[16], accepted[1], count = 0, fd;
 
@@ -362,7 +362,7 @@ TEST("says EAGAIN when the backlog is full, and connects once there is room")
 	close(listener);
 }
 
-TEST("says ENOENT where nothing is, and ECONNREFUSED at a file where nobody listens any more")
+TEST("returns ENOENT without a file, and ECONNREFUSED for a file without a listener")
 {
 	enter_temporary_directory();
 	EXPECT_EQUAL(passfd_connect_unix("l", 1), -ENOENT);
@@ -370,7 +370,7 @@ TEST("says ENOENT where nothing is, and ECONNREFUSED at a file where nobody list
 	EXPECT_EQUAL(passfd_connect_unix("l", 1), -ECONNREFUSED);
 }
 
-TEST("tells no name for a socket without one, and ENOTCONN for a peer that is none")
+TEST("returns an empty name for a socket without one, and ENOTCONN without a peer")
 {
 	struct passfd_address address;
 	int ends[2];

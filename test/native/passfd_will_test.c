@@ -266,7 +266,7 @@ TEST("the will gives what was accepted to the channels, evenly, each connection 
 	expect_all_given(CLIENTS / CHANNELS);
 }
 
-TEST("the will knows the connections of a dual-stack listener, whatever family they are of")
+TEST("the will knows the connections of a dual-stack listener, of both families")
 {
 	make_channels();
 	make_clients("::1");
@@ -311,7 +311,7 @@ static void exit_with_all(void)
 	_exit(0);
 }
 
-TEST("the will is executed for a process that exits without a word")
+TEST("the will is executed for a process that exits without cancelling it")
 {
 	make_channels();
 	make_clients("127.0.0.1");
@@ -385,7 +385,7 @@ static void open_again_and_die(void)
 	die();
 }
 
-TEST("a will that is opened again knows nothing of the time before")
+TEST("a will that is opened again knows nothing from before")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0};
@@ -514,7 +514,7 @@ static void reuse_numbers_and_die(void)
 	die();
 }
 
-TEST("the will gives a new connection whose number was that of one that was handed out")
+TEST("the will gives a new connection that has the number of an earlier one that was handed out")
 {
 	static struct heard heard;
 	int given = 0;
@@ -648,7 +648,7 @@ static void expect_first_has_all(void)
 	end_clients(times, 0, CLIENTS, 1);
 }
 
-TEST("the will leaves a batch that was handed out whole, though it does not know some of its numbers")
+TEST("the will leaves a whole batch that was handed out, even when it does not know some of its numbers")
 {
 	make_channels();
 	make_clients("127.0.0.1");
@@ -767,7 +767,7 @@ static void expect_not_repeated(int is_sent)
 	end_clients(times, 0, CLIENTS, 1);
 }
 
-TEST("the will says nothing that a worker would not know, and repeats nothing for it that was not sent")
+TEST("the will sends a plain worker no unknown message, and repeats no message that was not sent")
 {
 	make_channels();
 	make_clients("127.0.0.1");
@@ -775,7 +775,7 @@ TEST("the will says nothing that a worker would not know, and repeats nothing fo
 	expect_not_repeated(0);
 }
 
-TEST("the will says nothing that a worker would not know, and repeats nothing for it that was sent")
+TEST("the will sends a plain worker no unknown message, and repeats no message that was sent")
 {
 	make_channels();
 	make_clients("127.0.0.1");
@@ -792,7 +792,7 @@ static void die_when_plain_is_gone(void)
 	hand_out(1, 2, 2, 1);
 }
 
-TEST("the will gives a message for a worker that is gone to others, though that would not have known it again")
+TEST("the will gives the message of a plain worker that is gone to others")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0};
@@ -814,7 +814,7 @@ static void send_to_gone_and_die(void)
 	hand_out(0, 0, CLIENTS, 1);
 }
 
-TEST("the will gives to others what was about to be sent to a worker that is gone, and had adopted nothing")
+TEST("the will gives others the message of a worker that is gone and had adopted nothing")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0};
@@ -833,7 +833,7 @@ TEST("the will gives to others what was about to be sent to a worker that is gon
 	end_clients(times, 0, CLIENTS, 1);
 }
 
-TEST("the will gives to nobody what a worker that is gone may have adopted")
+TEST("the will gives no worker a connection that a worker which is gone may have adopted")
 {
 	make_channels();
 	make_clients("127.0.0.1");
@@ -884,7 +884,7 @@ static void close_channels_and_die(void)
 	die();
 }
 
-TEST("the will gives nothing to a channel that was closed, whoever has its number")
+TEST("the will gives nothing to a closed channel, or to the next descriptor with its number")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0};
@@ -923,7 +923,7 @@ static void die_in_mid_frame(void)
 	die();
 }
 
-TEST("the will leaves out a channel that broke off inside a message, and one whose worker is gone")
+TEST("the will skips a channel with half a message, and one whose worker is gone")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0};
@@ -952,7 +952,7 @@ static void finish_frame_and_die(void)
 	die();
 }
 
-TEST("the will uses a channel on which a long message was sent to its end")
+TEST("the will uses a channel on which a long message was sent completely")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0};
@@ -986,7 +986,7 @@ static void die_with_full(void)
 	die();
 }
 
-TEST("the will gives to others what has no room in a channel that is full")
+TEST("the will gives others the connections for which a full channel has no room")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0};
@@ -1046,7 +1046,7 @@ static void die_without_listener(void)
 	die();
 }
 
-TEST("the will gives nothing of a listener that was removed")
+TEST("the will gives no connection of a removed listener")
 {
 	make_channels();
 	make_clients("127.0.0.1");
@@ -1115,7 +1115,7 @@ static void close_first_and_die(void)
 	die();
 }
 
-TEST("the will closes what it was told to close first before it waits for a worker")
+TEST("the will shuts down the sockets of will_close_first before it waits for a worker")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0}, watches[2];
@@ -1173,7 +1173,7 @@ static void end_control_first_and_die(void)
 	die();
 }
 
-TEST("the will refuses clients at a socket that it closes first, and gives all, though what waits there is slow to close")
+TEST("the will refuses clients at a socket of will_close_first, and gives all connections, even when its backlog is slow to close")
 {
 	static struct heard heard;
 	int times[CLIENTS] = {0}, peer, status;
@@ -1324,7 +1324,7 @@ static void live_a_round(int until)
 	}
 }
 
-TEST("the will loses nothing and gives nothing twice, at whatever moment of accepting and sending its process dies")
+TEST("the will loses nothing and gives nothing twice, at any moment of accepting and sending when its process dies")
 {
 	int result = will_open();
 	if (result == -ENOSYS || result == -EPERM)
@@ -1335,7 +1335,7 @@ TEST("the will loses nothing and gives nothing twice, at whatever moment of acce
 		live_a_round(1 + rand() % (CROWD - 2 * CHANNELS * BATCH));
 }
 
-TEST("a will that is not open keeps nothing from being sent or closed")
+TEST("without an open will, sending and closing work")
 {
 	int ends[2];
 	const struct will_handoff handoff = {1, LISTENER};

@@ -76,7 +76,7 @@ describe('accept', () => {
   );
 
   it(
-    'takes nothing that nobody asks for',
+    'takes no connection until it is asked to',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       using waiting = await clients(acceptor, 3);
@@ -88,7 +88,7 @@ describe('accept', () => {
   );
 
   it(
-    'gives up when the signal says so, and the others go on',
+    'stops waiting when the signal aborts, and other accepts go on',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       const { signal } = new AbortController();
@@ -109,7 +109,7 @@ describe('accept', () => {
 
 describe('acceptUpTo', () => {
   it(
-    'brings what waits, up to the count',
+    'brings the waiting connections, up to the count',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       using waiting = await clients(acceptor, 10);
@@ -142,7 +142,7 @@ describe('acceptUpTo', () => {
 
 describe('an Acceptor', () => {
   it(
-    'rejects what waits when it is closed, and everything after',
+    'rejects waiting accepts when it is closed, and all later ones',
     keepsDescriptors(async () => {
       const acceptor = await listen(loopback);
       const { signal } = new AbortController();
@@ -182,7 +182,7 @@ describe('an Acceptor', () => {
   );
 
   it(
-    'is made of a listening socket only, and anything else stays with the caller',
+    'accepts only a listening socket; other descriptors stay with the caller',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       using client = await connect(acceptor.address);
@@ -216,7 +216,7 @@ describe('an Acceptor', () => {
   );
 
   it(
-    'is shut down for every holder of the socket: who waits is reset, who comes is refused, and the address is free',
+    'is shut down for every holder of the socket: waiting clients are reset, new ones are refused, and the address is free',
     keepsDescriptors(async () => {
       const acceptor = await listen(loopback);
       const { address } = acceptor;
@@ -235,7 +235,7 @@ describe('an Acceptor', () => {
 
 describe('a consumer', () => {
   it(
-    'is told that clients began to wait for want of room, and when none does any more',
+    'learns when clients begin to wait because there is no room, and when none waits any more',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       const told: unknown[] = [];
@@ -265,7 +265,7 @@ describe('a consumer', () => {
   );
 
   it(
-    'is told once that no descriptor is free, and gets the connections when one is',
+    'learns once that no descriptor is free, and gets the connections when one is',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       const warnings: unknown[] = [];
@@ -364,7 +364,7 @@ describe('an acceptor that has found no free descriptor', () => {
   }
 
   it(
-    'feeds its consumer again then, and reports the same failure as repeated',
+    'feeds its consumer again when one is free, and reports the same failure as repeated',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       using limit = atTheLimit(2);
@@ -390,7 +390,7 @@ describe('an acceptor that has found no free descriptor', () => {
   );
 
   it(
-    'asks for nothing more when it was closed meanwhile',
+    'accepts nothing more when it was closed meanwhile',
     keepsDescriptors(async () => {
       const acceptor = await listen(loopback);
       using limit = atTheLimit(1);
@@ -414,7 +414,7 @@ describe('an acceptor that has found no free descriptor', () => {
   );
 
   it(
-    'fills its reserve again at once when nobody waited for it any more',
+    'fills its reserve again at once when no client waited for it any more',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       mock.timers.enable({ apis: ['setTimeout'] });
@@ -470,7 +470,7 @@ describe('an acceptor that has found no free descriptor', () => {
 
 describe('a reserve that was filled before a descriptor was closed', () => {
   it(
-    'leaves the next one to who waits',
+    'leaves the next descriptor to the sockets that wait',
     keepsDescriptors(async () => {
       await using reserved = await listen(loopback);
       await using other = await listen(loopback);
@@ -503,7 +503,7 @@ describe('a reserve that was filled before a descriptor was closed', () => {
 
 describe('a consumer of a socket at which accepting fails', () => {
   it(
-    'is told each time, whether it knows that already, and is told anew when it was over meanwhile',
+    'gets each failure, marked as repeated or not, and as new when accepting had worked meanwhile',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       const results = [-constants.errno.ENOMEM, EMFILE, -constants.errno.ENOMEM, EMFILE, undefined, EMFILE];

@@ -12,7 +12,7 @@ describe('an address', () => {
     assert.deepEqual(toAddress({ host: '::1', port: 65_535 }), { host: '::1', port: 65_535 });
   });
 
-  it('is written as people write it', () => {
+  it('is printed as people write it', () => {
     for (const [address, written] of [
       [{ path: '/run/s' }, '/run/s'],
       [{ path: '\0name' }, '@name'],

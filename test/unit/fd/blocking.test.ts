@@ -28,7 +28,7 @@ function isNonblocking(descriptor: Descriptor): boolean {
 
 describe('a connection that is sent with `blocking`', () => {
   it(
-    'arrives blocking; without it, as it was',
+    'arrives blocking; without the option it keeps its flag',
     onPair(async (left, right) => {
       const [given, otherEnd] = nonblocking();
       using connection = given;
@@ -56,7 +56,7 @@ describe('a connection that is sent with `blocking`', () => {
   }
 
   it(
-    'is the only one that changes: a listening socket stays as its event loop needs it',
+    'is the only kind that changes: a listening socket keeps the flag that its event loop needs',
     onPair(async (left, right) => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const server = createServer().listen(0, '127.0.0.1');
@@ -104,7 +104,7 @@ describe('a connection that is sent with `blocking`', () => {
   );
 
   it(
-    'is non-blocking again when it had to wait and is not sent, and whoever has its number by then is left alone',
+    'is non-blocking again when it waited and is not sent, and the next descriptor with its number is not changed',
     onPair(async (left) => {
       const { waiting } = await fill(left);
       const filled = assert.rejects(waiting, { code: 'ERR_CLOSED' });
@@ -130,7 +130,7 @@ describe('a connection that is sent with `blocking`', () => {
 
 describe('a net.Socket that is sent with `blocking` and could not be', () => {
   it(
-    'works on here',
+    'still works here',
     keepsDescriptors(async () => {
       const [left, right] = socketPair();
       using channel = left;

@@ -32,7 +32,7 @@ describe('connect to a listener whose backlog is full', () => {
   );
 
   it(
-    'gives up when the signal says so, with its reason',
+    'stops waiting when the signal aborts, with its reason',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/s`;
@@ -51,7 +51,7 @@ describe('connect to a listener whose backlog is full', () => {
 
 describe('connect with waitForListener', () => {
   it(
-    'waits until someone listens at the path, also while a left-over file is there',
+    'waits until a process listens at the path, also while a left-over file is there',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       for (const path of [`${directory.path}/s`, `${directory.path}/stale`]) {
@@ -67,7 +67,7 @@ describe('connect with waitForListener', () => {
   );
 
   it(
-    'waits until someone listens at the port',
+    'waits until a process listens at the port',
     keepsDescriptors(async () => {
       const reserved = await listen({ host: '127.0.0.1', port: 0 });
       const { address } = reserved;
@@ -82,7 +82,7 @@ describe('connect with waitForListener', () => {
   );
 
   it(
-    'gives up when the signal says so, with its reason',
+    'stops waiting when the signal aborts, with its reason',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const controller = new AbortController();
@@ -94,7 +94,7 @@ describe('connect with waitForListener', () => {
   );
 
   it(
-    'does not wait for what waiting cannot mend',
+    'does not wait after an error that waiting cannot end',
     keepsDescriptors(async () => {
       const options = { waitForListener: true };
       await assert.rejects(connect('/'.padEnd(200, 's'), options), { code: 'ERR_ADDRESS' });
@@ -105,7 +105,7 @@ describe('connect with waitForListener', () => {
 
 describe('connect over TCP', () => {
   it(
-    'gives up when the signal says so while the name is looked up, or the connection is made',
+    'stops when the signal aborts while the name is looked up, or the connection is made',
     keepsDescriptors(async () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const { port } = acceptor.address as TcpAddress;

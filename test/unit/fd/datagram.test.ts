@@ -61,7 +61,7 @@ describe('sendDatagram', { skip: withoutPython }, () => {
   );
 
   it(
-    'says false when the queue is full, and true again when there is room',
+    'returns false when the queue is full, and true when there is room again',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/d`;
@@ -75,7 +75,7 @@ describe('sendDatagram', { skip: withoutPython }, () => {
   );
 
   it(
-    'fails for an address where nobody receives, and for what cannot be sent',
+    'fails for an address without a receiver, and for messages that cannot be sent',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/d`;
@@ -97,7 +97,7 @@ describe('sendDatagram', { skip: withoutPython }, () => {
   );
 
   it(
-    'never sends its own socket for a descriptor that is closed, whose number that would get',
+    'never sends its own socket in place of a closed descriptor with the same number',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       using receiver = await bound(`${directory.path}/d`);

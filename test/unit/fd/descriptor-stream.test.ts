@@ -92,7 +92,7 @@ describe('a DescriptorStream', () => {
   );
 
   it(
-    'is destroyed when descriptors come and nobody listens for them, and closes them',
+    'closes descriptors and is destroyed when its fds event has no listener',
     onStreams(async (left, right) => {
       using file = openFile('file');
       await written(left, 'x', [file, file]);
@@ -206,7 +206,7 @@ describe('a DescriptorStream', () => {
   );
 
   it(
-    'lends what it passes: it may be closed at once, and stays open if it is not',
+    'lends what it passes: the caller may close it at once, or keep it open',
     onStreams(async (left, right) => {
       const events = recorded(right);
       using kept = openFile('kept');
@@ -239,7 +239,7 @@ describe('a DescriptorStream', () => {
 
 describe('writeWithFds', () => {
   it(
-    'refuses what cannot be passed, and the stream works on',
+    'refuses what cannot be passed, and the stream still works',
     onStreams(async (left, right) => {
       const events = recorded(right);
       const closed = openFile('closed');
@@ -296,7 +296,7 @@ describe('a DescriptorStream that is destroyed', () => {
   );
 
   it(
-    'leaks none of those either when its peer goes',
+    'leaks none of these when its peer goes',
     onPair(async (left, right) => {
       using file = openFile('file');
       const stream = stuffed(left, [file]);
@@ -323,7 +323,7 @@ describe('a DescriptorStream that is destroyed', () => {
   );
 
   it(
-    'gives a net.Socket back that it had not sent yet',
+    'gives back a net.Socket that it had not sent yet',
     onPair(async (left) => {
       await inConnectionEvent('tcp', async ({ client, socket }) => {
         const stream = stuffed(left, []);

@@ -59,7 +59,7 @@ describe('a Descriptor', () => {
   }
 
   it(
-    'is closed once, whoever has its number then',
+    'is closed once, and a second close does not hit the next descriptor with its number',
     keepsDescriptors(() => {
       const first = openFile('first');
       const { fd } = first;
@@ -108,7 +108,7 @@ describe('a Descriptor', () => {
   );
 
   it(
-    'has a duplicate with a number and an owner of its own',
+    'has a duplicate with its own number and owner',
     keepsDescriptors(() => {
       const original = openFile('file');
       using duplicate = original.duplicate();
@@ -119,7 +119,7 @@ describe('a Descriptor', () => {
     }),
   );
 
-  it('is a number that a descriptor can have', () => {
+  it('takes only numbers that a descriptor can have', () => {
     for (const wrong of [-1, 1.5, NaN, Infinity, 2 ** 31, 2 ** 32, '3', null, undefined, {}]) {
       assert.throws(() => new Descriptor(wrong as number), TypeError);
     }
@@ -180,7 +180,7 @@ describe('describe', () => {
   );
 
   it(
-    'knows what Python has: pipes, terminals, datagram sockets, memfds, epolls',
+    'describes pipes, terminals, datagram sockets, memfds and epolls that Python made',
     { skip: withoutPython },
     keepsDescriptors(async () => {
       using message = await fromPython(`
@@ -232,7 +232,7 @@ describe('the addresses of a Descriptor', () => {
   }
 
   it(
-    'are told only of sockets',
+    'exist for sockets only',
     keepsDescriptors(async () => {
       using file = openFile('file');
       assert.throws(() => file.localAddress, causedBy('ERR_SYSTEM', 'ENOTSOCK'));

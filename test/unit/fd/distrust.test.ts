@@ -18,9 +18,9 @@ async function until(fact: () => boolean): Promise<void> {
   while (!fact()) await nextTurn();
 }
 
-describe('a descriptor without trust', () => {
+describe('a distrusted descriptor', () => {
   it(
-    'is closed by a thread: only that waits when the close is slow',
+    'is closed by a thread: a slow close makes only that thread wait',
     { skip: withoutPython },
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
@@ -43,7 +43,7 @@ describe('a descriptor without trust', () => {
   );
 
   it(
-    'is closed at once when it is trusted again, and when nobody has said anything',
+    'is closed at once when it is trusted again, and by default',
     keepsDescriptors(() => {
       const before = openDescriptors();
       openFile('a').close();
@@ -56,7 +56,7 @@ describe('a descriptor without trust', () => {
   );
 
   it(
-    'is not trusted by its next owner either',
+    'stays distrusted with its next owner',
     keepsDescriptors(() => {
       const [left, right] = socketPair();
       const descriptor = left.release();
@@ -71,9 +71,9 @@ describe('a descriptor without trust', () => {
   );
 });
 
-describe('a stream socket of a peer without trust', () => {
+describe('a stream socket of a distrusted peer', () => {
   it(
-    'receives the bytes before a descriptor that nobody expects, and then says so and ends',
+    'receives the bytes before an unexpected descriptor, then fails, and then ends',
     keepsDescriptors(async () => {
       const [left, right] = socketPair();
       right.distrust(USER);
@@ -97,7 +97,7 @@ describe('a stream socket of a peer without trust', () => {
   );
 
   it(
-    'receives exactly what is asked for, though a descriptor that is expected comes after it',
+    'receives exactly the bytes asked for when an expected descriptor follows',
     keepsDescriptors(async () => {
       const [left, right] = socketPair();
       right.distrust(USER);
@@ -115,7 +115,7 @@ describe('a stream socket of a peer without trust', () => {
   );
 
   it(
-    'is closed while something slow is in its queue, and nobody waits for that',
+    'is closed while a slow descriptor is in its queue, without waiting',
     { skip: withoutPython },
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
@@ -130,9 +130,9 @@ describe('a stream socket of a peer without trust', () => {
   );
 });
 
-describe('a listening Unix socket of peers without trust', () => {
+describe('a listening Unix socket of distrusted peers', () => {
   it(
-    'is closed while something slow waits in its backlog, and its promise waits for that no longer than a second',
+    'is closed while a slow descriptor is in its backlog, and close waits for at most a second',
     { skip: withoutPython },
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();

@@ -30,7 +30,7 @@ const program = `
 
 describe('inheritDescriptor', () => {
   it(
-    'makes a descriptor close-on-exec, so that no child of this process has it',
+    'makes a descriptor close-on-exec, so that no child of this process gets it',
     { skip: withoutPython },
     () => {
       const node = [process.execPath, '--input-type=module', '--eval', program];
@@ -39,7 +39,7 @@ describe('inheritDescriptor', () => {
     },
   );
 
-  it('fails where no descriptor has the number', () => {
+  it('fails when no descriptor has the number', () => {
     assert.throws(
       () => inheritDescriptor(NOBODYS_NUMBER),
       failsWith('ERR_DESCRIPTOR_CLOSED', /this process was not started with it/),

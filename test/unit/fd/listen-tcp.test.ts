@@ -24,7 +24,7 @@ async function isServed(address: TcpAddress, asked: TcpAddress = address): Promi
 
 describe('listen and connect over TCP', () => {
   it(
-    'meet at an IPv4 address, and port 0 is a free one that the acceptor tells',
+    'meet at an IPv4 address, and the acceptor reports the free port that port 0 gave',
     keepsDescriptors(async () => {
       await isServed({ host: '127.0.0.1', port: 0 });
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
@@ -54,7 +54,7 @@ describe('listen and connect over TCP', () => {
   );
 
   it(
-    'meet at :: by IPv4 too, unless it is for IPv6 only',
+    'meet at :: over IPv4 too, unless ipv6Only is set',
     { skip: withoutIpv6 },
     keepsDescriptors(async () => {
       await isServed({ host: '127.0.0.1', port: 0 }, { host: '::', port: 0 });
@@ -68,7 +68,7 @@ describe('listen and connect over TCP', () => {
   );
 
   it(
-    'refuse a port that is taken, and one where nobody listens',
+    'refuse a port in use, and a port without a listener',
     keepsDescriptors(async () => {
       const acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const { address } = acceptor;
@@ -96,7 +96,7 @@ describe('listen and connect over TCP', () => {
   );
 
   it(
-    'take no wrong arguments',
+    'reject wrong arguments',
     keepsDescriptors(async () => {
       const host = '127.0.0.1';
       for (const port of [-1, 65_536, 1.5, NaN, '80', null, undefined]) {

@@ -48,7 +48,7 @@ describe('listen at a path', () => {
   );
 
   it(
-    'is for its own user only, unless a mode says otherwise',
+    'is for its own user by default; a mode can allow others',
     inDirectory(async (directory) => {
       for (const [mode, expected] of [
         [undefined, 0o600],
@@ -76,7 +76,7 @@ describe('listen at a path', () => {
   );
 
   it(
-    'refuses a path at which someone listens, and names the process',
+    'refuses a path at which a process listens, and names the process',
     inDirectory(async (directory) => {
       const path = `${directory}/s`;
       await using first = await listen(path);
@@ -108,7 +108,7 @@ describe('listen at a path', () => {
   );
 
   it(
-    'leaves alone what is not the socket of a listener',
+    'replaces no file that is not the socket of a listener',
     inDirectory(async (directory) => {
       const inUse = { code: 'ERR_ADDRESS_IN_USE', message: /is not replaced/ };
       await writeFile(`${directory}/file`, 'precious');
@@ -125,7 +125,7 @@ describe('listen at a path', () => {
   );
 
   it(
-    'leaves alone a link that leads nowhere',
+    'replaces no dangling link',
     inDirectory(async (directory) => {
       await symlink(`${directory}/nowhere`, `${directory}/link`);
       await assert.rejects(listen(`${directory}/link`), { code: 'ERR_ADDRESS_IN_USE' });
@@ -134,7 +134,7 @@ describe('listen at a path', () => {
   );
 
   it(
-    'leaves alone the socket of a datagram service',
+    'replaces no socket of a datagram service',
     { skip: withoutPython },
     inDirectory(async (directory) => {
       using alive = await fromPython(`
@@ -143,13 +143,16 @@ service.bind("${directory}/s")
 socket.send_fds(channel, [b"x"], [service.fileno()])`);
       assert.equal(alive.descriptors[0]?.describe().kind, 'datagram');
       const file = await inode(`${directory}/s`);
-      await assert.rejects(listen(`${directory}/s`), { code: 'ERR_ADDRESS_IN_USE', message: /is not replaced/ });
+      await assert.rejects(listen(`${directory}/s`), {
+        code: 'ERR_ADDRESS_IN_USE',
+        message: /is not replaced/,
+      });
       assert.equal(await inode(`${directory}/s`), file);
     }),
   );
 
   it(
-    'needs a directory, and says so',
+    'fails when the directory does not exist, and names it',
     inDirectory(async (directory) => {
       await assert.rejects(
         listen(`${directory}/none/s`),
@@ -161,7 +164,7 @@ socket.send_fds(channel, [b"x"], [service.fileno()])`);
   );
 
   it(
-    'takes a path of 107 bytes, and refuses one of 108',
+    'accepts a path of 107 bytes, and refuses one of 108',
     inDirectory(async (directory) => {
       const longest = `${directory}/`.padEnd(107, 's');
       assert.equal(Buffer.byteLength(longest), 107);
@@ -183,7 +186,7 @@ socket.send_fds(channel, [b"x"], [service.fileno()])`);
 
 describe('close of an Acceptor', () => {
   it(
-    'leaves a file that is somebody else’s by now',
+    'does not remove a file that another process has put there',
     inDirectory(async (directory) => {
       const path = `${directory}/s`;
       const first = await listen(path);
@@ -205,7 +208,7 @@ describe('close of an Acceptor', () => {
   );
 
   it(
-    'is over when a second call is: the path is free',
+    'resolves together with a second call, and the path is free',
     inDirectory(async (directory) => {
       const path = `${directory}/s`;
       const acceptor = await listen(path);
@@ -218,7 +221,7 @@ describe('close of an Acceptor', () => {
   );
 
   it(
-    'does not mind that the file is gone',
+    'succeeds when the file is already gone',
     inDirectory(async (directory) => {
       const acceptor = await listen(`${directory}/s`);
       await rename(`${directory}/s`, `${directory}/gone`);
@@ -302,7 +305,7 @@ s.accept()[0].sendall(b"hello")`);
 
 describe('the lock on a directory', () => {
   it(
-    'keeps others from replacing a file while its holder does',
+    'keeps other processes from replacing a file at the same time',
     inDirectory(async (directory) => {
       const path = `${directory}/s`;
       await leaveSocketFile(path);

@@ -40,7 +40,7 @@ describe('a Message', () => {
     }),
   );
 
-  it('says so when a descriptor is missing', () => {
+  it('fails with ERR_DESCRIPTOR_MISSING when a descriptor is missing', () => {
     using message = new Message(x, []);
     assert.throws(() => message.takeDescriptor(), { code: 'ERR_DESCRIPTOR_MISSING' });
   });

@@ -8,7 +8,7 @@ import { failsWith } from '../../support/errors.js';
 const require = createRequire(import.meta.url);
 
 describe('a binary that was compiled from older sources', () => {
-  it('is refused when it is loaded, by one sentence that says what to do', async () => {
+  it('is refused when it is loaded, and the message says what to do', async () => {
     const loader = require.cache[require.resolve('node-gyp-build')];
     assert.ok(loader);
     const real = loader.exports as (directory: string) => object;
@@ -18,7 +18,10 @@ describe('a binary that was compiled from older sources', () => {
       const copy = '../../../src/fd/native.js?older';
       await assert.rejects(
         import(copy),
-        failsWith('ERR_UNSUPPORTED', /^The binary in \S+ is of another version: it lacks lock, peer; run `npm run build`$/),
+        failsWith(
+          'ERR_UNSUPPORTED',
+          /^The binary in \S+ is of another version: it lacks lock, peer; run `npm run build`$/,
+        ),
       );
     } finally {
       loader.exports = real;

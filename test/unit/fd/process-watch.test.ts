@@ -20,24 +20,24 @@ describe('the identity of a process', () => {
     assert.equal(isSameProcess(process.pid, processIdentity(process.pid)), true);
   });
 
-  it('tells another process with the same number', () => {
+  it('differs from that of another process with the same pid', () => {
     assert.equal(isSameProcess(process.pid, '1'), false);
   });
 
-  it('is none of a number that no process has, and no process is taken for it', () => {
+  it('is undefined for a pid without a process, and matches no process', () => {
     assert.equal(processIdentity(NOBODY), undefined);
     assert.equal(isSameProcess(NOBODY, undefined), false);
     assert.equal(isSameProcess(NOBODY, '1'), false);
   });
 
-  it('that was not known is that of any process with the number', () => {
+  it('that was unknown matches any process with the pid', () => {
     assert.equal(isSameProcess(process.pid, undefined), true);
   });
 });
 
-describe('a watch of a process that is not there', () => {
+describe('a watch of a pid without a process', () => {
   it(
-    'tells so once, and not before it is made',
+    'reports the end once, and not before start returns',
     keepsDescriptors(async () => {
       let told = 0;
       using watch = ProcessWatch.start(NOBODY, () => told++);
@@ -51,7 +51,7 @@ describe('a watch of a process that is not there', () => {
   );
 
   it(
-    'tells nothing when it is closed before',
+    'reports nothing after close',
     keepsDescriptors(async () => {
       let told = 0;
       const watch = ProcessWatch.start(NOBODY, () => told++, { keepsAlive: true });
@@ -63,9 +63,9 @@ describe('a watch of a process that is not there', () => {
   );
 });
 
-describe('a watch of a process that lives', () => {
+describe('a watch of a live process', () => {
   it(
-    'tells nothing, and frees its descriptor when it is closed',
+    'reports nothing, and frees its descriptor when it is closed',
     keepsDescriptors(async () => {
       using watch = ProcessWatch.start(process.pid, tellsNothing);
       await turns();
@@ -74,7 +74,7 @@ describe('a watch of a process that lives', () => {
   );
 });
 
-describe('a watch of what is no process', () => {
+describe('a watch of a wrong pid', () => {
   it(
     'is a TypeError',
     keepsDescriptors(() => {

@@ -6,9 +6,9 @@ import { ReceiptWatch } from '../../../src/fd/internal.js';
 import { turns } from '../../support/loop.js';
 import { onPair, receivedText } from '../../support/stream.js';
 
-describe('a watch of receipts', { skip: process.platform !== 'linux' && 'only Linux tells' }, () => {
+describe('a watch of receipts', { skip: process.platform !== 'linux' && 'Linux only' }, () => {
   it(
-    'tells each time when the other end has received something, and not when something is sent',
+    'reports each receive of the other end, and no send',
     onPair(async (left, right) => {
       const unread: number[] = [];
       using watch = ReceiptWatch.start(left, () => unread.push(left.unreadBytes));
@@ -28,7 +28,7 @@ describe('a watch of receipts', { skip: process.platform !== 'linux' && 'only Li
   );
 
   it(
-    'tells nothing when it is closed, and leaves the socket open',
+    'reports nothing after close, and leaves the socket open',
     onPair(async (left, right) => {
       let told = 0;
       const watch = ReceiptWatch.start(left, () => told++);

@@ -50,7 +50,7 @@ describe('SocketDiagnostics', { skip: withoutDiagnostics }, () => {
   }
 
   it(
-    'tells whether anybody holds a connection that came to a Unix socket',
+    'reports whether any process holds a connection to a Unix socket',
     keepsDescriptors(async () => {
       using diagnostics = SocketDiagnostics.open();
       await using directory = await temporaryDirectory();
@@ -106,7 +106,7 @@ socket.send_fds(channel, [b"x"], [bound.fileno(), client.fileno(), udp.fileno()]
   );
 
   it(
-    'can be closed twice, and is asked no more after that',
+    'can be closed twice, and then cannot be asked any more',
     keepsDescriptors(async () => {
       const diagnostics = SocketDiagnostics.open();
       assert.ok(diagnostics);

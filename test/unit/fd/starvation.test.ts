@@ -6,7 +6,7 @@ import { awaitFreed, awaitReserve, noteFreed, stopAwaiting } from '../../../src/
 import { turns } from '../../support/loop.js';
 
 describe('a descriptor that is closed', () => {
-  it('lets one go on, the one that waits longest, and each once', async () => {
+  it('wakes one waiter, the one that waits longest, and each once', async () => {
     const told: string[] = [];
     for (const name of ['a', 'b', 'c']) awaitFreed(() => told.push(name));
     noteFreed();
@@ -22,7 +22,7 @@ describe('a descriptor that is closed', () => {
     assert.deepEqual(told, ['a', 'b', 'c']);
   });
 
-  it('lets who found none free again wait as the last', async () => {
+  it('lets a waiter that found none free wait again as the last', async () => {
     const told: string[] = [];
     const waitFor = (name: string): (() => void) => {
       const goOn = (): void => {
@@ -43,7 +43,7 @@ describe('a descriptor that is closed', () => {
     for (const goOn of all) stopAwaiting(goOn);
   });
 
-  it('goes to a reserve first, at once, and to nobody else when that takes it', async () => {
+  it('goes to a reserve first, at once, and to no waiter when the reserve takes it', async () => {
     let isFree = false;
     let isRefilled = false;
     let hasGoneOn = false;
@@ -62,7 +62,7 @@ describe('a descriptor that is closed', () => {
     assert.equal(hasGoneOn, true);
   });
 
-  it('is nothing to who has stopped waiting, also when another one has ended it meanwhile', async () => {
+  it('does not wake a waiter that has stopped waiting, also when another waiter has stopped it meanwhile', async () => {
     const told: string[] = [];
     const second = (): void => void told.push('second');
     awaitFreed(() => {

@@ -40,7 +40,7 @@ describe('an aborted receive', () => {
   );
 
   it(
-    'leaves those before and behind it in place',
+    'leaves the calls before and after it in place',
     onPair(async (left, right) => {
       const controller = new AbortController();
       const before = receivedText(right);
@@ -91,7 +91,7 @@ describe('a receiveExactly that is aborted half way', () => {
   );
 
   it(
-    'hands them out piece by piece, the descriptors with the first',
+    'gives them out in pieces, the descriptors with the first piece',
     onPair(async (left, right) => {
       using file = openFile('file');
       const controller = new AbortController();
@@ -108,7 +108,7 @@ describe('a receiveExactly that is aborted half way', () => {
   );
 
   it(
-    'gives them to a receive that waits behind it at once',
+    'gives them at once to a receive that waits after it',
     onPair(async (left, right) => {
       const controller = new AbortController();
       const aborted = right.receiveExactly(10, { signal: controller.signal });
@@ -123,7 +123,7 @@ describe('a receiveExactly that is aborted half way', () => {
   );
 
   it(
-    'gives them to the next receive even when the socket has had its turns',
+    'gives them to the next receive even when the socket has used its turns',
     onPair(async (left, right) => {
       const controller = new AbortController();
       const aborted = right.receiveExactly(200, { signal: controller.signal });
@@ -213,7 +213,7 @@ describe('an aborted send', () => {
   );
 
   it(
-    'is finished all the same once a part of it is sent, or the stream would be broken',
+    'is still finished once a part of it is sent, so that the stream is not broken',
     onPair(async (left, right) => {
       const bytes = Buffer.alloc(2_000_000, 'abcdefg');
       const controller = new AbortController();
@@ -239,7 +239,7 @@ describe('an aborted send', () => {
   );
 
   it(
-    'lets close() finish when it was the last that waited',
+    'lets close() finish when it was the last waiting send',
     onPair(async (left, right) => {
       const controller = new AbortController();
       const { waiting, taken } = await fill(left);

@@ -34,7 +34,7 @@ describe('close', () => {
   );
 
   it(
-    'rejects receives that wait at once, whatever sends wait',
+    'rejects waiting receives at once, even while sends wait',
     onPair(async (left) => {
       const { waiting } = await fill(left);
       const receives = [left.receive(), left.receiveExactly(3), left.untilReadable()];
@@ -62,7 +62,7 @@ describe('close', () => {
   );
 
   it(
-    'ends when the peer goes and what it waits for fails',
+    'ends when the peer goes and the sends fail',
     onPair(async (left, right) => {
       const { waiting } = await fill(left);
       const closed = left.close();
@@ -109,7 +109,7 @@ describe('close', () => {
 
 describe('destroy', () => {
   it(
-    'rejects all that waits, and closes the descriptors that were to be sent',
+    'rejects all waiting calls, and closes the descriptors that were to be sent',
     onPair(async (left) => {
       const { waiting } = await fill(left);
       using file = openFile('file');
@@ -122,7 +122,7 @@ describe('destroy', () => {
   );
 
   it(
-    'closes the descriptors that a receive has half of',
+    'closes the descriptors of a half-finished receive',
     onPair(async (left, right) => {
       using file = openFile('file');
       const receive = right.receiveExactly(3, { descriptors: 1 });
@@ -175,7 +175,7 @@ describe('destroy', () => {
 
 describe('end', () => {
   it(
-    'ends one direction, behind what was sent before',
+    'ends one direction, after everything that was sent before',
     onPair(async (left, right) => {
       const { taken, waiting } = await fill(left);
       const ended = left.end();
@@ -206,7 +206,7 @@ describe('release', () => {
   );
 
   it(
-    'refuses while something waits, and the socket works on',
+    'refuses while a call waits, and the socket still works',
     onPair(async (left, right) => {
       const receive = receivedText(left);
       assert.throws(() => left.release(), { code: 'ERR_BYTES_ALREADY_READ' });
@@ -224,7 +224,7 @@ describe('release', () => {
 
 describe('a peer that is gone', () => {
   it(
-    'fails the send, and all that wait behind it',
+    'fails the send, and all that wait after it',
     onPair(async (left, right) => {
       using file = openFile('file');
       const { waiting } = await fill(left);
@@ -237,7 +237,7 @@ describe('a peer that is gone', () => {
   );
 
   it(
-    'is told once as a reset when it left something unread, and then as the end',
+    'is reported once as a reset when it left bytes unread, and then as the end',
     onPair(async (left, right) => {
       await left.send(Buffer.from('never read'));
       await right.send(Buffer.from('before'));
@@ -249,7 +249,7 @@ describe('a peer that is gone', () => {
   );
 
   it(
-    'rejects a receive that waits, also one that has a part',
+    'rejects a waiting receive, also a half-finished one',
     onPair(async (left, right) => {
       using file = openFile('file');
       await left.send(Buffer.from('never read'));
@@ -262,7 +262,7 @@ describe('a peer that is gone', () => {
   );
 
   it(
-    'is told of a TCP connection that was reset',
+    'is reported when a TCP connection was reset',
     keepsDescriptors(async () => {
       const server = createServer().listen(0, '127.0.0.1');
       await once(server, 'listening');
@@ -283,7 +283,7 @@ describe('a peer that is gone', () => {
 
 describe('shutdown', () => {
   it(
-    'lets the other end send no more, and still brings what had come',
+    'lets the other end send no more, and still delivers what had come',
     onPair(async (left, right) => {
       using file = openFile('file');
       await right.send(Buffer.from('before'), [file]);
@@ -346,7 +346,7 @@ describe('shutdown', () => {
   );
 
   it(
-    'resets what a TCP peer sends from then on, behind what had come',
+    'resets what a TCP peer sends later, after delivering what had come',
     keepsDescriptors(async () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       using client = await connect(acceptor.address);

@@ -16,7 +16,7 @@ function texts(unsent: readonly Unsent[]): string[][] {
 
 describe('a frozen StreamSocket', () => {
   it(
-    'takes nothing off the socket, whether the receive began before or behind it, until it thaws',
+    'receives nothing until it thaws, whether the receive began before or after the freeze',
     onPair(async (left, right) => {
       const before = receivedText(right);
       right.freeze();
@@ -35,7 +35,7 @@ describe('a frozen StreamSocket', () => {
   );
 
   it(
-    'sends nothing until it thaws, and then everything in its order',
+    'sends nothing until it thaws, and then everything in order',
     onPair(async (left, right) => {
       left.freeze();
       using file = openFile('file');
@@ -51,7 +51,7 @@ describe('a frozen StreamSocket', () => {
   );
 
   it(
-    'tells what is unsent: the rest of what was sent in part, and its descriptors with what was not',
+    'lists what is unsent: the rest of a message that was sent in part, and whole messages with their descriptors',
     onPair(async (left, right) => {
       // More than the kernel takes.
       const large = randomBytes(1_000_000);
@@ -74,7 +74,7 @@ describe('a frozen StreamSocket', () => {
   );
 
   it(
-    'that is destroyed rejects what waits, and does not go on when it is thawed',
+    'rejects waiting calls when it is destroyed, and does not go on when it is thawed',
     onPair(async (left, right) => {
       left.freeze();
       const sending = left.send(Buffer.from('never'));

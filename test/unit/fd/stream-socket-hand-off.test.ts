@@ -14,7 +14,7 @@ const handoff = (position: number): { handoff: { position: number; listener: num
 
 describe('a hand-off that waits and cannot be sent', () => {
   it(
-    'is followed by no other, and by everything else',
+    'is followed by no other hand-off, and by every other message',
     onPair(async (left, right) => {
       const { taken } = await fill(left);
       using closed = openFile('closed');
@@ -38,7 +38,7 @@ describe('a hand-off that waits and cannot be sent', () => {
   );
 
   it(
-    'leaves the others as they are where the channel counts no positions',
+    'does not affect the others when the channel counts no positions',
     onPair(async (left, right) => {
       const lone = { handoff: { position: 1, listener: 0, isLone: true } };
       const { taken } = await fill(left);

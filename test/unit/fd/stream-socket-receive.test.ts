@@ -9,7 +9,7 @@ import { onPair, received, receivedText } from '../../support/stream.js';
 
 describe('a receive', () => {
   it(
-    'brings bytes and descriptors as they were sent',
+    'delivers bytes and descriptors as they were sent',
     onPair(async (left, right) => {
       using first = openFile('first');
       using second = openFile('second');
@@ -21,7 +21,7 @@ describe('a receive', () => {
   );
 
   it(
-    'waits for what is not there yet',
+    'waits for bytes that have not come yet',
     onPair(async (left, right) => {
       const receive = receivedText(right);
       assert.equal(await isPending(receive), true);
@@ -61,7 +61,7 @@ describe('a receive', () => {
   );
 
   it(
-    'reads nothing while nobody asks, so that another process finds every byte',
+    'reads nothing without a receive, so that another process finds every byte',
     onPair(async (left, right) => {
       const first = receivedText(right); // makes it watch the socket
       await left.send(Buffer.from('first'));
@@ -75,7 +75,7 @@ describe('a receive', () => {
   );
 
   it(
-    'ends behind a message with descriptors, and may bring the bytes before it',
+    'ends after a message with descriptors, and may bring the bytes before it',
     onPair(async (left, right) => {
       using file = openFile('file');
       await left.send(Buffer.from('before,'));
@@ -147,7 +147,7 @@ describe('a receive', () => {
 
 describe('a receive that says how many descriptors may come', () => {
   it(
-    'closes all when more come, and leaves the bytes to the next',
+    'closes all when more come, and leaves the bytes to the next receive',
     onPair(async (left, right) => {
       using file = openFile('file');
       for (const descriptors of [0, 1]) {
@@ -162,7 +162,7 @@ describe('a receive that says how many descriptors may come', () => {
   );
 
   it(
-    'takes a whole number of them only',
+    'accepts only a whole number of them',
     onPair(async (_, right) => {
       for (const descriptors of [-1, 0.5, Number.NaN]) {
         await assert.rejects(right.receive(1, { descriptors }), TypeError);
@@ -202,7 +202,7 @@ describe('receiveExactly', () => {
   );
 
   it(
-    'takes no descriptor that it was not told of, and leaves the bytes to the next receive',
+    'accepts no descriptor without the option, and leaves the bytes to the next receive',
     onPair(async (left, right) => {
       using file = openFile('file');
       const receive = right.receiveExactly(4);
@@ -215,7 +215,7 @@ describe('receiveExactly', () => {
   );
 
   it(
-    'takes so many descriptors in all, however they come',
+    'accepts the given number of descriptors in all, together or one by one',
     onPair(async (left, right) => {
       using file = openFile('file');
       const receive = right.receiveExactly(4, { descriptors: 3 });
@@ -228,7 +228,7 @@ describe('receiveExactly', () => {
   );
 
   it(
-    'counts the descriptors of what a receive before it had put back',
+    'counts the descriptors that an earlier receive had put back',
     onPair(async (left, right) => {
       using file = openFile('file');
       const controller = new AbortController();
@@ -254,7 +254,7 @@ describe('receiveExactly', () => {
   );
 
   it(
-    'takes no memory for a length that was only announced',
+    'takes no memory for a length that is only announced',
     onPair(async (left, right) => {
       const before = process.memoryUsage().arrayBuffers;
       const receive = right.receiveExactly(Number.MAX_SAFE_INTEGER);
@@ -273,7 +273,7 @@ describe('receiveExactly', () => {
   );
 
   it(
-    'rejects with ERR_EOF when the stream ends inside, and closes what had come',
+    'rejects with ERR_EOF when the stream ends early, and closes the descriptors that had come',
     onPair(async (left, right) => {
       using file = openFile('file');
       await left.send(Buffer.from('abc'), [file]);
@@ -301,7 +301,7 @@ describe('peek', () => {
   );
 
   it(
-    'tells "nothing yet" and "the end" apart',
+    'distinguishes "nothing yet" from "the end"',
     onPair((left, right) => {
       assert.equal(right.peek(), null);
       left.destroy();
@@ -348,7 +348,7 @@ describe('untilReadable', () => {
 
 describe('iterating over a StreamSocket', () => {
   it(
-    'ends with the stream, and closes what the body leaves',
+    'ends with the stream, and closes the descriptors that the body leaves',
     onPair(async (left, right) => {
       using file = openFile('file');
       for (const text of ['1', '2', '3']) await left.send(Buffer.from(text), [file, file]);
@@ -364,7 +364,7 @@ describe('iterating over a StreamSocket', () => {
   );
 
   it(
-    'closes what the body leaves when it breaks or throws',
+    'closes the descriptors that the body leaves when it breaks or throws',
     onPair(async (left, right) => {
       using file = openFile('file');
       await left.send(Buffer.from('1'), [file]);

@@ -87,7 +87,7 @@ describe('a send', () => {
   );
 
   it(
-    'does not touch what the caller reuses after it is settled',
+    'does not touch a buffer that the caller reuses after it has settled',
     onPair(async (left, right) => {
       const bytes = Buffer.from('first');
       await left.send(bytes);
@@ -138,7 +138,7 @@ describe('a send beyond the buffer', () => {
   );
 
   it(
-    'brings 5 MB with descriptors once',
+    'delivers 5 MB, and the descriptors once',
     onPair(async (left, right) => {
       const bytes = Buffer.alloc(5_000_000, 'every byte once, ');
       const files = ['a', 'b', 'c'].map(openFile);
@@ -153,7 +153,7 @@ describe('a send beyond the buffer', () => {
   );
 
   it(
-    'brings its descriptors once too when it had to wait before its first byte',
+    'delivers its descriptors once when it waited before its first byte, too',
     onPair(async (left, right) => {
       const { taken, waiting } = await fill(left);
       using file = openFile('file');
@@ -169,7 +169,7 @@ describe('a send beyond the buffer', () => {
   );
 
   it(
-    'is rejected when its bytes are taken away while it waits, and what waits behind it is sent',
+    'is rejected when its bytes are detached while it waits, and later messages are sent',
     onPair(async (left, right) => {
       using file = openFile('file');
       const { taken, waiting } = await fill(left);
@@ -184,7 +184,7 @@ describe('a send beyond the buffer', () => {
   );
 
   it(
-    'ends the sending when its bytes are taken away behind the first of them: half a message cannot be mended',
+    'ends the sending when its bytes are detached after the first: half a message cannot be repaired',
     onPair(async (left, right) => {
       const bytes = new Uint8Array(2_000_000);
       const rejected = assert.rejects(left.send(bytes), TypeError);
@@ -201,7 +201,7 @@ describe('a send beyond the buffer', () => {
   );
 
   it(
-    'brings what two ends send each other at the same time',
+    'delivers what two ends send each other at the same time',
     onPair(async (left, right) => {
       const bytes = Buffer.alloc(3_000_000, 'abcdefg');
       const sends = [left.send(bytes), right.send(bytes)];
@@ -241,7 +241,7 @@ describe('a message', () => {
   );
 
   it(
-    'is bytes, and nothing else',
+    'takes bytes only',
     onPair(async (left) => {
       for (const wrong of ['text', [1, 2], new Uint16Array(2), null, undefined, 7]) {
         await assert.rejects(left.send(wrong as unknown as Uint8Array), TypeError);
@@ -268,7 +268,7 @@ describe('a message', () => {
   );
 
   it(
-    'with a number that nobody has open is refused when it has to wait too',
+    'with a number that is not open is refused when it has to wait, too',
     onPair(async (left) => {
       using file = openFile('file');
       const { waiting } = await fill(left);
@@ -303,7 +303,7 @@ describe('a TCP connection', () => {
 
 describe('a StreamSocket', () => {
   it(
-    'is made of a connected stream socket only, and anything else stays with the caller',
+    'accepts only a connected stream socket; other descriptors stay with the caller',
     keepsDescriptors(async () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       using file = openFile('file');
@@ -322,7 +322,7 @@ describe('a StreamSocket', () => {
   );
 
   it(
-    'takes its descriptor over, so that the giver cannot close it',
+    'takes over its descriptor, so that the giver cannot close it',
     onPair(async (left, right) => {
       using giver = left.release();
       using taker = new StreamSocket(giver);
@@ -334,7 +334,7 @@ describe('a StreamSocket', () => {
   );
 
   it(
-    'knows who is at the other end',
+    'reports the process at the other end',
     onPair((left) => {
       assert.deepEqual(left.peer, { pid: process.pid, uid: process.getuid?.(), gid: process.getgid?.() });
       assert.deepEqual(left.localAddress, { path: '' });
@@ -353,7 +353,7 @@ async function pass(ms: number): Promise<void> {
   }
 }
 
-describe('a send that the kernel refuses without a way to tell when it takes more', () => {
+describe('a send that the kernel refuses, without an event for when to try again', () => {
   const clock = { apis: ['setTimeout'] as 'setTimeout'[] };
 
   it(
@@ -377,7 +377,7 @@ describe('a send that the kernel refuses without a way to tell when it takes mor
   );
 
   it(
-    'has the whole time for memory after it has waited for others to receive',
+    'has the full time for memory after it has waited for others to receive',
     onPair(async (left, right) => {
       using file = openFile('file');
       const refused = failing('send', left.fd, 'ENOBUFS');
@@ -401,7 +401,7 @@ describe('a send that the kernel refuses without a way to tell when it takes mor
   );
 
   it(
-    'has the whole time for memory though one before it has waited for that, and was given up',
+    'has the full time for memory after an earlier send waited for it and was aborted',
     onPair(async (left) => {
       using file = openFile('file');
       const abort = new AbortController();
@@ -426,7 +426,7 @@ describe('a send that the kernel refuses without a way to tell when it takes mor
   );
 
   it(
-    'waits without a limit for others to receive, and one warning says so',
+    'waits without a limit for others to receive, and warns once',
     onPair(async (left, right) => {
       using file = openFile('file');
       const refused = failing('send', left.fd, 'ENOBUFS');

@@ -10,7 +10,7 @@ import { onPair, received, receivedText } from '../../support/stream.js';
 
 describe('a socket that always has something to read', () => {
   it(
-    'leaves timers and other sockets their turn',
+    'gives timers and other sockets their turn',
     onPair(async (left, right) => {
       const [otherLeft, otherRight] = socketPair();
       using from = otherLeft;
@@ -29,7 +29,7 @@ describe('a socket that always has something to read', () => {
   );
 
   it(
-    'leaves them their turn when what it reads was there before',
+    'gives them their turn when the bytes had come before',
     onPair(async (left, right) => {
       const COUNT = 200;
       for (let sent = 0; sent < COUNT; sent++) await left.send(Buffer.from('x'));
@@ -43,7 +43,7 @@ describe('a socket that always has something to read', () => {
 
 describe('a receiveExactly of what came in many messages', () => {
   it(
-    'leaves the event loop its turn',
+    'gives the event loop its turn',
     onPair(async (left, right) => {
       const COUNT = 200;
       using file = openFile('file');
@@ -63,7 +63,7 @@ describe('a receiveExactly of what came in many messages', () => {
 
 describe('a socket that always takes what is sent', () => {
   it(
-    'leaves the event loop its turn',
+    'gives the event loop its turn',
     onPair(async (left, right) => {
       const COUNT = 200;
       let count = 0;
@@ -77,7 +77,7 @@ describe('a socket that always takes what is sent', () => {
 
 describe('a peer that is gone after many messages', () => {
   it(
-    'is read to the end, and the reset is told behind the last message',
+    'is read to the end, and the reset is reported after the last message',
     onPair(async (left, right) => {
       using file = openFile('file');
       const first = received(right.receive());
@@ -118,7 +118,7 @@ describe('a socket that is polled', () => {
   );
 
   it(
-    'receives by itself again when it is polled no more',
+    'receives by itself again when polling is off',
     onPair(async (left, right) => {
       right.setPolled(true);
       const waiting = receivedText(right);
@@ -136,7 +136,7 @@ describe('a socket that is polled', () => {
   );
 
   it(
-    'sends as ever, and may be closed',
+    'sends as usual, and can be closed',
     onPair(async (left, right) => {
       right.setPolled(true);
       await right.send(Buffer.from('x'));

@@ -32,7 +32,7 @@ async function refusesAllBut(
 
 describe('a descriptor of the wrong kind', () => {
   it(
-    'is refused by name, and stays with its owner',
+    'is refused, the error names its kind, and it stays with its owner',
     keepsDescriptors(async () => {
       const [left, right] = socketPair();
       using stream = left.release();
@@ -119,7 +119,7 @@ describe('toSocket', () => {
 
 describe('toServer', () => {
   it(
-    'gives the server that is handed to it, also an HTTP server, with the connections that waited',
+    'makes the given server listen, also an HTTP server, and it gets the connections that waited',
     keepsDescriptors(async () => {
       const acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const { port } = acceptor.address as TcpAddress;
@@ -140,7 +140,7 @@ describe('toServer', () => {
   );
 
   it(
-    'refuses a server that listens already, which works on, and so does the descriptor',
+    'refuses a server that listens already; the server and the descriptor still work',
     keepsDescriptors(async () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const busy = createServer((socket) => socket.end('busy')).listen(0, '127.0.0.1');
@@ -160,7 +160,7 @@ describe('toServer', () => {
 
 describe('toServer with a server whose listen throws', () => {
   it(
-    'rejects with that, and leaves no listener and no descriptor behind',
+    'rejects with that error, and leaves no listener and no descriptor behind',
     keepsDescriptors(async () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       using listening = acceptor.duplicate();

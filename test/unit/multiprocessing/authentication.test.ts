@@ -127,19 +127,19 @@ describe('a key', () => {
 });
 
 describe('a handshake', () => {
-  it('rejects a wrong answer with #FAILURE#, and says nothing more', async () => {
+  it('rejects a wrong answer with #FAILURE#, and sends nothing more', async () => {
     const { channel, sent } = scripted(Buffer.alloc(16));
     await assert.rejects(authenticateClient(channel, key), failsWith('ERR_AUTHENTICATION'));
     assert.deepEqual(sent.slice(1), ['#FAILURE#']);
   });
 
-  it('does not answer what is no challenge', async () => {
+  it('does not answer a frame that is no challenge', async () => {
     const { channel, sent } = scripted('#WELCOME#');
     await assert.rejects(authenticateToListener(channel, key), failsWith('ERR_HANDSHAKE'));
     assert.deepEqual(sent, []);
   });
 
-  it('ends when its answer is not welcome, and challenges nobody after that', async () => {
+  it('ends when its answer is rejected, and sends no challenge', async () => {
     for (const verdict of ['#FAILURE#', '#WELCOME', '']) {
       const { channel, sent } = scripted(
         Buffer.concat([Buffer.from('#CHALLENGE#'), createMessage()]),

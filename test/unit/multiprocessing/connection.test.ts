@@ -61,7 +61,7 @@ describe('a Connection', () => {
   }
 
   it(
-    'says ERR_EOF when the other end closes between two frames',
+    'fails with ERR_EOF when the other end closes between two frames',
     withPeer(async (connection, peer) => {
       peer.destroy();
       await assert.rejects(connection.recv(), failsWith('ERR_EOF'));
@@ -103,7 +103,7 @@ describe('a Connection', () => {
   );
 
   it(
-    'closes at a frame where a handle is awaited',
+    'closes at a frame where a handle is expected',
     withPeer(async (connection, peer) => {
       await peer.send(hex('0000000168'));
       await assert.rejects(recvHandle(connection), failsWith('ERR_HANDLE'));
@@ -112,7 +112,7 @@ describe('a Connection', () => {
   );
 
   it(
-    'loses nothing of a frame whose receive is given up in the middle',
+    'loses nothing of a frame whose receive is aborted in the middle',
     withPeer(async (connection, peer) => {
       const givenUp = new AbortController();
       const first = connection.recvBytes(undefined, { signal: givenUp.signal });
@@ -144,7 +144,7 @@ describe('a Connection', () => {
   );
 
   it(
-    'gives up a receive by its signal while another waits before it',
+    'aborts a receive while another one waits before it',
     withPeer(async (connection, peer) => {
       const before = connection.recvBytes();
       const givenUp = new AbortController();
@@ -159,7 +159,7 @@ describe('a Connection', () => {
   );
 
   it(
-    'goes one way at each end of a Pipe(false)',
+    'has one direction at each end of a Pipe(false)',
     keepsDescriptors(async () => {
       const [reader, writer] = Pipe(false);
       using receives = reader;
@@ -174,7 +174,7 @@ describe('a Connection', () => {
 
 describe('a Listener', () => {
   it(
-    'lets a client in past more silent ones than it shakes hands with at a time, and refuses these',
+    'accepts a client among more silent clients than it has handshakes, and refuses silent ones',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/s`;
@@ -194,7 +194,7 @@ describe('a Listener', () => {
   );
 
   it(
-    'refuses a client that is silent longer than the handshake may take',
+    'refuses a client that is silent longer than the handshake timeout',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/s`;

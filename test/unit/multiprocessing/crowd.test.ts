@@ -29,7 +29,7 @@ function enter(crowd: Crowd<string>, member: string): string | undefined {
 }
 
 describe('a crowd', () => {
-  it('has room up to its limit, and again when somebody has left', () => {
+  it('has room up to its limit, and again when a member has left', () => {
     const crowd = new Crowd<string>(2);
     assert.equal(enter(crowd, '1 own 1'), undefined);
     assert.equal(enter(crowd, '2 own 1'), undefined);
@@ -52,7 +52,7 @@ describe('a crowd', () => {
     });
   }
 
-  it('never has more than its limit, whoever they are', () => {
+  it('never has more members than its limit', () => {
     for (const members of [['root 1'], ['root 1', 'own 2'], ['a 1']]) {
       assert.equal(outgoing(members, 'new 9'), `0 ${members[0] ?? ''}`);
     }
@@ -78,9 +78,9 @@ describe('the origin of a peer', () => {
   );
 });
 
-describe('a listener that is in as many handshakes as it can be', () => {
+describe('a listener with its maximum of handshakes', () => {
   it(
-    'gives up none of them for a peer that may not connect',
+    'ends none of them for a peer that may not connect',
     keepsDescriptors(async () => {
       const MAX_HANDSHAKES = 64;
       let isDenied = false;

@@ -14,7 +14,7 @@ describe('a frame', () => {
     });
   }
 
-  it('goes out in one piece up to 16 KiB, and without a copy of the payload above', () => {
+  it('is sent in one piece up to 16 KiB, and without a copy of a larger payload', () => {
     assert.equal(encodeFrame(Buffer.alloc(16_384)).length, 1);
     const large = Buffer.alloc(16_385);
     const [header, payload] = encodeFrame(large);
@@ -29,7 +29,7 @@ describe('the length of a frame', () => {
     assert.equal(decodeHeader(Buffer.from('7fffffff', 'hex')), 0x7fff_ffff);
   });
 
-  it('follows in 64 bits behind -1', () => {
+  it('follows in 64 bits after -1', () => {
     const long = vectors.framing.find(({ note }) => note !== undefined);
     const bytes = Buffer.from(long?.frame ?? '', 'hex');
     assert.equal(decodeHeader(bytes.subarray(0, 4)), 'long');

@@ -45,13 +45,13 @@ describe('an opcode that is more than data', () => {
     }
   });
 
-  it('calls nothing but what plain types are named by', () => {
+  it('calls nothing except the names of plain types', () => {
     for (const calling of [pickle('4e 29 52'), pickle('4300 29 52'), pickle(BYTEARRAY, '5d 52')]) {
       assert.throws(() => loads(calling), { code: 'ERR_PICKLE_REFUSED', message: /REDUCE at byte/ });
     }
   });
 
-  it('leaves no callable in what is read', () => {
+  it('leaves no callable in the result', () => {
     for (const kept of ['', '85', '85 85', '94 86']) {
       const leaving = kept.endsWith('86') ? pickle(BYTEARRAY, '94 6800 86') : pickle(BYTEARRAY, kept);
       assert.throws(() => loads(leaving), { code: 'ERR_PICKLE_REFUSED', message: /callable bytearray/ });
@@ -219,7 +219,7 @@ describe('without other limits, loads', () => {
     });
   }
 
-  it('refuses sets and bytes that are made of one shared value again and again', () => {
+  it('refuses sets and bytes made of one shared value many times', () => {
     const list = Buffer.concat([hex('5d 28'), repeated('8c0161', 1000), hex('65 85 94')]);
     const set = Buffer.concat([text('builtins'), text('set'), hex('93 94')]);
     const sets = pickle(list, set, '28', repeated('6801 6800 52', 1001), '74 87');

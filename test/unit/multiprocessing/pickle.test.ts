@@ -89,7 +89,7 @@ describe('dumps', () => {
     });
   }
 
-  it('refuses a container that holds itself', () => {
+  it('refuses a container that contains itself', () => {
     const list: unknown[] = [];
     list.push({ tuple: new Tuple([list]) });
     const map = new Map<string, unknown>();
