@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 
 import ts from 'typescript';
 
+import { createProgram } from '../../src/cli/program.js';
 import { temporaryDirectory } from '../support/files.js';
 import { passfd } from '../support/passfd.js';
 import { withPrograms } from '../support/program.js';
@@ -119,6 +120,11 @@ const pages = [
 ];
 const examples = pages.flatMap(examplesOf);
 
+/** The command in `passfd run APP [ARGS...]`. */
+function withoutArguments(usage: string): string {
+  return usage.split(' ').slice(0, 2).join(' ');
+}
+
 function filesOf(page: string): Example[] {
   return examples.filter((example) => example.page === page && example.file !== undefined);
 }
@@ -158,6 +164,26 @@ describe('a page of the documentation', () => {
     assert.deepEqual(
       pages.filter((page) => page !== 'README.md' && !readme.includes(`](${page})`)),
       [],
+    );
+  });
+});
+
+describe('docs/command-line.md', () => {
+  it('has every command and every option, and no others', () => {
+    const page = readFileSync(join(root, 'docs/command-line.md'), 'utf8');
+    const { commands } = createProgram();
+    const names = commands.map((command) => `passfd ${command.name()}`);
+    const options = commands.flatMap((command) => command.options.map(({ long }) => long));
+    const documented = [...page.matchAll(/^\| `([^`]+)`/gm)].map(([, cell = '']) => cell);
+    assert.deepEqual(
+      [...new Set(documented.filter((cell) => cell.startsWith('passfd ')).map(withoutArguments))].sort(),
+      names.sort(),
+    );
+    assert.deepEqual(
+      [
+        ...new Set(documented.filter((cell) => cell.startsWith('--')).map((cell) => cell.split(' ')[0])),
+      ].sort(),
+      [...new Set(options)].sort(),
     );
   });
 });
