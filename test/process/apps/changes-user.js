@@ -1,4 +1,4 @@
-// Answers with its process. When it listens it becomes a user without rights. It knows nothing of passfd.
+// Answers with its process. After it listens, it changes to a user without rights. It knows nothing of passfd.
 import { createServer } from 'node:http';
 
 const server = createServer((request, response) => {

@@ -1,4 +1,4 @@
-// Tells what a child process and a thread of this app see, and whether they can listen on their own.
+// Reports what a child process and a thread of this app see, and whether they can listen by themselves.
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';

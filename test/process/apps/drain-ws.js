@@ -1,4 +1,4 @@
-// A ws server that knows what a drain is, and not who drains: it asks its clients to come again (code 1012).
+// A ws server that handles drains without knowing passfd: it asks its clients to reconnect (code 1012).
 import { subscribe } from 'node:diagnostics_channel';
 import { createServer } from 'node:http';
 import { WebSocketServer } from 'ws';

@@ -1,4 +1,4 @@
-// An echo server that all workers share, and one that this process has to itself.
+// An echo server that all workers share, and one that only this process has.
 import { createServer } from 'node:net';
 
 const shared = createServer((socket) => socket.on('error', () => {}).pipe(socket));

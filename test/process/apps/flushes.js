@@ -1,4 +1,4 @@
-// Echoes, and has something to do at SIGTERM, behind which nothing keeps it. It knows nothing of passfd.
+// Echoes, and finishes some work at SIGTERM. After that nothing keeps it alive. It knows nothing of passfd.
 import { createServer } from 'node:net';
 
 const server = createServer((socket) => {

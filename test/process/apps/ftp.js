@@ -1,4 +1,4 @@
-// A server of sessions with data connections of their own, as FTP has them. A client says a line, and is answered with one:
+// A server of sessions with data connections of their own, as FTP has them. A client sends a line, and gets one:
 // `PASV` and `PASV PORT` listen for the session's data connection, which echoes; `QUIT` ends the session.
 import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';

@@ -1,4 +1,4 @@
-// Has a port until it is ended, and tells its parent which one.
+// Holds a port until it is ended, and sends its number to the parent.
 import { createServer } from 'node:net';
 
 const server = createServer();

@@ -1,4 +1,4 @@
-// An ordinary node:http2 server over TLS, which also speaks HTTP/1.1 to those who ask for it.
+// An ordinary node:http2 server over TLS, which also speaks HTTP/1.1.
 import { readFileSync } from 'node:fs';
 import { createSecureServer } from 'node:http2';
 

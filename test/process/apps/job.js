@@ -1,4 +1,4 @@
-// Listens in worker 1 alone; elsewhere it has something to do, and ends. It knows nothing of passfd.
+// Listens only in worker 1. In other workers it does some work and exits. It knows nothing of passfd.
 import { createServer } from 'node:http';
 
 if (process.env.PASSFD_WORKER_ID === '1' && process.argv[2] === 'serve') {

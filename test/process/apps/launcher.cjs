@@ -1,4 +1,4 @@
-// Starts the app, as launchers do: has a socket named by its process id, and a child that has the same output.
+// Starts the app as launchers do: with a socket named after its process id, and a child that shares its output.
 const { spawn } = require('node:child_process');
 const { createServer } = require('node:net');
 const { tmpdir } = require('node:os');

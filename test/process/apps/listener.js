@@ -1,5 +1,5 @@
-// Starts the servers that PLAN names, by worker or for all, and prints what becomes of them. A client that says `close`
-// has its server closed, and one that says `end` is ended. With `stays`, the process lives on without a server.
+// Starts the servers that PLAN names, by worker or for all, and prints the results. `close` from a client closes its
+// server, and `end` ends its connection. With `stays`, the process lives on without a server.
 import { createServer } from 'node:net';
 
 const { PASSFD_WORKER_ID: worker = 'alone', PLAN } = process.env;

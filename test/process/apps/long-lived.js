@@ -1,4 +1,4 @@
-// A long download, and a WebSocket that answers what it is told. It knows nothing of passfd.
+// A long download, and a WebSocket that echoes. It knows nothing of passfd.
 import { createServer } from 'node:http';
 import { Readable } from 'node:stream';
 import { WebSocketServer } from 'ws';

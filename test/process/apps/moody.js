@@ -1,4 +1,4 @@
-// Does what the file says that MOOD names: serve, throw, exit or hang. It knows nothing of passfd.
+// Does what the file MOOD says: serve, throw, exit or hang. It knows nothing of passfd.
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 

@@ -1,8 +1,8 @@
-// Answers each connection's number, and keeps a record of it first: `numbers.js RECORDS-DIRECTORY [comes-and-goes]`.
+// Records each connection's number, and then answers it: `numbers.js RECORDS-DIRECTORY [comes-and-goes]`.
 import { openSync, writeSync } from 'node:fs';
 import { createServer } from 'node:net';
 
-/** Connections until the server of worker 1 is closed, and listens again, where it comes and goes. */
+/** With `comes-and-goes`: the number of connections after which the server of worker 1 closes and listens again. */
 const STAY = 20;
 
 const [, , directory, habit] = process.argv;
@@ -26,7 +26,7 @@ server.listen(0, '127.0.0.1', () => {
 });
 
 function comeAgain() {
-  // What it had adopted when it was closed still comes.
+  // Connections that were adopted before the close still come.
   if (!server.listening) return;
   const { port } = server.address();
   server.close(() => server.listen(port, '127.0.0.1'));

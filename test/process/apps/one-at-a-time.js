@@ -1,4 +1,4 @@
-// Serves one client at a time: it hears a line, and hangs up when the next one comes.
+// Serves one client at a time: it reads a line, and closes when the next line comes.
 import { createServer } from 'node:net';
 
 const server = createServer((socket) => {

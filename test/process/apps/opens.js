@@ -1,4 +1,4 @@
-// Takes the steps that the file says that STEPS names, one after the other, and prints each that is done. It knows nothing
+// Takes the steps in the file STEPS, one after the other, and prints each when it is done. It knows nothing
 // of passfd. Every server answers with its name, its process, and RELEASE.
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ function serverOf(name) {
   return server;
 }
 
-/** `$PID` in a path is the number of this process. */
+/** `$PID` in a path is the id of this process. */
 function withPid(path) {
   return path.replace('$PID', String(process.pid));
 }
@@ -46,14 +46,14 @@ const steps = {
     const address = server.address();
     console.log('listening', name, address.port ?? address);
   },
-  /** As detect-port and get-port see whether a port is free. */
+  /** Checks whether a port is free, as detect-port and get-port do. */
   async probe({ at }) {
     const server = createServer();
     server.listen(at, () => server.close());
     await once(server, 'close');
     console.log('probed');
   },
-  /** As serve and browser-sync do: at any port where somebody accepts there. */
+  /** As serve and browser-sync do: at any port when another process accepts at this one. */
   async choose({ name, at }) {
     await steps.listen({ name, at: (await isReachable(at)) ? { ...at, port: 0 } : at });
   },
@@ -62,7 +62,7 @@ const steps = {
     await once(servers.get(name), 'close');
     console.log('closed', name);
   },
-  /** Until the test makes this file. */
+  /** Waits until the test makes this file. */
   async await({ file }) {
     console.log('awaiting', withPid(file));
     while (!existsSync(withPid(file))) await pause(5);

@@ -1,4 +1,4 @@
-// Has its connections served by processes of its own, which echo. The word says how they get there: by `cluster`, by `send`,
+// Passes its connections on to its own processes, which echo. The first argument says how: by `cluster`, by `send`,
 // by a `send` after which this process closes its own handle (`keep-open`), or as the standard streams (`stdio`) of a
 // process that knows nothing of Node.
 import { fork, spawn } from 'node:child_process';

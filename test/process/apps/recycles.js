@@ -1,4 +1,4 @@
-// Closes its server at SIGTERM, and when it is asked to recycle, and ends with code 0 then. It knows nothing of passfd.
+// Closes its server at SIGTERM, and at a request to recycle, and then exits with code 0. It knows nothing of passfd.
 import { createServer } from 'node:http';
 
 const server = createServer((request, response) => {

@@ -1,4 +1,4 @@
-// Answers with its process, at a path. As many apps do, it removes what is there before it listens, and its own at its end.
+// Answers with its process, at a path. As many apps do, it removes any file at the path before it listens, and its own at its exit.
 import { rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 

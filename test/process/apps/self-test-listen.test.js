@@ -24,7 +24,7 @@ const closed = (server) =>
     server.close((error) => (error ? reject(error) : resolve()));
   });
 
-/** What a client hears until the end. */
+/** What a client reads until the end. */
 const hear = async (where) => {
   const socket = connect(where);
   let heard = '';
@@ -197,7 +197,7 @@ test('a path in a directory that does not exist is refused', async () => {
   const error = await errorOf(createServer(), path);
   assert.equal(error.syscall, 'listen');
   assert.equal(error.address, path);
-  assert.equal(error.code, 'EACCES'); // libuv says so of ENOENT, on every system (uv_pipe_bind)
+  assert.equal(error.code, 'EACCES'); // libuv reports ENOENT like this on every system (uv_pipe_bind)
 });
 
 test('a descriptor that is no socket is refused', async () => {

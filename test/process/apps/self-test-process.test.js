@@ -1,4 +1,4 @@
-// Ordinary tests of what an ordinary app finds in its process before it has done anything. They know nothing of passfd.
+// Ordinary tests of the process that an app finds at its start. They know nothing of passfd.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';

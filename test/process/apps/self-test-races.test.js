@@ -12,7 +12,7 @@ async function listening(server, port = 0) {
   return server.address().port;
 }
 
-/** A port that nobody has any more. */
+/** A port that no process has any more. */
 async function freePort() {
   const server = createServer();
   const port = await listening(server);

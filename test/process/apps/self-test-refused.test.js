@@ -1,4 +1,4 @@
-// An ordinary test of a server that is closed: nobody is let in any more.
+// An ordinary test of a closed server: it accepts no client any more.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';

@@ -1,4 +1,4 @@
-// Gives its server to a child process, which works where the listening socket is the process's own.
+// Sends its server to a child process, which works when the process has its own listening socket.
 import { fork } from 'node:child_process';
 import { createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';

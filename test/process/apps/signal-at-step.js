@@ -10,7 +10,7 @@ if (slot === '1' && wanted !== undefined) {
   });
 }
 
-/** Leaves its process id, in one go: a test waits for the file, and reads it. */
+/** Writes its process id in one step: a test waits for the file, and reads it. */
 function isFirst() {
   const draft = `${mark}.${process.pid}`;
   try {

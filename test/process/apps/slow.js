@@ -1,4 +1,4 @@
-// Answers `/slow` when it is asked for `/now`, everything else at once. It knows nothing of passfd.
+// Answers `/slow` when a request for `/now` comes, and everything else at once. It knows nothing of passfd.
 import { createServer } from 'node:http';
 
 const waiting = [];
@@ -11,7 +11,7 @@ const server = createServer((request, response) => {
     response.end(`process ${process.pid}`);
   }
 });
-// Not to be closed by itself while a test waits.
+// It must not be closed by its own timeout while a test waits.
 server.keepAliveTimeout = 60_000;
 server.listen(0, '127.0.0.1', () => {
   console.log('listening', server.address().port);

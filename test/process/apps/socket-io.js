@@ -1,4 +1,4 @@
-// An ordinary Socket.IO server with its default transports: long polling first, whose requests have to meet one worker.
+// An ordinary Socket.IO server with its default transports: long polling first, whose requests must all come to one worker.
 import { createServer } from 'node:http';
 import { Server } from 'socket.io';
 

@@ -1,4 +1,4 @@
-// Hears SIGTERM, and goes on. It knows nothing of passfd.
+// Handles SIGTERM, and goes on. It knows nothing of passfd.
 import { createServer } from 'node:net';
 
 process.on('SIGTERM', () => {

@@ -1,4 +1,4 @@
-// Answers at once, but in worker 1 nobody before SIGUSR2.
+// Answers at once, but in worker 1 not before SIGUSR2.
 import { createServer } from 'node:net';
 
 const isStuck = process.env.PASSFD_WORKER_ID === '1';

@@ -1,4 +1,4 @@
-// Throws what its path names, handles that by itself, and ends at /exit or for a fatal error. It knows nothing of passfd.
+// Throws what the path names, handles the exception itself, and exits at /exit or at a fatal error. It knows nothing of passfd.
 import { createServer } from 'node:http';
 
 const throwable = {

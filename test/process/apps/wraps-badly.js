@@ -1,4 +1,4 @@
-// Wraps what Node keeps its name for, since others wrap it too (lib/net.js), and fails when the answer is there.
+// Wraps `_listen2`, whose name Node keeps for code that wraps it (lib/net.js), and throws when the answer comes.
 import { Server } from 'node:net';
 
 const { _listen2: listen } = Server.prototype;

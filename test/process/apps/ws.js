@@ -1,4 +1,4 @@
-// An ordinary ws server: says which worker it is, then echoes.
+// An ordinary ws server: sends its worker id, then echoes.
 import { createServer } from 'node:http';
 import { WebSocketServer } from 'ws';
 
