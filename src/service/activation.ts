@@ -1,19 +1,19 @@
-// Activation: finds for each `--listen` the socket that the service manager has passed or kept, where there is one.
+// Activation: finds the socket for each `--listen` that the service manager has passed or kept, if there is one.
 import type { OfferedSocket } from '../dispatcher/index.js';
 import type { Address } from '../fd/index.js';
 import { listenersNamed, matchListeners, storedName, type InheritedDescriptor } from '../systemd/index.js';
 import type { ListenAddress, WrittenAddress } from './listen-address.js';
 
 export interface Resolved {
-  /** In the order in which they were written. */
+  /** In the order of the options. */
   readonly addresses: readonly ListenAddress[];
-  /** Listening sockets that no `--listen` asks for: a worker may. */
+  /** Listening sockets that no `--listen` names. A worker may listen there. */
   readonly offered: readonly OfferedSocket[];
-  /** What nobody can use. */
+  /** Descriptors of no use. */
   readonly useless: readonly InheritedDescriptor[];
 }
 
-/** @throws {PassfdError} `ERR_ACTIVATION` for a name that there is not */
+/** @throws {PassfdError} `ERR_ACTIVATION` for a name that no descriptor has */
 export async function resolveListen(
   written: readonly WrittenAddress[],
   inherited: readonly InheritedDescriptor[],
@@ -39,7 +39,7 @@ function isPlain(address: WrittenAddress): address is Address {
   return 'host' in address || 'path' in address;
 }
 
-/** What a process of this service had stored has the name that it gave it; the rest is that of .socket units. */
+/** Sockets that a process of this service stored have the name of their address. All others come from .socket units. */
 function toOffered({ name, descriptor }: InheritedDescriptor): OfferedSocket {
   return { descriptor, isInherited: name !== storedName(descriptor.localAddress) };
 }

@@ -1,21 +1,21 @@
-// The key that a dispatcher, its workers and its commands share: from a file, or from the environment.
+// Reads the key that a dispatcher, its workers and its commands share, from a file or from the environment.
 import { open } from 'node:fs/promises';
 
 import { PassfdError } from '../fd/index.js';
 
-/** Where a key comes from; a file goes before the environment. */
+/** A key file wins over `PASSFD_AUTHKEY`. */
 export interface AuthkeySource {
   readonly authkeyFile?: string | undefined;
 }
 
-/** Longest file that is read for a key. */
+/** The longest key file. */
 const MAX_KEY_BYTES = 4096;
 
 const OTHERS_CAN_READ = 0o044;
 
 /**
- * @param warn is told when others can read the file
- * @returns undefined when there is none: then the peer's user alone decides who may connect
+ * @param warn called when other users can read the file
+ * @returns undefined when there is no key: then only the user of a peer is checked
  * @throws {PassfdError} `ERR_AUTHENTICATION` when the file cannot be read or holds no key
  */
 export async function readAuthkey(
@@ -28,15 +28,15 @@ export async function readAuthkey(
   }
   const { bytes, mode } = await readKeyFile(authkeyFile);
   if ((mode & OTHERS_CAN_READ) !== 0) {
-    warn(`Others can read the key in ${authkeyFile}; say: chmod 600 ${authkeyFile}`);
+    warn(`Others can read the key in ${authkeyFile}; run: chmod 600 ${authkeyFile}`);
   }
   return keyIn(bytes, authkeyFile);
 }
 
-/** One newline at the end is the editor's, and not part of the key. Workers get the key as text of their environment. */
+/** A newline at the end is not part of the key. The key is text, because workers get it in their environment. */
 export function keyIn(bytes: Buffer, file: string): string {
   const key = bytes.toString().replace(/\r?\n$/, '');
-  if (key === '') throw badKey(`There is no key in ${file}; make one: openssl rand -hex 32 > ${file}`);
+  if (key === '') throw badKey(`There is no key in ${file}; create one: openssl rand -hex 32 > ${file}`);
   if (bytes.length > MAX_KEY_BYTES || key.includes('\0') || !Buffer.from(bytes.toString()).equals(bytes)) {
     throw badKey(`The key in ${file} is not text of at most ${MAX_KEY_BYTES} bytes`);
   }

@@ -1,19 +1,19 @@
-// FileGuard: notices that files of the service were removed, by an app, a cleaner or a person, and has them made anew.
+// FileGuard: notices that an app, a cleaner or a person has removed a file of the service.
 import { watch, type FSWatcher } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
-/** Where a directory cannot be watched, or is another one by now, it is looked at this often. */
+/** Checked this often too: a directory may not be watchable, or may have been replaced. */
 const LOOK_EVERY_MS = 2_000;
 
 export class FileGuard implements Disposable {
   readonly #check: () => Promise<void>;
   readonly #timer: NodeJS.Timeout;
-  /** By directory: other files there come and go as they like. */
+  /** By directory. Events of other files in it are ignored. */
   readonly #watched = new Map<string, { readonly watcher: FSWatcher; readonly names: Set<string> }>();
   /** While a check runs: whether something has happened since it began. */
   #running: { isStale: boolean } | undefined;
 
-  /** @param check looks for all files, and makes them anew; what it rejects with is its own to tell */
+  /** @param check checks and restores all files. It reports its failures itself */
   constructor(check: () => Promise<void>) {
     this.#check = check;
     this.#timer = setInterval(() => {
@@ -21,7 +21,7 @@ export class FileGuard implements Disposable {
     }, LOOK_EVERY_MS).unref();
   }
 
-  /** Looks at once when something happens to this file. */
+  /** Watches this file. */
   add(path: string): void {
     const directory = dirname(path);
     const known = this.#watched.get(directory);
@@ -40,11 +40,11 @@ export class FileGuard implements Disposable {
         this.#watched.delete(directory);
       });
     } catch {
-      // The timer alone has to do.
+      // The timer still checks it.
     }
   }
 
-  /** No longer: the service has let the file go. */
+  /** Stops watching this file. */
   remove(path: string): void {
     const directory = dirname(path);
     const watched = this.#watched.get(directory);

@@ -1,17 +1,17 @@
-// The debugger's port (--inspect): one for each process, since those that this one starts cannot have its own.
+// The debugger's port (--inspect): processes that this one starts need another port.
 
-/** The kernel finds one, and the process prints it. Counting up, as `cluster` does, two of a rolling restart would collide. */
+/** The kernel chooses one, and the process prints it. If ports were counted up, as in `cluster`, a rolling restart would use one twice. */
 const OWN_PORT = '--inspect-port=0';
 
 const INSPECTS = /(^|\s)--inspect/;
 
-/** The options of Node for a process that this one starts. */
+/** Node's options for a process that this one starts. */
 export function inheritedOptions({ execArgv, env }: Pick<NodeJS.Process, 'execArgv' | 'env'>): string[] {
   const isInspected = [...execArgv, env['NODE_OPTIONS'] ?? ''].some((options) => INSPECTS.test(options));
   return isInspected && !execArgv.includes(OWN_PORT) ? [...execArgv, OWN_PORT] : [...execArgv];
 }
 
-/** The same for commands whose arguments are not known, by the environment that they inherit. */
+/** The same for commands with unknown arguments: changes the environment that they inherit. */
 export function giveOwnInspectPort(env: NodeJS.ProcessEnv): void {
   const options = env['NODE_OPTIONS'];
   if (options === undefined || !INSPECTS.test(options) || options.includes(OWN_PORT)) return;

@@ -1,5 +1,5 @@
-// Journal: the file beside the control socket that says whose service this is and which workers it has, for the next
-// dispatcher should this one die; and the lock on it, which proves whether its dispatcher lives.
+// Journal: the file beside the control socket that names the service and its workers, for the next dispatcher after a crash.
+// A lock on it proves that its dispatcher is alive.
 import { createHash } from 'node:crypto';
 import {
   constants,
@@ -20,28 +20,28 @@ import { Descriptor, PassfdError } from '../fd/index.js';
 import { Hold, isSameProcess, lockFile, processIdentity } from '../fd/internal.js';
 import { traceStep } from '../handoff/index.js';
 
-/** A worker process. */
+/** A worker process that can outlive its dispatcher. */
 export interface Survivor {
   readonly id: number;
   readonly pid: number;
-  /** See `processIdentity`. */
+  /** From `processIdentity`. */
   readonly identity?: string | undefined;
-  /** Whether the supervisor has started it, in the slot with this number. */
+  /** Whether the supervisor has started it, in the slot with number `id`. */
   readonly isChild: boolean;
-  /** Whether it has joined the dispatcher: then it comes back to the next one. */
+  /** Whether it has joined the dispatcher. If so, it returns to the next one. */
   readonly hasJoined: boolean;
-  /** Whether it takes nothing new, and ends when it has finished what it has open: it does not come back. */
+  /** Whether it is draining. If so, it does not return. */
   readonly isLeaving: boolean;
 }
 
-/** What a service is known by. Its options, its environment and its Node may change, and it is the same. */
+/** Identifies a service. Its options, its environment and its Node may change. */
 export interface ServiceName {
   /** The command of passfd, the app or program, and its arguments. */
   readonly words: readonly string[];
   readonly directory: string;
 }
 
-/** Short, and the same for the same service alone: what its workers know it by. */
+/** A short form of a service's name, which its workers get and give back when they return. */
 export function fingerprint({ words, directory }: ServiceName): string {
   return createHash('sha256')
     .update(JSON.stringify([words, directory]))
@@ -52,20 +52,20 @@ export function journalPath(controlPath: string): string {
   return `${controlPath}.workers`;
 }
 
-/** Only its own user may read or write it. */
+/** Only the user of the service may read and write it. */
 const PRIVATE_MODE = 0o600;
 
 /**
- * The file has two places for a record, which are written in turn, so that one of them is whole whenever this process is
- * killed. It is never replaced: a lock on a file that another one has replaced would prove nothing.
+ * The file has two places for a record, which are written in turn. So one record is complete whenever this process is killed.
+ * The file is never replaced: a lock on a file that was replaced would prove nothing.
  */
 const PLACE_BYTES = 1024 * 1024;
 
-/** A record is a line with its number, its length and its checksum, and then JSON. */
+/** A record is a line with its number, length and checksum, and then JSON. */
 const HEADER = /^(\d{1,15}) (\d{1,7}) (\d{1,10})\n/;
 const MAX_HEADER_BYTES = 40;
 
-/** Files that end while this one opens them: then the next one is opened. */
+/** Attempts to open the file. A dispatcher that exits removes it, and then the next attempt creates a new one. */
 const OPEN_TRIES = 100;
 
 const positive = v.pipe(v.number(), v.safeInteger(), v.minValue(1));
@@ -76,7 +76,7 @@ const workers = v.array(
     pid: positive,
     identity: v.optional(v.string()),
     isChild: v.boolean(),
-    /** Earlier releases noted no others. */
+    /** Earlier releases wrote only workers that had joined. */
     hasJoined: v.optional(v.boolean(), true),
     isLeaving: v.boolean(),
   }),
@@ -90,20 +90,20 @@ const contents = v.object({
   workers,
 });
 
-/** What earlier releases wrote, which replaced the file each time. */
+/** The format of earlier releases, which replaced the file each time. */
 const earlierContents = v.object({ workers });
 
 type Contents = v.InferOutput<typeof contents>;
 
 interface Opened {
-  /** Of another open file than the one with the lock. */
+  /** Another open file description than the locked one. */
   readonly file: Descriptor;
   readonly hold: Hold | undefined;
-  /** Number of the last record. */
+  /** The number of the last record. */
   number: number;
 }
 
-/** What a check found: nothing to do, or that can be done; the file was missing and is there now; or it is another dispatcher's. */
+/** `kept`: nothing was to be done, or it cannot be. `restored`: the file was missing. `displaced`: another dispatcher has the path. */
 export type Check = 'kept' | 'restored' | 'displaced';
 
 export class Journal {
@@ -112,13 +112,13 @@ export class Journal {
   readonly #warned: (error: unknown) => void;
   #opened: Opened | undefined;
   #last: readonly Survivor[] = [];
-  /** Whether the last list is in the file. */
+  /** Whether `#last` is in the file. */
   #isWritten = true;
   #lastWarning: string | undefined;
 
   /**
    * @param control the path of the control socket
-   * @param warned told when there is no journal, or no lock: the service goes on without
+   * @param warned called when there can be no journal, or no lock. The service goes on without it
    */
   constructor(control: string, service: ServiceName, warned: (error: unknown) => void) {
     this.#path = journalPath(control);
@@ -127,9 +127,9 @@ export class Journal {
   }
 
   /**
-   * Takes the journal of a dispatcher that is proved dead, or begins one. One that cannot be written is locked all the same.
-   * @returns its workers that live
-   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when the dispatcher lives, or when its workers are those of another service
+   * Takes the journal of a killed dispatcher, or creates one. It is locked even if it cannot be written.
+   * @returns the workers in it that are alive
+   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when the dispatcher is alive, or the workers belong to another service
    */
   claim(): Survivor[] {
     const before = this.#openIfPossible();
@@ -146,8 +146,8 @@ export class Journal {
   }
 
   /**
-   * Goes on with the journal of the generation before, which still has it.
-   * @returns the workers that are noted there, and live
+   * Opens the journal of the generation before, which still has it open.
+   * @returns the workers in it that are alive
    */
   join(): Survivor[] {
     try {
@@ -158,12 +158,12 @@ export class Journal {
     }
   }
 
-  /** The generation before may have written after `join`. */
+  /** Reads the number of the last record again: the generation before may have written after `join`. */
   catchUp(): void {
     if (this.#opened) this.#opened.number = read(this.#opened.file).number;
   }
 
-  /** @throws a system error where it cannot be written; what was written before is still there then */
+  /** @throws a system error when it cannot be written. Then the record before is still there */
   write(survivors: readonly Survivor[]): void {
     this.#last = survivors;
     const opened = this.#opened;
@@ -186,9 +186,8 @@ export class Journal {
   }
 
   /**
-   * Looks whether the file is still where it was; a cleaner may have removed it. Then it is made anew, and so is one that
-   * could not be opened at the start.
-   * @throws when that fails; then the one before is still locked
+   * Checks that the file is still at its path. Restores it if something removed it, or if it could not be opened at the start.
+   * @throws when it cannot be restored. Then the file before is still locked
    */
   check(): Check {
     const before = this.#opened;
@@ -198,7 +197,7 @@ export class Journal {
       return 'kept';
     }
     try {
-      // Alone: a dispatcher that lives has the file that is there now.
+      // Alone: if another dispatcher is alive, it has the file that is there now.
       this.#open('alone');
     } catch (error) {
       if (error instanceof PassfdError && error.code === 'ERR_ADDRESS_IN_USE') return 'displaced';
@@ -209,20 +208,20 @@ export class Journal {
     return 'restored';
   }
 
-  /** Lets go of it. The file stays, for the next dispatcher. */
+  /** Closes it. The file stays for the next dispatcher. */
   close(): void {
     if (this.#opened) end(this.#opened);
     this.#opened = undefined;
   }
 
-  /** At an orderly end: no worker is left. */
+  /** Removes the file: no worker is left. */
   remove(): void {
     const opened = this.#opened;
     if (opened && isAt(this.#path, opened.file)) rmSync(this.#path, { force: true });
     this.close();
   }
 
-  /** What `claim` could not do. */
+  /** Tries again what `claim` could not do. */
   #begin(): Check {
     try {
       const found = this.#openIfPossible();
@@ -237,7 +236,7 @@ export class Journal {
     return 'restored';
   }
 
-  /** @returns undefined when there can be none @throws as `#open` */
+  /** @returns undefined when the file cannot be opened @throws as `#open` */
   #openIfPossible(): Partial<Contents> | undefined {
     try {
       return this.#open('alone');
@@ -249,9 +248,9 @@ export class Journal {
   }
 
   /**
-   * @returns what it says
-   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when another dispatcher has it, `ERR_SYSTEM` when it cannot be opened; or a
-   * system error when it cannot be read
+   * @returns the last record
+   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when another dispatcher has it, `ERR_SYSTEM` when it cannot be opened; a system
+   * error when it cannot be read
    */
   #open(kind: 'alone' | 'shared'): Partial<Contents> {
     for (let tries = 0; tries < OPEN_TRIES; tries++) {
@@ -262,11 +261,11 @@ export class Journal {
         const { number, contents: found } = read(locked);
         const hasLocks = this.#lock(locked, kind, found);
         traceStep('journal-locked');
-        // Who ended in good order has removed it meanwhile.
+        // A dispatcher that exited has removed it meanwhile.
         if (!isAt(this.#path, locked)) continue;
         file = openPrivate(this.#path);
         if (file.inode !== locked.inode) continue;
-        // What was noted between the first look and the lock.
+        // Read again: it may have been written before the lock was taken.
         const { number: last, contents: present } = hasLocks ? read(locked) : { number, contents: found };
         if (hasLocks) hold = new Hold(locked);
         this.#opened = { file, hold, number: last };
@@ -277,12 +276,12 @@ export class Journal {
         if (!locked.closed) locked.close();
       }
     }
-    throw inUse(`${this.#path} is removed and made again and again`);
+    throw inUse(`${this.#path} was removed and created again ${OPEN_TRIES} times`);
   }
 
   /**
-   * Locks it so that no other dispatcher can have it alone.
-   * @returns whether there are locks here; without, the process of the dispatcher decides
+   * Takes a shared lock: no other dispatcher can then have an exclusive one.
+   * @returns whether the file system has locks. Without them, the pid in the journal decides
    * @throws {PassfdError} `ERR_ADDRESS_IN_USE`
    */
   #lock(descriptor: Descriptor, kind: 'alone' | 'shared', found: Partial<Contents>): boolean {
@@ -302,7 +301,7 @@ export class Journal {
       this.#warn(
         new PassfdError(
           'ERR_SYSTEM',
-          `${this.#path} cannot be locked, so a second dispatcher on another machine, or in another container, is not noticed`,
+          `${this.#path} cannot be locked, so a second dispatcher on another machine or in another container would not be noticed`,
           { cause },
         ),
       );
@@ -317,8 +316,8 @@ export class Journal {
       : 'a process';
     const what = service ? ` of ${describe(service)}` : '';
     return inUse(
-      `the dispatcher${what} lives, ${who}, and has ${this.#path}. ` +
-        'End it by passfd stop, or give this one a path of its own by --control PATH',
+      `the dispatcher${what} is alive, ${who}, and has ${this.#path}. ` +
+        'Stop it with passfd stop, or give this one another path with --control PATH',
     );
   }
 
@@ -330,7 +329,7 @@ export class Journal {
     }
   }
 
-  /** Each reason once: it is tried again and again. */
+  /** Warns once for each reason: the checks repeat it. */
   #warn(error: unknown): void {
     const reason = error instanceof Error ? error.message : String(error);
     if (reason === this.#lastWarning) return;
@@ -344,13 +343,13 @@ export class Journal {
     const pids = survivors.filter(({ isLeaving }) => !isLeaving).map(({ pid }) => pid);
     if (pids.length === 0) return;
     throw inUse(
-      `workers of another service live and wait for their dispatcher, which was killed: ${describe(service)}, ` +
-        `processes ${pids.join(', ')}. Start that one to take them back; or end them, for example by kill ${pids.join(' ')}`,
+      `workers of another service wait for their dispatcher, which was killed: ${describe(service)}, ` +
+        `processes ${pids.join(', ')}. Start that service to take them back, or end them with: kill ${pids.join(' ')}`,
     );
   }
 }
 
-/** @throws {PassfdError} `ERR_SYSTEM`, also for a file of somebody else's, or a link */
+/** @throws {PassfdError} `ERR_SYSTEM`, also for a file of another user and for a symbolic link */
 function openPrivate(path: string): Descriptor {
   const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = constants;
   let descriptor: Descriptor;
@@ -362,7 +361,7 @@ function openPrivate(path: string): Descriptor {
   const status = fstatSync(descriptor.fd);
   if (status.isFile() && status.uid === process.geteuid?.()) return descriptor;
   descriptor.close();
-  throw new PassfdError('ERR_SYSTEM', `${path} is no file of this user; remove it`);
+  throw new PassfdError('ERR_SYSTEM', `${path} is not a file of this user; remove it`);
 }
 
 function end({ file, hold }: Opened): void {
@@ -387,7 +386,7 @@ function encode(number: number, record: Contents): Buffer {
   return Buffer.concat([header, json]);
 }
 
-/** The newer of the two records, or nothing. */
+/** The newer one of the two records, if there is one. */
 function read({ fd }: Descriptor): { readonly number: number; readonly contents: Partial<Contents> } {
   const records = [0, 1].flatMap((place) => readPlace(fd, place * PLACE_BYTES) ?? []);
   const [newest] = records.sort((one, other) => other.number - one.number);
@@ -422,7 +421,7 @@ function parse(bytes: Buffer): unknown {
   }
 }
 
-/** None where their numbers would mean other processes here. */
+/** None where the pids would mean other processes here. */
 function survivorsIn(found: Partial<Contents>): Survivor[] {
   if (!isHere(found)) return [];
   return (found.workers ?? []).filter(({ pid, identity }) => isSameProcess(pid, identity));
@@ -432,12 +431,12 @@ function isHere(found: Partial<Contents>): boolean {
   return found.pidSpace === pidSpace();
 }
 
-/** Where the number of a process means the same process: a start of the machine, and a namespace of it (pid_namespaces(7)). */
+/** Where a pid means the same process: one boot of one machine, and one pid namespace of it (pid_namespaces(7)). */
 function pidSpace(): string {
   try {
     return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${readlinkSync('/proc/self/ns/pid')}`;
   } catch {
-    return ''; // macOS has one for all
+    return ''; // macOS has no pid namespaces
   }
 }
 

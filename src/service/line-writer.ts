@@ -1,15 +1,15 @@
-// LineWriter: writes lines to a descriptor beside the event loop. Its caller never waits for the reader.
+// LineWriter: writes lines to a descriptor outside the event loop. Its caller never waits for the reader.
 import { write, writeSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
-/** Lines that wait for their reader: some thousands. Lines beyond that are dropped, and counted. */
+/** Waiting lines, in bytes: some thousand lines. Further lines are dropped and counted. */
 const MAX_WAITING_BYTES = 1024 * 1024;
 
-/** A pipe takes this many bytes as a whole (PIPE_BUF of Linux), so no line of another process comes between them. */
+/** A pipe takes this many bytes as a whole (PIPE_BUF on Linux), so no line of another process comes between them. */
 const MAX_WRITE_BYTES = 4096;
 
-/** After this time a full pipe is tried again. */
+/** Pause before the next write to a full pipe. */
 const RETRY_MS = 100;
 
 const writeTo = promisify(write);
@@ -20,14 +20,14 @@ export class LineWriter {
   readonly #waiting: Buffer[] = [];
   #waitingBytes = 0;
   #lost = 0;
-  /** Whether the kernel has the first element. */
+  /** Whether a write of the first element runs. */
   #isInFlight = false;
-  /** The present run of writes. */
+  /** Resolves when nothing waits any more. */
   #writing: Promise<void> | undefined;
   readonly #end = new AbortController();
 
   /**
-   * @param fd lent: it must stay open until `close` has resolved, and is not closed here
+   * @param fd lent: it must stay open until `close` has resolved. It is not closed here
    * @param onLost called when there is room again, with the number of lines that were dropped
    */
   constructor(fd: number, onLost: (lines: number) => void) {
@@ -35,7 +35,7 @@ export class LineWriter {
     this.#onLost = onLost;
   }
 
-  /** A line that comes after the end is ignored. */
+  /** Ignored after `close`. */
   write(line: string): void {
     if (this.#end.signal.aborted) return;
     const bytes = Buffer.from(line);
@@ -48,29 +48,29 @@ export class LineWriter {
     this.#start();
   }
 
-  /** Writes what waits, as far as a reader takes it in this time. A file or a terminal is always waited for. */
+  /** Writes the waiting lines, for at most this time. A write to a file or a terminal is always completed. */
   async close(timeoutMs: number): Promise<void> {
     const timer = setTimeout(() => {
       this.#end.abort();
     }, timeoutMs);
-    // What an error has left is tried once more.
+    // Lines that an error left are tried once more.
     this.#start();
     await this.#writing;
     clearTimeout(timer);
     this.#end.abort();
   }
 
-  /** Writes what waits at once, as far as there is room for it; for the end of the process. */
+  /** Writes as many of the waiting lines as there is room for, at once. For the end of the process. */
   closeNow(): void {
     this.#end.abort();
-    // A write that the kernel has cannot be taken back.
+    // A write that runs cannot be taken back.
     const waiting = this.#waiting.slice(this.#isInFlight ? 1 : 0);
     try {
       for (let bytes = Buffer.concat(waiting); bytes.length > 0;) {
         bytes = bytes.subarray(writeSync(this.#fd, bytes, 0, Math.min(bytes.length, MAX_WRITE_BYTES)));
       }
     } catch {
-      // Nobody reads it.
+      // There is no reader, or no room.
     }
   }
 
@@ -79,14 +79,14 @@ export class LineWriter {
   }
 
   async #run(): Promise<void> {
-    // The lines of one turn go out together.
+    // Lines of one turn of the event loop are written together.
     await Promise.resolve();
     while (this.#waitingBytes > 0) {
       try {
         await this.#writeSome();
       } catch (error) {
         const isFull = (error as NodeJS.ErrnoException).code === 'EAGAIN';
-        // After another error the lines still wait, and are tried again with the next line: a full disk may have room then.
+        // After another error, the lines keep waiting for the next line: a full disk may have room then.
         if (!isFull || this.#end.signal.aborted) break;
         await wait(RETRY_MS, undefined, this.#end).catch(() => undefined);
         continue;
@@ -96,7 +96,7 @@ export class LineWriter {
       this.#lost = 0;
       this.#onLost(lines);
     }
-    // In the same turn as the last look at what waits.
+    // In the same turn as the last check of `#waitingBytes`.
     this.#writing = undefined;
   }
 
@@ -113,7 +113,7 @@ export class LineWriter {
     }
   }
 
-  /** As many whole lines as one write takes, made the first element. */
+  /** Joins as many whole lines as one write takes into the first element. */
   #firstChunk(): Buffer {
     let count = 0;
     let size = 0;

@@ -1,4 +1,4 @@
-// What the log says of each event of the dispatcher and the supervisor.
+// Writes the events of the dispatcher and the supervisor to the log.
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { formatAddress, PassfdError } from '../fd/index.js';
 import {
@@ -11,17 +11,17 @@ import {
 import type { Log } from './log.js';
 import { Repeats } from './repeats.js';
 
-/** Lines of a kind that workers which nobody has started here get at once; more are summed up. */
+/** Lines of one kind about guests that are logged at once. Further ones are summed up. */
 const GUESTS_AT_ONCE = 20;
 
-/** @param isGuest whether nobody has started a worker here: such workers come and go as often as they like */
+/** @param isGuest whether a worker was not started by this service. Guests can come and go at any rate */
 export function logDispatcher(
   log: Log,
   dispatcher: Dispatcher,
   isGuest: (worker: WorkerView) => boolean = () => false,
 ): void {
   const guests = new Repeats(GUESTS_AT_ONCE);
-  const tell = (worker: WorkerView, fields: object, message: string): void => {
+  const logWorker = (worker: WorkerView, fields: object, message: string): void => {
     const write = (more: number): void => {
       log.info({ ...ofWorker(worker), ...fields, ...(more > 0 && { more }) }, message);
     };
@@ -29,7 +29,7 @@ export function logDispatcher(
     else write(0);
   };
   const repeats = new Repeats();
-  /** A warning of what others can bring about as often as they like. */
+  /** A warning about something that peers can cause at any rate. */
   const warn = (kind: string, fields: object, message: string): void => {
     repeats.log(`${message} ${kind}`, (more) => {
       log.warn(more === 0 ? fields : { ...fields, more }, message);
@@ -49,23 +49,23 @@ export function logDispatcher(
     if (isLate) {
       log.warn(
         fields,
-        'address closed: no worker has served it within --ready-timeout, and clients are refused there; look why the app does not listen',
+        'address closed: no worker served it within --ready-timeout, so clients are refused there; check why the app does not listen',
       );
     } else {
-      log.info(fields, 'address closed: its last worker has left, and no other one serves it');
+      log.info(fields, 'address closed: its last worker has left');
     }
   });
   dispatcher.on('joined', (worker) => {
-    tell(worker, { dialect: worker.dialect }, 'worker joined');
+    logWorker(worker, { dialect: worker.dialect }, 'worker joined');
   });
   dispatcher.on('ready', (worker) => {
-    tell(worker, {}, 'worker ready');
+    logWorker(worker, {}, 'worker ready');
   });
   dispatcher.on('returned', (worker) => {
-    tell(worker, {}, 'worker is back from a dispatcher that died');
+    logWorker(worker, {}, 'worker returned after its dispatcher was killed');
   });
   dispatcher.on('draining', (worker) => {
-    tell(worker, {}, 'worker draining');
+    logWorker(worker, {}, 'worker draining');
   });
   dispatcher.on('stalled', (worker) => {
     log.warn(
@@ -74,10 +74,10 @@ export function logDispatcher(
     );
   });
   dispatcher.on('resumed', (worker) => {
-    tell(worker, {}, 'worker answers again');
+    logWorker(worker, {}, 'worker answers again');
   });
   dispatcher.on('left', (worker, { redelivered, reason }) => {
-    tell(worker, { redelivered, reason }, 'worker left');
+    logWorker(worker, { redelivered, reason }, 'worker left');
   });
   dispatcher.on('starved', (worker) => {
     warn(String(worker.id), ofWorker(worker), 'worker has no free descriptor; raise its limit (ulimit -n)');
@@ -90,7 +90,7 @@ export function logDispatcher(
   });
   dispatcher.on('warned', (error) => {
     const fields = ofError(error);
-    // Not by its reason: that may name a peer, or a path, and be another one each time.
+    // The kind is the code, not the reason: the reason may name a peer or a path, and so differ each time.
     warn(fields.code ?? 'without a code', fields, 'something failed, and the dispatcher goes on');
   });
 }
@@ -106,10 +106,10 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
     const why = isOurs ? 'another process has its place' : 'it was started for another service';
     log.warn(
       ofChild(child),
-      `process of a dispatcher that died has come back, and was not in the journal: ${why}, so it is drained and ended`,
+      `process of a killed dispatcher returned, and is not in the journal: ${why}; draining and ending it`,
     );
   });
-  // The dispatcher's own `ready` says the rest.
+  // The line of the dispatcher's own `ready` has the rest.
   supervisor.on('ready', (child) => {
     log.debug(ofChild(child), 'process ready');
   });
@@ -121,7 +121,7 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
     log.error({ ...ofChild(child), restartInMs, lastWords }, `process ${describeExit(exit)}`);
   });
   supervisor.on('stayedAway', (child) => {
-    log.warn(ofChild(child), 'process did not come back, and is replaced');
+    log.warn(ofChild(child), 'process did not return, and is being replaced');
   });
   supervisor.on('restartBegan', ({ of }) => {
     log.info({ workers: of }, 'restarting');
@@ -133,28 +133,28 @@ export function logSupervisor(log: Log, supervisor: Supervisor): void {
     log.info({ workers: replaced }, 'restarted');
   });
   supervisor.on('crashLooped', (child, { exit }) => {
-    log.error(ofChild(child), `process ends again and again before it works; last it ${describeExit(exit)}`);
+    log.error(ofChild(child), `worker is in a crash loop; last it ${describeExit(exit)}`);
   });
   supervisor.on('outputLost', (child, error) => {
     log.warn({ ...ofChild(child), reason: error.message }, 'output of the process is lost');
   });
   supervisor.on('killed', (child) => {
-    log.warn(ofChild(child), 'process killed: it did not end in time');
+    log.warn(ofChild(child), 'process killed: it did not exit in time');
   });
   supervisor.on('recycled', (child, { exit }) => {
-    log.info(ofChild(child), `process ${describeExit(exit)} after it had served, and is replaced`);
+    log.info(ofChild(child), `process ${describeExit(exit)} after it had served, and is being replaced`);
   });
   supervisor.on('exited', (child, { exit, vacancy }) => {
     const what = exit ? `process ${describeExit(exit)}` : 'process not started again';
     log.info(ofChild(child), vacancy ? `${what} ${whyVacant[vacancy]}` : what);
   });
   supervisor.on('finished', () => {
-    log.info('every process has finished without listening');
+    log.info('all processes have finished without listening');
   });
 }
 
 const whyVacant: Record<Vacancy, string> = {
-  finished: 'and never listened: it has finished, and passfd restart starts another one',
+  finished: 'and never listened, so it has finished; passfd restart starts another one',
   drained: 'after it was drained by hand; passfd restart starts another one',
 };
 
@@ -168,7 +168,7 @@ function ofWorker({ id, pid }: WorkerView): { worker: number; pid: number } {
   return { worker: id, pid };
 }
 
-/** Not `worker`: one that joins by the control socket has another id there than its slot. */
+/** Not `worker`: a child that joins by the control socket has another id there than its slot. */
 function ofChild({ id, pid }: ChildView): { child: number; pid: number | undefined } {
   return { child: id, pid };
 }

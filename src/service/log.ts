@@ -1,5 +1,5 @@
-// The log: one line for each event on standard error, for people at a terminal and for programs elsewhere. It waits
-// for no reader.
+// The log: one line for each event on standard error, as text on a terminal and as JSON elsewhere. It never waits for a
+// reader.
 import { constants, fstatSync, openSync } from 'node:fs';
 import { isatty } from 'node:tty';
 
@@ -10,10 +10,10 @@ import { Descriptor } from '../fd/index.js';
 import { printable } from '../handoff/index.js';
 import { LineWriter } from './line-writer.js';
 
-// Not written to by `process.stderr`: Node makes that non-blocking, and so for workers too that may be no Node.
+// Not `process.stderr`: Node makes it non-blocking, also for workers, which may not be Node programs.
 const STDERR = 2;
 
-/** Time in which the last lines are read. */
+/** Time that a reader has for the last lines. */
 const END_TIMEOUT_MS = 1_000;
 
 export const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'silent'] as const;
@@ -26,25 +26,25 @@ export interface OpenLog extends AsyncDisposable {
 }
 
 /**
- * Disposing of it writes what waits, as far as somebody reads it in time.
+ * Disposing of it writes the waiting lines, for at most one second.
  * @param fd lent until it is disposed of, and never closed here
  */
 export function openLog(level: LogLevel, fd: number = STDERR, isTerminal: boolean = isatty(fd)): OpenLog {
   const own = openOwn(fd);
   const writer = new LineWriter(own?.fd ?? fd, (lines) => {
-    log.warn({ lines }, 'lines of the log are lost: nobody read it');
+    log.warn({ lines }, 'log lines dropped: nothing read the log');
   });
 
   const pretty = prettyFactory({ translateTime: 'SYS:HH:MM:ss.l', singleLine: true });
   const log = pino(
     {
       level,
-      // Not the process id of the dispatcher, since `pid` is that of a worker here.
+      // Without the pid of the dispatcher: here, `pid` is the pid of a worker.
       base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label: string) => ({ level: label }) },
     },
-    // Without `flushSync`, which would wait for the reader.
+    // Without `flushSync`, which waits for the reader.
     {
       write(line) {
         writer.write(isTerminal ? forTerminal(line, pretty) : printableLine(line));
@@ -52,7 +52,7 @@ export function openLog(level: LogLevel, fd: number = STDERR, isTerminal: boolea
     },
   );
 
-  /** What `process.exit` and an uncaught error leave. */
+  /** For `process.exit` and uncaught errors. */
   const onExit = (): void => {
     writer.closeNow();
   };
@@ -68,15 +68,15 @@ export function openLog(level: LogLevel, fd: number = STDERR, isTerminal: boolea
   };
 }
 
-/** The same JSON, and harmless to a terminal where somebody shows the file. */
+/** The same JSON, without control characters: the file may be shown on a terminal. */
 function printableLine(line: string): string {
   return `${printable(line.trimEnd())}\n`;
 }
 
-/** A colour, or an end of a line: what is printed for people has some. */
+/** A colour, or an end of a line. */
 const LAYOUT = /(\u001b\[[\d;]*m|\n)/;
 
-/** For people. What has a colour comes from here: the message is made printable before, and fields stand as JSON. */
+/** Text for a terminal. Only this code adds colours: the message is made printable first, and fields are JSON. */
 function forTerminal(line: string, pretty: (event: object) => string): string {
   const event = JSON.parse(line) as { readonly msg?: string };
   return pretty({ ...event, msg: printable(event.msg ?? '') })
@@ -86,14 +86,15 @@ function forTerminal(line: string, pretty: (event: object) => string): string {
 }
 
 /**
- * A pipe gets a description of its own, since non-blocking is the whole description's, and workers have the same one.
- * Anything else is waited for beside the event loop, and also at the end: a socket, or a terminal that was stopped.
+ * A pipe is opened again. O_NONBLOCK belongs to the open file description, and workers share the original one.
+ * Writes to anything else, such as a socket or a stopped terminal, may wait: on the thread pool, and at the end.
+ * @returns undefined where it is no pipe, or cannot be opened again
  */
 function openOwn(fd: number): Descriptor | undefined {
   if (!fstatSync(fd).isFIFO()) return undefined;
   try {
     return new Descriptor(openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK));
   } catch {
-    return undefined; // another user's, or a system without /proc
+    return undefined; // it belongs to another user, or there is no /proc
   }
 }

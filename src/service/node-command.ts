@@ -1,4 +1,4 @@
-// The command lines of Node: one that runs an unmodified app as a worker, and the one that this process runs.
+// Command lines of Node: to run an unmodified app as a worker, and to start this process again.
 import { existsSync } from 'node:fs';
 import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 
@@ -10,15 +10,15 @@ export function appCommand(app: string, args: readonly string[]): [program: stri
   return [nodeProgram(), ...inheritedOptions(process), '--import', register, app, ...args];
 }
 
-/** The command that this process runs, as it is to be found now: code and Node may have been replaced. */
+/** The command of this process, looked up now: its code and its Node may have been replaced. */
 export function ownCommand(): [program: string, ...args: string[]] {
   const [, script = '', ...args] = process.argv;
   return [nodeProgram(), ...inheritedOptions(process), asNamed(script), ...args];
 }
 
 /**
- * Node as it was called, and not where that led: what stands there is another version after an update. `node` is looked
- * up in `PATH` whenever it is started.
+ * Node by the path or name that this process was started with, not by `execPath`: after an update, the same path or name
+ * leads to another version. A name is looked up in `PATH` at each start.
  */
 function nodeProgram(): string {
   const { argv0, execPath } = process;
@@ -28,7 +28,7 @@ function nodeProgram(): string {
   return directories.some((directory) => existsSync(join(directory, argv0))) ? argv0 : execPath;
 }
 
-/** By the name of the working directory, where that is a symbolic link that a deployment swaps. */
+/** A path in the working directory is named by the directory's symbolic link, which a deployment swaps. */
 function asNamed(path: string): string {
   const named = namedDirectory();
   const fromHere = relative(process.cwd(), path);

@@ -1,15 +1,15 @@
-// Repeats: keeps what may happen thousands of times a second, at the will of a peer, from filling the log.
+// Repeats: sums up log lines that peers can cause thousands of times a second.
 
-/** Pause behind the first line of a kind, doubled behind each that sums up, as long as it goes on. */
+/** Pause after the first line of a kind. It doubles with each summary. */
 const FIRST_PAUSE_MS = 1_000;
 const LAST_PAUSE_MS = 60_000;
 
-/** Writes a line. @param more how many like it were left out since the last one, and are summed up by it; 0 for the first */
+/** Writes a line. @param more how many lines of its kind were left out since the last one */
 export type Write = (more: number) => void;
 
 interface Kind {
   pauseMs: number;
-  /** How many more are written at once. */
+  /** How many further lines are written at once. */
   free: number;
   more: number;
   write: Write;
@@ -19,12 +19,12 @@ export class Repeats {
   readonly #kinds = new Map<string, Kind>();
   readonly #atOnce: number;
 
-  /** @param atOnce how many of a kind are written at once, before any is summed up */
+  /** @param atOnce how many lines of a kind are written before the first summary. Default: 1 */
   constructor(atOnce = 1) {
     this.#atOnce = atOnce;
   }
 
-  /** The first of a kind are written at once; of those that follow in a pause the last one, with their number. */
+  /** Writes the first lines of a kind at once. After that, the last line of each pause is written, with the number of lines. */
   log(name: string, write: Write): void {
     const kind = this.#kinds.get(name);
     if (kind && kind.free > 0) {

@@ -1,11 +1,11 @@
-// Restarts: one restart of the workers at a time. Those that are asked for before it can begin become one.
+// Restarts: runs one restart of the workers at a time, and merges requests that wait into one restart.
 
-export type TellProgress = (text: string) => void;
+export type ReportProgress = (text: string) => void;
 
-/** Who has asked for a restart that has not begun. */
+/** The requests for a restart that has not begun. */
 class Batch<Result> {
   readonly done: Promise<Result>;
-  readonly askers: TellProgress[] = [];
+  readonly reports: ReportProgress[] = [];
   readonly without = new Set<string>();
   isSignalled = false;
   resolve: (result: Result) => void = () => undefined;
@@ -21,11 +21,11 @@ class Batch<Result> {
 
 export interface RestartsOptions<Result> {
   /**
-   * Does one. Its progress is for everybody who has asked for it.
-   * @param without addresses that any of them has given up
+   * Runs one restart. Every request gets its progress.
+   * @param without addresses that any request gives up
    */
-  readonly restart: (progress: TellProgress, without: readonly string[]) => Promise<Result>;
-  /** Resolves when one can begin; with false when another process does it. */
+  readonly restart: (progress: ReportProgress, without: readonly string[]) => Promise<Result>;
+  /** Resolves when a restart can begin; with false when the next generation does it. */
   readonly untilFree: () => Promise<boolean>;
 }
 
@@ -39,28 +39,28 @@ export class Restarts<Result> {
     this.#options = options;
   }
 
-  /** Whether one has begun and has not ended. */
+  /** Whether a restart runs. */
   get isUnderWay(): boolean {
     return this.#isUnderWay;
   }
 
-  /** Whether a signal has asked for one that has not begun. A command asks the next process again by itself. */
+  /** Whether a signal requested a restart that has not begun. A command repeats its request to the next generation itself. */
   get isSignalled(): boolean {
     return this.#next?.isSignalled ?? false;
   }
 
   /**
-   * Asks for one that begins from now on, and resolves or rejects as that does. One that fails does not keep the next one
-   * from being tried: what was wrong may be mended by then.
+   * Requests a restart that begins after this call. Resolves or rejects as the restart does. A restart that waits is tried
+   * even if the one before it failed: the cause may be fixed by then.
    */
   ask(
     by: 'signal' | 'command',
-    progress: TellProgress = () => undefined,
+    progress: ReportProgress = () => undefined,
     without: readonly string[] = [],
   ): Promise<Result> {
     const batch = (this.#next ??= new Batch());
     for (const address of without) batch.without.add(address);
-    batch.askers.push(progress);
+    batch.reports.push(progress);
     batch.isSignalled ||= by === 'signal';
     if (!this.#isRunning) this.#run().catch(batch.reject);
     return batch.done;
@@ -76,7 +76,7 @@ export class Restarts<Result> {
         await this.#options
           .restart(
             (text) => {
-              for (const tell of batch.askers) tell(text);
+              for (const report of batch.reports) report(text);
             },
             [...batch.without],
           )

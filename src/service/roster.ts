@@ -1,12 +1,12 @@
-// Roster: which workers the present generation has, in which slots. The journal keeps it for the start after a crash.
+// Roster: the workers of this generation and their slots, written to the journal for the start after a crash.
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { isSameProcess, processIdentity } from '../fd/internal.js';
-import type { ChildView, Occupant, Supervisor } from '../supervisor/index.js';
+import type { ChildView, SlotSnapshot, Supervisor } from '../supervisor/index.js';
 import { Journal, type Check, type ServiceName, type Survivor } from './journal.js';
 
 /**
- * How long the coming and going of workers that nobody has started here may stay unnoted: they come as fast as they like.
- * Should this process die meanwhile, the next one does not wait for them, and lets them in all the same.
+ * Workers that this service did not start can come and go at any rate, so their changes are written after this time. If this
+ * process dies before, the next dispatcher does not wait for them, and lets them in when they return.
  */
 const GUESTS_DELAY_MS = 250;
 
@@ -20,13 +20,13 @@ export class Roster {
   readonly #dispatcher: Dispatcher;
   readonly #journal: Journal;
   readonly #warned: (error: unknown) => void;
-  /** By their processes. */
+  /** By pid. */
   readonly #children = new Map<number, Child>();
-  /** Workers that nobody has started here: to look one up costs a system call. */
+  /** Of workers that this service did not start. A lookup costs a system call. */
   readonly #identities = new WeakMap<WorkerView, string | undefined>();
-  /** Workers of a dispatcher that died which have not come back yet, by their processes. */
+  /** Workers of a killed dispatcher that have not returned yet, by pid. */
   readonly #expected = new Map<number, Survivor>();
-  /** What `claim` has found. */
+  /** The result of `claim`. */
   #claimed: readonly Survivor[] | undefined;
   #isOpen = false;
   #isPaused = false;
@@ -35,7 +35,7 @@ export class Roster {
 
   /**
    * @param control the path of the control socket
-   * @param warned told when the workers could not be noted: after a crash, they will be started anew
+   * @param warned called when the journal cannot be written. Workers are then started anew after a crash
    */
   constructor(
     control: string,
@@ -58,7 +58,7 @@ export class Roster {
     dispatcher.on('left', note);
   }
 
-  /** Knows from now on which processes its supervisor has. */
+  /** Follows the processes of the supervisor from now on. */
   follow(supervisor: Supervisor): void {
     const know = ({ id, pid }: ChildView): void => {
       if (pid === undefined) return;
@@ -68,7 +68,7 @@ export class Roster {
     supervisor.on('started', know);
     supervisor.on('takenOver', know);
     supervisor.on('unexpected', know);
-    // The number may be another process's from now on.
+    // The pid may be reused from now on.
     const forget = ({ pid }: ChildView): void => {
       if (pid === undefined) return;
       this.#children.delete(pid);
@@ -81,9 +81,9 @@ export class Roster {
   }
 
   /**
-   * Takes the journal of a dispatcher that died.
-   * @returns its workers, which live
-   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when it lives, or was another service's
+   * Takes the journal of a killed dispatcher.
+   * @returns its workers that are alive
+   * @throws {PassfdError} `ERR_ADDRESS_IN_USE` when the dispatcher is alive, or was that of another service
    */
   claim(): readonly Survivor[] {
     this.#claimed = this.#journal.claim();
@@ -91,13 +91,13 @@ export class Roster {
     return this.#claimed;
   }
 
-  /** Takes part in the journal of the generation before, which goes on with it until it is over. */
+  /** Joins the journal of the generation before, which writes it until it has handed over. */
   join(): void {
     this.#expect(this.#journal.join());
   }
 
-  /** Of survivors, those that were children of their dispatcher: some are back already. */
-  occupantsAmong(survivors: readonly Survivor[]): Occupant[] {
+  /** For the supervisor: the survivors that were children of the killed dispatcher. Some may have returned already. */
+  snapshotsOf(survivors: readonly Survivor[]): SlotSnapshot[] {
     const ready = new Set(
       this.#dispatcher.workers.filter(({ state }) => state === 'ready').map(({ pid }) => pid),
     );
@@ -116,13 +116,13 @@ export class Roster {
     return this.#isOpen;
   }
 
-  /** This generation is the present one, with what is in its slots. */
-  open(occupants: readonly Occupant[]): void {
+  /** Makes this generation the present one, with these processes in its slots. */
+  open(snapshots: readonly SlotSnapshot[]): void {
     this.#isOpen = true;
     this.#journal.catchUp();
-    for (const occupant of occupants) {
-      if (!('pid' in occupant)) continue;
-      const { id, pid, identity } = occupant;
+    for (const snapshot of snapshots) {
+      if (!('pid' in snapshot)) continue;
+      const { id, pid, identity } = snapshot;
       this.#children.set(pid, { slot: id, identity: identity ?? processIdentity(pid) });
     }
     this.#noteNow();
@@ -133,33 +133,33 @@ export class Roster {
     return this.#isOpen && !this.#isPaused ? this.#journal.check() : 'kept';
   }
 
-  /** Writes what waits, and nothing more until `resume`: the next generation may begin to write in its place. */
+  /** Writes what waits, and then nothing until `resume`: the next generation may begin to write. */
   pause(): void {
     if (this.#timer || this.#isNoting) this.#write();
     this.#isPaused = true;
   }
 
-  /** Writes what happened since `pause`: there is no next generation. */
+  /** After a takeover that failed: writes what happened since `pause`. */
   resume(): void {
     this.#isPaused = false;
     this.#write();
   }
 
-  /** It is no more: another one notes them, or nobody needs to. */
+  /** Writes no more. The journal stays. */
   close(): void {
     this.#isOpen = false;
     clearTimeout(this.#timer);
     this.#journal.close();
   }
 
-  /** At an orderly end: no worker is left. */
+  /** Removes the journal: no worker is left. */
   remove(): void {
     this.#isOpen = false;
     clearTimeout(this.#timer);
     this.#journal.remove();
   }
 
-  /** After a start that has failed. The journal stays where it is another start's, or while a worker in it lives. */
+  /** After a start that failed. The journal stays if it was not claimed, or if a worker in it is alive. */
   abandon(): void {
     const isNeeded = this.#claimed?.some(({ pid, identity }) => isSameProcess(pid, identity)) ?? true;
     if (isNeeded) this.close();
@@ -177,7 +177,7 @@ export class Roster {
     }, GUESTS_DELAY_MS).unref();
   }
 
-  /** Once for all that happens in a turn of the event loop. */
+  /** Writes once for all changes in a turn of the event loop. */
   #noteNow(): void {
     if (this.#isNoting) return;
     this.#isNoting = true;
@@ -198,7 +198,7 @@ export class Roster {
     }
   }
 
-  /** Everybody who would be there if this process died now: who has joined, who was started, and who is still expected. */
+  /** The processes that would survive this one: workers that joined, children, and workers that have not returned yet. */
   #survivors(): Survivor[] {
     const all = new Map<number, Survivor>();
     for (const [pid, survivor] of this.#expected) {
@@ -224,6 +224,7 @@ export class Roster {
     }
     return [...all.values()];
   }
+
   #identityOf(worker: WorkerView): string | undefined {
     if (!this.#identities.has(worker)) this.#identities.set(worker, processIdentity(worker.pid));
     return this.#identities.get(worker);

@@ -5,7 +5,7 @@ import type { ChildView, Supervisor } from '../supervisor/index.js';
 import type { Life } from './life.js';
 import { ofError } from './log-events.js';
 import type { Log } from './log.js';
-import { Restarts, type TellProgress } from './restarts.js';
+import { Restarts, type ReportProgress } from './restarts.js';
 import type { Roster } from './roster.js';
 import type { TakeoverSession } from './takeover-session.js';
 
@@ -56,7 +56,7 @@ export class ServiceCommands {
    */
   restart(
     by: 'signal' | 'command',
-    progress?: TellProgress,
+    progress?: ReportProgress,
     without?: readonly string[],
   ): Promise<RestartResult> {
     const reason = this.#whyRestartWaits();
@@ -83,7 +83,7 @@ export class ServiceCommands {
     return !takeover.hasHandedOver;
   }
 
-  async #restart(progress: TellProgress, without: readonly string[]): Promise<RestartResult> {
+  async #restart(progress: ReportProgress, without: readonly string[]): Promise<RestartResult> {
     const { supervisor, dispatcher, life, log } = this.#parts;
     const onReplaced = ({ id, pid }: ChildView): void => {
       progress(`worker ${id} is process ${pid ?? 0} now`);

@@ -3,7 +3,7 @@ import { Dispatcher, type ControlOptions, type WorkerView } from '../dispatcher/
 import { PassfdError } from '../fd/index.js';
 import { OrphanReaper, processIdentity, settleWills } from '../fd/internal.js';
 import { prepareControlDirectory, traceStep } from '../handoff/index.js';
-import { namedDirectory, Supervisor, type Occupant } from '../supervisor/index.js';
+import { namedDirectory, Supervisor, type SlotSnapshot } from '../supervisor/index.js';
 import { inheritedDescriptors, Notifier, type InheritedDescriptor } from '../systemd/index.js';
 import { readAuthkey } from './authkey.js';
 import { supervisorOptions, type WorkerCommand } from './children.js';
@@ -141,8 +141,8 @@ class Service {
   async run(): Promise<number> {
     try {
       const { descent } = this.#parts;
-      const occupants = await (descent ? this.#succeed(descent) : this.#open());
-      this.#start(occupants);
+      const snapshots = await (descent ? this.#succeed(descent) : this.#open());
+      this.#start(snapshots);
       const end = await this.#life.ended;
       // A takeover that runs is decided first: the generation that has everything then is the one that stops.
       await this.#takeover.settled();
@@ -228,7 +228,7 @@ class Service {
   }
 
   /** Starts where no dispatcher is, or where one was killed. */
-  async #open(): Promise<Occupant[]> {
+  async #open(): Promise<SlotSnapshot[]> {
     const { settings, inherited, notifier } = this.#parts;
     const { controlPath, rawControlPath, listen } = settings;
     prepareControlDirectory(controlPath);
@@ -255,7 +255,7 @@ class Service {
       });
     // A second signal does not wait for workers that may return.
     await Promise.race([opened, this.#signals.second]);
-    return this.#roster.occupantsAmong(survivors);
+    return this.#roster.snapshotsOf(survivors);
   }
 
   /** The workers of a dispatcher that was killed. @throws {PassfdError} `ERR_ADDRESS_IN_USE` when it is alive */
@@ -272,7 +272,7 @@ class Service {
   }
 
   /** Takes over from the generation before. */
-  async #succeed(descent: Descent): Promise<Occupant[]> {
+  async #succeed(descent: Descent): Promise<SlotSnapshot[]> {
     const parts = {
       dispatcher: this.#dispatcher,
       roster: this.#roster,
@@ -282,12 +282,12 @@ class Service {
     return takeOverFrom(descent, parts, this.#keyedControlOptions());
   }
 
-  #start(occupants: readonly Occupant[]): void {
+  #start(snapshots: readonly SlotSnapshot[]): void {
     const { notifier, descent } = this.#parts;
-    this.#roster.open(occupants);
+    this.#roster.open(snapshots);
     if (descent) reportStarted(descent, notifier).catch(() => undefined); // the other process may have exited
     notifier.startKeepAlive();
-    const started = this.#supervisor?.start(occupants) ?? Promise.resolve();
+    const started = this.#supervisor?.start(snapshots) ?? Promise.resolve();
     // Workers that returned earlier, or during a takeover.
     for (const worker of this.#dispatcher.workers) this.#adopt(worker);
     this.#life.begin();
@@ -308,8 +308,8 @@ class Service {
   #adopt({ formerChild, pid }: WorkerView): void {
     if (!formerChild || !this.#roster.isOpen) return;
     const { slot, service } = formerChild;
-    const occupant: Occupant = { id: slot, pid, identity: processIdentity(pid), state: 'awaited' };
-    this.#supervisor?.adopt(occupant, service === this.#fingerprint);
+    const snapshot: SlotSnapshot = { id: slot, pid, identity: processIdentity(pid), state: 'awaited' };
+    this.#supervisor?.adopt(snapshot, service === this.#fingerprint);
   }
 
   #controlOptions(): ControlOptions {

@@ -1,28 +1,28 @@
-// Signals: what a service does on each of them, until its process ends; or they are passed on to its next generation.
+// Signals: handles the signals of a service, or passes them on to its next generation, until the process exits.
 
-/** They ask it to stop; a second one asks it to stop at once. */
+/** A first one stops the service. A second one stops it at once. */
 const STOPPING = ['SIGTERM', 'SIGINT'] as const;
 type Stopping = (typeof STOPPING)[number];
 
 /**
- * Signals that come within this time of a request are the same request: npm and bash pass on what the process group has
- * got already, as another signal a moment later.
+ * Signals that come within this time after a request are the same request: npm and bash pass on signals that the process
+ * group has got already, as a second signal a moment later.
  */
 export const SAME_REQUEST_MS = 500;
 
 export interface SignalHandlers {
   stop(signal: NodeJS.Signals): void;
-  /** One that changes nothing, since it is the same request. */
+  /** A signal that is the same request, and changes nothing. */
   repeated(signal: NodeJS.Signals): void;
   SIGHUP(): void;
   SIGUSR2(): void;
 }
 
-/** What signals need of the process. */
+/** The process as `Signals` uses it. */
 export interface SignalHost {
-  /** In milliseconds, from a clock that nobody sets. */
+  /** Milliseconds of a monotonic clock. */
   now(): number;
-  /** Sends this process the signal. */
+  /** Sends the signal to this process. */
   raise(signal: NodeJS.Signals): void;
 }
 
@@ -34,7 +34,7 @@ const realHost: SignalHost = {
 };
 
 export class Signals implements Disposable {
-  /** Resolves when it is asked a second time to stop. */
+  /** Resolves at the second request to stop. */
   readonly second: Promise<void>;
   readonly #handlers: SignalHandlers;
   readonly #host: SignalHost;
@@ -43,9 +43,9 @@ export class Signals implements Disposable {
   #requests = 0;
   /** When the last request came. */
   #askedAt: number | undefined;
-  /** When the generation before got the first one, which is still to be passed on to this process. */
+  /** When the generation before got the first request, which it will still pass on to this process. */
   #askedBeforeAt: number | undefined;
-  /** Whether this process has got that one as well. */
+  /** Whether this process has got that request already. */
   #isCounted = false;
   #passOn: ((signal: NodeJS.Signals) => void) | undefined;
   #isOver = false;
@@ -79,31 +79,31 @@ export class Signals implements Disposable {
     for (const [signal, listener] of this.#listeners) process.on(signal, listener);
   }
 
-  /** Whether it was asked a second time to stop. */
+  /** Whether there was a second request to stop. */
   get isStoppedAtOnce(): boolean {
     return this.#requests > 1;
   }
 
-  /** How long ago it was asked to stop, if it was. */
+  /** Milliseconds since the first request to stop, if there was one. */
   get stoppingForMs(): number | undefined {
     return this.#requests > 0 && this.#askedAt !== undefined
       ? Math.round(this.#host.now() - this.#askedAt)
       : undefined;
   }
 
-  /** The next request is the one that the generation before got so long ago. */
+  /** Announces the request that the generation before got this long ago. */
   expectRequest(stoppingForMs: number): void {
-    // A signal to a process group comes to both generations.
+    // Both generations get a signal to their process group.
     if (this.#requests > 0) this.#isCounted = true;
     else this.#askedBeforeAt = this.#host.now() - stoppingForMs;
   }
 
-  /** From now on they are another process's business. A second call names another one. */
+  /** Passes signals on to another process from now on. A second call replaces the receiver. */
   passOnTo(receiver: (signal: NodeJS.Signals) => void): void {
     this.#passOn = receiver;
   }
 
-  /** The service is over, and its process about to end. A new request, and nothing else, ends that as if nobody listened. */
+  /** The process is about to exit. A new request ends it as if the signal had no handler. Other signals are ignored. */
   end(): void {
     this.#isOver = true;
   }
@@ -125,7 +125,7 @@ export class Signals implements Disposable {
       this[Symbol.dispose]();
       this.#host.raise(signal);
     } else if (this.#passOn) {
-      // The receiver has a clock of its own.
+      // The receiver finds out itself whether it is the same request.
       this.#passOn(signal);
     } else if (isSame) {
       this.#handlers.repeated(signal);

@@ -5,13 +5,13 @@ import { version, type ControlOptions, type Dispatcher } from '../dispatcher/ind
 import { awaitGo, handOver, TAKEOVER_FORMAT, takeOver, takeoverError } from '../dispatcher/internal.js';
 import { closeAll, PassfdError } from '../fd/index.js';
 import { traceStep } from '../handoff/index.js';
-import type { Occupant, Supervisor } from '../supervisor/index.js';
+import type { SlotSnapshot, Supervisor } from '../supervisor/index.js';
 import type { Notifier } from '../systemd/index.js';
 import type { Life } from './life.js';
 import type { Descent } from './generation.js';
 import type { Lineage, NextGeneration } from './lineage.js';
 import type { Log } from './log.js';
-import { attachmentOf, occupantIn } from './occupants.js';
+import { attachmentOf, slotSnapshotIn } from './slot-snapshots.js';
 import type { Roster } from './roster.js';
 import { SAME_REQUEST_MS, type Signals } from './signals.js';
 
@@ -143,7 +143,7 @@ export class TakeoverSession {
     const kill = (): void => {
       signal('SIGKILL');
     };
-    const attachments = (supervisor?.occupants() ?? []).map(attachmentOf);
+    const attachments = (supervisor?.snapshot() ?? []).map(attachmentOf);
     try {
       const stoppingForMs = (): number | undefined => signals.stoppingForMs;
       await handOver(dispatcher, { channel, kill, stoppingForMs }, attachments);
@@ -192,14 +192,14 @@ export async function takeOverFrom(
   { predecessor }: Descent,
   { dispatcher, roster, signals, log }: Pick<TakeoverParts, 'dispatcher' | 'roster' | 'signals' | 'log'>,
   options: ControlOptions,
-): Promise<Occupant[]> {
+): Promise<SlotSnapshot[]> {
   await predecessor.send({ type: 'hello', version, format: TAKEOVER_FORMAT, pid: process.pid });
   traceStep('hello-said');
-  let occupants: Occupant[];
+  let snapshots: SlotSnapshot[];
   roster.join();
   try {
     const attachments = await takeOver(dispatcher, predecessor, options);
-    occupants = attachments.map(occupantIn);
+    snapshots = attachments.map(slotSnapshotIn);
     const { stoppingForMs } = await awaitGo(predecessor);
     if (stoppingForMs !== undefined) signals.expectRequest(stoppingForMs);
   } catch (error) {
@@ -211,7 +211,7 @@ export async function takeOverFrom(
   dispatcher.thaw();
   const { generation } = dispatcher.status();
   log.info({ generation, workers: dispatcher.workers.length }, 'took over');
-  return occupants;
+  return snapshots;
 }
 
 /** Reports to the process that started this generation that it serves. A service manager is notified first. */

@@ -1,28 +1,28 @@
-// Child: the supervisor's view of one process, from its start or its takeover to its end.
+// Child: the supervisor's view of one worker process, from its start or its takeover to its end.
 import type { Address } from '../fd/index.js';
 import { KILL_AFTER_MS, RETURN_TIMEOUT_MS } from '../handoff/index.js';
 import type { Exit } from './exit.js';
 import type { HeldHost } from './held-host.js';
 import type { ProcessName, Start, Timer } from './host.js';
-import type { Living } from './occupant.js';
+import type { ProcessSnapshot } from './slot-snapshot.js';
 import type { ChildOutput } from './output.js';
 import type { WorkerPool, PoolWorker } from './worker-pool.js';
-import type { Life } from './deaths.js';
+import type { ChildEnd, Life } from './deaths.js';
 import { prefixOf } from './launch.js';
 
-/** How long a process that has ended may go unread: what it has started itself can hold its channel open. */
+/** How long to wait for the end of a channel after its process has ended: a process that it started can hold it open. */
 const LAST_WORDS_MS = 1_000;
 
 type State =
-  /** A timer as soon as its process runs. */
+  /** It has a timer as soon as its process runs. */
   | { readonly is: 'starting'; readonly timer: Timer | undefined }
-  /** It has lost its dispatcher, and is going to join again. */
+  /** Its dispatcher was killed, and it will join again. */
   | { readonly is: 'awaited'; readonly timer: Timer }
   | { readonly is: 'ready'; readonly worker: PoolWorker }
   | Draining
-  /** It was ended, and its end has not been told yet. */
+  /** It got SIGKILL, and has not ended yet. */
   | { readonly is: 'killed' }
-  /** The process has ended, and the pool still reads what it said: whether it had closed its server, and why it died. */
+  /** The process has ended. The pool still reads its last messages: whether it closed its servers, and why it died. */
   | { readonly is: 'ended'; readonly death: Death; readonly timer: Timer }
   | { readonly is: 'over' };
 
@@ -31,16 +31,16 @@ interface Draining {
   /** SIGTERM at its drain timeout, then SIGKILL. */
   readonly timer: Timer;
   readonly terminatedAt: number | undefined;
-  /** Of one that has lost its dispatcher: it is drained when it has joined again. */
+  /** For a process that has still to return to the pool. It is drained when it has. */
   readonly returnTimer: Timer | undefined;
 }
 
-/** What a child tells its slot. */
+/** What a child reports to its slot. */
 export type ChildReport =
   | { readonly is: 'ready' }
-  /** It was not ready in time; nothing was done about it. */
+  /** It was not ready in time. Nothing is done about it here. */
   | Overdue
-  /** It has lost its dispatcher and has not joined again in time; it is being ended. */
+  /** It did not return to the pool in time. It is being ended. */
   | { readonly is: 'stayedAway' }
   | { readonly is: 'killed' }
   | OutputLost
@@ -48,40 +48,27 @@ export type ChildReport =
 
 export interface Overdue {
   readonly is: 'overdue';
-  /** Whether the pool knows it, and waits only for its word that it can take connections. */
+  /** Whether it has joined the pool, and only does not listen yet. */
   readonly hasJoined: boolean;
-  /** What it has started by itself: most often the real app, where the command only starts that. */
+  /** What it has started itself: most often the real app, when the command is only a launcher. */
   readonly launched: string | undefined;
 }
 
-/** Its output could not be written here. It is told once; the child goes on. */
+/** Its output cannot be written. Reported once. The child goes on. */
 export interface OutputLost {
   readonly is: 'outputLost';
   readonly error: Error;
 }
 
-interface Death {
-  readonly exit: Exit;
-  readonly life: Life;
-  /** Whether it was still to join the pool again. */
-  readonly wasAwaited: boolean;
-}
+type Death = Omit<ChildEnd, 'worker'>;
 
-export interface ChildEnd extends Death {
-  /** How the pool knew it when it left; none for one that never joined. */
-  readonly worker: PoolWorker | undefined;
-}
-
-/**
- * What a worker that takes connections still has to serve before its child is ready; undefined while nobody knows yet what
- * it has to serve.
- */
+/** The addresses that a worker must still serve before its child is ready. Undefined while they are not known yet. */
 export type Lacks = (worker: PoolWorker) => readonly Address[] | undefined;
 
 export interface ChildOptions {
-  /** Time that it has to end when it is stopped. */
+  /** Time to end when it is stopped. */
   readonly drainTimeoutMs: number;
-  /** Time that it has to be ready when it is started. */
+  /** Time to become ready when it is started. */
   readonly readyTimeoutMs: number;
 }
 
@@ -97,7 +84,7 @@ export class Child {
   #process: ProcessName | undefined;
   #output: ChildOutput | undefined;
   #readyAt: number | undefined;
-  /** How the pool knew it when it left. */
+  /** The last that the pool knew of it. */
   #left: PoolWorker | undefined;
 
   constructor(
@@ -122,48 +109,48 @@ export class Child {
     return this.#process?.pid;
   }
 
-  /** Whether its process lives, as far as it is known. */
+  /** False as soon as the end of its process is known. */
   get isAlive(): boolean {
     return this.#state.is !== 'ended' && this.#state.is !== 'over';
   }
 
-  /** What it told the pool before it died. */
+  /** The error that it reported before it died. */
   get lastWords(): string | undefined {
     return this.worker?.lastWords;
   }
 
-  /** What its process has started by itself, while it runs. */
+  /** What its process has started itself, while it runs. */
   get launched(): string | undefined {
     return this.pid === undefined ? undefined : this.#host.launchedBy(this.pid);
   }
 
-  /** How the pool knows it, or did when it left. */
+  /** What the pool knows of it, or knew when it left. */
   get worker(): PoolWorker | undefined {
     return this.#workerInPool ?? this.#left;
   }
 
-  /** Whether it was started here, and was never ready. */
+  /** Whether it was started here and was never ready. */
   get isStarting(): boolean {
     return this.#state.is === 'starting';
   }
 
-  /** Whether it takes connections, or may do so soon again. */
+  /** Whether it is ready and in the pool. */
   get isReady(): boolean {
     return this.#state.is === 'ready' && this.#workerInPool !== undefined;
   }
 
-  /** Whether it is going to join the pool again: until then nobody knows what it serves. */
+  /** Whether it has still to return to the pool. Until then its addresses are not known. */
   get isAwaited(): boolean {
     return this.#state.is === 'awaited';
   }
 
-  /** Of one that takes connections: what it has to serve, and does not. */
+  /** The addresses that a ready worker must still serve. */
   get lacking(): readonly Address[] {
     const worker = this.#workerInPool;
     return (worker?.state === 'ready' ? this.#lacks(worker) : undefined) ?? [];
   }
 
-  /** Starts its process. When that fails, its end says why, but not before this has returned. */
+  /** Starts its process. If that fails, its end is reported after this call has returned. */
   start(describe: () => Start): void {
     const spawned = this.#host.spawn(
       describe,
@@ -179,8 +166,8 @@ export class Child {
     this.#pool.addChild(spawned.channel, { id: this.#slot, pid: spawned.pid });
   }
 
-  /** Looks after a process that is no child of this one from now on. */
-  takeOver({ pid, identity, state, stdout, stderr }: Living): void {
+  /** Takes over a process that is no child of this process. */
+  takeOver({ pid, identity, state, stdout, stderr }: ProcessSnapshot): void {
     this.#process = { pid, identity };
     if (stdout || stderr) {
       const ends = { ...(stdout && { stdout }), ...(stderr && { stderr }) };
@@ -196,7 +183,7 @@ export class Child {
     else this.#awaitReady();
   }
 
-  /** Whether a worker is this process, joined by its channel or by the control socket. */
+  /** Whether a worker is this process. It may have joined by its channel or by the control socket. */
   is(worker: PoolWorker): boolean {
     return worker.pid === this.pid;
   }
@@ -226,7 +213,7 @@ export class Child {
     }
   }
 
-  /** It may serve by now what it has to, or less is asked of it. */
+  /** Becomes ready if it serves what it must. */
   review(): void {
     const state = this.#state;
     const worker = this.#workerInPool;
@@ -236,7 +223,7 @@ export class Child {
     this.#becomeReady(worker);
   }
 
-  /** It is ready with what it serves. */
+  /** Becomes ready with the addresses that it serves. */
   accept(): void {
     this.#lacks = () => [];
     this.review();
@@ -249,7 +236,7 @@ export class Child {
     this.#end(this.#state.death);
   }
 
-  /** Lets it finish what it has open, then ends it. */
+  /** Drains it, then ends it. */
   stop(): void {
     const state = this.#state;
     switch (state.is) {
@@ -279,7 +266,7 @@ export class Child {
     }
   }
 
-  /** Ends it now. */
+  /** Sends SIGKILL. */
   kill(): void {
     if (!this.#process) return;
     const state = this.#state;
@@ -305,17 +292,17 @@ export class Child {
   }
 
   /**
-   * For the next supervisor; undefined when there is no process. The caller owns its descriptors.
+   * Describes it to the next supervisor. Undefined when there is no process. The caller owns the descriptors.
    * @param isLeaving whether another one has its place
    */
-  describe(isLeaving: boolean): Living | undefined {
+  snapshot(isLeaving: boolean): ProcessSnapshot | undefined {
     if (!this.#process || !this.isAlive) return undefined;
     const { pid, identity } = this.#process;
     const output = this.#output?.duplicate();
     return { id: this.#slot, pid, identity, state: isLeaving ? 'leaving' : this.#stateForOthers, ...output };
   }
 
-  get #stateForOthers(): Living['state'] {
+  get #stateForOthers(): ProcessSnapshot['state'] {
     switch (this.#state.is) {
       case 'starting':
       case 'awaited':
@@ -385,7 +372,7 @@ export class Child {
     this.#host.kill(this.#process, 'SIGTERM');
   }
 
-  /** What is open in it may never end by itself, as a WebSocket: SIGTERM is the app's chance to end that. */
+  /** Some connections, such as WebSockets, never end by themselves. SIGTERM lets the app end them. */
   #onDrainTimeout(): void {
     this.#terminate();
     if (this.#state.is !== 'draining' || this.#state.terminatedAt === undefined) return;

@@ -1,23 +1,23 @@
-// How a process ended, or that it never began.
+// Exit: how a process ended, or why it could not be started.
 
 export type Exit =
   | { readonly is: 'code'; readonly code: number }
   | { readonly is: 'signal'; readonly signal: NodeJS.Signals }
   | { readonly is: 'not-started'; readonly error: Error }
-  /** It was started by an earlier generation: the kernel tells only a parent how its child ended. */
+  /** An earlier generation had started it: only a parent gets the exit code from the kernel. */
   | { readonly is: 'unknown' };
 
-/** For people, behind "it": `ended with code 1`. */
+/** As the end of a sentence: `exited with code 1`. */
 export function describeExit(exit: Exit): string {
   switch (exit.is) {
     case 'code':
-      return `ended with code ${exit.code}`;
+      return `exited with code ${exit.code}`;
     case 'signal':
-      return `was ended by ${exit.signal}`;
+      return `was killed by ${exit.signal}`;
     case 'not-started':
       return `could not be started: ${exit.error.message}`;
     case 'unknown':
-      return 'ended, and only the process that had started it knows how';
+      return 'exited; its exit code is not known, because an earlier generation had started it';
   }
 }
 

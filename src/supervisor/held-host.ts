@@ -1,18 +1,18 @@
-// HeldHost: a host whose news can be held back, told later or dropped, so that one supervisor can give way to the next.
+// HeldHost: a host whose events can be held back, delivered later or dropped, for the takeover of a supervisor.
 import type { Exit } from './exit.js';
 import type { Host, ProcessName, Spawned, Start, Timer, Watch } from './host.js';
 import type { ChildOutput, OnLost, OutputEnds } from './output.js';
 
 type State =
   | { readonly is: 'open' }
-  /** What has happened meanwhile, in its order. */
-  | { readonly is: 'held'; readonly news: (() => void)[] }
+  /** With the events since then, in their order. */
+  | { readonly is: 'held'; readonly events: (() => void)[] }
   | { readonly is: 'dropped' };
 
 export class HeldHost {
   readonly #host: Host;
   #state: State = { is: 'open' };
-  /** What ends each timer, watch and tie to a child that is still there. */
+  /** Ends each timer, each watch, and what keeps this process alive for a child. */
   readonly #ties = new Set<() => void>();
   readonly #outputs = new Set<ChildOutput>();
 
@@ -28,14 +28,14 @@ export class HeldHost {
     return this.#state.is === 'dropped';
   }
 
-  /** As `Host.spawn`. @param describe what to start; when it throws, that is why nothing could be started */
+  /** See `Host.spawn`. @param describe returns what to start. If it throws, `onExit` gets the error */
   spawn(describe: () => Start, onExit: (exit: Exit) => void, onLost: OnLost): Spawned | undefined {
     let start: Start;
     try {
       start = describe();
     } catch (error) {
       queueMicrotask(() => {
-        this.tell(() => {
+        this.deliver(() => {
           onExit({ is: 'not-started', error: error as Error });
         });
       });
@@ -45,11 +45,11 @@ export class HeldHost {
       start,
       (exit) => {
         if (spawned) this.#ties.delete(spawned.forget);
-        this.tell(() => {
+        this.deliver(() => {
           onExit(exit);
         });
       },
-      this.#tellLost(onLost),
+      this.#deliverLost(onLost),
     );
     if (!spawned) return undefined;
     this.#ties.add(spawned.forget);
@@ -60,7 +60,7 @@ export class HeldHost {
   watch(process: ProcessName, onEnded: () => void): void {
     const watch: Watch = this.#host.watch(process, () => {
       this.#ties.delete(close);
-      this.tell(onEnded);
+      this.deliver(onEnded);
     });
     const close = (): void => {
       watch.close();
@@ -69,7 +69,7 @@ export class HeldHost {
   }
 
   forward(ends: OutputEnds, prefix: string, onLost: OnLost): ChildOutput {
-    const output = this.#host.forward(ends, prefix, this.#tellLost(onLost));
+    const output = this.#host.forward(ends, prefix, this.#deliverLost(onLost));
     this.#keep(output);
     return output;
   }
@@ -91,7 +91,7 @@ export class HeldHost {
     if (isCleared) return { clear: () => undefined };
     const timer = this.#host.setTimer(() => {
       this.#ties.delete(clear);
-      this.tell(() => {
+      this.deliver(() => {
         if (!isCleared) callback();
       });
     }, delayMs);
@@ -105,26 +105,26 @@ export class HeldHost {
   }
 
   /**
-   * From now on nothing is told. Resolves when no output is read any more either.
-   * @returns whether that is still so
+   * Holds all events back. Resolves when no output is read any more.
+   * @returns false when it was resumed or dropped meanwhile
    */
   async hold(): Promise<boolean> {
-    const held: State = { is: 'held', news: [] };
+    const held: State = { is: 'held', events: [] };
     this.#state = held;
     await Promise.all([...this.#outputs].map((output) => output.pause()));
     return this.#state === held;
   }
 
-  /** Tells what has happened meanwhile, and goes on. */
+  /** Delivers the events that were held back, and goes on. */
   resume(): void {
     if (this.#state.is !== 'held') return;
-    const { news } = this.#state;
+    const { events } = this.#state;
     this.#state = { is: 'open' };
     for (const output of this.#outputs) output.resume();
-    for (const tell of news) tell();
+    for (const deliver of events) deliver();
   }
 
-  /** Behind `hold`: drops everything, and ends nothing. Resolves when the output that nobody goes on with is written. */
+  /** Drops all events, timers and watches. No process is ended. Resolves when output that was not handed over is written. */
   async drop(): Promise<void> {
     this.#state = { is: 'dropped' };
     for (const end of [...this.#ties]) end();
@@ -132,22 +132,22 @@ export class HeldHost {
     await Promise.all([...this.#outputs].map((output) => output.release()));
   }
 
-  /** Now; or after `resume`, where it is held. */
-  tell(news: () => void): void {
+  /** Runs it now, or after `resume` while events are held back. */
+  deliver(event: () => void): void {
     switch (this.#state.is) {
       case 'open':
-        news();
+        event();
         break;
       case 'held':
-        this.#state.news.push(news);
+        this.#state.events.push(event);
         break;
       case 'dropped':
     }
   }
 
-  #tellLost(onLost: OnLost): OnLost {
+  #deliverLost(onLost: OnLost): OnLost {
     return (error) => {
-      this.tell(() => {
+      this.deliver(() => {
         onLost(error);
       });
     };

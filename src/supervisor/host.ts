@@ -1,14 +1,14 @@
-// Host: the operating system as the supervisor uses it, processes, signals and the clock.
+// Host: the operating system as the supervisor uses it: processes, signals and the clock.
 import { spawn, type ChildProcess } from 'node:child_process';
 
 import { socketPair, StreamSocket } from '../fd/index.js';
 import { isSameProcess, processIdentity, ProcessWatch } from '../fd/internal.js';
 import type { Exit } from './exit.js';
 import { launchedBy } from './launched.js';
-import { Output, type ChildOutput, type OnLost, type OutputEnds } from './output.js';
+import { PrefixedOutput, type ChildOutput, type OnLost, type OutputEnds } from './output.js';
 
 export interface Timer {
-  /** A timer that was cleared does not fire. Clearing one that has fired does nothing. */
+  /** Does nothing when the timer has fired. */
   clear(): void;
 }
 
@@ -16,62 +16,62 @@ export interface Timer {
 export interface Start {
   readonly program: string;
   readonly args: readonly string[];
-  /** Its whole environment. */
+  /** The whole environment. */
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Its working directory; without one, that of this process. */
+  /** The working directory. Undefined: that of this process. */
   readonly cwd: string | undefined;
-  /** What each line of its output begins with here; without one, it has the output of this process as its own. */
+  /** Put before each line of its output. Undefined: it writes to the output of this process itself. */
   readonly prefix: string | undefined;
 }
 
-/** A process that may be no child of this one, and whose number may be another's by now. */
+/** A process that may not be a child of this one, so that its pid may have been reused. */
 export interface ProcessName {
   readonly pid: number;
-  /** As `processIdentity` tells it; undefined of a child, whose number stays its own until its end is told. */
+  /** From `processIdentity`. Undefined for a child, whose pid is not reused before its exit is reported. */
   readonly identity?: string | undefined;
 }
 
 export interface Spawned {
   readonly pid: number;
-  /** What tells it from a later process with its number, where the system does. */
+  /** From `processIdentity`. */
   readonly identity: string | undefined;
-  /** The caller owns it; the child has the other end as its descriptor 3. */
+  /** The caller owns it. The child has the other end as descriptor 3. */
   readonly channel: StreamSocket;
   /** With a prefix only. */
   readonly output: ChildOutput | undefined;
-  /** It does not keep this process alive any more. */
+  /** From now on, the child does not keep this process alive. */
   readonly forget: () => void;
 }
 
 export interface Watch {
-  /** The end is not told any more. A second call, or one behind the end, does nothing. */
+  /** Stops watching. Does nothing after the end of the process. */
   close(): void;
 }
 
 export interface Host {
   /**
    * @param onExit called once, and never before this returns
-   * @param onLost with a prefix only
-   * @returns undefined when it could not be started; `onExit` is told why
+   * @param onLost used with a prefix only
+   * @returns undefined when the process could not be started. `onExit` gets the error
    */
   spawn(start: Start, onExit: (exit: Exit) => void, onLost: OnLost): Spawned | undefined;
   /**
    * Watches a process that is no child.
-   * @param onEnded called once, and never before this returns; soon when the process is not there any more
+   * @param onEnded called once, and never before this returns. Called at once when the process has ended already
    */
   watch(process: ProcessName, onEnded: () => void): Watch;
-  /** Takes over the output of a process that is no child, and writes it on with a prefix before each line. */
+  /** Takes over the output of a process that is no child, and writes it with a prefix before each line. */
   forward(ends: OutputEnds, prefix: string, onLost: OnLost): ChildOutput;
-  /** A signal to a process. One that has ended is no error. */
+  /** Does nothing when the process has ended. */
   kill(process: ProcessName, signal: 'SIGTERM' | 'SIGKILL'): void;
-  /** What a process has started by itself, for people; undefined when that is nothing, or the system does not tell. */
+  /** Describes a process that this one has started. Undefined when there is none, or the system does not show it. */
   launchedBy(pid: number): string | undefined;
-  /** In milliseconds, from anywhere; never goes back. */
+  /** Milliseconds of a monotonic clock. */
   now(): number;
   setTimer(callback: () => void, delayMs: number): Timer;
 }
 
-/** The number that a child's channel has there: the first one behind its standard streams. */
+/** The descriptor of the channel in the child: the first one after the standard streams. */
 export const CHANNEL_FD = 3;
 
 export const realHost: Host = {
@@ -93,7 +93,7 @@ export const realHost: Host = {
         },
       };
     } catch (error) {
-      // No descriptor is free, or Node finds the arguments wrong, for one longer than the kernel takes.
+      // No descriptor is free, or Node refuses the arguments, for example when they are longer than the kernel allows.
       queueMicrotask(() => {
         onExit({ is: 'not-started', error: error as Error });
       });
@@ -102,7 +102,7 @@ export const realHost: Host = {
   },
 
   watch({ pid, identity }, onEnded) {
-    // First the watch, so that the process which is compared is the one that is watched.
+    // The watch comes first, so that the compared process is the watched one.
     const watch = ProcessWatch.start(pid, onEnded, { keepsAlive: true });
     if (isSameProcess(pid, identity)) return watch;
     watch.close();
@@ -114,15 +114,15 @@ export const realHost: Host = {
     };
   },
 
-  forward: (ends, prefix, onLost) => new Output(ends, prefix, onLost),
+  forward: (ends, prefix, onLost) => new PrefixedOutput(ends, prefix, onLost),
 
   kill({ pid, identity }, signal) {
     if (identity !== undefined && !isSameProcess(pid, identity)) return;
     try {
-      // A child leads a process group. What it has started itself ends with it where it is not asked any more.
+      // A child leads a process group. SIGKILL also ends what it has started itself.
       process.kill(signal === 'SIGKILL' ? -pid : pid, signal);
     } catch (error) {
-      // It has ended (macOS says EPERM of a group that has), or has made itself another user's.
+      // It has ended (for a group, macOS then says EPERM), or it runs as another user now.
       const { code } = error as NodeJS.ErrnoException;
       if (code !== 'ESRCH' && code !== 'EPERM') throw error;
     }
@@ -142,7 +142,7 @@ export const realHost: Host = {
   },
 };
 
-/** A socket pair: one end is kept here, the child gets a copy of the other. */
+/** A socket pair: this process keeps one end, and the child gets a duplicate of the other. */
 class Pair implements Disposable {
   readonly here: StreamSocket;
   readonly there: StreamSocket;
@@ -151,7 +151,7 @@ class Pair implements Disposable {
     [this.here, this.there] = socketPair();
   }
 
-  /** What the caller owns. */
+  /** The caller owns it. */
   take(): StreamSocket {
     return new StreamSocket(this.here.release());
   }
@@ -172,32 +172,32 @@ function launch(
     env: { ...env },
     cwd,
     stdio: ['ignore', stdout?.fd ?? 'inherit', stderr?.fd ?? 'inherit', channel.fd],
-    // In a session of its own: the Ctrl-C of a terminal is for this process, which then drains its children.
+    // In a session of its own: Ctrl-C in a terminal is for this process, which then drains its children.
     detached: true,
   });
 }
 
 function onEnd(child: ChildProcess, onExit: (exit: Exit) => void): void {
-  // Not 'close': the output may be held open by what the child has started itself.
+  // Not 'close': a process that the child has started can hold the output open.
   child.on('exit', (code, signal) => {
     onExit(signal === null ? { is: 'code', code: code ?? 0 } : { is: 'signal', signal });
   });
-  // It also tells of signals that could not be sent, which this process does not send by it.
+  // It also reports signals that could not be sent, but `child.kill` is not used here.
   child.on('error', (error) => {
     onExit({ is: 'not-started', error });
   });
 }
 
-/** Sockets, not pipes, as Node makes them for a child too: only they can be read as far as it is asked, and no further. */
+/** Sockets, as in Node's own `spawn`, not pipes: only a socket can be read without reading ahead. */
 function outputOf(
   prefix: string | undefined,
   stdout: Pair | undefined,
   stderr: Pair | undefined,
   onLost: OnLost,
-): Output | undefined {
+): PrefixedOutput | undefined {
   if (prefix === undefined || !stdout || !stderr) return undefined;
   const partial = new Uint8Array();
-  return new Output(
+  return new PrefixedOutput(
     {
       stdout: { descriptor: stdout.here.release(), partial },
       stderr: { descriptor: stderr.here.release(), partial },

@@ -1,35 +1,36 @@
-// What is started in a slot: looked up anew at each start, so that new code, environment and settings take effect.
+// The command line, environment and directory of a child, read again at each start, so that changes take effect.
 import { readFileSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { parseEnv } from 'node:util';
 
 import { CHANNEL_FD, type Start } from './host.js';
 
-/** Where the output of a child goes: it is this process's own, or each line of it comes here and gets a `[1] `. */
-export type Output = 'inherit' | 'prefixed';
+/** `inherit`: a child writes to the output of this process. `prefixed`: this process puts `[1] ` before each of its lines. */
+export type OutputMode = 'inherit' | 'prefixed';
 
 export interface StartOptions {
   /** The program of a child and its arguments. */
   readonly command: readonly [program: string, ...args: string[]];
-  /** The dispatcher's control socket, which children can join by too: `PASSFD_CONTROL` of theirs. */
+  /** The path of the dispatcher's control socket. Children get it as `PASSFD_CONTROL`. */
   readonly controlPath?: string;
-  /** The environment of the children, beside what they are told of their channel. It wins over `envFile`. */
+  /** Variables for the children. They win over `envFile`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
   /**
-   * A file in the format of dotenv that is read at each start. It wins over the environment of this process, which cannot
-   * change any more. One that cannot be read fails the start.
+   * A file in dotenv format, read at each start. It wins over the environment of this process. If it cannot be read, the
+   * start fails.
    */
   readonly envFile?: string;
-  readonly output?: Output;
+  /** Default: `inherit`. */
+  readonly output?: OutputMode;
 }
 
-/** `process` is one. */
+/** The parts of `process` that a start depends on. */
 export interface Surroundings {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly cwd: () => string;
 }
 
-/** @returns what is to be started in a slot now; it throws when that cannot be told */
+/** @returns a function that gives what to start in a slot now. It throws when a file or the directory cannot be read */
 export function createStarts(
   options: StartOptions,
   surroundings: Surroundings = process,
@@ -48,7 +49,7 @@ export function createStarts(
       PASSFD_CHANNEL_FD: String(CHANNEL_FD),
       PASSFD_WORKER_ID: String(id),
       PASSFD_CONTROL: controlPath,
-      // Of a worker that joins by the control socket; this one has a channel.
+      // For workers without a channel.
       PASSFD_JOIN: undefined,
     },
     cwd: checked(directory),
@@ -60,14 +61,14 @@ export function prefixOf(id: number): string {
   return `[${id}] `;
 }
 
-/** The working directory of this process, by the name that it had in the shell, where it still has one. */
+/** The working directory of this process by its name in the shell. Undefined when that name leads elsewhere now. */
 export function namedDirectory(): string | undefined {
   return directoryNamedBy(process);
 }
 
 /**
- * The working directory as the shell names it, which may be by way of a symbolic link that a deployment swaps; the kernel
- * itself keeps the directory that the link led to. Undefined when `PWD` names another one, as a program may inherit it.
+ * `PWD` may contain a symbolic link that a deployment swaps. The kernel keeps the directory that the link led to at first.
+ * Undefined when `PWD` names another directory: a program may inherit a wrong `PWD`.
  */
 function directoryNamedBy({ env, cwd }: Surroundings): string | undefined {
   const { PWD: name } = env;
@@ -80,7 +81,7 @@ function directoryNamedBy({ env, cwd }: Surroundings): string | undefined {
   }
 }
 
-/** Node says of a missing directory that the program is missing (ENOENT of spawn). */
+/** Checked here, because for a missing directory Node reports that the program is missing (ENOENT of spawn). */
 function checked(directory: string | undefined): string | undefined {
   if (directory === undefined) return undefined;
   try {
@@ -90,7 +91,7 @@ function checked(directory: string | undefined): string | undefined {
       cause,
     });
   }
-  throw new Error(`The working directory ${directory} is no directory any more`);
+  throw new Error(`The working directory ${directory} is not a directory any more`);
 }
 
 function readEnv(path: string): Record<string, string | undefined> {

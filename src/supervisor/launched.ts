@@ -1,14 +1,14 @@
-// What a process has started by itself, as people know it: of a process that is no worker, most often the real app.
+// Describes what a worker process has started itself: most often the real app, when the command is only a launcher.
 import { readFileSync } from 'node:fs';
 
-/** What to do when the command is one that starts the app, as `tsx` and `npm start` are. */
+/** What to do about a launcher such as `tsx` or `npm start`. */
 export const RUN_THE_APP =
   'give passfd run the file that Node runs, not a command that starts it (for tsx app.ts: NODE_OPTIONS="--import tsx" passfd run app.ts)';
 
 /** Longer commands are cut off in the log. */
 const MAX_LENGTH = 80;
 
-/** @returns for example `process 4711 (node app.ts)`; undefined when it has started nothing, or the system does not tell */
+/** @returns for example `process 4711 (node app.ts)`. Undefined when there is none, or no `/proc` */
 export function launchedBy(pid: number): string | undefined {
   try {
     const [child] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ');
@@ -21,7 +21,7 @@ export function launchedBy(pid: number): string | undefined {
   }
 }
 
-/** What to add to a message about a process that is not ready. */
+/** An addition to a message about a process that is not ready. */
 export function describeLaunched(launched: string | undefined): string {
-  return launched === undefined ? '' : `. It has started ${launched}, which is no worker: ${RUN_THE_APP}`;
+  return launched === undefined ? '' : `. It has started ${launched}, which is not a worker: ${RUN_THE_APP}`;
 }

@@ -1,17 +1,17 @@
-// LinePrefixer: puts a prefix before each line of a stream whose chunks end anywhere.
+// LinePrefixer: puts a prefix before each line of a stream, whose chunks can end anywhere.
 
 const NEWLINE = 0x0a;
 
-/** A line without an end is broken here, so that a child cannot fill the memory of this process with one. */
+/** Longer lines are split, so that a child cannot fill the memory of this process. */
 const MAX_LINE_BYTES = 65_536;
 
 export class LinePrefixer {
   readonly #prefix: Buffer;
-  /** The line that has not ended. Bytes, not text: a chunk may end inside a character. */
+  /** The line that has not ended. As bytes: a chunk may end inside a character. */
   #partial: Buffer[] = [];
   #partialBytes = 0;
 
-  /** @param partial the beginning of a line that someone else has read */
+  /** @param partial the beginning of a line, which an earlier generation has read */
   constructor(prefix: string, partial: Uint8Array = Buffer.alloc(0)) {
     this.#prefix = Buffer.from(prefix);
     this.#keep(Buffer.from(partial));
@@ -22,7 +22,7 @@ export class LinePrefixer {
     return Buffer.concat(this.#partial);
   }
 
-  /** @returns the lines that ended in this chunk, as a whole; what is behind them waits for the rest of its line */
+  /** @returns the lines that ended in this chunk. The rest waits for the end of its line */
   push(chunk: Buffer): Buffer {
     const lines: Buffer[] = [];
     let start = 0;
@@ -36,7 +36,7 @@ export class LinePrefixer {
     return Buffer.concat(lines);
   }
 
-  /** @returns the last line, when it has no end */
+  /** @returns the last line, if it has no end */
   end(): Buffer {
     return this.#partialBytes === 0 ? Buffer.alloc(0) : this.#take();
   }

@@ -1,37 +1,37 @@
-// Output: what a child writes, read here and written on with a prefix before each line, until it is handed on.
+// PrefixedOutput: reads the output of a child and writes it with a prefix before each line.
 import type { Writable } from 'node:stream';
 
 import { Descriptor, StreamSocket } from '../fd/index.js';
 import { LinePrefixer } from './lines.js';
 
-/** Reads without waiting at the end, each of 64 KiB: more than the kernel holds of one socket, unless somebody still writes. */
+/** Reads of 64 KiB each at the end: more than the kernel buffers for one socket, unless a process still writes. */
 const LAST_READS = 64;
 
-/** Where one output of a child is read. */
+/** The reading end of one output of a child. */
 export interface OutputEnd {
-  /** Of a connected stream socket. */
+  /** A connected stream socket. */
   readonly descriptor: Descriptor;
-  /** The line that has begun and has not ended: it was read, and is still to be written. */
+  /** The beginning of a line: read, and not written yet. */
   readonly partial: Uint8Array;
 }
 
-/** Those that have not ended. */
+/** The outputs that have not ended. */
 export interface OutputEnds {
   readonly stdout?: OutputEnd;
   readonly stderr?: OutputEnd;
 }
 
-/** The output of one child, as far as it comes here. */
+/** The output of one child, as this process forwards it. */
 export interface ChildOutput {
   /** Resolves when it has ended. */
   readonly ended: Promise<void>;
-  /** Resolves when nothing is read any more, and what was read is written, but for lines that have not ended. */
+  /** Stops reading. Resolves when all complete lines that were read are written. */
   pause(): Promise<void>;
-  /** Behind `pause`: goes on as if nothing had happened. */
+  /** Goes on after `pause`. */
   resume(): void;
-  /** Behind `pause`: what the caller owns, and another process can go on with. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
+  /** After `pause`: duplicates for another process, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
   duplicate(): OutputEnds;
-  /** Behind `pause`: reads no more. What was not duplicated since is written first, as far as it is there. */
+  /** After `pause`: ends. Output that was not duplicated since is written first, as far as the kernel has it. */
   release(): Promise<void>;
 }
 
@@ -40,10 +40,10 @@ export interface OutputTargets {
   readonly stderr: Writable;
 }
 
-/** Told once of an output that could not be written here. That is dropped, and what comes later is tried all the same. */
+/** Called once when output cannot be written. That output is dropped. Later output is tried again. */
 export type OnLost = (error: Error) => void;
 
-export class Output implements ChildOutput {
+export class PrefixedOutput implements ChildOutput {
   readonly ended: Promise<void>;
   readonly #stdout: Forwarding | undefined;
   readonly #stderr: Forwarding | undefined;
@@ -93,14 +93,14 @@ export class Output implements ChildOutput {
   }
 }
 
-/** @returns undefined for what cannot be read; such output is lost, and the child goes on */
+/** @returns undefined when it cannot be read. Then this output is lost, and the child goes on */
 function open(
   { descriptor, partial }: OutputEnd,
   to: Writable,
   prefix: string,
   onLost: OnLost,
 ): Forwarding | undefined {
-  // Whoever has written is told, so that the event is no news; without a listener it would end this process.
+  // `write` reports the error too. Without a listener, the event would end this process.
   if (!to.listeners('error').includes(ignore)) to.on('error', ignore);
   try {
     return new Forwarding(new StreamSocket(descriptor), to, new LinePrefixer(prefix, partial), onLost);
@@ -157,19 +157,19 @@ class Forwarding {
     try {
       if (!this.#isHandedOn) await this.#forwardRest();
     } catch {
-      // Lost, as any output that cannot be read.
+      // Output that cannot be read is lost.
     }
     this.#end();
   }
 
-  /** Until the output ends, or is paused. */
+  /** Runs until the output ends or is paused. */
   async #forward(signal: AbortSignal): Promise<void> {
     try {
       while (!this.#socket.closed && (await this.#forwardNext(signal)));
       await this.#write(this.#prefixer.end());
     } catch {
       if (signal.aborted) return;
-      // The output of a child that cannot be read is lost; the child goes on.
+      // Output that cannot be read is lost. The child goes on.
     }
     this.#end();
   }
@@ -183,7 +183,7 @@ class Forwarding {
 
   /** @returns whether there may be more */
   async #forwardNext(signal?: AbortSignal): Promise<boolean> {
-    // A child may write descriptors to a socket: they are closed with the message.
+    // A child may send descriptors on the socket. They are closed with the message.
     using message = await this.#socket.receive(undefined, { signal });
     if (!message) return false;
     await this.#write(this.#prefixer.push(message.bytes));
@@ -191,8 +191,8 @@ class Forwarding {
   }
 
   /**
-   * What cannot be written is dropped: a child whose output were closed, or stood still, would end by it or wait. A full
-   * disk may take what comes later. `pipe` would add listeners to the one output of this process for each child.
+   * Output that cannot be written is dropped: if reading stopped, the child would wait; if the socket were closed, the child
+   * would end. A full disk may have room later. `pipe` is not used: it adds listeners to the one output for each child.
    */
   #write(bytes: Buffer): Promise<void> {
     return new Promise((resolve) => {
@@ -210,5 +210,5 @@ class Forwarding {
 }
 
 function ignore(): void {
-  // Told to whoever has written.
+  // `write` has reported it.
 }

@@ -1,9 +1,9 @@
-// Which addresses a new process has to serve before the old one in its place may leave.
+// Which addresses a new process must serve before the old one is drained.
 import { formatAddress, type Address } from '../fd/index.js';
 
 /**
- * @param missing addresses that the old one serves, and the new one does not
- * @param without those to be given up, each as it is printed, or as the number of a port, or as `unix:PATH`
+ * @param missing addresses that the old process serves and the new one does not
+ * @param without addresses to give up: as they are printed, a port number, or `unix:PATH`
  */
 export function required(missing: readonly Address[], without: readonly string[]): readonly Address[] {
   return missing.filter((address) => !namesOf(address).some((name) => without.includes(name)));

@@ -1,31 +1,30 @@
-// RollingRestart: replaces the process of each slot, so many at a time that few run beside those that are wanted.
+// RollingRestart: replaces the process of each slot, with a limit on extra processes.
 import { formatAddress, PassfdError, type Address } from '../fd/index.js';
 import { describeExit } from './exit.js';
 import { describeLaunched } from './launched.js';
 import type { ReplacementOutcome, Slot } from './slot.js';
 
 export interface RollingRestartOptions {
-  /** Processes that may run beside those that are wanted: new ones that are not ready, old ones that have not ended. */
+  /** Extra processes that may run at a time: new ones that are not ready, and old ones that have not ended. */
   readonly maxExtra: number;
   readonly readyTimeoutMs: number;
-  /** Addresses that new processes need not serve, though the old ones do: see `required`. */
+  /** Addresses of old processes that new ones need not serve: see `required`. */
   readonly without: readonly string[];
 }
 
-/** How far it is. */
+/** How many slots are done. */
 export interface Progress {
   readonly done: number;
   readonly of: number;
 }
 
-/** Fills every slot anew. */
 export class RollingRestart {
-  /** Resolves with the number of processes that were replaced: those that finished at once were not. */
+  /** Resolves with the number of processes that were replaced. A new process that finished at once does not count. */
   readonly ended: Promise<number>;
   readonly count: number;
   readonly #options: RollingRestartOptions;
   readonly #extra: () => number;
-  readonly #tell: (slot: Slot, outcome: ReplacementOutcome, progress: Progress) => void;
+  readonly #onReplaced: (slot: Slot, outcome: ReplacementOutcome, progress: Progress) => void;
   readonly #untouched: Set<Slot>;
   readonly #underWay = new Set<Slot>();
   #isOver = false;
@@ -34,27 +33,27 @@ export class RollingRestart {
   #reject: (error: PassfdError) => void = () => undefined;
 
   /**
-   * @param extra how many processes run beside those that are wanted, of any slot
-   * @param tell of each replacement that is over; after one that failed, `ended` is rejected
+   * @param extra the number of extra processes in all slots
+   * @param onReplaced called for each replacement that succeeded. When one fails, `ended` is rejected
    */
   constructor(
     slots: readonly Slot[],
     options: RollingRestartOptions,
     extra: () => number,
-    tell: (slot: Slot, outcome: ReplacementOutcome, progress: Progress) => void,
+    onReplaced: (slot: Slot, outcome: ReplacementOutcome, progress: Progress) => void,
   ) {
     this.#untouched = new Set(slots);
     this.count = this.#untouched.size;
     this.#options = options;
     this.#extra = extra;
-    this.#tell = tell;
+    this.#onReplaced = onReplaced;
     this.ended = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
   }
 
-  /** Begins as many replacements as may run now: at first, and whenever something about a slot has changed. */
+  /** Begins as many replacements as may run now. Called at first, and after each change of a slot. */
   advance(): void {
     for (const slot of this.#untouched) {
       if (this.#isOver) return;
@@ -67,7 +66,7 @@ export class RollingRestart {
     this.#resolve(this.#replaced);
   }
 
-  /** Replaces no more; new processes that have no place yet are ended. */
+  /** Stops replacing. New processes that have no place yet are ended. */
   fail(error: PassfdError): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -95,7 +94,7 @@ export class RollingRestart {
     }
     this.#underWay.delete(slot);
     if (outcome.is === 'replaced') this.#replaced++;
-    this.#tell(slot, outcome, this.#progress);
+    this.#onReplaced(slot, outcome, this.#progress);
   }
 
   #failure(
@@ -108,7 +107,7 @@ export class RollingRestart {
     const what = exit ? describeExit(exit) : this.#whyNotReady(lacking);
     return new PassfdError(
       'ERR_WORKER_FAILED',
-      `The restart ended with ${done} of ${of} workers replaced, and the others stay as they are: ${who} ${what}` +
+      `Restart failed after ${done} of ${of} workers; the others were left as they are: ${who} ${what}` +
         (lastWords === undefined ? '' : `; its last words: ${lastWords}`) +
         describeLaunched(launched),
       exit?.is === 'not-started' ? { cause: exit.error } : {},
@@ -121,8 +120,8 @@ export class RollingRestart {
     const addresses = lacking.map(formatAddress);
     const options = addresses.map((address) => `--without ${address}`);
     return (
-      `did not listen at ${addresses.join(', ')} within ${readyTimeoutMs} ms, where the old one does, and is ended; ` +
-      `if the new version is not to serve that address, restart with ${options.join(' ')}`
+      `did not listen at ${addresses.join(', ')} within ${readyTimeoutMs} ms, as the old one does, and was ended; ` +
+      `to give that address up, restart with ${options.join(' ')}`
     );
   }
 }

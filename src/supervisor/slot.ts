@@ -1,74 +1,70 @@
-// Slot: a number with a process, and what follows when that ends, is replaced, or is to end.
+// Slot: a numbered place for one process, which is started, replaced when it ends or in a restart, and stopped.
 import type { Address } from '../fd/index.js';
 import {
   Child,
-  type ChildEnd,
   type ChildOptions,
   type ChildReport,
   type Lacks,
   type OutputLost,
   type Overdue,
 } from './child.js';
-import { isSuccess, type Exit } from './exit.js';
+import { aftermathOf, noDeaths, opensAgain, type ChildEnd, type History, type Vacancy } from './deaths.js';
+import type { Exit } from './exit.js';
 import type { HeldHost } from './held-host.js';
 import type { Start, Timer } from './host.js';
-import type { Living, Occupant } from './occupant.js';
+import type { ProcessSnapshot, SlotSnapshot } from './slot-snapshot.js';
 import type { WorkerPool, PoolWorker } from './worker-pool.js';
 import { required } from './required.js';
-import { afterDeath, noDeaths, wasStable, type History } from './deaths.js';
 
 type State =
-  /** Without a process; the timer starts one. None before the first start. */
+  /** Has no process; the timer starts one. Before the first start there is no timer. */
   | { readonly is: 'waiting'; readonly next: NextStart | undefined }
   | { readonly is: 'occupied'; readonly child: Child }
-  /** Without a process, until a restart starts one. */
+  /** Has no process until a restart starts one. */
   | { readonly is: 'vacant'; readonly reason: Vacancy }
   | { readonly is: 'stopped' };
-
-/** Why no process follows: the last one had no more to do, or somebody has taken it out of service by hand. */
-export type Vacancy = 'finished' | 'drained';
 
 interface NextStart {
   readonly timer: Timer;
   readonly at: number;
 }
 
-/** A new process comes in place of the one that is there. */
+/** A new process replaces the present one. */
 type Replacement =
-  /** The new one is not ready. If there was an old one, the slot is still occupied by that. */
+  /** The new one is not ready. An old one, if there is one, still has the place. */
   | {
       readonly is: 'starting';
       readonly fresh: Child;
-      /** Whether the last process here had finished, so that this one may do so too. */
+      /** Whether the last process had finished, so that this one may finish too. */
       readonly mayFinish: boolean;
-      readonly tell: (outcome: ReplacementOutcome) => void;
+      readonly settle: (outcome: ReplacementOutcome) => void;
     }
   /** The new one has the place, and the old one is leaving. */
   | {
       readonly is: 'ending';
       readonly fresh: Child;
       readonly old: Child;
-      readonly tell: (outcome: ReplacementOutcome) => void;
+      readonly settle: (outcome: ReplacementOutcome) => void;
     };
 
 /** How a replacement went. */
 export type ReplacementOutcome =
   | { readonly is: 'replaced'; readonly fresh: Child; readonly old: Child | undefined }
-  /** The last process of the slot had finished, and so has the new one. */
+  /** The new process has finished, as the last one had. */
   | { readonly is: 'finished' }
   | {
       readonly is: 'failed';
       readonly fresh: Child;
-      /** Undefined: it was not ready in time, and is being ended. */
+      /** Undefined when it was not ready in time. It is ended then. */
       readonly exit: Exit | undefined;
-      /** Where clients would have been left alone: what the old one serves, and it does not. */
+      /** Addresses that the old one serves and it does not. */
       readonly lacking: readonly Address[];
-      /** What one that never listened has started by itself. */
+      /** What a process that never listened has started itself. */
       readonly launched: string | undefined;
       readonly lastWords: string | undefined;
     };
 
-/** What a slot tells of one of its processes; of none where it waited for its next one. */
+/** What a slot reports about one of its processes. */
 export type SlotReport =
   | { readonly is: 'started' | 'takenOver' | 'ready' | 'stayedAway' | 'killed' }
   | Overdue
@@ -80,16 +76,16 @@ export type SlotReport =
       readonly crashLoopBegan: boolean;
       readonly lastWords: string | undefined;
     }
-  /** It had served and ended well, and is followed by another one. */
+  /** It had served and ended well. Another process follows. */
   | { readonly is: 'recycled'; readonly exit: Exit }
-  /** It is not followed by another one. Without a vacancy: it was stopped, or its place is taken. */
+  /** No process follows. Without a vacancy: it was stopped, or another one has its place. */
   | { readonly is: 'exited'; readonly exit: Exit | undefined; readonly vacancy?: Vacancy };
 
 export interface SlotOwner {
   readonly startFor: (id: number) => Start;
   readonly childOptions: ChildOptions;
   report(slot: Slot, pid: number | undefined, report: SlotReport): void;
-  /** Something has happened to the slot, and everything about it is told. */
+  /** The slot has changed. Its report was made before. */
   changed(): void;
 }
 
@@ -100,16 +96,16 @@ export class Slot {
   readonly #host: HeldHost;
   #state: State = { is: 'waiting', next: undefined };
   #replacement: Replacement | undefined;
-  /** Those that are to end: nothing follows when they do. */
+  /** Processes that are being ended. No process follows them. */
   readonly #leaving = new Set<Child>();
   #history: History = noDeaths;
   #lastPid: number | undefined;
-  /** The last one that was ready, and has ended. */
+  /** The last worker that was ready and has ended. */
   #lastWorker: PoolWorker | undefined;
   #wasReady = false;
-  /** Whether any process of this slot was ever ready, also under an earlier generation. If so, none is a finished job. */
+  /** Whether any process of this slot was ever ready, in an earlier generation too. */
   #hasServed = false;
-  /** Since one was ready. */
+  /** Whether `overdue` was reported since a process was last ready. */
   #wasOverdue = false;
 
   constructor(id: number, owner: SlotOwner, pool: WorkerPool, host: HeldHost) {
@@ -119,12 +115,12 @@ export class Slot {
     this.#host = host;
   }
 
-  /** Whether any of its processes ever was. */
+  /** Whether any of its processes was ever ready in this generation. */
   get wasReady(): boolean {
     return this.#wasReady;
   }
 
-  /** Whether its last process never listened, and had no more to do. */
+  /** Whether its last process never listened and had no more to do. */
   get hasFinished(): boolean {
     return this.#state.is === 'vacant' && this.#state.reason === 'finished';
   }
@@ -133,7 +129,7 @@ export class Slot {
     return this.#state.is === 'vacant';
   }
 
-  /** Whether it has no process, and may get one. */
+  /** Whether it has no process and may get one. */
   get isEmpty(): boolean {
     return this.#state.is === 'waiting' || this.#state.is === 'vacant';
   }
@@ -143,7 +139,7 @@ export class Slot {
     return this.#state.is === 'waiting' && this.#state.next === undefined;
   }
 
-  /** Whether it has no process, and gets none any more. */
+  /** Whether it has no process and gets none. */
   get isOver(): boolean {
     return (this.isVacant || this.#state.is === 'stopped') && this.#leaving.size === 0;
   }
@@ -152,7 +148,7 @@ export class Slot {
     return this.#all.some((child) => child.pid === pid);
   }
 
-  /** Processes that run beside the one that is wanted. */
+  /** The number of processes beyond one. */
   get extra(): number {
     return (
       this.#leaving.size +
@@ -160,14 +156,14 @@ export class Slot {
     );
   }
 
-  /** Whether a process is to be started here, or to be ready, where another one has served before. */
+  /** Whether a process is starting, or will be started, where another one has served before. */
   get isExpecting(): boolean {
     if (!this.#hasServed) return false;
     if (this.#replacement?.is === 'starting' || this.#state.is === 'waiting') return true;
     return this.#state.is === 'occupied' && !this.#state.child.isReady;
   }
 
-  /** Not while it is unknown yet what follows the process that has just ended. */
+  /** False while the slot decides what follows a process that has just ended. */
   get canBeReplaced(): boolean {
     return this.isEmpty || (this.#state.is === 'occupied' && this.#state.child.isAlive);
   }
@@ -178,64 +174,64 @@ export class Slot {
     this.#launch(child);
   }
 
-  /** Has this occupant, which an earlier generation had here. A second one can only leave. */
-  takeOver(occupant: Occupant): void {
-    if (occupant.state === 'finished') {
-      const reason = occupant.wasDrained === true ? 'drained' : 'finished';
+  /** Takes over what an earlier generation had in this slot. A second process is drained and ended. */
+  takeOver(snapshot: SlotSnapshot): void {
+    if (snapshot.state === 'finished') {
+      const reason = snapshot.wasDrained === true ? 'drained' : 'finished';
       if (!this.isEmpty) return;
       this.#state = { is: 'vacant', reason };
-      this.#hasServed = occupant.hasServed === true;
-    } else if (occupant.state === 'waiting') {
-      this.#history = occupant.history;
-      this.#hasServed = occupant.hasServed === true;
-      if (this.isEmpty) this.#startIn(occupant.restartInMs);
-    } else if (occupant.state === 'leaving' || !this.isEmpty) {
-      this.takeOverLeaving(occupant);
+      this.#hasServed = snapshot.hasServed === true;
+    } else if (snapshot.state === 'waiting') {
+      this.#history = snapshot.history;
+      this.#hasServed = snapshot.hasServed === true;
+      if (this.isEmpty) this.#startIn(snapshot.restartInMs);
+    } else if (snapshot.state === 'leaving' || !this.isEmpty) {
+      this.takeOverLeaving(snapshot);
     } else {
       const child = this.#newChild();
       this.#state = { is: 'occupied', child };
-      this.#hasServed = occupant.state !== 'starting' || occupant.hasServed === true;
-      this.#lastPid = occupant.pid;
-      this.#owner.report(this, occupant.pid, { is: 'takenOver' });
-      child.takeOver(occupant);
+      this.#hasServed = snapshot.state !== 'starting' || snapshot.hasServed === true;
+      this.#lastPid = snapshot.pid;
+      this.#owner.report(this, snapshot.pid, { is: 'takenOver' });
+      child.takeOver(snapshot);
     }
   }
 
   /**
-   * Has a process that nobody expected, of a dispatcher that died, unless another one is ready here; one that is starting
-   * gives way to it.
-   * @returns whether it has the place; else it leaves
+   * Takes in an unexpected process of a killed dispatcher. It gets the place unless another process is ready here. A process
+   * that is starting gives way.
+   * @returns whether it got the place; otherwise it is drained and ended
    */
-  adopt(occupant: Living): boolean {
+  adopt(snapshot: ProcessSnapshot): boolean {
     const state = this.#state;
     const isFree = this.isEmpty || (state.is === 'occupied' && state.child.isStarting);
     if (!isFree || this.#replacement) {
-      this.takeOverLeaving(occupant);
+      this.takeOverLeaving(snapshot);
       return false;
     }
     if (state.is === 'waiting') state.next?.timer.clear();
     this.#state = { is: 'waiting', next: undefined };
     if (state.is === 'occupied') this.#dismiss(state.child);
-    this.takeOver(occupant);
+    this.takeOver(snapshot);
     return true;
   }
 
   /** Drains a process and ends it. */
-  takeOverLeaving(occupant: Living): void {
+  takeOverLeaving(snapshot: ProcessSnapshot): void {
     const child = this.#newChild();
     this.#leaving.add(child);
-    child.takeOver(occupant);
+    child.takeOver(snapshot);
     child.stop();
   }
 
-  /** There is no place here: whoever is here, leaves. */
+  /** This slot has no place: every process in it is ended. */
   close(): void {
     this.#state = { is: 'stopped' };
   }
 
-  /** Everything that lives here, for the next supervisor. The caller owns the descriptors. */
-  describe(): Occupant[] {
-    const place: (Occupant | undefined)[] = [];
+  /** Describes the slot to the next supervisor. The caller owns the descriptors. */
+  snapshot(): SlotSnapshot[] {
+    const place: (SlotSnapshot | undefined)[] = [];
     const { id } = this;
     const hasServed = this.#hasServed;
     if (this.#state.is === 'vacant') {
@@ -246,11 +242,11 @@ export class Slot {
       place.push({ id, state: 'waiting', restartInMs, history: this.#history, hasServed });
     }
     if (this.#state.is === 'occupied') {
-      const living = this.#state.child.describe(false);
+      const living = this.#state.child.snapshot(false);
       place.push(living && { ...living, hasServed });
     }
-    for (const child of this.#leaving) place.push(child.describe(true));
-    return place.filter((occupant) => occupant !== undefined);
+    for (const child of this.#leaving) place.push(child.snapshot(true));
+    return place.filter((snapshot) => snapshot !== undefined);
   }
 
   onReady(worker: PoolWorker): void {
@@ -258,7 +254,7 @@ export class Slot {
     this.#reviewFresh();
   }
 
-  /** Some worker serves other addresses than before. */
+  /** A worker of any slot serves other addresses than before. */
   onServing(): void {
     this.#reviewFresh();
   }
@@ -268,12 +264,12 @@ export class Slot {
   }
 
   /**
-   * Starts a new process. When it serves every address that the old one serves, or had served at its end, it takes the
-   * place, and the old one is drained and ended. When it dies, or is not ready in time, the old one stays.
+   * Starts a new process. When it serves every address that the old one serves, or served at its end, it gets the place, and
+   * the old one is drained and ended. If it dies, or is not ready in time, the old one stays.
    * @param without addresses that it need not serve
-   * @param tell called once, unless the slot is stopped or the replacement is abandoned before
+   * @param settle called once, unless the slot is stopped or the replacement is abandoned before
    */
-  replace(without: readonly string[], tell: (outcome: ReplacementOutcome) => void): void {
+  replace(without: readonly string[], settle: (outcome: ReplacementOutcome) => void): void {
     const before = this.#state.is === 'occupied' ? this.#state.child : undefined;
     const fresh = this.#newChild((worker) => {
       if (before?.isAwaited === true) return undefined;
@@ -283,21 +279,21 @@ export class Slot {
     const { hasFinished } = this;
     if (this.#state.is === 'waiting') this.#state.next?.timer.clear();
     if (this.isEmpty) this.#state = { is: 'occupied', child: fresh };
-    this.#replacement = { is: 'starting', fresh, mayFinish: hasFinished, tell };
+    this.#replacement = { is: 'starting', fresh, mayFinish: hasFinished, settle };
     this.#launch(fresh);
   }
 
-  /** A new process that does not have the place yet, is ended. */
+  /** Ends a new process that does not have the place yet. */
   abandonReplacement(): void {
     const replacement = this.#replacement;
     this.#replacement = undefined;
     if (replacement?.is !== 'starting') return;
-    // Where there is no other, less than before is better than nothing.
+    // With no old process, one that serves fewer addresses is better than none.
     if (this.#hasPlace(replacement.fresh)) replacement.fresh.accept();
     else this.#dismiss(replacement.fresh);
   }
 
-  /** Lets what is here finish what it has open, and ends it; nothing is started again. */
+  /** Drains its processes and ends them. None is started again. */
   stop(): void {
     const state = this.#state;
     this.abandonReplacement();
@@ -316,7 +312,7 @@ export class Slot {
     }
   }
 
-  /** Ends now what is to end. */
+  /** Kills the processes that are being ended. */
   kill(): void {
     for (const child of [...this.#leaving]) child.kill();
   }
@@ -333,7 +329,7 @@ export class Slot {
     return this.#state.is === 'occupied' && this.#state.child === child;
   }
 
-  /** A new process may serve by now what the old one serves. */
+  /** The new process may now serve all that the old one serves. */
   #reviewFresh(): void {
     if (this.#replacement?.is === 'starting') this.#replacement.fresh.review();
   }
@@ -390,20 +386,20 @@ export class Slot {
   #onFreshReady(fresh: Child): void {
     const replacement = this.#replacement;
     if (replacement?.is !== 'starting' || replacement.fresh !== fresh) return;
-    const { tell } = replacement;
+    const { settle } = replacement;
     const old = this.#state.is === 'occupied' && !this.#hasPlace(fresh) ? this.#state.child : undefined;
     this.#state = { is: 'occupied', child: fresh };
     this.#history = noDeaths;
     if (old) {
-      this.#replacement = { is: 'ending', fresh, old, tell };
+      this.#replacement = { is: 'ending', fresh, old, settle };
       this.#dismiss(old);
     } else {
       this.#replacement = undefined;
-      tell({ is: 'replaced', fresh, old });
+      settle({ is: 'replaced', fresh, old });
     }
   }
 
-  /** One that replaces nobody may take as long as it likes, but that is told once. */
+  /** A process that replaces none may take any time. That is reported once. */
   #onOverdue(child: Child, report: Overdue): void {
     const replacement = this.#replacement;
     if (replacement?.is === 'starting' && replacement.fresh === child) this.#giveUp(replacement);
@@ -413,9 +409,9 @@ export class Slot {
     }
   }
 
-  #giveUp({ fresh, tell }: Replacement): void {
+  #giveUp({ fresh, settle }: Replacement): void {
     const { lastWords, lacking } = fresh;
-    // Before it is killed. A worker may start whatever it likes.
+    // Read before the process is killed. A process that listens at some addresses is a worker, so what it started is no hint.
     const launched = lacking.length > 0 ? undefined : fresh.launched;
     if (lacking.length > 0) {
       this.abandonReplacement();
@@ -424,7 +420,7 @@ export class Slot {
       if (!this.#hasPlace(fresh)) this.#leaving.add(fresh);
       fresh.kill();
     }
-    tell({ is: 'failed', fresh, exit: undefined, lastWords, lacking, launched });
+    settle({ is: 'failed', fresh, exit: undefined, lastWords, lacking, launched });
   }
 
   #onStayedAway(child: Child): void {
@@ -443,11 +439,11 @@ export class Slot {
       this.#report(child, { is: 'exited', exit });
       if (replacement?.is !== 'ending' || replacement.old !== child) return;
       this.#replacement = undefined;
-      replacement.tell({ is: 'replaced', fresh: replacement.fresh, old: child });
+      replacement.settle({ is: 'replaced', fresh: replacement.fresh, old: child });
     } else if (replacement?.fresh === child) {
       this.#onFreshEnded(replacement, end);
     } else if (replacement?.is === 'starting') {
-      // The old one: the new one has the place from now on.
+      // The old process has ended, so the new one gets the place.
       this.#state = { is: 'occupied', child: replacement.fresh };
       this.#reopenAfter(end);
       this.#report(child, { is: 'exited', exit });
@@ -457,64 +453,57 @@ export class Slot {
   }
 
   #onFreshEnded(replacement: Replacement, end: ChildEnd): void {
-    const { fresh, tell } = replacement;
+    const { fresh, settle } = replacement;
     const { exit } = end;
     const { lastWords } = fresh;
     this.#replacement = undefined;
     if (this.#hasPlace(fresh)) this.#judge(fresh, end);
     else this.#report(fresh, { is: 'exited', exit });
     const mayFinish = replacement.is === 'starting' && replacement.mayFinish;
-    if (mayFinish && this.hasFinished) tell({ is: 'finished' });
-    else tell({ is: 'failed', fresh, exit, lastWords, lacking: [], launched: undefined });
+    if (mayFinish && this.hasFinished) settle({ is: 'finished' });
+    else settle({ is: 'failed', fresh, exit, lastWords, lacking: [], launched: undefined });
   }
 
   #judge(child: Child, end: ChildEnd): void {
-    const { exit, life, worker, wasAwaited } = end;
-    if (worker && life.readyAt !== undefined) this.#lastWorker = worker;
-    const vacancy = this.#vacancyAfter(end);
-    if (vacancy) {
-      this.#state = { is: 'vacant', reason: vacancy };
-      this.#report(child, { is: 'exited', exit, vacancy });
-      return;
-    }
-    this.#reopenAfter(end);
+    const { exit, life, worker } = end;
     const { lastWords } = child;
-    if (wasAwaited) {
-      // It had worked, and died without a supervisor to start it again.
-      this.#startAfter(() => {
-        this.#report(child, { is: 'died', exit, restartInMs: 0, crashLoopBegan: false, lastWords });
-      });
-      return;
+    if (worker && life.readyAt !== undefined) this.#lastWorker = worker;
+    const aftermath = aftermathOf(end, this.#history, this.#hasServed);
+    if (aftermath.is !== 'vacant') this.#reopenAfter(end);
+    switch (aftermath.is) {
+      case 'vacant':
+        this.#state = { is: 'vacant', reason: aftermath.vacancy };
+        this.#report(child, { is: 'exited', exit, vacancy: aftermath.vacancy });
+        break;
+      case 'died':
+        this.#startAfter(() => {
+          this.#report(child, { is: 'died', exit, restartInMs: 0, crashLoopBegan: false, lastWords });
+        });
+        break;
+      case 'recycled':
+        this.#history = noDeaths;
+        this.#startAfter(() => {
+          this.#report(child, { is: 'recycled', exit });
+        });
+        break;
+      case 'pause': {
+        const { history, restartInMs, crashLoopBegan } = aftermath;
+        this.#history = history;
+        this.#startIn(restartInMs);
+        this.#report(child, { is: 'died', exit, restartInMs, crashLoopBegan, lastWords });
+      }
     }
-    if (endedWell(end) && wasStable(life)) {
-      this.#history = noDeaths;
-      this.#startAfter(() => {
-        this.#report(child, { is: 'recycled', exit });
-      });
-      return;
-    }
-    const { history, restartInMs, crashLoopBegan } = afterDeath(this.#history, life);
-    this.#history = history;
-    this.#startIn(restartInMs);
-    this.#report(child, { is: 'died', exit, restartInMs, crashLoopBegan, lastWords });
   }
 
-  /** Of one that died while it served, what it had closed before was given up for good. */
-  #reopenAfter({ exit, worker }: ChildEnd): void {
-    if (worker && (isSuccess(exit) || !worker.listens)) this.#pool.reopen(worker);
+  #reopenAfter(end: ChildEnd): void {
+    if (end.worker && opensAgain(end)) this.#pool.reopen(end.worker);
   }
 
-  /** A process whose exit code nobody knows is no finished job: the next one is a child, which tells how it ends. */
-  #vacancyAfter({ exit, worker }: ChildEnd): Vacancy | undefined {
-    if (worker?.isTakenOut === true) return 'drained';
-    return isSuccess(exit) && !this.#hasServed ? 'finished' : undefined;
-  }
-
-  /** Starts the next process at once, unless a listener of the last one's end stops everything. */
-  #startAfter(tell: () => void): void {
+  /** Starts the next process at once, unless a listener of the report stops the slot. */
+  #startAfter(report: () => void): void {
     this.#state = { is: 'waiting', next: undefined };
-    tell();
-    // A restart that is under way has it for its own turn.
+    report();
+    // A restart that runs may fill the slot.
     if (this.isEmpty) this.#owner.changed();
     if (this.isEmpty) this.start();
   }
@@ -525,9 +514,4 @@ export class Slot {
     }, delayMs);
     this.#state = { is: 'waiting', next: { timer, at: this.#host.now() + delayMs } };
   }
-}
-
-/** Of a process of an earlier generation nobody knows the exit code: then it ended well if it had closed its servers. */
-function endedWell({ exit, worker }: ChildEnd): boolean {
-  return exit.is === 'unknown' ? worker?.listens === false : isSuccess(exit);
 }

@@ -1,43 +1,44 @@
-// Supervisor: a number of processes for one dispatcher, from their start, or their takeover, until the last has ended.
+// Supervisor: the worker processes of one dispatcher, from their start or takeover until the last one has ended.
 import { EventEmitter } from 'node:events';
 
 import { PassfdError } from '../fd/index.js';
 import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_READY_TIMEOUT_MS } from '../handoff/index.js';
 import type { Overdue } from './child.js';
+import type { Vacancy } from './deaths.js';
 import { describeExit, type Exit } from './exit.js';
 import { HeldHost } from './held-host.js';
 import { realHost, type Host } from './host.js';
-import type { Living, Occupant } from './occupant.js';
+import type { ProcessSnapshot, SlotSnapshot } from './slot-snapshot.js';
 import type { WorkerPool, PoolWorker } from './worker-pool.js';
 import { RollingRestart, type Progress } from './rolling-restart.js';
-import { Slot, type ReplacementOutcome, type SlotReport, type Vacancy } from './slot.js';
+import { Slot, type ReplacementOutcome, type SlotReport } from './slot.js';
 import { createStarts, type StartOptions } from './launch.js';
 
 export interface SupervisorOptions extends StartOptions {
-  /** How many children; they have the numbers from 1. */
+  /** Number of children, from 1. They have the ids 1 to `count`. */
   readonly count: number;
-  /** Time that a child has to end when it is stopped: 30 s unless it is given. */
+  /** Milliseconds that a child has to drain when it is stopped. Then it gets SIGTERM, and SIGKILL 2 s later. Default: 30000. */
   readonly drainTimeoutMs?: number;
   /**
-   * How many processes a rolling restart may run beside the `count`: new ones that are not ready, and old ones that have
-   * not ended. 1 unless it is given.
+   * Extra processes that a rolling restart may run at a time: new ones that are not ready, and old ones that have not ended.
+   * Default: 1.
    */
   readonly maxExtra?: number;
   /**
-   * Time that a process has to be ready: 30 s unless it is given. After that a rolling restart gives up; any other start is
-   * only told of (`overdue`).
+   * Milliseconds that a process has to become ready. After that a rolling restart fails. For any other start, `overdue` is
+   * emitted. Default: 30000.
    */
   readonly readyTimeoutMs?: number;
 }
 
 export interface RestartOptions {
-  /** Addresses to give up, as `passfd status` prints them, or the number of a port: new processes need not serve them. */
+  /** Addresses that new processes need not serve: as `passfd status` prints them, a port number, or `unix:PATH`. Default: none. */
   readonly without?: readonly string[];
 }
 
-/** What others may know of a child. */
+/** How events name a child. */
 export interface ChildView {
-  /** Its slot, and its id as a worker when it speaks through its channel. While it is replaced, two have the same. */
+  /** The number of its slot. While a child is replaced, two have the same id. */
   readonly id: number;
   /** Undefined when it could not be started. */
   readonly pid: number | undefined;
@@ -46,53 +47,52 @@ export interface ChildView {
 export interface Death {
   readonly exit: Exit;
   readonly restartInMs: number;
-  /** What it told the dispatcher before. */
+  /** The error that it reported before. */
   readonly lastWords: string | undefined;
 }
 
 export interface SupervisorEvents {
   started: [child: ChildView];
-  /** An earlier generation had started it, and this one looks after it from now on. */
+  /** A process of an earlier generation was taken over. */
   takenOver: [child: ChildView];
   ready: [child: ChildView];
   /**
-   * It has come back from a dispatcher that died, and nobody expected it. Another process has its place, so it is being
-   * drained and ended.
-   * @param what whether it was started for this service
+   * A process of a killed dispatcher has returned unexpectedly. It gets no place, and is being drained and ended.
+   * @param what `isOurs`: it was started for this service, but another process has its place
    */
   unexpected: [child: ChildView, what: { readonly isOurs: boolean }];
-  /** It is not ready in time. It is left to go on; a slot tells that once, until one of its processes is ready. */
+  /** It is not ready in time, and goes on. Emitted once for a slot, until one of its processes is ready. */
   overdue: [child: ChildView, how: Omit<Overdue, 'is'>];
-  /** It ended when it should not have, and another one is started. */
+  /** It ended unexpectedly. Another one is started. */
   died: [child: ChildView, death: Death];
-  /** It died early so many times in a row that it hardly works the next time. It is still started again. */
+  /** It is in a crash loop: 5 early deaths in a row. It is still started again. */
   crashLooped: [child: ChildView, death: { readonly exit: Exit }];
-  /** It had lost its dispatcher, and did not join again in time: it is being ended, and another one is started. */
+  /** It did not return in time after its dispatcher was killed. It is being ended, and another one is started. */
   stayedAway: [child: ChildView];
-  /** Its output cannot be written here, and is dropped as long as that is so. It is told once of each process. */
+  /** Its output cannot be written here, and is dropped for that time. Emitted once for each process. */
   outputLost: [child: ChildView, error: Error];
-  /** It did not end in time, and was made to. */
+  /** It did not end in time, and got SIGKILL. */
   killed: [child: ChildView];
-  /** It had served and ended well by itself, which is no fault; another one is started. */
+  /** It had served, and ended well by itself. Another one is started. */
   recycled: [child: ChildView, end: { readonly exit: Exit }];
   /**
-   * It ended and is not started again. The slot is vacant when the process never listened and had no more to do, or was
-   * drained by hand; otherwise it was stopped, or another one has its place. No exit when it had no process.
+   * It ended and is not started again. With a `vacancy`, the process never listened and had no more to do, or was drained by
+   * hand. Without one, it was stopped, or another process has its place. No `exit` when there was no process.
    */
   exited: [child: ChildView, end: { readonly exit: Exit | undefined; readonly vacancy: Vacancy | undefined }];
-  /** No child ever listened, and every one ended well. */
+  /** All children have ended well, and none ever listened. */
   finished: [];
   restartBegan: [what: { readonly of: number }];
-  /** A new process is ready in the slot, and the old one has ended. No old one where the slot had none. */
+  /** A new process is ready in the slot, and the old one, if there was one, has ended. */
   replaced: [child: ChildView, how: Progress & { readonly old: number | undefined }];
-  /** Fewer are replaced than there are where one had finished before, and finished again. */
+  /** `replaced` is less than `of` where a child had finished before and finished again. */
   restarted: [what: { readonly of: number; readonly replaced: number }];
   restartFailed: [error: PassfdError];
 }
 
 export class Supervisor extends EventEmitter<SupervisorEvents> {
   readonly #slots: readonly Slot[];
-  /** Beyond the wanted number: of processes that an earlier generation had there. */
+  /** Slots beyond `count`, for processes that an earlier generation had there. */
   #surplus: readonly Slot[] = [];
   readonly #pool: WorkerPool;
   readonly #host: HeldHost;
@@ -101,13 +101,16 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   #starting: Deferred | undefined;
   #stopping: Deferred | undefined;
   #restart: RollingRestart | undefined;
-  /** An earlier generation had processes here. */
+  /** Whether an earlier generation had processes here. */
   #hasWorked = false;
   #isListening = false;
   /** Why the start failed. */
   #failure: PassfdError | undefined;
 
-  /** Reserves the ids of the children in the pool, so make it before others can join there. */
+  /**
+   * Reserves the ids of the children in the pool, so create it before workers can join there.
+   * @throws {TypeError} when `count` or `maxExtra` is no integer from 1
+   */
   constructor(pool: WorkerPool, options: SupervisorOptions, host: Host = realHost) {
     super();
     const {
@@ -137,60 +140,60 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   /**
-   * Starts a child in each slot that nobody occupies, and resolves when each slot had one that was ready, or has finished.
-   * @param occupants who is there already: what `occupants` of an earlier supervisor told, or what else is known. Those
-   * who are beyond the number of slots, or the second in theirs, are drained and ended. Their descriptors have a new owner.
-   * @throws {PassfdError} `ERR_WORKER_FAILED` when nothing ever was ready, and one cannot be started or is in a crash loop;
-   * then all have ended. `ERR_CLOSED` when they are stopped, or released, before
+   * Starts a child in each empty slot. Resolves when a child of each slot was ready or has finished.
+   * @param snapshots processes that run already, from `snapshot` of an earlier supervisor or from a journal. A process
+   * beyond the number of slots, or a second one in a slot, is drained and ended. Takes over the descriptors
+   * @throws {PassfdError} `ERR_WORKER_FAILED` when none was ever ready, and one cannot be started or is in a crash loop;
+   * then all have ended. `ERR_CLOSED` when the children are stopped or released before
    */
-  start(occupants: readonly Occupant[] = []): Promise<void> {
+  start(snapshots: readonly SlotSnapshot[] = []): Promise<void> {
     if (this.#starting) throw new TypeError('A supervisor is started once');
     this.#starting = new Deferred();
-    this.#hasWorked = occupants.length > 0;
+    this.#hasWorked = snapshots.length > 0;
     this.#listen();
-    for (const occupant of occupants) this.#takeOver(occupant);
+    for (const snapshot of snapshots) this.#takeOver(snapshot);
     for (const slot of this.#slots) if (slot.isUnused) slot.start();
     this.#onChanged();
     return this.#starting.promise;
   }
 
   /**
-   * Looks after a worker of a dispatcher that died, which nobody expected and which has joined by itself: it gets its slot
-   * back where no process is ready in it. Else it is drained and ended, as `unexpected` says. Does nothing for a process
-   * that is known here.
-   * @param isOurs whether it was started for this service; another one's gets no place
+   * Takes in a worker of a killed dispatcher that returned unexpectedly. It gets its slot back unless a process is ready
+   * there. Otherwise `unexpected` is emitted, and it is drained and ended. Does nothing for a process that is known already.
+   * @param isOurs whether it was started for this service. A worker of another service gets no slot
    */
-  adopt(occupant: Living, isOurs: boolean): void {
-    this.#host.tell(() => {
-      if (!this.#isListening || this.#all.some((slot) => slot.has(occupant.pid))) return;
+  adopt(snapshot: ProcessSnapshot, isOurs: boolean): void {
+    this.#host.deliver(() => {
+      if (!this.#isListening || this.#all.some((slot) => slot.has(snapshot.pid))) return;
       this.#hasWorked = true;
-      const slot = isOurs ? this.#slots[occupant.id - 1] : undefined;
-      if (slot?.adopt(occupant) !== true) {
-        if (!slot) this.#takeOverSurplus(occupant);
-        this.emit('unexpected', { id: occupant.id, pid: occupant.pid }, { isOurs });
+      const slot = isOurs ? this.#slots[snapshot.id - 1] : undefined;
+      if (slot?.adopt(snapshot) !== true) {
+        if (!slot) this.#takeOverSurplus(snapshot);
+        this.emit('unexpected', { id: snapshot.id, pid: snapshot.pid }, { isOurs });
       }
       this.#onChanged();
     });
   }
 
   /**
-   * Replaces the process of every slot: starts a new one, waits until it serves every address that the old one serves, then
-   * drains the old one and ends it. Resolves when the last old one has ended. A slot that has no process gets one at once.
-   * @returns how many were replaced
-   * @throws {PassfdError} `ERR_WORKER_FAILED` when a new one cannot be started, dies before the old one has ended, or is
-   * not ready in time, where the message names the addresses that it does not serve: it is ended, its old one serves on, and
-   * the slots behind it are not touched. `ERR_BUSY` while a restart runs, before the start, and while the children are handed over; `ERR_CLOSED` when they are being stopped
+   * Replaces the process of every slot: starts a new one, waits until it serves every address of the old one, then drains
+   * and ends the old one. Resolves when the last old one has ended. A slot without a process gets one at once.
+   * @returns the number of processes that were replaced
+   * @throws {PassfdError} `ERR_WORKER_FAILED` when a new process cannot be started, dies before the old one has ended, or is
+   * not ready in time (the message names the missing addresses). Then the new process is ended, its old one keeps serving,
+   * and the remaining slots are left as they are. `ERR_BUSY` while a restart runs, before `start`, and during a takeover;
+   * `ERR_CLOSED` when the children are being stopped
    */
   async restart({ without = [] }: RestartOptions = {}): Promise<number> {
     this.#requireRunning();
     if (this.#restart) throw new PassfdError('ERR_BUSY', 'A restart is running already');
-    if (this.#host.isHeld) throw new PassfdError('ERR_BUSY', 'The workers are being handed over');
+    if (this.#host.isHeld) throw new PassfdError('ERR_BUSY', 'A takeover runs');
     const options = { ...this.#options, without };
     const restart = new RollingRestart(this.#slots, options, () => this.#extra, this.#onReplaced);
     this.#restart = restart;
     this.emit('restartBegan', { of: restart.count });
     restart.advance();
-    this.#tellExpected();
+    this.#updateExpected();
     try {
       const replaced = await restart.ended;
       this.emit('restarted', { of: restart.count, replaced });
@@ -204,8 +207,8 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   /**
-   * Drains every child at once and ends it, and resolves when all have ended: those that still run after the drain
-   * timeout get SIGTERM, and SIGKILL a little later. A second call kills at once those that are left.
+   * Drains all children and ends them. Resolves when all have ended. A child that still runs after the drain timeout gets
+   * SIGTERM, and SIGKILL 2 s later. A second call kills the remaining children at once.
    */
   stop(): Promise<void> {
     if (this.#host.isDropped) return Promise.resolve();
@@ -218,7 +221,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     return this.#stopping.promise;
   }
 
-  /** Ends every child now, and resolves when all have ended. */
+  /** Kills all children. Resolves when all have ended. */
   kill(): Promise<void> {
     const stopped = this.#stopping?.promise ?? this.stop();
     for (const slot of this.#all) slot.kill();
@@ -226,45 +229,46 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   /**
-   * The first step of handing the children over to the next supervisor: resolves when nothing happens here any more. No
-   * output is read, nothing is started and nothing ended. `resume` goes on, and makes up for what came meanwhile; `release`
-   * is for good. Whoever stops the children meanwhile, resumes first.
-   * @throws {PassfdError} `ERR_BUSY` while a restart runs, before the start, and when it was called already;
-   * `ERR_CLOSED` when they are being stopped
+   * First step of a takeover: stops reading output, starting and ending processes. Resolves when all of it has stopped.
+   * Then `resume` goes on, and handles what happened meanwhile; `release` gives the children up. `stop` resumes first.
+   * @throws {PassfdError} `ERR_BUSY` while a restart runs, before `start`, and when it was called already; `ERR_CLOSED` when
+   * the children are being stopped
    */
   async pause(): Promise<void> {
     this.#requireRunning();
     if (this.#restart) throw new PassfdError('ERR_BUSY', 'A restart is running');
     if (this.#host.isHeld) {
-      throw new PassfdError('ERR_BUSY', 'The workers are being handed over already');
+      throw new PassfdError('ERR_BUSY', 'A takeover runs already');
     }
     if (!(await this.#host.hold())) throw closedError();
   }
 
   /**
-   * Who is in each slot now, behind `pause`. The caller owns the descriptors, and closes them also when they are passed on.
+   * Describes what each slot holds. Call it after `pause`. The caller owns the descriptors, which are duplicates.
    * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`; then none is left open
+   * @throws {TypeError} when it is not paused
    */
-  occupants(): Occupant[] {
+  snapshot(): SlotSnapshot[] {
     this.#requirePaused();
-    const occupants: Occupant[] = [];
+    const snapshots: SlotSnapshot[] = [];
     try {
-      for (const slot of this.#all) occupants.push(...slot.describe());
+      for (const slot of this.#all) snapshots.push(...slot.snapshot());
     } catch (error) {
-      closeOutputs(occupants);
+      closeOutputs(snapshots);
       throw error;
     }
-    return occupants;
+    return snapshots;
   }
 
-  /** Behind `pause`: goes on as if nothing had happened. Does nothing when it was not paused. */
+  /** Goes on after `pause`. Does nothing when it is not paused. */
   resume(): void {
     this.#host.resume();
   }
 
   /**
-   * Behind `pause`: forgets all children, which live on; the supervisor is over. Resolves when the output that nobody goes
-   * on with, of processes that have ended, is written.
+   * Gives up all children, which live on. Call it after `pause`. The supervisor is of no use then. Resolves when the
+   * remaining output of processes that have ended is written.
+   * @throws {TypeError} when it is not paused
    */
   async release(): Promise<void> {
     this.#requirePaused();
@@ -293,17 +297,17 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     if (!this.#host.isHeld) throw new TypeError('A supervisor is paused before its children are handed over');
   }
 
-  #takeOver(occupant: Occupant): void {
-    const slot = this.#slots[occupant.id - 1];
-    if (slot) slot.takeOver(occupant);
-    else if ('pid' in occupant) this.#takeOverSurplus(occupant);
+  #takeOver(snapshot: SlotSnapshot): void {
+    const slot = this.#slots[snapshot.id - 1];
+    if (slot) slot.takeOver(snapshot);
+    else if ('pid' in snapshot) this.#takeOverSurplus(snapshot);
   }
 
-  #takeOverSurplus(occupant: Living): void {
-    const slot = this.#newSlot(occupant.id);
+  #takeOverSurplus(snapshot: ProcessSnapshot): void {
+    const slot = this.#newSlot(snapshot.id);
     slot.close();
     this.#surplus = [...this.#surplus, slot];
-    slot.takeOverLeaving(occupant);
+    slot.takeOverLeaving(snapshot);
   }
 
   #listen(): void {
@@ -320,7 +324,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.#pool.off('left', this.#onLeft);
   }
 
-  // To each: the worker is known by its process, since two of them may have the same id.
+  // All slots get the event and compare the pid: two workers may have the same id.
   readonly #onReady = (worker: PoolWorker): void => {
     for (const slot of this.#all) slot.onReady(worker);
   };
@@ -331,7 +335,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
 
   readonly #onLeft = (worker: PoolWorker): void => {
     for (const slot of this.#all) slot.onLeft(worker);
-    this.#tellExpected();
+    this.#updateExpected();
   };
 
   #onReport({ id }: Slot, pid: number | undefined, report: SlotReport): void {
@@ -374,7 +378,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     this.emit('replaced', { id: slot.id, pid: fresh.pid }, { ...progress, old: old?.pid });
   };
 
-  /** As long as nothing ever worked, more tries would only hide from who started it that nothing does. */
+  /** While no process was ever ready, further attempts would only hide from the user that nothing works. */
   #failStart({ id }: ChildView, { exit, lastWords }: { exit: Exit; lastWords: string | undefined }): void {
     if (this.#stopping || this.#hasWorked) return;
     if (this.#slots.some(({ wasReady, isVacant }) => wasReady || isVacant)) return;
@@ -392,18 +396,18 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
       this.#starting?.resolve();
     }
     this.#restart?.advance();
-    this.#tellExpected();
+    this.#updateExpected();
     this.#noteOver();
   }
 
-  #tellExpected(): void {
+  #updateExpected(): void {
     this.#pool.expectChildren(this.#slots.filter(({ isExpecting }) => isExpecting).length);
   }
 
   #noteOver(): void {
     if (!this.#all.every(({ isOver }) => isOver)) return;
     if (!this.#stopping) {
-      // Where somebody has drained the workers by hand, the next restart starts them again.
+      // Workers that were drained by hand are started again by the next restart.
       if (this.#isListening && this.#slots.every(({ hasFinished }) => hasFinished)) {
         this.#unlisten();
         this.emit('finished');
@@ -418,7 +422,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 }
 
-/** A promise that is settled from outside. A second settling does nothing. */
+/** A promise that its owner settles. A second call does nothing. */
 class Deferred {
   readonly promise: Promise<void>;
   resolve: () => void = () => undefined;
@@ -432,7 +436,7 @@ class Deferred {
   }
 }
 
-/** A start that failed names its cause already. */
+/** For a process that could not be started, `describeExit` has the cause. */
 function whyItEnded(exit: Exit, lastWords: string | undefined): string {
   if (exit.is === 'not-started') return '';
   return lastWords === undefined
@@ -446,7 +450,7 @@ function requireCount(name: string, count: number): void {
   }
 }
 
-/** The `died` of it has the whole. */
+/** `died` has the stack too. */
 function withoutStack(lastWords: string): string {
   return lastWords.replace(/\n\s+at [^]*/, '');
 }
@@ -455,10 +459,10 @@ function closedError(): PassfdError {
   return new PassfdError('ERR_CLOSED', 'The workers are being stopped, or were handed over');
 }
 
-function closeOutputs(occupants: readonly Occupant[]): void {
-  for (const occupant of occupants) {
-    if (!('pid' in occupant)) continue;
-    occupant.stdout?.descriptor.close();
-    occupant.stderr?.descriptor.close();
+function closeOutputs(snapshots: readonly SlotSnapshot[]): void {
+  for (const snapshot of snapshots) {
+    if (!('pid' in snapshot)) continue;
+    snapshot.stdout?.descriptor.close();
+    snapshot.stderr?.descriptor.close();
   }
 }

@@ -1,16 +1,17 @@
-// Pool: what the supervisor needs of a dispatcher, which is one.
+// WorkerPool: what the supervisor needs of a dispatcher. A `Dispatcher` is one.
 import type { Address, StreamSocket } from '../fd/index.js';
 
+/** A worker as the dispatcher knows it. A `WorkerView` is one. */
 export interface PoolWorker {
   readonly id: number;
   readonly pid: number;
-  /** `starting` until it says that it can take connections. */
+  /** `starting` until it can take connections. */
   readonly state: 'starting' | 'ready' | 'draining';
-  /** Whether it takes connections now; of one that has left, whether it did at its end. */
+  /** Whether it listens. For a worker that has left: whether it did at its end. */
   readonly listens: boolean;
-  /** Whether the dispatcher has told it to drain. */
+  /** Whether somebody has drained it by hand. */
   readonly isTakenOut?: boolean;
-  /** What it told its dispatcher before it died: for people, why. */
+  /** The error that the worker reported before it died. */
   readonly lastWords?: string | undefined;
 }
 
@@ -20,17 +21,17 @@ export interface WorkerPool {
   readonly workers: readonly PoolWorker[];
   /** Ids up to `count` belong to children. */
   reserveIds(count: number): void;
-  /** So many children are to be started, or to be ready, in place of others that have served. */
+  /** Sets how many children are starting, or will be started, in place of children that have served. */
   expectChildren(count: number): void;
-  /** Of a worker that has ended, and is followed by another one: opens again what it had served and closed as it ended. */
+  /** Opens the addresses again that a worker had closed before it ended, for the worker that follows it. */
   reopen(worker: PoolWorker): void;
-  /** Takes over the socket, whose other end the child has. */
+  /** Takes over the socket. The child has its other end. */
   addChild(socket: StreamSocket, child: { readonly id: number; readonly pid: number }): void;
-  /** Gives exactly this worker nothing new, and resolves when it has nothing open any more, or has left. */
+  /** Gives this worker no more connections. Resolves when it has none open, or has left. */
   drain(worker: PoolWorker): Promise<void>;
   /**
-   * Addresses that a worker serves, or served when it left, and that nobody serves if another one takes its place.
-   * @param last the worker before it: what it left, and what is kept open for the next process, counts too
+   * Addresses that a worker serves, or served when it left, and that nobody would serve if another one took its place.
+   * @param last the worker before it: its addresses count too, and those that are kept open for the next process
    */
   missing(other: PoolWorker, worker: PoolWorker, last?: PoolWorker): readonly Address[];
   /** `serving`: the worker serves other addresses than before. */

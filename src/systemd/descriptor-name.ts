@@ -1,15 +1,15 @@
-// Names of descriptors, as the service manager takes them, and those of listening sockets that are stored.
+// Names of descriptors in the service manager's store.
 import { createHash } from 'node:crypto';
 
 import { formatAddress, type Address } from '../fd/index.js';
 
-/** Of a name in the descriptor store (sd_notify(3)): ASCII, no control characters, no colon. */
+/** A name is ASCII without control characters and colons (sd_notify(3)). */
 const MAX_NAME_LENGTH = 255;
 const validName = /^[\x20-\x39\x3b-\x7e]+$/;
 
 const PREFIX = 'listener-';
 
-/** As `listener-127.0.0.1%3A8080`: the address, with what a name cannot have as `%` and two hexadecimal digits a byte. */
+/** For example `listener-127.0.0.1%3A8080`: bytes that a name cannot have are `%` and two hexadecimal digits. */
 export function storedName(address: Address): string {
   const bytes = Buffer.from(formatAddress(address)).toString('latin1');
   const name = PREFIX + bytes.replace(/[^\x21-\x24\x26-\x39\x3b-\x7e]/g, escapeByte);
@@ -17,7 +17,7 @@ export function storedName(address: Address): string {
   return PREFIX + createHash('sha256').update(bytes, 'latin1').digest('hex');
 }
 
-/** systemd takes no notice of a name that it finds wrong, and stores the descriptor without one. */
+/** systemd ignores an invalid name, and stores the descriptor without one. */
 export function isDescriptorName(name: string): boolean {
   return name.length <= MAX_NAME_LENGTH && validName.test(name);
 }

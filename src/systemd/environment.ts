@@ -1,6 +1,6 @@
-// The variables of the environment that are for one process alone: whoever reads them removes them.
+// Environment variables that are for one process only: reading them removes them.
 
-/** Reads variables, and removes them, so that no child of this process takes them for its own. */
+/** Reads variables and removes them, so that a child does not take them for its own. */
 export function takeVariables<Name extends string>(
   env: NodeJS.ProcessEnv,
   names: readonly Name[],
@@ -10,7 +10,7 @@ export function takeVariables<Name extends string>(
   return taken as Record<Name, string | undefined>;
 }
 
-/** A number as such variables have it: decimal digits, and at most `most`. */
+/** @returns undefined unless it is decimal digits and at most `most` */
 export function parseCount(text: string | undefined, most: number): number | undefined {
   const count = Number(text);
   return text !== undefined && /^\d+$/.test(text) && count <= most ? count : undefined;

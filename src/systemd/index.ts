@@ -1,4 +1,4 @@
-// What systemd, or another service manager that speaks as it does, gives to a service and hears from it.
+// The interface of a service to systemd, or to a service manager that is compatible.
 export { isDescriptorName, storedName } from './descriptor-name.js';
 export { takeVariables } from './environment.js';
 export { inheritedDescriptors, listenersNamed, type InheritedDescriptor } from './inherited.js';

@@ -1,36 +1,35 @@
-// What this process was started with: listening sockets of a .socket unit, and what a former process had stored.
+// Descriptors that this process inherited: listening sockets of a .socket unit, and those that an earlier process stored.
 import { readlinkSync } from 'node:fs';
 
 import { inheritDescriptor, PassfdError, type Descriptor } from '../fd/index.js';
 import { parseCount, takeVariables } from './environment.js';
 
-/** `SD_LISTEN_FDS_START`: the first one behind the standard streams. */
+/** `SD_LISTEN_FDS_START`: the first descriptor after the standard streams. */
 const FIRST_FD = 3;
 
 /** No process has more: the default of `fs.nr_open` (proc_sys_fs(5)). */
 const MAX_INHERITED = 1_048_576;
 
-/** Where the manager gave no names at all (sd_listen_fds(3)). One that was stored without a name is called `stored`. */
+/** The name when the manager gave no names (sd_listen_fds(3)). A descriptor that was stored without a name is `stored`. */
 const WITHOUT_NAME = 'unknown';
 
 const variables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'] as const;
 
-/** A descriptor that the service manager passed, owned by whoever has this. */
+/** A descriptor that the service manager passed. The holder of this object owns it. */
 export interface InheritedDescriptor {
-  /** Not unique: all sockets of one .socket unit have the same one. */
+  /** Not unique: all sockets of one .socket unit have the same name. */
   readonly name: string;
   readonly descriptor: Descriptor;
 }
 
 /**
- * Takes over what the service manager passed to this process (sd_listen_fds(3)), sets close-on-exec on it, and removes the
- * variables that announced it. So a second call finds nothing.
+ * Takes over the descriptors that the service manager passed to this process (sd_listen_fds(3)), sets close-on-exec on them,
+ * and removes the variables that announced them. A second call finds nothing.
  *
- * The numbers are taken since before Node began, and the one behind them is Node's own; what is announced wrongly is seen
- * by that.
- * @returns in the manager's order: those of socket units first. Nothing when the variables are another process's, as where
- * a shell stands between
- * @throws {PassfdError} `ERR_ACTIVATION` when not all that was announced is there; then all of it is left alone
+ * The descriptors were open before Node started, and the next number is Node's own. So a wrong count is detected.
+ * @returns in the manager's order: those of socket units first. Empty when the variables are for another process, for
+ * example when a shell started this one
+ * @throws {PassfdError} `ERR_ACTIVATION` when a descriptor that was announced is missing; then all are left alone
  */
 export function inheritedDescriptors(
   env: NodeJS.ProcessEnv = process.env,
@@ -39,7 +38,8 @@ export function inheritedDescriptors(
   const { LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES } = takeVariables(env, variables);
   if (LISTEN_PID !== String(pid) || LISTEN_FDS === undefined) return [];
   const count = parseCount(LISTEN_FDS, MAX_INHERITED);
-  if (count === undefined) throw activationError(`LISTEN_FDS is no number of descriptors: "${LISTEN_FDS}"`);
+  if (count === undefined)
+    throw activationError(`LISTEN_FDS is not a number of descriptors: "${LISTEN_FDS}"`);
   const names = LISTEN_FDNAMES?.split(':');
   if (names && names.length !== count) {
     throw activationError(
@@ -54,8 +54,8 @@ export function inheritedDescriptors(
 }
 
 /**
- * The listening sockets among them that have this name.
- * @throws {PassfdError} `ERR_ACTIVATION`, which lists the names that there are
+ * The inherited listening sockets with this name.
+ * @throws {PassfdError} `ERR_ACTIVATION` when there is none; the message lists the names
  */
 export function listenersNamed(
   inherited: readonly InheritedDescriptor[],
@@ -67,7 +67,7 @@ export function listenersNamed(
   const kinds = found.map(({ descriptor }) => descriptor.describe().kind).join(', ');
   throw activationError(
     found.length > 0
-      ? `The inherited descriptor "${name}" is no listening socket, but: ${kinds}`
+      ? `The inherited descriptor "${name}" is not a listening socket, but: ${kinds}`
       : `No inherited descriptor is named "${name}"; ${describeNames(inherited)}`,
   );
 }
@@ -83,7 +83,7 @@ function takeOver(fd: number, count: number): Descriptor {
   throw activationError(`LISTEN_FDS announces ${count} descriptors, but number ${fd} is Node's own`);
 }
 
-/** The first descriptor that Node opens for itself is the epoll of its event loop, and nobody passes one of those. */
+/** The first descriptor that Node opens is the epoll of its event loop. A service manager never passes one. */
 function isOfNode(fd: number): boolean {
   try {
     return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventpoll]';
@@ -95,8 +95,8 @@ function isOfNode(fd: number): boolean {
 function describeNames(inherited: readonly InheritedDescriptor[]): string {
   const names = [...new Set(inherited.map(({ name }) => name))];
   return names.length === 0
-    ? 'this process has inherited none: is it started by systemd, with a .socket unit, and not through a shell?'
-    : `there are: ${names.join(', ')}`;
+    ? 'this process has inherited none: check that systemd starts it, with a .socket unit, and not through a shell'
+    : `names: ${names.join(', ')}`;
 }
 
 function activationError(message: string, cause?: unknown): PassfdError {

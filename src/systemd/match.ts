@@ -1,4 +1,4 @@
-// Which inherited listening socket is the one that is wanted: it is known by its address.
+// Finds inherited listening sockets by their addresses.
 import { lookup } from 'node:dns/promises';
 import { existsSync, lstatSync } from 'node:fs';
 import { isIP, isIPv6, SocketAddress } from 'node:net';
@@ -8,15 +8,15 @@ import { formatAddress, type Address } from '../fd/index.js';
 import type { InheritedDescriptor } from './inherited.js';
 
 export interface Matches {
-  /** As long as what was wanted, and in its order. */
+  /** One for each wanted address, in its order. */
   readonly found: readonly (InheritedDescriptor | undefined)[];
-  /** What nobody wanted. */
+  /** Listening sockets that were not wanted. */
   readonly rest: readonly InheritedDescriptor[];
-  /** What is no listening socket, or one that no client can reach any more. */
+  /** Other descriptors, and listening sockets that no client can reach any more. */
   readonly useless: readonly InheritedDescriptor[];
 }
 
-/** The world that matching looks at. */
+/** The parts of the system that matching depends on. */
 export interface Surroundings {
   /** The numeric address of a host name. */
   readonly resolveHost: (host: string) => Promise<string>;
@@ -26,20 +26,20 @@ export interface Surroundings {
 
 const real: Surroundings = {
   resolveHost: async (host) => (await lookup(host, { verbatim: true })).address,
-  // It is there where the kernel has IPv6, be an address configured or not.
+  // The file exists when the kernel has IPv6, even without an address.
   hasIpv6: () => process.platform !== 'linux' || existsSync('/proc/net/if_inet6'),
   isSocketFile: (path) => lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true,
 };
 
 /**
- * Finds for each wanted address the listening socket that has it, so that a process that was started again goes on with
- * the sockets of the one before, and does not find their addresses in use. One socket is found once at most; of several
- * with the same address, the first. A wanted port 0 is any free one, so none is found for it.
+ * Finds the listening socket for each wanted address. A process that was started again goes on with the sockets of the one
+ * before; otherwise it would find their addresses in use. Each socket is found at most once, and of several with the same
+ * address the first. Port 0 means any free port, so no socket is found for it.
  *
- * Before anything listens anew, the rest has to go where it may be in the way: a listening socket lives until its last
- * holder has closed it, so from the manager's store too (`removeStored`, then `barrier`), unless it is shut down.
+ * A listening socket lives until its last holder closes it, and the manager's store is one. So close the rest before you
+ * listen at an address that it may have: here and in the store (`removeStored`, then `barrier`), or shut it down.
  *
- * Takes nothing over: all of it still belongs to the caller.
+ * Takes over no descriptor: all still belong to the caller.
  */
 export async function matchListeners(
   inherited: readonly InheritedDescriptor[],
@@ -63,34 +63,34 @@ export async function matchListeners(
   return { found, rest: [...left.keys()], useless };
 }
 
-/** Undefined for what is no listening socket, or one that no client can reach any more. */
+/** Undefined for other descriptors, and for a listening socket that no client can reach any more. */
 function keyOfListener(
   { descriptor }: InheritedDescriptor,
   { isSocketFile }: Surroundings,
 ): string | undefined {
   if (descriptor.closed || descriptor.describe().kind !== 'listener') return undefined;
   const address = descriptor.localAddress;
-  // Who ends in good order removes the file of its socket, and nobody can make a file for a socket that is there.
+  // A process that exits in good order removes the file of its socket. No file can be made for an existing socket.
   if ('path' in address && !address.path.startsWith('\0') && !isSocketFile(address.path)) return undefined;
   return keyOf(address);
 }
 
-/** What the kernel would say of a socket that listens there; the first is the best. */
+/** The keys of sockets that listen at an address, the best first. */
 async function keysOf(address: Address, surroundings: Surroundings): Promise<string[]> {
   if ('path' in address) return [keyOf(address)];
   const { host, port } = address;
   if (port === 0) return [];
   try {
     const hosts = [isNumeric(host) ? host : await surroundings.resolveHost(host)];
-    // There `0.0.0.0` stands for it.
+    // Without IPv6, `0.0.0.0` is used for it.
     if (host === '::' && !surroundings.hasIpv6()) hosts.push('0.0.0.0');
     return hosts.map((numeric) => keyOf({ host: numeric, port }));
   } catch {
-    return []; // Whoever listens there is told.
+    return []; // `listen` will report it
   }
 }
 
-/** The same for all ways to write an address. */
+/** The same for all spellings of an address. */
 function keyOf(address: Address): string {
   if (!('path' in address)) return formatAddress({ host: canonicalHost(address.host), port: address.port });
   const { path } = address;

@@ -1,17 +1,17 @@
-// Notifier: what this service tells its manager (sd_notify(3)). Without a manager it does nothing.
+// Notifier: notifies the service manager (sd_notify(3)). Without a manager it does nothing.
 import { closeAll, Descriptor, MAX_DESCRIPTORS, PassfdError, sendDatagram, socketPair } from '../fd/index.js';
 import { MAX_TIMER_MS } from '../fd/internal.js';
 import { parseCount, takeVariables } from './environment.js';
 import { isDescriptorName } from './descriptor-name.js';
 
-/** Messages that wait while the manager's queue is full; what comes then is lost, and a warning says so. */
+/** Messages that wait while the manager's queue is full. Further ones are dropped with a warning. */
 const MAX_WAITING = 256;
 
-/** Pause before the next try when the queue is full: the kernel does not tell when it is not. */
+/** Pause before the next attempt when the queue is full: the kernel does not report when it has room. */
 const FIRST_RETRY_MS = 1;
 const LAST_RETRY_MS = 100;
 
-/** The time that a barrier waits, unless it is given; the manager itself may be busy. */
+/** Default time limit of a barrier. The manager may be busy. */
 const BARRIER_TIMEOUT_MS = 5_000;
 
 const MICROSECONDS_PER_MS = 1_000;
@@ -19,27 +19,27 @@ const NANOSECONDS_PER_MICROSECOND = 1_000n;
 
 const variables = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID', 'FDSTORE'] as const;
 
-/** What the next generation of this service has to have in its environment. */
+/** The variables that the next generation of this service needs. */
 export type NotifyVariables = Readonly<Partial<Record<(typeof variables)[number], string>>>;
 
 export interface NotifierOptions {
-  /** Told when something could not be notified; nothing else follows from it. A process warning unless it is given. */
+  /** Called when the manager could not be notified. Nothing else follows from it. Default: a process warning. */
   readonly warn?: (error: PassfdError) => void;
-  /** Another way than a datagram. */
+  /** Sends a message. Default: as a datagram. */
   readonly send?: typeof sendDatagram;
 }
 
-/** Whatever is lent with a message: it stays open here. */
+/** A descriptor that is lent with a message: it stays open here. */
 type Lent = { readonly fd: number };
 
 interface Message {
   readonly bytes: Buffer;
   readonly lent: readonly Lent[];
-  /** It will never arrive. */
+  /** Called when it will never arrive. */
   readonly onLost?: () => void;
 }
 
-/** Waits with duplicates, so that the lender may close his own. */
+/** It waits with duplicates, so that the lender may close its own. */
 type Waiting = Message & { readonly lent: readonly Descriptor[] };
 
 export class Notifier implements Disposable {
@@ -52,12 +52,12 @@ export class Notifier implements Disposable {
   #retry: NodeJS.Timeout | undefined;
   #retryMs = FIRST_RETRY_MS;
   #keepAlive: NodeJS.Timeout | undefined;
-  /** Of a manager that cannot be reached; once until it can. */
+  /** Whether a warning was given since the manager was last reached. */
   #hasWarned = false;
 
   /**
-   * Reads the variables by which the manager told where it is to be notified, and removes them, so that no child speaks
-   * for this process. A second one over the same environment does nothing.
+   * Reads the manager's variables and removes them, so that no child notifies in the place of this process. A second notifier
+   * for the same environment does nothing.
    */
   constructor(
     env: NodeJS.ProcessEnv = process.env,
@@ -83,9 +83,9 @@ export class Notifier implements Disposable {
   }
 
   /**
-   * For the environment of the process that is to take this one's place, and of no other. It has no `WATCHDOG_PID`, since
-   * without one whoever has `WATCHDOG_USEC` is meant (sd_watchdog_enabled(3)), and its pid is not known before it is
-   * started; and no `LISTEN_PID`, since listening sockets reach it in another way.
+   * For the environment of the next generation, and of no other process. It has no `WATCHDOG_PID`: the pid is not known
+   * before the start, and without the variable, `WATCHDOG_USEC` counts for any process (sd_watchdog_enabled(3)). It has no
+   * `LISTEN_PID`: listening sockets reach the next generation by the takeover.
    */
   environment(): NotifyVariables {
     return this.#environment;
@@ -93,45 +93,45 @@ export class Notifier implements Disposable {
 
   /** The service has started, or has loaded its configuration again. */
   ready(): void {
-    this.#tell('READY=1');
+    this.#notify('READY=1');
   }
 
-  /** It begins to load its configuration again; `ready` says when that is done. */
+  /** The service begins to load its configuration again. `ready` ends that. */
   reloading(): void {
-    // The manager compares this with its own clock, which is the same one (clock_gettime(2), CLOCK_MONOTONIC).
+    // The manager compares this with its own CLOCK_MONOTONIC, which is the same clock (clock_gettime(2)).
     const now = process.hrtime.bigint() / NANOSECONDS_PER_MICROSECOND;
-    this.#tell('RELOADING=1', `MONOTONIC_USEC=${now}`);
+    this.#notify('RELOADING=1', `MONOTONIC_USEC=${now}`);
   }
 
-  /** It begins to end. For good: systemd 259 does not let it come back from that. */
+  /** The service begins to stop. This is final: systemd 259 accepts no other state after it. */
   stopping(): void {
-    this.#tell('STOPPING=1');
+    this.#notify('STOPPING=1');
   }
 
-  /** Another process is the service's main one from now on; the manager restarts the service when that ends. */
+  /** Another process is the main process from now on. The manager restarts the service when that one exits. */
   mainPid(pid: number): void {
-    this.#tell(`MAINPID=${pid}`);
+    this.#notify(`MAINPID=${pid}`);
   }
 
   /**
-   * Tells the manager from now on that the event loop runs, twice in the time after which it would end this service. Does
-   * nothing where it does not watch (`WATCHDOG_USEC`). Keeps no process alive.
+   * Sends keep-alives from now on, at half the interval of the manager's watchdog. Does nothing without a watchdog
+   * (`WATCHDOG_USEC`). Does not keep the process alive.
    */
   startKeepAlive(): void {
     if (this.#keepAliveMs === undefined || this.#path === undefined) return;
     this.#keepAlive ??= setInterval(() => {
-      // What waits says by itself that the event loop runs, as soon as the manager hears it.
-      if (this.#waiting.length === 0) this.#tell('WATCHDOG=1');
+      // A waiting message counts as a keep-alive when it arrives.
+      if (this.#waiting.length === 0) this.#notify('WATCHDOG=1');
     }, this.#keepAliveMs).unref();
   }
 
   /**
-   * Has the manager keep duplicates, which the next process of this service inherits under this name. That needs
-   * `FileDescriptorStoreMax=`; without it the manager silently keeps none. One that it has already is kept once.
+   * Has the manager keep duplicates, which the next process of this service inherits under this name. It needs
+   * `FileDescriptorStoreMax=`: without it, the manager silently keeps none. A descriptor that it has already is kept once.
    *
-   * The manager gives up what it sees POLLHUP or POLLERR on. A listening socket has neither until somebody shuts it down,
-   * and then it is of no use: so it is never told not to look (`FDPOLL=0`).
-   * @throws {TypeError} for a name that it does not take
+   * The manager drops a descriptor with POLLHUP or POLLERR. A listening socket gets these only when it is shut down, and then
+   * it is of no use. So `FDPOLL=0` is never sent.
+   * @throws {TypeError} for an invalid name
    */
   store(name: string, descriptors: readonly Lent[]): void {
     checkName(name);
@@ -141,16 +141,17 @@ export class Notifier implements Disposable {
     }
   }
 
-  /** Has it close all that it keeps under this name. @throws {TypeError} for a name that it does not take */
+  /** Has the manager close the descriptors that it keeps under this name. @throws {TypeError} for an invalid name */
   removeStored(name: string): void {
     checkName(name);
-    this.#tell('FDSTOREREMOVE=1', `FDNAME=${name}`);
+    this.#notify('FDSTOREREMOVE=1', `FDNAME=${name}`);
   }
 
   /**
-   * Waits until the manager has read everything that was sent before: what a process sends that is not its main one, and
-   * has ended by the time it is read, counts for nothing.
-   * @returns whether it has; without a manager there is nothing to wait for
+   * Waits until the manager has read everything that was sent before. Without it, a message of a process that has exited by
+   * the time it is read, and is not the main process, is ignored.
+   * @param timeoutMs default: 5000
+   * @returns whether the manager has read it. True without a manager
    */
   async barrier(timeoutMs: number = BARRIER_TIMEOUT_MS): Promise<boolean> {
     if (this.#path === undefined) return true;
@@ -159,7 +160,7 @@ export class Notifier implements Disposable {
       const [here, there] = socketPair();
       using ours = here;
       {
-        // The manager closes its own when it comes to this message; that is what ends ours.
+        // The manager closes its end when it reads this message. Then our end becomes readable.
         using theirs = there;
         const onLost = (): void => {
           isLost = true;
@@ -168,14 +169,14 @@ export class Notifier implements Disposable {
       }
       await ours.untilReadable({ signal: AbortSignal.timeout(timeoutMs) });
     } catch (cause) {
-      const why = cause instanceof PassfdError ? cause.message : `it has not read it in ${timeoutMs} ms`;
-      this.#warn(notifyError(`The service manager may not know what was sent to it: ${why}`, cause));
+      const why = cause instanceof PassfdError ? cause.message : `it has not read it within ${timeoutMs} ms`;
+      this.#warn(notifyError(`The service manager may have missed notifications: ${why}`, cause));
       return false;
     }
     return !isLost;
   }
 
-  /** Ends the keep-alives, and gives up what waits. */
+  /** Stops the keep-alives, and drops messages that wait. */
   close(): void {
     clearInterval(this.#keepAlive);
     this.#keepAlive = undefined;
@@ -201,11 +202,11 @@ export class Notifier implements Disposable {
     return undefined;
   }
 
-  #tell(...assignments: readonly string[]): void {
+  #notify(...assignments: readonly string[]): void {
     this.#send({ bytes: encode(assignments), lent: [] });
   }
 
-  /** In the order of the calls, and at once where the manager has room. */
+  /** Sends in the order of the calls, at once if the manager has room. */
   #send(message: Message): void {
     if (this.#path === undefined) return;
     if (this.#waiting.length === 0 && this.#sendNow(message)) return;
@@ -216,7 +217,7 @@ export class Notifier implements Disposable {
     }
   }
 
-  /** @returns false when it has to wait */
+  /** @returns false when the message must wait */
   #sendNow(message: Message): boolean {
     try {
       const isSent = this.#sendDatagram(this.#path ?? '', message.bytes, message.lent);
@@ -256,7 +257,7 @@ export class Notifier implements Disposable {
     }
   }
 
-  /** A manager that is not there is no reason to end, and to say so for each message would help nobody. */
+  /** A missing manager is no reason to exit, and one warning is enough. */
   #fail(message: Message, cause: unknown): void {
     message.onLost?.();
     if (this.#hasWarned) return;
@@ -272,7 +273,7 @@ function lose(waiting: Waiting): void {
   closeAll(waiting.lent);
 }
 
-/** Half of the time after which the manager takes this process for stuck, as sd_watchdog_enabled(3) recommends. */
+/** Half of the watchdog's interval, as sd_watchdog_enabled(3) recommends. */
 function keepAliveMs(timeoutUs: string | undefined): number | undefined {
   const timeout = parseCount(timeoutUs, Number.MAX_SAFE_INTEGER);
   if (timeout === undefined || timeout === 0) return undefined;
@@ -286,7 +287,7 @@ function encode(assignments: readonly string[]): Buffer {
 function checkName(name: string): void {
   if (isDescriptorName(name)) return;
   throw new TypeError(
-    `A name in the descriptor store is 1 to 255 ASCII characters, without ":" and control characters: ${JSON.stringify(name)}`,
+    `A name in the descriptor store has 1 to 255 ASCII characters, without ":" and control characters: ${JSON.stringify(name)}`,
   );
 }
 

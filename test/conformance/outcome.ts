@@ -11,7 +11,7 @@ const TIMEOUT_MS = 60_000;
 const FIRST_PORT = 12_346;
 const PORTS_PER_LANE = 100;
 
-export const PASSED = 'ended with code 0';
+export const PASSED = 'exited with code 0';
 const HANGS = `did not end within ${TIMEOUT_MS / 1000} s`;
 
 export interface Outcome {
@@ -28,8 +28,8 @@ export async function alone({ path, flags }: NodeTest, lane: number): Promise<Ou
   return run(command, lane, async (program, hangs) => {
     const end = await Promise.race([program.ended, hangs]);
     program.kill();
-    if (typeof end === 'number') return `ended with code ${end}`;
-    return end === HANGS ? end : `was ended by ${end}`;
+    if (typeof end === 'number') return `exited with code ${end}`;
+    return end === HANGS ? end : `was killed by ${end}`;
   });
 }
 

@@ -14,7 +14,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   handoff: ['multiprocessing', 'fd'],
   dispatcher: ['handoff', 'multiprocessing', 'fd'],
   worker: ['handoff', 'multiprocessing', 'fd'],
-  supervisor: ['dispatcher', 'handoff', 'fd'],
+  supervisor: ['handoff', 'fd'],
   systemd: ['fd'],
   service: ['supervisor', 'dispatcher', 'systemd', 'handoff', 'fd'],
   cli: ['service', 'supervisor', 'dispatcher', 'systemd', 'handoff', 'multiprocessing', 'fd'],

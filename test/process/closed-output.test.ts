@@ -88,7 +88,7 @@ describe('an app whose output nobody reads any more, under --prefix-output', () 
       await program.exit;
       const log = await program.stderr;
       assert.equal(log.split('output of the process is lost').length - 1, 1);
-      assert.doesNotMatch(log, /process ended with code 1/);
+      assert.doesNotMatch(log, /process exited with code 1/);
       assert.match(log, /\nended 0\n$/);
     }),
   );

@@ -53,7 +53,7 @@ describe('a worker that comes back though no journal names it', () => {
       await killAndLoseJournal(service);
       service.setVersion('two', [{ do: 'listen', name: 'site', at: site }]);
       service.start();
-      await service.program.errorLine(/worker is back from a dispatcher that died/);
+      await service.program.errorLine(/worker returned after its dispatcher was killed/);
       const restart = service.restart();
       assert.equal(await restart.exit, 0, await restart.stderr);
       const { workers } = await statusOf(service.control);
@@ -77,7 +77,7 @@ describe('a worker that comes back though no journal names it', () => {
       await killAndLoseJournal(service);
       service.setVersion('two', [{ do: 'listen', name: 'site', at: site }]);
       service.start('another');
-      await service.program.errorLine(/has come back.*it was started for another service/);
+      await service.program.errorLine(/returned.*it was started for another service/);
       for (const pid of old) await untilEnded(pid);
       await service.workers(WORKERS);
       assert.equal((await ask(site)).name, 'site');

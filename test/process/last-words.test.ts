@@ -68,6 +68,6 @@ describe('the log of an app that ends', () => {
 
 /** @returns the last words in the log */
 async function ending(program: Program, code: number): Promise<string | undefined> {
-  const [line = ''] = await program.errorLine(new RegExp(`.*process ended with code ${code}.*`));
+  const [line = ''] = await program.errorLine(new RegExp(`.*process exited with code ${code}.*`));
   return (JSON.parse(line) as { lastWords?: string }).lastWords;
 }

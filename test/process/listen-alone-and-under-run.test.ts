@@ -41,7 +41,7 @@ describe('an ordinary test file', () => {
         const service = start(...passfd('run', '--workers', '1', '--control', control, app(name)), { env });
         const end = firstEndOfWorker(service);
         await reportsNoFailure(service);
-        assert.equal(await end, 'ended with code 0');
+        assert.equal(await end, 'exited with code 0');
         await stopAtOnce(service);
       }),
     );

@@ -97,7 +97,7 @@ describe('a restart that is asked for during a restart', () => {
       set('serve', 'three');
       process.kill(pid, 'SIGKILL');
       assert.equal(await first.exit, 1);
-      assert.match(await first.stderr, /was ended by SIGKILL/);
+      assert.match(await first.stderr, /was killed by SIGKILL/);
       for (const other of others) {
         assert.equal(await other.exit, 0);
         assert.match(other.lines.join('\n'), /this restart follows\nworker 1 is process \d+ now\nrestarted$/);

@@ -85,7 +85,7 @@ describe('a second start', () => {
       rmSync(scene.control);
       const second = scene.start();
       assert.equal(await second.ended, 1);
-      await second.errorLine(new RegExp(`lives, process ${service.pid}`));
+      await second.errorLine(new RegExp(`is alive, process ${service.pid}`));
       assert.match(await scene.ask(), new RegExp(`process ${worker}\n`));
       // The living one has made the file anew.
       assert.deepEqual(await scene.workers(1), [worker]);
@@ -99,7 +99,7 @@ describe('a second start', () => {
       await killed(await ready(scene, 1));
       const other = scene.start([app('http.js')]);
       assert.equal(await other.ended, 1);
-      await other.errorLine(/another service live.*process\.js \(in .*\), processes \d+/);
+      await other.errorLine(/another service wait.*process\.js \(in .*\), processes \d+/);
       const again = scene.start();
       await scene.workers(1);
       assert.deepEqual(startsOf(again), []);

@@ -49,7 +49,7 @@ describe('`passfd run` on SIGTERM', () => {
       await program.errorLine(/worker draining/);
       await client.hangUp();
       await program.line(/^flushed$/);
-      await program.errorLine(/process ended with code 0/);
+      await program.errorLine(/process exited with code 0/);
       assert.equal(await program.exit, 0);
     }),
   );

@@ -30,7 +30,7 @@ describe('a service whose working directory another one has taken the place of',
       await service.ended;
       // The same command from the same directory, by its name: otherwise it would be another service.
       const next = start(...passfd(...run, control, app('slow.js')), there);
-      await next.errorLine(new RegExp(`"pid":${String(workers[0]?.pid)}.*worker is back`));
+      await next.errorLine(new RegExp(`"pid":${String(workers[0]?.pid)}.*worker returned`));
       next.signal('SIGTERM');
       assert.equal(await next.exit, 0);
       assert.deepEqual([readdirSync(`${path}/first`), readdirSync(`${path}/second`)], [[], []]);

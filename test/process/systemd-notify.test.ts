@@ -115,7 +115,12 @@ describe('a notifier', { skip: withoutServiceManager }, () => {
       assert.equal(await notifier.barrier(10), false);
       assert.deepEqual(
         warnings.map(({ code, message }) => [code, message]),
-        [['ERR_SYSTEM', 'The service manager may not know what was sent to it: it has not read it in 10 ms']],
+        [
+          [
+            'ERR_SYSTEM',
+            'The service manager may have missed notifications: it has not read it within 10 ms',
+          ],
+        ],
       );
     }),
   );

@@ -110,7 +110,7 @@ describe('a service with a socket unit', { skip: withoutServiceManager }, () => 
       () => ['name=wep'],
       async ({ manager }) => {
         await manager.start();
-        await manager.printed(/No inherited descriptor is named "wep"; there are: web, admin/);
+        await manager.printed(/No inherited descriptor is named "wep"; names: web, admin/);
         assert.equal(await manager.ended(), 1);
       },
       (path) => ({

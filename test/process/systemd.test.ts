@@ -207,7 +207,7 @@ describe('passfd that a socket unit has started', { skip: withoutServiceManager 
       });
       await manager.addresses();
       await manager.start();
-      await manager.printed(/No inherited descriptor is named .*wep.*; there are: web/);
+      await manager.printed(/No inherited descriptor is named .*wep.*; names: web/);
       assert.equal(await manager.ended(), 1);
       await manager.end();
     }),

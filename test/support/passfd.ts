@@ -46,12 +46,12 @@ export async function stopAtOnce(service: Program): Promise<number | string> {
 }
 
 /**
- * How the first process of worker 1 ends, as in `ended with code 0`. One that has listened, or fails, is started again, so
+ * How the first process of worker 1 ends, as in `exited with code 0`. One that has listened, or fails, is started again, so
  * the service lives on.
  */
 export async function firstEndOfWorker(service: Program): Promise<string> {
   const [, end = ''] = await service.errorLine(
-    /"child":1,.*"msg":"process (ended with code \d+|was ended by \w+)/,
+    /"child":1,.*"msg":"process (exited with code \d+|was killed by \w+)/,
   );
   return end;
 }

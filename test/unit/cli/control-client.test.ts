@@ -1,4 +1,4 @@
-// What a dispatcher answers to a command, and that the two are connected.
+// The answers of a dispatcher to a command, and the connection between the two.
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
 
@@ -41,7 +41,7 @@ describe('the answer of a dispatcher', () => {
     }
   });
 
-  it('that asks for a key is told as such', () => {
+  it('is an error that says so when the dispatcher asks for a key', () => {
     assert.throws(
       () => answerIn(Buffer.from('#CHALLENGE#{sha256}xyz')),
       failsWith('ERR_AUTHENTICATION', /--authkey-file/),
@@ -61,7 +61,7 @@ describe('the answer of a dispatcher', () => {
     }
   });
 
-  it('has texts that do nothing to a terminal, and look like nothing of this program', () => {
+  it('has no control characters, and no lines that look like those of this program', () => {
     assert.deepEqual(answerIn(answer({ type: 'progress', text: 'a\u001b]0;x\u0007\nrestarted' })), {
       type: 'progress',
       text: 'a\\u001b]0;x\\u0007\\u000arestarted',
@@ -72,7 +72,7 @@ describe('the answer of a dispatcher', () => {
     );
   });
 
-  it('is as long as a person reads', () => {
+  it('is shortened to a readable length', () => {
     const endless = 'x'.repeat(1_000_000);
     const said = answerIn(answer({ type: 'progress', text: endless }));
     assert.ok(said.type === 'progress' && said.text.length < 1000);
@@ -87,7 +87,7 @@ describe('the answer of a dispatcher', () => {
 
 describe('a control client', () => {
   it(
-    'says who it is, and asks',
+    'introduces itself, and sends its request',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/control`;
@@ -106,7 +106,7 @@ describe('a control client', () => {
   );
 
   it(
-    'that stops a dispatcher waits until it hangs up, and stops the next generation where one takes over meanwhile',
+    'that stops a dispatcher waits until it hangs up, and stops a generation that takes over meanwhile',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/control`;
@@ -161,7 +161,7 @@ describe('a control client', () => {
   }
 
   it(
-    'says what to do when no dispatcher is there',
+    'says what to do when there is no dispatcher',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       await assert.rejects(

@@ -64,7 +64,7 @@ async function read(...words: readonly string[]): Promise<Line> {
   let line: Line | undefined;
   for (const command of program.commands) {
     command.action((...given: readonly unknown[]) => {
-      // Behind the arguments stand the options and the command.
+      // The options and the command follow the arguments.
       line = { arguments: given.slice(0, -2), options: command.opts() };
     });
   }
@@ -117,7 +117,7 @@ for (const [name, options] of Object.entries(commands)) {
 }
 
 describe('the command line of run', () => {
-  it('gives the app everything that stands behind it', async () => {
+  it('gives the app everything that follows it', async () => {
     const { arguments: words, options } = await read(
       ...['run', '--workers', '2', 'app.js', '--workers', '7', '--', '-v', 'word'],
     );
@@ -158,13 +158,13 @@ describe('the command line of run', () => {
     assert.deepEqual(options['allowUid'], [0, 1_000]);
   });
 
-  it('is wrong without an app, or with one that does not exist', async () => {
+  it('is a usage error without an app, or with one that does not exist', async () => {
     assert.match((await end('run')).text, /missing required argument 'app'/);
     assert.match((await end('run', 'missing.js')).text, /there is no file missing\.js in/);
     assert.match((await end('worker', 'missing.js')).text, /there is no file missing\.js in/);
   });
 
-  it('is wrong with a value that an option does not take', async () => {
+  it('is a usage error with a value that an option does not take', async () => {
     for (const [option, value] of [
       ['--workers', 'many'],
       ['--listen', '80:80:80'],
@@ -192,11 +192,11 @@ describe('the command line of serve', () => {
     }
   });
 
-  it('is wrong without an address', async () => {
+  it('is a usage error without an address', async () => {
     assert.match((await end('serve')).text, /required option '--listen <addr>' not specified/);
   });
 
-  it('is wrong with workers that have no command', async () => {
+  it('is a usage error with workers that have no command', async () => {
     assert.match((await end('serve', '--listen', '80', '--workers', '4')).text, /--workers needs a COMMAND/);
   });
 });

@@ -1,4 +1,4 @@
-// What `passfd status` prints for people.
+// The tables of `passfd status`.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -27,8 +27,8 @@ const status: Status = {
   peers: { refused: 0 },
 };
 
-describe('the status for people', () => {
-  it('has aligned columns, numbers to the right, and a dash for what cannot be told', () => {
+describe('the status table', () => {
+  it('has aligned columns, numbers to the right, and a dash for an unknown value', () => {
     assert.equal(
       formatStatus(status),
       [
@@ -47,7 +47,7 @@ describe('the status for people', () => {
     );
   });
 
-  it('says where there is nothing', () => {
+  it('says (none) for an empty table', () => {
     const lines = formatStatus({ ...status, listeners: [], workers: [] }).split('\n');
     assert.equal(lines.filter((line) => line === '(none)').length, 2);
   });
@@ -81,7 +81,7 @@ describe('an answer', () => {
     }
   });
 
-  it('shows no character that only a terminal would understand, and no line that is not its own', () => {
+  it('shows no control characters and no additional lines', () => {
     const address = 'unix:/a\u001b[2J\u009b1m\u202eb\nWORKER';
     const shown = statusIn({ ...status, listeners: [{ address, accepted: 1 }] });
     assert.ok(shown);

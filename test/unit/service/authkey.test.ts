@@ -13,7 +13,7 @@ function unexpected(message: string): never {
 }
 
 describe('a key file', () => {
-  it('ends with a newline that is no part of the key', () => {
+  it('may end with a newline, which is not part of the key', () => {
     const keys = ['key', 'key\n', 'key\r\n', 'key\n\n'].map((text) => keyIn(Buffer.from(text), 'k'));
     assert.deepEqual(keys, ['key', 'key', 'key', 'key\n']);
   });
@@ -29,7 +29,7 @@ describe('a key file', () => {
   });
 
   it(
-    'is read, with a warning when others can read it too',
+    'is read, with a warning when other users can read it',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const authkeyFile = `${directory.path}/key`;
@@ -43,7 +43,7 @@ describe('a key file', () => {
       await chmod(authkeyFile, 0o640);
       assert.equal(await read(), 'secret');
       assert.deepEqual(warnings, [
-        `Others can read the key in ${authkeyFile}; say: chmod 600 ${authkeyFile}`,
+        `Others can read the key in ${authkeyFile}; run: chmod 600 ${authkeyFile}`,
       ]);
     }),
   );
@@ -76,7 +76,7 @@ describe('PASSFD_AUTHKEY', () => {
     assert.equal(await readAuthkey({}, unexpected), 'secret');
   });
 
-  it('is none when it is empty or not set', async () => {
+  it('is ignored when it is empty', async () => {
     process.env['PASSFD_AUTHKEY'] = '';
     assert.equal(await readAuthkey({}, unexpected), undefined);
     delete process.env['PASSFD_AUTHKEY'];

@@ -1,4 +1,4 @@
-// FileGuard: looks at a file as soon as something happens to it, and watches no directory for longer than it has to.
+// FileGuard: checks files when something happens to one, and stops watching a directory with its last file.
 import assert from 'node:assert/strict';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -20,7 +20,7 @@ function watches(): number {
 }
 
 describe('a guard of files', () => {
-  it('looks when one of them is removed', async () => {
+  it('checks when one of them is removed', async () => {
     await using directory = await temporaryDirectory();
     const path = `${directory.path}/socket`;
     writeFileSync(path, '');

@@ -21,14 +21,14 @@ function startsWith(options: readonly string[], env: NodeJS.ProcessEnv): void {
 }
 
 describe('a process that is started where a debugger listens', () => {
-  it('has a port of its own, where this one was told to listen on its command line', async () => {
+  it('has its own port when this one listens because of its command line', async () => {
     const { port, acceptor } = await takenPort();
     const execArgv = [`--inspect=127.0.0.1:${port}`];
     startsWith(inheritedOptions({ execArgv, env: {} }), {});
     await acceptor.close();
   });
 
-  it('has a port of its own, where this one was told to listen by NODE_OPTIONS', async () => {
+  it('has its own port when this one listens because of NODE_OPTIONS', async () => {
     const { port, acceptor } = await takenPort();
     const env = { NODE_OPTIONS: `--no-warnings --inspect=127.0.0.1:${port}` };
     startsWith(inheritedOptions({ execArgv: [], env }), env);
@@ -37,7 +37,7 @@ describe('a process that is started where a debugger listens', () => {
     await acceptor.close();
   });
 
-  it('has the options of this one, and no more', () => {
+  it('has the options of this one and no others', () => {
     assert.deepEqual(inheritedOptions({ execArgv: ['--no-warnings'], env: {} }), ['--no-warnings']);
     const once = inheritedOptions({ execArgv: ['--inspect'], env: {} });
     assert.deepEqual(inheritedOptions({ execArgv: once, env: {} }), once);

@@ -1,4 +1,4 @@
-// Journal: the file that tells the next dispatcher whom to wait for, who may have it, and when it is not believed.
+// Journal: what it lists for the next dispatcher, who may have it, and when it is ignored.
 import assert from 'node:assert/strict';
 import fs, {
   existsSync,
@@ -38,11 +38,11 @@ const living: Survivor = {
 };
 
 interface Scene {
-  /** Of a dispatcher at the same path. */
+  /** Creates the journal of another dispatcher at the same path. */
   readonly journal: (name?: ServiceName) => Journal;
   readonly path: string;
   readonly directory: string;
-  /** Reasons of which one was warned. */
+  /** Reasons of the warnings. */
   readonly warnings: string[];
 }
 
@@ -77,7 +77,7 @@ function leave({ journal }: Scene, survivors: readonly Survivor[], name?: Servic
   left.close();
 }
 
-/** Each call of a function of `node:fs` fails meanwhile, as with a disk that is full or broken. */
+/** Meanwhile, each call of a function of `node:fs` fails, as on a full or broken disk. */
 function whileFailing(call: 'openSync' | 'readSync' | 'writeSync', code: string, body: () => void): void {
   const method = mock.method(fs, call, () => {
     throw Object.assign(new Error(`${code}: it fails, ${call}`), { code });
@@ -98,7 +98,7 @@ function asRecord(json: string): string {
 
 describe('a journal', () => {
   it(
-    'tells the next dispatcher those of the workers noted last which live',
+    'lists the workers of the last record that are alive, for the next dispatcher',
     withJournals((scene) => {
       leave(scene, [{ ...living, id: 1 }]);
       leave(scene, [living, { ...living, id: 4, pid: NOBODY }, { ...living, id: 5, identity: '1' }]);
@@ -108,7 +108,7 @@ describe('a journal', () => {
   );
 
   it(
-    'is for its own user alone, and one file',
+    'is one file, which only its user can read',
     withJournals((scene) => {
       leave(scene, [living]);
       assert.equal(statSync(scene.path).mode & 0o777, 0o600);
@@ -117,7 +117,7 @@ describe('a journal', () => {
   );
 
   it(
-    'is refused while its dispatcher lives, and says which one that is',
+    'is refused while its dispatcher is alive, and the error names that process',
     withJournals(({ journal }) => {
       journal().claim();
       assert.throws(
@@ -125,14 +125,14 @@ describe('a journal', () => {
         (error) =>
           error instanceof PassfdError &&
           error.code === 'ERR_ADDRESS_IN_USE' &&
-          error.message.includes(`passfd run a.js (in /srv/a) lives, process ${pid}`) &&
+          error.message.includes(`passfd run a.js (in /srv/a) is alive, process ${pid}`) &&
           error.message.includes('--control PATH'),
       );
     }),
   );
 
   it(
-    'has two generations at a time, and is free when both are over',
+    'can be open in two generations, and is free when both have closed it',
     withJournals(({ journal }) => {
       const [first, second] = [journal(), journal()];
       first.claim();
@@ -142,20 +142,20 @@ describe('a journal', () => {
       first.close();
       second.catchUp();
       second.write([{ ...living, id: 8 }]);
-      assert.throws(() => journal().claim(), /lives/);
+      assert.throws(() => journal().claim(), /is alive/);
       second.close();
       assert.deepEqual(journal().claim(), [{ ...living, id: 8 }]);
     }),
   );
 
   it(
-    'is refused to another service whose workers live, and names both',
+    'is refused to another service while its workers are alive, and the error names both',
     withJournals((scene) => {
       leave(scene, [living]);
       assert.throws(
         () => scene.journal(other).claim(),
         new RegExp(
-          `another service live.*passfd run a.js \\(in /srv/a\\), processes ${pid}\\. Start that one`,
+          `another service wait.*passfd run a.js \\(in /srv/a\\), processes ${pid}\\. Start that service`,
         ),
       );
       assert.deepEqual(scene.journal().claim(), [living]);
@@ -163,7 +163,7 @@ describe('a journal', () => {
   );
 
   it(
-    'is given to another service where nobody waits any more',
+    'is given to another service when no worker waits',
     withJournals((scene) => {
       leave(scene, [
         { ...living, isLeaving: true },
@@ -174,7 +174,7 @@ describe('a journal', () => {
   );
 
   it(
-    'keeps what it said before when the last record is torn',
+    'has the record before when the last one is incomplete',
     withJournals((scene) => {
       leave(scene, [living]);
       leave(scene, [
@@ -189,7 +189,7 @@ describe('a journal', () => {
   );
 
   it(
-    'is made anew, with what it said, when somebody has removed it',
+    'is restored with its last record when something removed it',
     withJournals((scene) => {
       const journal = scene.journal();
       journal.claim();
@@ -198,14 +198,14 @@ describe('a journal', () => {
       rmSync(scene.path);
       assert.equal(journal.check(), 'restored');
       assert.equal(journal.check(), 'kept');
-      assert.throws(() => scene.journal().claim(), /lives/);
+      assert.throws(() => scene.journal().claim(), /is alive/);
       journal.close();
       assert.deepEqual(scene.journal().claim(), [living]);
     }),
   );
 
   it(
-    'is left alone when another dispatcher has its place by now, also at the end',
+    'is left alone when another dispatcher has the path, also at the end',
     withJournals((scene) => {
       const journal = scene.journal();
       journal.claim();
@@ -269,7 +269,7 @@ describe('a journal', () => {
   }
 
   it(
-    'that could not be written, since the disk was full, is written at the next look',
+    'that could not be written to a full disk is written at the next check',
     withJournals((scene) => {
       const journal = scene.journal();
       journal.claim();
@@ -286,7 +286,7 @@ describe('a journal', () => {
   );
 
   it(
-    'that could not be written anew, since the disk was full, is written at the next look',
+    'that could not be restored on a full disk is written at the next check',
     withJournals((scene) => {
       const journal = scene.journal();
       journal.claim();
@@ -302,7 +302,7 @@ describe('a journal', () => {
   );
 
   it(
-    'that could not be begun, since the disk was full, is begun at a later look, and locked',
+    'that could not be created on a full disk is created at a later check, and locked',
     withJournals((scene) => {
       const journal = scene.journal();
       whileFailing('openSync', 'ENOSPC', () => {
@@ -314,14 +314,14 @@ describe('a journal', () => {
       assert.match(scene.warnings.join(), /ENOSPC/);
       assert.equal(journal.check(), 'restored');
       assert.equal(journal.check(), 'kept');
-      assert.throws(() => scene.journal().claim(), /lives/);
+      assert.throws(() => scene.journal().claim(), /is alive/);
       journal.close();
       assert.deepEqual(scene.journal().claim(), [living]);
     }),
   );
 
   it(
-    'that could not be begun is left to the dispatcher that has it by then, and to another service whose workers live',
+    'that could not be created is left to a dispatcher that has it by then, and to another service with living workers',
     withJournals((scene) => {
       const journal = scene.journal();
       whileFailing('openSync', 'ENOSPC', () => {
@@ -339,7 +339,7 @@ describe('a journal', () => {
   );
 
   it(
-    'is gone behind an end in good order, which can be told twice',
+    'is removed after an orderly end, which can be repeated',
     withJournals((scene) => {
       leave(scene, [living]);
       const journal = scene.journal();
@@ -352,7 +352,7 @@ describe('a journal', () => {
   );
 
   it(
-    'does without a file where a link is, and leaves alone where that leads',
+    'does not follow a symbolic link',
     withJournals((scene) => {
       const victim = `${scene.directory}/victim`;
       writeFileSync(victim, 'precious');
@@ -366,7 +366,7 @@ describe('a journal', () => {
   );
 
   it(
-    'of an earlier release is understood',
+    'of an earlier release is read',
     withJournals((scene) => {
       const { id, identity, isChild, isLeaving } = living;
       writeFileSync(scene.path, JSON.stringify({ workers: [{ id, pid, identity, isChild, isLeaving }] }));
@@ -375,7 +375,7 @@ describe('a journal', () => {
   );
 
   it(
-    'of another machine, or container, names nobody',
+    'of another machine or container lists no worker',
     withJournals((scene) => {
       leave(scene, [living]);
       const record = readFileSync(scene.path, 'latin1').split('\n')[1] ?? '';
@@ -389,12 +389,12 @@ describe('a journal', () => {
   );
 
   it(
-    'that cannot be written is warned of, and still locked',
+    'that cannot be written gives a warning, and is still locked',
     withJournals(({ journal, warnings }) => {
       const words = ['run', 'a.js', 'x'.repeat(1024 * 1024)];
       assert.deepEqual(journal({ ...service, words }).claim(), []);
       assert.match(warnings.join(), /^The journal has room for \d+ bytes, not for the \d+ of this record$/);
-      assert.throws(() => journal().claim(), /lives/);
+      assert.throws(() => journal().claim(), /is alive/);
     }),
   );
 

@@ -1,4 +1,4 @@
-// What the log says of events that others can bring about as often as they like, or that may have several causes.
+// Log lines about events that peers can cause at any rate, or that have several causes.
 import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { describe, it } from 'node:test';
@@ -21,7 +21,7 @@ function collected(): [log: Log, messages: string[]] {
 }
 
 describe('the log of a dispatcher', () => {
-  it('has one line for warnings of a kind, however their words differ', () => {
+  it('has one line for warnings of one kind, even if their messages differ', () => {
     const [log, messages] = collected();
     const dispatcher = new EventEmitter();
     logDispatcher(log, dispatcher as unknown as Dispatcher);
@@ -34,7 +34,7 @@ describe('the log of a dispatcher', () => {
     assert.equal(messages.length, 3);
   });
 
-  it('sums up workers that come and go again and again, but not those that were started here', (test) => {
+  it('sums up guests that join and leave many times, but not the workers of the service', (test) => {
     test.mock.timers.enable({ apis: ['setTimeout'] });
     const [log, messages] = collected();
     const dispatcher = new EventEmitter();
@@ -56,7 +56,7 @@ describe('the log of a dispatcher', () => {
 });
 
 describe('the log of a supervisor', () => {
-  it('says of a process that is not ready whether it has joined', () => {
+  it('says whether a process that is not ready has joined', () => {
     const [log, messages] = collected();
     const supervisor = new EventEmitter();
     logSupervisor(log, supervisor as unknown as Supervisor);
@@ -76,7 +76,7 @@ describe('the log of a supervisor', () => {
     const launched = 'process 8 (node app.ts)';
     supervisor.emit('overdue', { id: 1, pid: 7 }, { hasJoined: true, launched });
     const told =
-      /has not listened. It has started process 8 \(node app.ts\), which is no worker: give passfd run/;
+      /has not listened. It has started process 8 \(node app.ts\), which is not a worker: give passfd run/;
     assert.match(messages[0] ?? '', told);
   });
 });

@@ -1,4 +1,4 @@
-// The log: every line in its order, and nobody waits for whoever reads it.
+// The log: all lines in their order, without waiting for a reader.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
@@ -19,14 +19,14 @@ interface Line {
 
 interface Stage {
   readonly opened: OpenLog;
-  /** What has come to the reader so far, and was not taken yet. */
+  /** Lines that have reached the reader and were not taken yet. */
   readonly read: () => string;
   readonly hangUp: () => void;
   /** What was open before the log was, of what still is: `hangUp` closes one. */
   readonly before: () => string[];
 }
 
-/** A log that is written to a pipe, which nobody reads but by `read`. */
+/** A log on a pipe, which only `read` reads. */
 function onPipe(body: (stage: Stage) => Promise<void>, isTerminal = false): () => Promise<void> {
   return keepsDescriptors(async () => {
     await using directory = await temporaryDirectory();
@@ -78,7 +78,7 @@ function linesIn(text: string): Line[] {
 
 describe('the log', () => {
   it(
-    'is there as a whole and in order when it has ended',
+    'is complete and in order when it has ended',
     onPipe(async ({ opened, read }) => {
       const { log } = opened;
       for (let number = 0; number < 300; number++) log.info({ number }, 'line');
@@ -92,13 +92,13 @@ describe('the log', () => {
   );
 
   it(
-    'waits for nobody; what nobody reads is dropped beyond some thousand lines, and counted',
+    'does not wait for a reader; beyond some thousand waiting lines, further ones are dropped and counted',
     onPipe(async ({ opened, read }) => {
       const { log } = opened;
       const total = 30_000;
       for (let number = 0; number < total; number++) log.info({ number }, 'line');
       let text = '';
-      while (!text.includes('lost')) {
+      while (!text.includes('dropped')) {
         text += read();
         await setImmediate();
       }
@@ -116,7 +116,7 @@ describe('the log', () => {
   );
 
   it(
-    'ends though nobody reads it',
+    'ends when nothing reads it',
     onPipe(async ({ opened }) => {
       for (let number = 0; number < 5_000; number++) opened.log.info({ number }, 'line');
       await opened[Symbol.asyncDispose]();
@@ -165,7 +165,7 @@ describe('the log', () => {
   );
 
   it(
-    'outlives a disk that is full',
+    'goes on after a disk was full',
     keepsDescriptors(async () => {
       const full = openSync('/dev/full', constants.O_WRONLY);
       const opened = openLog('info', full, false);
@@ -179,7 +179,7 @@ describe('the log', () => {
   );
 
   it(
-    'has one line for each event at a terminal, too',
+    'has one line for each event on a terminal',
     onPipe(async ({ opened, read }) => {
       opened.log.info({ worker: 1, pid: 7, reason: 'first\nsecond' }, 'worker left');
       await opened[Symbol.asyncDispose]();
@@ -190,7 +190,7 @@ describe('the log', () => {
   const evil = 'a\u001b[2Jb\u009b31mc\u202ed\u007f\u2028';
 
   it(
-    'has nothing at a terminal that a peer could move its cursor or turn its text with',
+    'has no control characters of peers on a terminal',
     onPipe(async ({ opened, read }) => {
       opened.log.info({ reason: evil, [evil]: 1 }, `process ${evil}\n`);
       await opened[Symbol.asyncDispose]();
@@ -202,7 +202,7 @@ describe('the log', () => {
   );
 
   it(
-    'has no such thing in a file either, and is the same JSON',
+    'has no control characters in a file, and is the same JSON',
     onPipe(async ({ opened, read }) => {
       opened.log.info({ reason: evil, [evil]: 1 }, `process ${evil}`);
       await opened[Symbol.asyncDispose]();

@@ -1,10 +1,10 @@
-// Repeats: one line now, and one that sums up the others, however many there are.
+// Repeats: one line at once, and then one that sums up any number of others.
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it, mock } from 'node:test';
 
 import { Repeats } from '../../../src/service/repeats.js';
 
-describe('what happens again and again', () => {
+describe('a repeated event', () => {
   beforeEach(() => {
     mock.timers.enable({ apis: ['setTimeout'] });
   });
@@ -12,7 +12,7 @@ describe('what happens again and again', () => {
     mock.timers.reset();
   });
 
-  it('is written once at once, and then summed up, less and less often', () => {
+  it('is written once, and then summed up at growing intervals', () => {
     const repeats = new Repeats();
     const lines: string[] = [];
     const flood = (count: number): void => {
@@ -38,7 +38,7 @@ describe('what happens again and again', () => {
     assert.ok(written >= 58 && written <= 62, String(written));
   });
 
-  it('is written at once again when it had been over for a while', () => {
+  it('is written at once again after a pause without events', () => {
     const repeats = new Repeats();
     const lines: number[] = [];
     for (let times = 0; times < 3; times++) {
@@ -48,7 +48,7 @@ describe('what happens again and again', () => {
     assert.deepEqual(lines, [0, 0, 0]);
   });
 
-  it('does not hide what is of another kind', () => {
+  it('does not hide an event of another kind', () => {
     const repeats = new Repeats();
     const lines: string[] = [];
     for (const name of ['one', 'other', 'one']) repeats.log(name, (more) => lines.push(`${name} ${more}`));

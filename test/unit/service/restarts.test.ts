@@ -1,12 +1,12 @@
-// Restarts that are asked for while one cannot begin: none is lost, and one follows for all of them.
+// Restarts that are requested while none can begin: no request is lost, and one restart follows for all of them.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { Restarts, type TellProgress } from '../../../src/service/restarts.js';
+import { Restarts, type ReportProgress } from '../../../src/service/restarts.js';
 import { isPending, turns } from '../../support/loop.js';
 
 interface Run {
-  readonly progress: TellProgress;
+  readonly progress: ReportProgress;
   readonly without: readonly string[];
   readonly resolve: (result: number) => void;
   readonly reject: (error: Error) => void;
@@ -35,8 +35,8 @@ class Stage {
   }
 }
 
-describe('a restart that is asked for', () => {
-  it('begins at once when nothing runs, and tells how it went', async () => {
+describe('a requested restart', () => {
+  it('begins at once when nothing runs, and resolves with its result', async () => {
     const stage = new Stage();
     const heard: string[] = [];
     const done = stage.restarts.ask('command', (text) => heard.push(text));
@@ -50,7 +50,7 @@ describe('a restart that is asked for', () => {
     assert.equal(stage.restarts.isUnderWay, false);
   });
 
-  it('while one runs follows it, once for all who ask, and they hear of that one only', async () => {
+  it('follows one that runs, once for all requests, which get the progress of that one only', async () => {
     const stage = new Stage();
     const heard: string[][] = [[], [], []];
     const [first, second, third] = heard.map((texts) =>
@@ -74,7 +74,7 @@ describe('a restart that is asked for', () => {
     assert.equal(stage.runs.length, 2);
   });
 
-  it('follows also one that failed', async () => {
+  it('follows one that failed, too', async () => {
     const stage = new Stage();
     const first = stage.restarts.ask('signal');
     await turns();
@@ -86,7 +86,7 @@ describe('a restart that is asked for', () => {
     assert.equal(await second, 1);
   });
 
-  it('gives up every address that any of them gives up, and no one of an earlier restart', async () => {
+  it('gives up the addresses of all its requests, and none of an earlier restart', async () => {
     const stage = new Stage();
     const first = stage.restarts.ask('command', undefined, ['3000']);
     await turns();
@@ -104,7 +104,7 @@ describe('a restart that is asked for', () => {
     await Promise.all(others);
   });
 
-  it('waits until it may begin, and is left to another process that does it', async () => {
+  it('waits until it may begin, or is left to the next generation', async () => {
     const stage = new Stage();
     let decide: (isHere: boolean) => void = () => undefined;
     stage.untilFree = new Promise((resolve) => (decide = resolve));
@@ -121,7 +121,7 @@ describe('a restart that is asked for', () => {
     assert.equal(stage.restarts.isSignalled, true);
   });
 
-  it('fails when nobody can say whether it may begin', async () => {
+  it('fails when it cannot be found out whether it may begin', async () => {
     const stage = new Stage();
     stage.untilFree = Promise.reject(new Error('broken'));
     await assert.rejects(stage.restarts.ask('command'), /broken/);

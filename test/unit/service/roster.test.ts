@@ -1,4 +1,4 @@
-// Roster: what two generations write into one journal while one hands over to the other.
+// Roster: what two generations write to one journal during a takeover.
 import assert from 'node:assert/strict';
 import { existsSync, rmSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -7,7 +7,7 @@ import { Journal, type ServiceName } from '../../../src/service/journal.js';
 import { Roster } from '../../../src/service/roster.js';
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { processIdentity } from '../../../src/fd/internal.js';
-import { Supervisor, type Occupant } from '../../../src/supervisor/index.js';
+import { Supervisor, type SlotSnapshot } from '../../../src/supervisor/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 import { turns } from '../../support/loop.js';
@@ -32,7 +32,7 @@ interface Scene {
   readonly noted: () => number[];
 }
 
-const occupant: Occupant = { id: 1, pid, identity: processIdentity(pid), state: 'ready' };
+const snapshot: SlotSnapshot = { id: 1, pid, identity: processIdentity(pid), state: 'ready' };
 
 function duringHandOver(body: (scene: Scene) => Promise<void>): () => Promise<void> {
   return keepsDescriptors(async () => {
@@ -62,7 +62,7 @@ function duringHandOver(body: (scene: Scene) => Promise<void>): () => Promise<vo
     const [before, next] = [generation(), generation()];
     try {
       before.roster.claim();
-      before.roster.open([occupant]);
+      before.roster.open([snapshot]);
       await turns();
       next.roster.join();
       before.roster.pause();
@@ -77,9 +77,9 @@ function duringHandOver(body: (scene: Scene) => Promise<void>): () => Promise<vo
 
 describe('a generation that hands over', () => {
   it(
-    'writes nothing into the journal when the next one has written there',
+    'does not write to the journal after the next one has written to it',
     duringHandOver(async ({ before, next, noted }) => {
-      next.roster.open([occupant]);
+      next.roster.open([snapshot]);
       await next.starts(2);
       await before.starts(3);
       assert.deepEqual(noted(), [1, 2]);
@@ -100,13 +100,13 @@ describe('a generation that hands over', () => {
   );
 
   it(
-    'does not make a journal anew that somebody removes',
+    'does not restore a journal that was removed',
     duringHandOver(async ({ before, next, path, noted }) => {
       rmSync(path);
       assert.equal(before.roster.check(), 'kept');
       assert.equal(existsSync(path), false);
       before.roster.close();
-      next.roster.open([occupant]);
+      next.roster.open([snapshot]);
       await turns();
       assert.equal(next.roster.check(), 'restored');
       assert.deepEqual(noted(), [1]);

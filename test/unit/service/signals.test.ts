@@ -6,9 +6,9 @@ import { setImmediate } from 'node:timers/promises';
 import { SAME_REQUEST_MS, Signals, type SignalHost } from '../../../src/service/signals.js';
 
 interface Scene {
-  /** What the service was told so far. */
+  /** The calls of the handlers so far. */
   readonly told: string[];
-  /** The process gets a signal so long after the last one. */
+  /** The process gets a signal this long after the last one. */
   readonly get: (signal: 'SIGTERM' | 'SIGINT', afterMs: number) => Promise<void>;
   readonly signals: Signals;
 }
@@ -42,7 +42,7 @@ function withSignals(body: (scene: Scene) => Promise<void>): () => Promise<void>
 
 describe('a signal that asks a service to stop', () => {
   it(
-    'is no second request when it comes soon after the first, whichever of the two it is and however often',
+    'is the same request when it comes soon after the first, with either signal and any number of times',
     withSignals(async ({ told, get, signals }) => {
       await get('SIGINT', 0);
       await get('SIGTERM', 2);
@@ -87,7 +87,7 @@ describe('a signal that asks a service to stop', () => {
   );
 
   it(
-    'is measured so also when that was long ago',
+    'is measured from that request when it was long ago, too',
     withSignals(async ({ told, get, signals }) => {
       signals.expectRequest(10 * SAME_REQUEST_MS);
       await get('SIGTERM', 0);
@@ -97,7 +97,7 @@ describe('a signal that asks a service to stop', () => {
   );
 
   it(
-    'is no second request when this generation had got it as well, and the one before passes it on late',
+    'is the same request when this generation got it too, and the one before passes it on late',
     withSignals(async ({ told, get, signals }) => {
       await get('SIGTERM', 0);
       signals.expectRequest(0);
@@ -142,7 +142,7 @@ describe('a signal that asks a service to stop', () => {
   );
 
   it(
-    'goes to the next generation when that has everything, and to nobody here',
+    'goes only to the next generation after a takeover',
     withSignals(async ({ told, get, signals }) => {
       const passed: string[] = [];
       signals.passOnTo((signal) => passed.push(signal));

@@ -1,373 +1,77 @@
-// Children that end on their own: which of them are started again, and when.
+// What follows when a child dies: the pause before its next start, and the crash loop.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { failure, killed, onStage, success } from './stage.js';
+import { afterDeath, noDeaths, type Consequence, type Life } from '../../../src/supervisor/deaths.js';
 
-describe('a child that dies', () => {
-  it(
-    'is started again after the pause that its death tells, with its number',
-    onStage({ count: 2 }, ({ host, pool, events, ...stage }) => {
-      stage.supervisor.start().catch(() => undefined);
-      pool.ready(1, 101);
-      pool.ready(2, 102);
-      pool.leave(102);
-      host.process(102).exit(killed);
-      host.pass(99);
-      assert.equal(host.processes.length, 2);
-      host.pass(1);
-      assert.equal(host.process(103).start?.env['PASSFD_WORKER_ID'], '2');
-      assert.deepEqual(events.slice(-2), ['died 2: SIGKILL, again in 100 ms', 'started 2 as 103']);
-    }),
-  );
+const never: Life = { startedAt: 0, readyAt: undefined, endedAt: 60_000 };
 
-  it(
-    'is started again also when it ends well while it listens',
-    onStage({}, (stage) => {
-      stage.start();
-      stage.pool.ready(1, 101);
-      stage.pool.leave(101);
-      stage.host.process(101).exit(success);
-      assert.equal(stage.events.at(-1), 'died 1: code 0, again in 100 ms');
-    }),
-  );
+/** The consequence of each of these deaths in a row. */
+function consequences(lives: readonly Life[]): Consequence[] {
+  let history = noDeaths;
+  return lives.map((life) => {
+    const consequence = afterDeath(history, life);
+    history = consequence.history;
+    return consequence;
+  });
+}
 
-  it(
-    'is started again when it fails, though it does not listen',
-    onStage({}, (stage) => {
-      stage.start();
-      stage.host.process(101).exit(failure);
-      assert.equal(stage.events.at(-1), 'died 1: code 1, again in 100 ms');
-    }),
-  );
+function pauses(lives: readonly Life[]): number[] {
+  return consequences(lives).map(({ restartInMs }) => restartInMs);
+}
 
-  it(
-    'waits longer with each death, until it was ready for a second',
-    onStage({}, (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      for (const [index, readyForMs] of [0, 0, 999, 1_000].entries()) {
-        pool.ready(1, 101 + index);
-        host.pass(readyForMs);
-        stage.dieAndRestart(failure);
-      }
-      assert.deepEqual(
-        events.filter((event) => event.startsWith('died')).map((event) => event.replace(/.*again in /, '')),
-        ['100 ms', '200 ms', '400 ms', '100 ms'],
-      );
-    }),
-  );
+function crashLoops(lives: readonly Life[]): boolean[] {
+  return consequences(lives).map(({ crashLoopBegan }) => crashLoopBegan);
+}
 
-  it(
-    'is tried again when it cannot be started for a while',
-    onStage({}, async (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      pool.ready(1, 101);
-      host.spawnError = new Error('spawn app EAGAIN');
-      stage.dieAndRestart(failure);
-      await Promise.resolve();
-      assert.equal(events.at(-1), 'died 1: spawn app EAGAIN, again in 200 ms');
-      host.spawnError = undefined;
-      host.pass(200);
-      assert.equal(events.at(-1), 'started 1 as 102');
-    }),
-  );
+function repeated(life: Life, count: number): Life[] {
+  return Array.from({ length: count }, () => life);
+}
 
-  it(
-    'in a crash loop is told so once, and started again all the same',
-    onStage({}, (stage) => {
-      stage.start();
-      stage.pool.ready(1, 101);
-      for (let death = 0; death < 8; death++) stage.dieAndRestart(failure);
-      assert.deepEqual(
-        stage.events.filter((event) => event.startsWith('crashLooped')),
-        ['crashLooped 1'],
-      );
-      assert.equal(stage.host.processes.length, 9);
-    }),
-  );
-});
-
-describe('a child that has served and ends well by itself', () => {
-  it(
-    'is replaced at once, and that is no death',
-    onStage({ count: 2 }, (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      pool.ready(1, 101);
-      pool.ready(2, 102);
-      host.pass(1_000);
-      pool.unlisten(101);
-      pool.leave(101);
-      host.process(101).exit(success);
-      assert.deepEqual(events.slice(-2), ['recycled 1: code 0', 'started 1 as 103']);
-      assert.equal(host.process(103).start?.env['PASSFD_WORKER_ID'], '1');
-    }),
-  );
-
-  it(
-    'is replaced at once also when it leaves its servers open',
-    onStage({}, (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      pool.ready(1, 101);
-      host.pass(1_000);
-      pool.leave(101);
-      host.process(101).exit(success);
-      assert.deepEqual(events.slice(-2), ['recycled 1: code 0', 'started 1 as 102']);
-    }),
-  );
-
-  it(
-    'is no crash loop however often it does so, and ends a row of deaths',
-    onStage({}, (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      for (let life = 0; life < 12; life++) {
-        pool.ready(1, 101 + life);
-        host.pass(life === 0 ? 0 : 1_000);
-        stage.dieAndRestart(life === 0 ? failure : success);
-      }
-      assert.deepEqual(
-        events.filter((event) => !/^(started|ready)/.test(event)),
-        ['died 1: code 1, again in 100 ms', ...Array.from({ length: 11 }, () => 'recycled 1: code 0')],
-      );
-      pool.ready(1, 113);
-      stage.dieAndRestart(failure);
-      assert.equal(events.at(-2), 'died 1: code 1, again in 100 ms');
-    }),
-  );
-
-  it(
-    'waits as after any death when it was ready for less than a second',
-    onStage({}, (stage) => {
-      const { pool, events } = stage;
-      stage.start();
-      for (let life = 0; life < 5; life++) {
-        pool.ready(1, 101 + life);
-        stage.dieAndRestart(success);
-      }
-      assert.deepEqual(
-        events.filter((event) => !/^(started|ready)/.test(event)),
-        [
-          ...[100, 200, 400, 800, 1_600].map((pause) => `died 1: code 0, again in ${pause} ms`),
-          'crashLooped 1',
-        ],
-      );
-    }),
-  );
-
-  it(
-    'never ends the supervisor, not even when all do so in the same moment',
-    onStage({ count: 2 }, (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      for (const pid of [101, 102]) pool.ready(pid - 100, pid);
-      host.pass(1_000);
-      for (const pid of [101, 102]) {
-        pool.unlisten(pid);
-        pool.leave(pid);
-        host.process(pid).exit(success);
-      }
-      assert.equal(events.includes('finished'), false);
-      assert.equal(host.processes.length, 4);
-    }),
-  );
-
-  it(
-    'is replaced as one that died when the next process ends well before it listens',
-    onStage({}, (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      pool.ready(1, 101);
-      host.pass(1_000);
-      stage.dieAndRestart(success);
-      host.process(102).exit(success);
-      assert.deepEqual(events.slice(-2), ['started 1 as 102', 'died 1: code 0, again in 100 ms']);
-      host.pass(100);
-      assert.equal(events.at(-1), 'started 1 as 103');
-    }),
-  );
-
-  it(
-    'is taken as it was known last when nothing is heard for a second',
-    onStage({}, (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      pool.ready(1, 101);
-      host.pass(1_000);
-      host.process(101).exit(success);
-      host.pass(999);
-      assert.equal(events.at(-1), 'ready 1');
-      host.pass(1);
-      assert.deepEqual(events.slice(-2), ['recycled 1: code 0', 'started 1 as 102']);
-      pool.leave(101);
-      host.pass(60_000);
-      assert.equal(host.processes.length, 2);
-    }),
-  );
-
-  it(
-    'is not followed by another one when all are stopped because of it',
-    onStage({}, async (stage) => {
-      const { host, pool, supervisor, events } = stage;
-      let stopped: Promise<void> | undefined;
-      supervisor.on('recycled', () => {
-        stopped = supervisor.stop();
-      });
-      stage.start();
-      pool.ready(1, 101);
-      host.pass(1_000);
-      stage.dieAndRestart(success);
-      await stopped;
-      assert.equal(host.processes.length, 1);
-      assert.deepEqual(events.slice(-2), ['recycled 1: code 0', 'exited 1: no process']);
-    }),
-  );
-});
-
-describe('a child that ends and is followed by another one', () => {
-  for (const [how, exit] of [
-    ['well', success],
-    ['badly', failure],
-  ] as const) {
-    it(
-      `${how} has opened again what it had served, and its next process is expected until it is ready`,
-      onStage({ count: 2 }, (stage) => {
-        const { host, pool } = stage;
-        stage.start();
-        // No other process has served there before.
-        assert.equal(pool.expected, 0);
-        for (const pid of [101, 102]) pool.ready(pid - 100, pid);
-        pool.unlisten(101);
-        pool.leave(101);
-        assert.equal(pool.expected, 1);
-        host.process(101).exit(exit);
-        assert.deepEqual([pool.reopened, pool.expected], [[101], 1]);
-        host.pass(100);
-        assert.equal(pool.expected, 1);
-        pool.ready(1, 103);
-        assert.equal(pool.expected, 0);
-      }),
+describe('the pause before a restart', () => {
+  it('doubles from 100 ms, and is never longer than 30 s', () => {
+    assert.deepEqual(
+      pauses(repeated(never, 11)),
+      [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000],
     );
-  }
+  });
 
-  for (const [how, exit, reopened] of [
-    ['has opened again what it had closed, when it ends well', success, [101]],
-    ['has not, when it dies: what it had closed, it had given up for good', killed, []],
-  ] as const) {
-    it(
-      `while it still serves an address, ${how}`,
-      onStage({}, (stage) => {
-        const { host, pool } = stage;
-        stage.start();
-        pool.ready(1, 101);
-        pool.leave(101);
-        host.process(101).exit(exit);
-        assert.deepEqual(pool.reopened, reopened);
-      }),
-    );
-  }
+  it('stays 30 s however many deaths there were', () => {
+    assert.equal(pauses(repeated(never, 5_000)).at(-1), 30_000);
+  });
 
-  it(
-    'by a signal during a restart, has not opened again what it had given up',
-    onStage({}, (stage) => {
-      const { host, pool } = stage;
-      stage.start();
-      pool.ready(1, 101);
-      stage.restart();
-      pool.leave(101);
-      host.process(101).exit(killed);
-      assert.deepEqual(pool.reopened, []);
-    }),
-  );
-
-  it(
-    'is expected in a crash pause as well, and not any more when it is stopped',
-    onStage({}, async (stage) => {
-      const { pool } = stage;
-      stage.start();
-      pool.ready(1, 101);
-      for (let death = 0; death < 9; death++) stage.dieAndRestart(failure);
-      stage.last.exit(failure);
-      assert.equal(stage.events.at(-1), 'died 1: code 1, again in 30000 ms');
-      assert.equal(pool.expected, 1);
-      await stage.supervisor.stop();
-      assert.equal(pool.expected, 0);
-    }),
-  );
-
-  it(
-    'is expected while a restart replaces it',
-    onStage({}, (stage) => {
-      const { pool } = stage;
-      stage.start();
-      pool.ready(1, 101);
-      stage.restart();
-      assert.equal(pool.expected, 1);
-      pool.ready(1, 102);
-      assert.equal(pool.expected, 0);
-    }),
-  );
+  it('is 100 ms again for a child that was ready for a second', () => {
+    const stable: Life = { startedAt: 0, readyAt: 1_000, endedAt: 2_000 };
+    const almost: Life = { ...stable, endedAt: 1_999 };
+    assert.deepEqual(pauses([never, never, almost, stable, never]), [100, 200, 400, 100, 200]);
+  });
 });
 
-describe('a child that was drained by hand', () => {
-  for (const [how, exit] of [
-    ['well', success],
-    ['by a signal', killed],
-  ] as const) {
-    it(
-      `and ends ${how} leaves its slot empty until a restart`,
-      onStage({ count: 2 }, async (stage) => {
-        const { host, pool, supervisor, events } = stage;
-        stage.start();
-        for (const pid of [101, 102]) pool.ready(pid - 100, pid);
-        host.pass(1_000);
-        for (const pid of [101, 102]) {
-          pool.takeOut(pid);
-          pool.leave(pid);
-          host.process(pid).exit(exit);
-          host.pass(60_000);
-          assert.match(events.at(-1) ?? '', /^exited \d: .*, drained$/);
-        }
-        assert.equal(host.processes.length, 2);
-        assert.deepEqual([pool.expected, pool.reopened], [0, []]);
-        const restarted = supervisor.restart();
-        for (const pid of [103, 104]) pool.ready(pid - 102, pid);
-        assert.equal(await restarted, 2);
-      }),
+describe('a crash loop', () => {
+  const early: Life = { startedAt: 0, readyAt: 100, endedAt: 9_999 };
+
+  it('begins with the fifth child in a row that dies within 10 s of its start, or before it is ready', () => {
+    assert.deepEqual(crashLoops([early, never, early, never, early]), [false, false, false, false, true]);
+  });
+
+  it('is reported once', () => {
+    assert.equal(crashLoops(repeated(early, 50)).filter(Boolean).length, 1);
+  });
+
+  it('does not begin when one child in between lives for 10 s', () => {
+    const late: Life = { ...early, endedAt: 10_000 };
+    assert.deepEqual(
+      crashLoops([...repeated(early, 4), late, ...repeated(early, 4)]),
+      Array.from({ length: 9 }, () => false),
     );
-  }
-});
+  });
 
-describe('a child that has no more to do', () => {
-  it(
-    'is not started again when it ends well and never listened, while another one serves',
-    onStage({ count: 2 }, (stage) => {
-      const { host, pool, events } = stage;
-      stage.start();
-      pool.join(1, 101);
-      pool.ready(2, 102);
-      pool.leave(101);
-      host.process(101).exit(success);
-      host.pass(60_000);
-      assert.equal(events.at(-1), 'exited 1: code 0, finished');
-      assert.equal(host.processes.length, 2);
-      pool.leave(102);
-      host.process(102).exit(success);
-      assert.equal(events.at(-1), 'started 2 as 103');
-    }),
-  );
-
-  it(
-    'is the end of the supervisor when it is the last',
-    onStage({ count: 2 }, ({ host, events, supervisor }) => {
-      supervisor.start().catch(() => undefined);
-      host.process(101).exit(success);
-      assert.equal(events.includes('finished'), false);
-      host.process(102).exit(success);
-      assert.equal(events.at(-1), 'finished');
-    }),
-  );
+  it('can begin again after it was over', () => {
+    const late: Life = { ...early, endedAt: 10_000 };
+    const loops = crashLoops([...repeated(early, 5), late, ...repeated(early, 5)]);
+    assert.deepEqual(
+      loops.flatMap((began, index) => (began ? [index] : [])),
+      [4, 10],
+    );
+  });
 });

@@ -1,9 +1,9 @@
-// Handing the children over to the next supervisor: in two steps, so that the first can be undone.
+// Handing the children over to the next supervisor, in two steps: the first one can be undone.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
 import { socketPair } from '../../../src/fd/index.js';
-import type { Occupant } from '../../../src/supervisor/index.js';
+import type { SlotSnapshot } from '../../../src/supervisor/index.js';
 import { failsWith } from '../../support/errors.js';
 import { isPending, turns } from '../../support/loop.js';
 import { failure, killed, onStage, success, type Stage } from './stage.js';
@@ -15,19 +15,19 @@ async function startReady(stage: Stage, count: number): Promise<void> {
   await started;
 }
 
-/** As `1: ready 101`. Their descriptors are closed. */
-function texts(occupants: readonly Occupant[]): string[] {
-  return occupants.map((occupant) => {
-    if (!('pid' in occupant)) return `${occupant.id}: ${occupant.state}`;
-    assert.equal(occupant.identity, `born ${occupant.pid}`);
-    occupant.stdout?.descriptor.close();
-    return `${occupant.id}: ${occupant.state} ${occupant.pid}`;
+/** For example `1: ready 101`. Closes the descriptors. */
+function texts(snapshots: readonly SlotSnapshot[]): string[] {
+  return snapshots.map((snapshot) => {
+    if (!('pid' in snapshot)) return `${snapshot.id}: ${snapshot.state}`;
+    assert.equal(snapshot.identity, `born ${snapshot.pid}`);
+    snapshot.stdout?.descriptor.close();
+    return `${snapshot.id}: ${snapshot.state} ${snapshot.pid}`;
   });
 }
 
-describe('the occupants', () => {
+describe('the snapshots of the slots', () => {
   it(
-    'are those who live in the slots, and who finished there',
+    'list the processes in the slots, and slots that have finished',
     onStage({ count: 5 }, async (stage) => {
       const { host, pool, supervisor } = stage;
       supervisor.start().catch(() => undefined);
@@ -37,7 +37,7 @@ describe('the occupants', () => {
       pool.ready(5, 105);
       pool.leave(105);
       await supervisor.pause();
-      assert.deepEqual(texts(supervisor.occupants()), [
+      assert.deepEqual(texts(supervisor.snapshot()), [
         '1: ready 101',
         '2: starting 102',
         '3: finished',
@@ -49,7 +49,7 @@ describe('the occupants', () => {
   );
 
   it(
-    'are those too who were taken over, are awaited, or leave',
+    'list processes that were taken over, are awaited, or are leaving',
     onStage({ count: 2 }, async ({ host, pool, supervisor }) => {
       for (const pid of [51, 53]) pool.ready(1, pid);
       supervisor
@@ -61,7 +61,7 @@ describe('the occupants', () => {
         ])
         .catch(() => undefined);
       await supervisor.pause();
-      assert.deepEqual(texts(supervisor.occupants()), [
+      assert.deepEqual(texts(supervisor.snapshot()), [
         '1: ready 51',
         '1: leaving 53',
         '2: awaited 52',
@@ -72,7 +72,7 @@ describe('the occupants', () => {
   );
 
   it(
-    'are slots too that wait for their next process: it comes when it would have come, and what follows does',
+    'list slots that wait for their next process, which is started when the pause ends, with the same count of deaths',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
       stage.host.pass(1_000);
@@ -81,8 +81,8 @@ describe('the occupants', () => {
       assert.equal(stage.events.at(-1), 'died 1: code 1, again in 800 ms');
       stage.host.pass(300);
       await stage.supervisor.pause();
-      const occupants = stage.supervisor.occupants();
-      assert.deepEqual(occupants, [
+      const snapshots = stage.supervisor.snapshot();
+      assert.deepEqual(snapshots, [
         {
           id: 1,
           state: 'waiting',
@@ -93,11 +93,11 @@ describe('the occupants', () => {
       ]);
       stage.supervisor.resume();
       await onStage({}, (next) => {
-        next.supervisor.start(occupants).catch(() => undefined);
+        next.supervisor.start(snapshots).catch(() => undefined);
         next.host.pass(499);
         assert.deepEqual(next.events, []);
         next.host.pass(1);
-        // It had worked before, so a crash loop is no reason to end.
+        // It had served before, so a crash loop does not end the supervisor.
         next.dieAndRestart(failure);
         assert.deepEqual(next.events, [
           'started 1 as 101',
@@ -110,17 +110,17 @@ describe('the occupants', () => {
   );
 
   it(
-    'are slots too that were drained by hand: one that has served is no job after the takeover either',
+    'list slots that were drained by hand, and whether they have ever served',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
       stage.pool.takeOut(101);
       stage.pool.leave(101);
       stage.last.exit(success);
       await stage.supervisor.pause();
-      const occupants = stage.supervisor.occupants();
+      const snapshots = stage.supervisor.snapshot();
       stage.supervisor.resume();
       await onStage({}, async (next) => {
-        await next.supervisor.start(occupants);
+        await next.supervisor.start(snapshots);
         next.restart();
         next.last.exit(success);
         assert.equal(next.events.at(-1), 'died 1: code 0, again in 100 ms');
@@ -129,15 +129,15 @@ describe('the occupants', () => {
   );
 
   it(
-    'carry what their output is read from, and the line that has begun',
+    'carry the output of the processes, with a line that has begun',
     onStage({ count: 2, output: 'prefixed' }, async (stage) => {
       await startReady(stage, 2);
       await stage.supervisor.pause();
-      const occupants = stage.supervisor.occupants();
-      for (const occupant of occupants) {
-        assert.ok(occupant.state === 'ready' && occupant.stdout);
-        assert.equal(Buffer.from(occupant.stdout.partial).toString(), 'part');
-        occupant.stdout.descriptor.close();
+      const snapshots = stage.supervisor.snapshot();
+      for (const snapshot of snapshots) {
+        assert.ok(snapshot.state === 'ready' && snapshot.stdout);
+        assert.equal(Buffer.from(snapshot.stdout.partial).toString(), 'part');
+        snapshot.stdout.descriptor.close();
       }
       stage.supervisor.resume();
       assert.deepEqual(
@@ -151,7 +151,7 @@ describe('the occupants', () => {
   );
 
   it(
-    'leave no descriptor behind when those of one of them cannot be had',
+    'leak no descriptor when one cannot be duplicated',
     onStage({ count: 2, output: 'prefixed' }, async (stage) => {
       await startReady(stage, 2);
       const [, second] = stage.host.outputs;
@@ -160,27 +160,27 @@ describe('the occupants', () => {
         throw new Error('EMFILE');
       };
       await stage.supervisor.pause();
-      assert.throws(() => stage.supervisor.occupants(), /EMFILE/);
+      assert.throws(() => stage.supervisor.snapshot(), /EMFILE/);
       stage.supervisor.resume();
     }),
   );
 
   it(
-    'can be told in the pause only',
+    'are available only while the supervisor is paused',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
-      assert.throws(() => stage.supervisor.occupants(), TypeError);
+      assert.throws(() => stage.supervisor.snapshot(), TypeError);
       await assert.rejects(stage.supervisor.release(), TypeError);
       await stage.supervisor.pause();
       stage.supervisor.resume();
-      assert.throws(() => stage.supervisor.occupants(), TypeError);
+      assert.throws(() => stage.supervisor.snapshot(), TypeError);
     }),
   );
 });
 
 describe('a supervisor that takes over', () => {
   it(
-    'goes on with the output of each, with its prefix',
+    'forwards the output of each process, with its prefix',
     onStage({ output: 'inherit' }, async ({ host, pool, supervisor }) => {
       const [here, there] = socketPair();
       const stdout = { descriptor: here.release(), partial: Buffer.from('part') };
@@ -195,9 +195,9 @@ describe('a supervisor that takes over', () => {
   );
 });
 
-describe('a supervisor in the pause', () => {
+describe('a paused supervisor', () => {
   it(
-    'starts nothing and ends nothing, and makes up for it when it goes on',
+    'starts and ends nothing, and does it after it has resumed',
     onStage({ count: 2 }, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       await startReady(stage, 2);
@@ -217,13 +217,13 @@ describe('a supervisor in the pause', () => {
   );
 
   it(
-    'stops all the same when it is told to, and the pause is over',
+    'stops when it is asked to, which ends the pause',
     onStage({}, async (stage) => {
       const { host, supervisor } = stage;
       await startReady(stage, 1);
       await supervisor.pause();
       const stopped = supervisor.stop();
-      assert.throws(() => supervisor.occupants(), TypeError);
+      assert.throws(() => supervisor.snapshot(), TypeError);
       await stage.drained(101);
       host.process(101).exit(killed);
       await stopped;
@@ -232,7 +232,7 @@ describe('a supervisor in the pause', () => {
   );
 
   it(
-    'that is stopped before nothing is read any more, says so',
+    'rejects the pause when it is stopped before reading has stopped',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
       const paused = assert.rejects(stage.supervisor.pause(), failsWith('ERR_CLOSED'));
@@ -254,7 +254,7 @@ describe('a supervisor in the pause', () => {
   );
 
   it(
-    'is refused before the start, and during a restart',
+    'cannot be paused before the start, or during a restart',
     onStage({}, async (stage) => {
       await assert.rejects(stage.supervisor.pause(), failsWith('ERR_BUSY'));
       await startReady(stage, 1);
@@ -266,7 +266,7 @@ describe('a supervisor in the pause', () => {
 
 describe('a supervisor that is released', () => {
   it(
-    'forgets everyone: no signal, no start, no timer and no watch',
+    'sends no signal, starts nothing, and has no timer and no watch',
     onStage({ count: 4, output: 'prefixed' }, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       pool.ready(1, 51);
@@ -296,7 +296,7 @@ describe('a supervisor that is released', () => {
   );
 
   it(
-    'has nothing to stop any more, and nothing to restart',
+    'stops at once, and refuses to restart',
     onStage({}, async (stage) => {
       const { supervisor } = stage;
       await startReady(stage, 1);
@@ -313,7 +313,7 @@ describe('a supervisor that is released', () => {
   );
 
   it(
-    'sends nothing to one that is drained later',
+    'sends no signal to a worker that has drained after the release',
     onStage({}, async (stage) => {
       const { host, pool, supervisor } = stage;
       pool.ready(1, 51);
@@ -328,7 +328,7 @@ describe('a supervisor that is released', () => {
   );
 
   it(
-    'resolves when the output that nobody goes on with is written',
+    'resolves when the output that was not handed over is written',
     onStage({ output: 'prefixed' }, async (stage) => {
       await startReady(stage, 1);
       const [output] = stage.host.outputs;

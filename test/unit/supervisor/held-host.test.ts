@@ -1,4 +1,4 @@
-// A host whose news are held back: they come later in their order, or never.
+// A host whose events are held back: they are delivered later in their order, or never.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -18,7 +18,7 @@ class Scene {
 }
 
 describe('a host that is held', () => {
-  it('tells what has happened when it goes on, in that order', async () => {
+  it('delivers events in their order when it resumes', async () => {
     const { host, held, news } = new Scene();
     held.spawn(
       () => {
@@ -38,7 +38,7 @@ describe('a host that is held', () => {
     assert.deepEqual(news, ['not-started', 'ended', 'one']);
   });
 
-  it('does not tell of a timer that fired meanwhile and was cleared since', async () => {
+  it('does not deliver a timer that fired meanwhile and was cleared since', async () => {
     const scene = new Scene();
     const second = scene.timer('second', 20);
     scene.held.setTimer(() => {
@@ -50,7 +50,7 @@ describe('a host that is held', () => {
     assert.deepEqual(scene.news, []);
   });
 
-  it('tells once, however often it goes on', async () => {
+  it('delivers each event once, however often it resumes', async () => {
     const scene = new Scene();
     scene.timer('one', 10);
     await scene.held.hold();
@@ -62,7 +62,7 @@ describe('a host that is held', () => {
 });
 
 describe('a host that is dropped', () => {
-  it('tells nothing, keeps nothing, starts no timer and sends no signal', async () => {
+  it('delivers nothing, keeps nothing, starts no timer and sends no signal', async () => {
     const { host, held, news } = new Scene();
     held.setTimer(() => news.push('timer'), 10);
     held.watch(host.earlier(1, 51), () => news.push('ended'));

@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 
 import { LinePrefixer } from '../../../src/supervisor/lines.js';
 
-/** What comes out behind each chunk, and at the end. */
+/** The output after each chunk, and at the end. */
 function outputs(...chunks: readonly (string | Buffer)[]): string[] {
   const prefixer = new LinePrefixer('[1] ');
   const behindChunks = chunks.map((chunk) => prefixer.push(Buffer.from(chunk)).toString());
@@ -12,24 +12,24 @@ function outputs(...chunks: readonly (string | Buffer)[]): string[] {
 }
 
 describe('a line of output', () => {
-  it('gets the prefix, also an empty one', () => {
+  it('gets the prefix, also when it is empty', () => {
     assert.deepEqual(outputs('one\n\ntwo\n'), ['[1] one\n[1] \n[1] two\n', '']);
   });
 
-  it('comes as a whole when it comes in pieces', () => {
+  it('is written as a whole when it arrives in pieces', () => {
     assert.deepEqual(outputs('o', 'n', 'e\nt', 'wo', '\n'), ['', '', '[1] one\n', '', '[1] two\n', '']);
   });
 
-  it('keeps a character that comes in two pieces', () => {
+  it('keeps a character that arrives in two pieces', () => {
     const bytes = Buffer.from('né\n');
     assert.deepEqual(outputs(bytes.subarray(0, 2), bytes.subarray(2)), ['', '[1] né\n', '']);
   });
 
-  it('gets an end when it is the last and has none', () => {
+  it('gets a newline when it is the last one and has none', () => {
     assert.deepEqual(outputs('one\ntwo'), ['[1] one\n', '[1] two\n']);
   });
 
-  it('is broken where it is longer than 64 KiB', () => {
+  it('is split when it is longer than 64 KiB', () => {
     const long = 'x'.repeat(65_536);
     assert.deepEqual(outputs(long, 'y\n'), [`[1] ${long}\n`, '[1] y\n', '']);
   });

@@ -1,21 +1,21 @@
-// What a child writes, with a prefix before each line; and that no byte of it is lost when another one reads on.
+// The output of a child, with a prefix before each line. No byte is lost when another process goes on reading.
 import assert from 'node:assert/strict';
 import { PassThrough, Writable } from 'node:stream';
 import { describe, it } from 'node:test';
 
 import { socketPair, type StreamSocket } from '../../../src/fd/index.js';
-import { Output, type OutputEnds } from '../../../src/supervisor/output.js';
+import { PrefixedOutput, type OutputEnds } from '../../../src/supervisor/output.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { openFile } from '../../support/files.js';
 import { isPending, turns } from '../../support/loop.js';
 
 class Stage {
   readonly #ends: OutputEnds;
-  /** What the child has. */
+  /** The child's end. */
   readonly stdout: StreamSocket;
   readonly stderr: StreamSocket;
   readonly targets = { stdout: new PassThrough(), stderr: new PassThrough() };
-  readonly output: Output;
+  readonly output: PrefixedOutput;
 
   constructor() {
     const [out, theirOut] = socketPair();
@@ -26,10 +26,10 @@ class Stage {
     };
     this.stdout = theirOut;
     this.stderr = theirErr;
-    this.output = new Output(this.#ends, '[1] ', undefined, this.targets);
+    this.output = new PrefixedOutput(this.#ends, '[1] ', undefined, this.targets);
   }
 
-  /** What has come out so far and was not told yet. */
+  /** The output since the last call. */
   async said(): Promise<[stdout: string, stderr: string]> {
     await turns();
     const { stdout, stderr } = this.targets;
@@ -44,7 +44,7 @@ class Stage {
   }
 }
 
-/** All that is there: one `read` brings one chunk only, since Node 26. */
+/** Everything that is buffered: since Node 26, one `read` returns one chunk only. */
 function take(stream: PassThrough): string {
   const chunks: unknown[] = [];
   for (let chunk: unknown; (chunk = stream.read()) !== null;) chunks.push(chunk);
@@ -61,7 +61,7 @@ function onStage(body: (stage: Stage) => Promise<void>): () => Promise<void> {
 
 describe('the output of a child', () => {
   it(
-    'comes line by line where it belongs, and ends with the child',
+    'is written line by line to the same stream, and ends with the child',
     onStage(async (stage) => {
       await stage.stdout.send(Buffer.from('one\ntwo'));
       await stage.stderr.send(Buffer.from('bad\n'));
@@ -72,7 +72,7 @@ describe('the output of a child', () => {
   );
 
   it(
-    'loses the descriptors that a child writes with it, and nothing else',
+    'loses descriptors that a child sends with it, and nothing else',
     onStage(async (stage) => {
       using file = openFile('file');
       await stage.stdout.send(Buffer.from('one\n'), [file]);
@@ -81,13 +81,13 @@ describe('the output of a child', () => {
   );
 
   it(
-    'is dropped while it cannot be written here, which is told once, and the child goes on',
+    'is dropped while it cannot be written, which is reported once, and the child goes on',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
       const chunks: string[] = [];
       let isFull = true;
       const disk = new Writable({
-        // As the output of a process, which stays open behind an error.
+        // Like the output of a process, which stays open after an error.
         destroy(this: Writable & { _undestroy?: () => void }, error, callback) {
           callback(error);
           this._undestroy?.();
@@ -100,7 +100,7 @@ describe('the output of a child', () => {
       const told: string[] = [];
       const ends = { stdout: { descriptor: here.release(), partial: Buffer.alloc(0) } };
       const onLost = ({ message }: Error): number => told.push(message);
-      const output = new Output(ends, '[1] ', onLost, { stdout: disk, stderr: disk });
+      const output = new PrefixedOutput(ends, '[1] ', onLost, { stdout: disk, stderr: disk });
       for (const line of ['one\n', 'two\n']) {
         await there.send(Buffer.from(line));
         await turns();
@@ -114,10 +114,10 @@ describe('the output of a child', () => {
   );
 
   it(
-    'that cannot be read is closed, and has ended',
+    'is closed when it cannot be read, and counts as ended',
     keepsDescriptors(async () => {
       const descriptor = openFile('no socket');
-      const output = new Output({ stdout: { descriptor, partial: Buffer.alloc(0) } }, '[1] ');
+      const output = new PrefixedOutput({ stdout: { descriptor, partial: Buffer.alloc(0) } }, '[1] ');
       await output.ended;
       assert.equal(descriptor.closed, true);
     }),
@@ -126,7 +126,7 @@ describe('the output of a child', () => {
 
 describe('paused output', () => {
   it(
-    'stays where it is, and comes when it goes on',
+    'stays in the kernel, and is written after it resumes',
     onStage(async (stage) => {
       await stage.stdout.send(Buffer.from('one\ntw'));
       await stage.said();
@@ -139,7 +139,7 @@ describe('paused output', () => {
   );
 
   it(
-    'is paused when what was read is written, and not before; goes on in order when it is told to before that',
+    'is paused when everything that was read is written; resumed before that, it goes on in order',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
       const chunks: string[] = [];
@@ -151,7 +151,7 @@ describe('paused output', () => {
         },
       });
       const ends = { stdout: { descriptor: here.release(), partial: Buffer.alloc(0) } };
-      const output = new Output(ends, '', undefined, { stdout: slow, stderr: slow });
+      const output = new PrefixedOutput(ends, '', undefined, { stdout: slow, stderr: slow });
       await there.send(Buffer.from('one\n'));
       await turns();
       const paused = output.pause();
@@ -172,7 +172,7 @@ describe('paused output', () => {
   );
 
   it(
-    'that has ended meanwhile ends when it goes on',
+    'ends after it resumes, when it has ended meanwhile',
     onStage(async (stage) => {
       await stage.output.pause();
       await stage.stdout.send(Buffer.from('last'));
@@ -183,15 +183,15 @@ describe('paused output', () => {
   );
 });
 
-describe('output that is handed on', () => {
+describe('output that is handed over', () => {
   it(
-    'goes on at the byte where it was paused, in the middle of a line too',
+    'goes on at the byte where it was paused, also in the middle of a line',
     onStage(async (stage) => {
       await stage.stdout.send(Buffer.from('one\ntw'));
       assert.deepEqual(await stage.said(), ['[1] one\n', '']);
       await stage.output.pause();
       await stage.stdout.send(Buffer.from('o\nth'));
-      const next = new Output(stage.output.duplicate(), '[1] ', undefined, stage.targets);
+      const next = new PrefixedOutput(stage.output.duplicate(), '[1] ', undefined, stage.targets);
       await stage.output.release();
       assert.deepEqual(await stage.said(), ['[1] two\n', '']);
       await stage.stdout.send(Buffer.from('ree\n'));
@@ -203,7 +203,7 @@ describe('output that is handed on', () => {
   );
 
   it(
-    'goes on here when the other one has not begun, as if nothing had happened',
+    'goes on here when the other process has not begun',
     onStage(async (stage) => {
       await stage.stdout.send(Buffer.from('one\ntw'));
       await stage.said();
@@ -218,7 +218,7 @@ describe('output that is handed on', () => {
   );
 
   it(
-    'is not there where it has ended',
+    'is left out when it has ended',
     onStage(async (stage) => {
       stage.stdout.destroy();
       await stage.said();
@@ -231,9 +231,9 @@ describe('output that is handed on', () => {
   );
 });
 
-describe('output that is released, and that nobody goes on with', () => {
+describe('output that is released and was not handed over', () => {
   it(
-    'is written as far as it has come, with the line that has no end',
+    'is written as far as the kernel has it, with an unfinished line',
     onStage(async (stage) => {
       await stage.output.pause();
       await stage.stdout.send(Buffer.from('one\n'));

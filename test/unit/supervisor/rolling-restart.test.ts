@@ -1,5 +1,5 @@
-// Replacing the processes one by one: a new one is ready before its old one is drained, and a new one that fails changes
-// nothing.
+// Replacing the processes one by one: a new one is ready before its old one is drained. If the new one fails, the old one
+// stays.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -10,14 +10,14 @@ import { failure, FakeHost, FakePool, killed, onStage, success, type Stage } fro
 
 const terminated = { is: 'signal', signal: 'SIGTERM' } as const;
 
-/** Starts them, all are ready, and their events are forgotten. */
+/** Starts the children, makes them ready, and clears the events. */
 function startReady(stage: Stage, count: number): void {
   stage.start();
   for (let id = 1; id <= count; id++) stage.pool.ready(id, 100 + id);
   stage.events.splice(0);
 }
 
-/** The old process is drained, is told to end, and ends. */
+/** The old process is drained, gets SIGTERM, and ends. */
 async function leave(stage: Stage, pid: number): Promise<void> {
   await stage.drained(pid);
   assert.deepEqual(stage.signals(pid), ['SIGTERM']);
@@ -31,7 +31,7 @@ function pids({ host }: Stage): number[] {
 
 describe('a rolling restart', () => {
   it(
-    'starts the new worker before it drains the old one, and goes to the next when that has ended',
+    'starts the new worker before it drains the old one, and goes on when the old one has ended',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const restarted = stage.supervisor.restart();
@@ -66,7 +66,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'kills an old one that does not end, as when all are stopped',
+    'kills an old worker that does not end, as a stop does',
     onStage({ drainTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -82,7 +82,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'runs so many beside the wanted number as it may: the next one starts when an old one has ended',
+    'runs at most `maxExtra` extra processes: the next one starts when an old one has ended',
     onStage({ count: 3, maxExtra: 2 }, async (stage) => {
       startReady(stage, 3);
       const restarted = stage.supervisor.restart();
@@ -109,7 +109,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'counts an old one that has not ended since the last restart',
+    'counts an old worker that has not ended since the last restart',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       stage.restart();
@@ -132,7 +132,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'gives a slot that waits for its next process one at once, beside what else it may',
+    'gives a slot that waits for its next process one at once, in addition to `maxExtra`',
     onStage({ count: 3 }, async (stage) => {
       startReady(stage, 3);
       stage.pool.leave(102);
@@ -156,7 +156,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'gives one that dies before its turn its new process at once',
+    'starts the new process at once when the old one dies before its turn',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const restarted = stage.supervisor.restart();
@@ -172,7 +172,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'fills the slot of one that has finished, at once',
+    'starts a process at once in a slot that has finished',
     onStage({ count: 2 }, async (stage) => {
       stage.start();
       stage.host.process(101).exit(success);
@@ -188,7 +188,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'does not fail when one that had finished finishes again, and does not count it',
+    'does not fail when a slot that had finished finishes again, and does not count it',
     onStage({ count: 2 }, async (stage) => {
       stage.start();
       stage.host.process(101).exit(success);
@@ -203,33 +203,33 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'fails when a new one ends well before it listens, and the old one serves on',
+    'fails when a new process exits with code 0 before it listens, and the old one keeps serving',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
       stage.host.process(102).exit(success);
-      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /ended with code 0/));
+      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /exited with code 0/));
       stage.host.pass(60_000);
       assert.deepEqual([stage.host.processes.length, stage.signals(101)], [2, []]);
     }),
   );
 
   it(
-    'fails when a new one ends well before it listens in a slot that waited, and tries again',
+    'fails when a new process exits with code 0 before it listens in a slot that waited, which is tried again',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       stage.pool.leave(101);
       stage.host.process(101).exit(failure);
       const restarted = stage.supervisor.restart();
       stage.host.process(102).exit(success);
-      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /ended with code 0/));
+      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /exited with code 0/));
       stage.host.pass(60_000);
       assert.equal(stage.last.pid, 103);
     }),
   );
 
   it(
-    'gives one that ends well by itself before its turn its new process once',
+    'starts one new process when the old one exits with code 0 before its turn',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       stage.host.pass(1_000);
@@ -246,7 +246,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'goes on when an old one ends well by itself while its new one starts, and when a new one does later',
+    'goes on when an old process exits with code 0 while its new one starts, or a new one does later',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const restarted = stage.supervisor.restart();
@@ -265,7 +265,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'waits for the last words of one that ended before its turn',
+    'waits for the last messages of a process that ended before its turn',
     onStage({ count: 1 }, async (stage) => {
       startReady(stage, 1);
       stage.host.process(101).exit(success);
@@ -279,7 +279,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'replaces one that is not ready yet, and the start is done when the new one is',
+    'replaces a process that is not ready yet, and the start resolves when the new one is ready',
     onStage({}, async (stage) => {
       const started = stage.supervisor.start();
       const restarted = stage.supervisor.restart();
@@ -305,7 +305,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'has the new one in the place of an awaited one that stays away meanwhile',
+    'gives the new process the place of an awaited one that does not return',
     onStage({}, async (stage) => {
       const started = stage.supervisor.start([stage.host.earlier(1, 51, 'awaited')]);
       const restarted = stage.supervisor.restart();
@@ -318,7 +318,7 @@ describe('a rolling restart', () => {
   );
 
   it(
-    'gives the slot a new beginning: the next pause is the first again',
+    'resets the pauses of the slot',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       for (let death = 0; death < 3; death++) stage.dieAndRestart(failure);
@@ -332,7 +332,7 @@ describe('a rolling restart', () => {
     }),
   );
 
-  it('refuses a number beside the wanted one that is none', () => {
+  it('refuses a `maxExtra` that is not an integer from 1', () => {
     for (const maxExtra of [0, -1, 1.5, Number.NaN]) {
       assert.throws(
         () => new Supervisor(new FakePool(), { command: ['app'], count: 1, maxExtra }, new FakeHost()),
@@ -344,7 +344,7 @@ describe('a rolling restart', () => {
 
 describe('an old worker that ends by itself during a rolling restart', () => {
   it(
-    'leaves its place to the new one, whose time goes on',
+    'leaves its place to the new one, whose time limit stays',
     onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -361,7 +361,7 @@ describe('an old worker that ends by itself during a rolling restart', () => {
   );
 
   it(
-    'is followed as usual when the new one dies too',
+    'is followed by another process when the new one dies too',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -376,7 +376,7 @@ describe('an old worker that ends by itself during a rolling restart', () => {
   );
 
   it(
-    'is not drained when it ends while its last words are read',
+    'is not drained when it ends while its last messages are read',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -396,7 +396,7 @@ describe('an old worker that ends by itself during a rolling restart', () => {
 
 describe('a rolling restart whose new process fails', () => {
   it(
-    'names it with its last words, and leaves the old one and the other slots as they are',
+    'names it with the error that it reported, and leaves the old one and the other slots as they are',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const restarted = stage.supervisor.restart();
@@ -408,7 +408,7 @@ describe('a rolling restart whose new process fails', () => {
         restarted,
         failsWith(
           'ERR_WORKER_FAILED',
-          /0 of 2 .*worker 1 \(process 103\) ended with code 1; its last words: ReferenceError: x is not defined$/,
+          /0 of 2 .*worker 1 \(process 103\) exited with code 1; its last words: ReferenceError: x is not defined$/,
         ),
       );
       assert.deepEqual(stage.events.slice(2), ['exited 1: code 1', 'restartFailed ERR_WORKER_FAILED']);
@@ -419,7 +419,7 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'keeps what is replaced already, and can be tried again',
+    'keeps the workers that were replaced before, and can be tried again',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const restarted = stage.supervisor.restart();
@@ -438,7 +438,7 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'kills one that is not ready in time',
+    'kills a process that is not ready in time',
     onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -468,7 +468,7 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'names what one that is not ready in time has started by itself, and what to do',
+    'names the process that a launcher has started, and says what to do',
     onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -478,14 +478,14 @@ describe('a rolling restart whose new process fails', () => {
         restarted,
         failsWith(
           'ERR_WORKER_FAILED',
-          /was killed. It has started process 103 \(node app.ts\), which is no worker: give passfd run the file/,
+          /was killed. It has started process 103 \(node app.ts\), which is not a worker: give passfd run the file/,
         ),
       );
     }),
   );
 
   it(
-    'kills one that is not ready in time in a slot without an old one, and that gets another one as usual',
+    'kills a process that is not ready in time in an empty slot, which then gets another one after a pause',
     onStage({ count: 2, readyTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 2);
       stage.pool.leave(101);
@@ -503,7 +503,7 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'says why one cannot be started',
+    'says why a process cannot be started',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       stage.host.spawnError = new Error('spawn app ENOENT');
@@ -516,7 +516,7 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'stays away from the next slots also when the new one dies behind its readiness, before the old one has ended',
+    'leaves the next slots as they are when the new one dies after it was ready, before the old one has ended',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const restarted = stage.supervisor.restart();
@@ -525,7 +525,7 @@ describe('a rolling restart whose new process fails', () => {
       stage.host.process(103).exit(failure);
       await assert.rejects(
         restarted,
-        failsWith('ERR_WORKER_FAILED', /worker 1 \(process 103\) ended with code 1/),
+        failsWith('ERR_WORKER_FAILED', /worker 1 \(process 103\) exited with code 1/),
       );
       await leave(stage, 101);
       stage.host.pass(100);
@@ -536,7 +536,7 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'ends another new one that has no place yet, and lets an old one go that is leaving',
+    'ends another new process that has no place yet, and lets an old one that is leaving drain',
     onStage({ count: 3, maxExtra: 3 }, async (stage) => {
       startReady(stage, 3);
       const restarted = stage.supervisor.restart();
@@ -552,12 +552,12 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'takes for failed one that ends well, though it has a place: the old one is still needed',
+    'counts a new process that exits with code 0 as failed when it already has the place',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
       stage.host.process(102).exit(success);
-      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /ended with code 0/));
+      await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /exited with code 0/));
       assert.deepEqual(stage.signals(101), []);
     }),
   );
@@ -565,7 +565,7 @@ describe('a rolling restart whose new process fails', () => {
 
 describe('a rolling restart that is refused', () => {
   it(
-    'is a second one while one runs',
+    'comes while another one runs',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -579,7 +579,7 @@ describe('a rolling restart that is refused', () => {
   );
 
   it(
-    'is one before the start, or behind the stop',
+    'comes before the start, or after the stop',
     onStage({}, async (stage) => {
       await assert.rejects(stage.supervisor.restart(), failsWith('ERR_BUSY', /not started yet/));
       startReady(stage, 1);
@@ -594,7 +594,7 @@ describe('a rolling restart that is refused', () => {
 
 describe('a stop during a rolling restart', () => {
   it(
-    'ends the new one at once and drains the old one, and the restart says so',
+    'ends the new process at once, drains the old one, and rejects the restart',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const restarted = stage.supervisor.restart();
@@ -612,7 +612,7 @@ describe('a stop during a rolling restart', () => {
   );
 
   it(
-    'drains the new one that is ready, and waits for the old one that is leaving',
+    'drains a new process that is ready, and waits for the old one that is leaving',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -628,7 +628,7 @@ describe('a stop during a rolling restart', () => {
   );
 
   it(
-    'kills all of them when it is told a second time, in every phase',
+    'kills all processes at the second request, in every phase',
     onStage({ count: 2, maxExtra: 2 }, async (stage) => {
       startReady(stage, 2);
       stage.restart();
@@ -644,7 +644,7 @@ describe('a stop during a rolling restart', () => {
   );
 
   it(
-    'ends while a new one cannot be started, or one was killed for being late',
+    'resolves while a new process cannot be started, or was killed for being late',
     onStage({ count: 2, readyTimeoutMs: 1_000 }, async (stage) => {
       startReady(stage, 2);
       stage.restart();
@@ -661,7 +661,7 @@ describe('a stop during a rolling restart', () => {
 
 describe('the new process in a rolling restart', () => {
   it(
-    'takes the place when it serves every address that the old one serves, and not before',
+    'gets the place as soon as it serves every address of the old one',
     onStage({}, (stage) => {
       startReady(stage, 1);
       stage.pool.serve(101, 9090, 3000);
@@ -677,7 +677,7 @@ describe('the new process in a rolling restart', () => {
   );
 
   it(
-    'need not serve what the old one gives up meanwhile',
+    'need not serve an address that the old one closes meanwhile',
     onStage({}, (stage) => {
       startReady(stage, 1);
       stage.pool.serve(101, 9090, 3000);
@@ -690,7 +690,7 @@ describe('the new process in a rolling restart', () => {
   );
 
   it(
-    'is drained and ended when it lacks an address for too long, and the restart fails with that address',
+    'is drained and ended when it misses an address for too long, and the error names that address',
     onStage({ count: 2, readyTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 2);
       for (const pid of [101, 102]) stage.pool.serve(pid, 9090, 3000);
@@ -732,7 +732,7 @@ describe('the new process in a rolling restart', () => {
   }
 
   it(
-    'has to serve what the old one served that dies meanwhile; if it does not, it stays, and the restart fails',
+    'must serve the addresses of an old one that dies meanwhile; if it does not, it stays, and the restart fails',
     onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 1);
       stage.pool.serve(101, 9090, 3000);
@@ -746,7 +746,7 @@ describe('the new process in a rolling restart', () => {
       await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /127\.0\.0\.1:3000/));
       assert.deepEqual([stage.signals(102), stage.pool.drains.size], [[], 0]);
       assert.ok(stage.events.includes('ready 1'));
-      // As a worker like any other from here on.
+      // From here on it is like any other worker.
       stage.pool.leave(102);
       stage.host.process(102).exit(failure);
       assert.equal(stage.events.at(-1), 'died 1: code 1, again in 100 ms');
@@ -754,7 +754,7 @@ describe('the new process in a rolling restart', () => {
   );
 
   it(
-    'has to serve what the last one served, where its slot had no process',
+    'must serve the addresses of the last process, when its slot was empty',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       stage.pool.serve(101, 9090, 3000);
@@ -770,7 +770,7 @@ describe('the new process in a rolling restart', () => {
   );
 
   it(
-    'has to serve what the last one served that died, where the next one does not serve that yet',
+    'must serve the addresses of the last process that died, when the next one does not serve them yet',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       stage.pool.serve(101, 9090, 3000);
@@ -791,7 +791,7 @@ describe('the new process in a rolling restart', () => {
   );
 
   it(
-    'waits for an old one that is to come back: until then nobody knows what that serves',
+    'waits for an old one that has still to return: until then its addresses are unknown',
     onStage({}, async (stage) => {
       const started = stage.supervisor.start([stage.host.earlier(1, 51, 'awaited')]);
       const restarted = stage.supervisor.restart();
@@ -807,7 +807,7 @@ describe('the new process in a rolling restart', () => {
   );
 
   it(
-    'stays with what it serves when another slot ends the restart and the old one has died',
+    'stays with its addresses when another slot fails the restart and the old one has died',
     onStage({ count: 2, maxExtra: 2 }, async (stage) => {
       startReady(stage, 2);
       for (const pid of [101, 102]) stage.pool.serve(pid, 9090, 3000);

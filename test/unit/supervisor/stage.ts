@@ -1,4 +1,4 @@
-// A stage for a supervisor: an operating system and a dispatcher without a process and without a clock.
+// A stage for a supervisor: a fake operating system and a fake dispatcher, with a manual clock.
 import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 
@@ -8,7 +8,7 @@ import {
   type ChildOutput,
   type Exit,
   type Host,
-  type Living,
+  type ProcessSnapshot,
   type OutputEnds,
   type WorkerPool,
   type PoolWorker,
@@ -30,7 +30,7 @@ export const killed: Exit = { is: 'signal', signal: 'SIGKILL' };
 /** A process that does nothing on its own. */
 export class FakeProcess {
   readonly pid: number;
-  /** Undefined of one that an earlier generation has started. */
+  /** Undefined for a process of an earlier generation. */
   readonly start: Start | undefined;
   readonly signals: string[] = [];
   readonly exit: (exit: Exit) => void;
@@ -42,7 +42,7 @@ export class FakeProcess {
   }
 }
 
-/** Output that nobody writes: what is done with it. */
+/** Fake output: records the calls. */
 export class FakeOutput implements ChildOutput {
   readonly calls: string[] = [];
   readonly ends: OutputEnds;
@@ -78,7 +78,7 @@ export class FakeOutput implements ChildOutput {
     return Promise.resolve();
   }
 
-  /** Nobody holds it any more. */
+  /** The output ends. */
   end(): void {
     this.ends.stdout?.descriptor.close();
     this.#onEnded();
@@ -88,16 +88,16 @@ export class FakeOutput implements ChildOutput {
 const FIRST_PID = 101;
 
 export class FakeHost implements Host {
-  /** Every one that was started, in that order: the first has process id 101. */
+  /** Started processes, in their order. The first has pid 101. */
   readonly processes: FakeProcess[] = [];
-  /** Those of an earlier generation that live. */
+  /** Living processes of an earlier generation. */
   readonly #earlier = new Map<number, FakeProcess>();
   readonly #watches = new Map<number, () => void>();
   /** Output of every process that has one. */
   readonly outputs: FakeOutput[] = [];
   /** Processes that do not keep this one alive any more. */
   readonly forgotten: number[] = [];
-  /** What a process has started by itself. */
+  /** What a process has started itself. */
   readonly launched = new Map<number, string>();
   /** When it is set, no process can be started. */
   spawnError: Error | undefined;
@@ -127,8 +127,8 @@ export class FakeHost implements Host {
     return { pid, identity: `born ${pid}`, channel, output, forget };
   }
 
-  /** An earlier generation has started such a process, and it lives. */
-  earlier(id: number, pid: number, state: Living['state'] = 'ready'): Living {
+  /** Adds a living process of an earlier generation. */
+  earlier(id: number, pid: number, state: ProcessSnapshot['state'] = 'ready'): ProcessSnapshot {
     const exit = (): void => {
       this.#earlier.delete(pid);
       const onEnded = this.#watches.get(pid);
@@ -191,12 +191,12 @@ export class FakeHost implements Host {
     return process;
   }
 
-  /** Every process ends that has not. */
+  /** Ends every process that has not ended. */
   endAll(): void {
     for (const process of [...this.#earlier.values(), ...this.processes]) process.exit(killed);
   }
 
-  /** Lets time pass, in which timers fire in their order. */
+  /** Lets time pass. Timers fire in their order. */
   pass(milliseconds: number): void {
     const end = this.#now + milliseconds;
     for (;;) {
@@ -222,7 +222,7 @@ export class FakePool
   /** Processes whose addresses were opened again. */
   readonly reopened: number[] = [];
   readonly children: { readonly id: number; readonly pid: number }[] = [];
-  /** What to call when a process that is being drained has nothing open any more. */
+  /** Call one to finish the drain of that process. */
   readonly drains = new Map<number, () => void>();
 
   reserveIds(count: number): void {
@@ -258,12 +258,12 @@ export class FakePool
     });
   }
 
-  /** A process joins, and does not take connections yet. */
+  /** A process joins, and does not listen yet. */
   join(id: number, pid: number): void {
     this.workers = [...this.workers, { id, pid, state: 'starting', listens: false }];
   }
 
-  /** A process has joined; it listens, and is ready. */
+  /** A process joins, listens, and is ready. */
   ready(id: number, pid: number, ...ports: number[]): void {
     this.#ports.set(pid, ports);
     const worker: PoolWorker = { id, pid, state: 'ready', listens: true };
@@ -279,7 +279,7 @@ export class FakePool
     this.emit('serving', worker);
   }
 
-  /** It tells why it is about to die. */
+  /** The worker reports why it is about to die. */
   say(pid: number, lastWords: string): void {
     this.workers = this.workers.map((worker) => (worker.pid === pid ? { ...worker, lastWords } : worker));
   }
@@ -290,7 +290,7 @@ export class FakePool
     );
   }
 
-  /** Somebody has drained it by hand. */
+  /** The worker was drained by hand. */
   takeOut(pid: number): void {
     this.workers = this.workers.map((worker) =>
       worker.pid === pid ? { ...worker, state: 'draining', listens: false, isTakenOut: true } : worker,
@@ -321,7 +321,7 @@ export class Stage {
     this.#listen();
   }
 
-  /** Starts the supervisor; whether that succeeds is for `events` to tell. */
+  /** Starts the supervisor. `events` has the result. */
   start(): void {
     this.supervisor.start().catch(() => undefined);
   }
@@ -336,7 +336,7 @@ export class Stage {
     this.host.pass(Number(pause));
   }
 
-  /** The process has nothing open any more, and what follows has followed. */
+  /** Finishes the drain of a process, and waits for the reaction. */
   async drained(pid: number): Promise<void> {
     const done = this.pool.drains.get(pid);
     assert.ok(done, `process ${pid} is being drained`);
@@ -344,12 +344,12 @@ export class Stage {
     await turns();
   }
 
-  /** What `signals` of a process were sent. */
+  /** The signals that a process got. */
   signals(pid: number): string[] {
     return this.host.process(pid).signals;
   }
 
-  /** Restarts; whether that succeeds is for `events` to tell, behind a turn of the loop. */
+  /** Restarts. `events` has the result after a turn of the event loop. */
   restart(options: RestartOptions = {}): void {
     this.supervisor.restart(options).catch(() => undefined);
   }
@@ -392,7 +392,7 @@ export class Stage {
   }
 }
 
-/** The body of a test on a stage; no descriptor and no timer is left behind it. */
+/** Runs a test on a stage, and checks that no descriptor and no timer is left. */
 export function onStage(
   options: Partial<SupervisorOptions>,
   body: (stage: Stage) => Promise<void> | void,

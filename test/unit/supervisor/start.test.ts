@@ -1,4 +1,4 @@
-// Starting children: what each is told, when the start is done, and when it fails.
+// Starting children: what each gets, when the start resolves, and when it fails.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -9,7 +9,7 @@ import { failure, FakeHost, FakePool, onStage, success } from './stage.js';
 
 describe('a supervisor that starts', () => {
   it(
-    'starts so many processes, each with a channel and a number of its own',
+    'starts `count` processes, each with its own channel and number',
     onStage({ count: 2, command: ['node', 'app.js', '-v'], controlPath: '/run/c' }, (stage) => {
       stage.start();
       const { host, pool } = stage;
@@ -35,7 +35,7 @@ describe('a supervisor that starts', () => {
   );
 
   it(
-    'gives each line of output a prefix when it is asked to',
+    'puts a prefix before each line of output with the option for it',
     onStage({ count: 2, output: 'prefixed' }, (stage) => {
       stage.start();
       assert.deepEqual(
@@ -52,7 +52,7 @@ describe('a supervisor that starts', () => {
   });
 
   it(
-    'tells once of a child that is not ready in time, and goes on',
+    'reports a child that is not ready in time once, and goes on',
     onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
       const started = stage.supervisor.start();
       const { host, pool, events } = stage;
@@ -85,7 +85,7 @@ describe('a supervisor that starts', () => {
   );
 
   it(
-    'knows a child by its process when it joins by the control socket',
+    'recognizes a child by its pid when it joins by the control socket',
     onStage({}, async ({ pool, supervisor, events }) => {
       const started = supervisor.start();
       pool.ready(7, 4_711);
@@ -116,7 +116,7 @@ describe('a supervisor that starts', () => {
     }),
   );
 
-  it('refuses a number of children that is none', () => {
+  it('refuses a count that is not an integer from 1', () => {
     for (const count of [0, -1, 1.5, Number.NaN]) {
       assert.throws(
         () => new Supervisor(new FakePool(), { command: ['app'], count }, new FakeHost()),
@@ -128,11 +128,11 @@ describe('a supervisor that starts', () => {
 
 describe('a start that fails', () => {
   it(
-    'says how the child ends that is in a crash loop, while none was ever ready',
+    'says how a child in a crash loop ends, when none was ever ready',
     onStage({}, async (stage) => {
       const failed = assert.rejects(
         stage.supervisor.start(),
-        failsWith('ERR_WORKER_FAILED', /worker 1 ended with code 1/),
+        failsWith('ERR_WORKER_FAILED', /worker 1 exited with code 1/),
       );
       for (let death = 0; death < 5; death++) stage.dieAndRestart(failure);
       await failed;
@@ -146,7 +146,7 @@ describe('a start that fails', () => {
   );
 
   it(
-    'says what the child threw, and leaves the stack to the event of its death',
+    'has the error that the child reported, without the stack, which `died` has',
     onStage({}, async (stage) => {
       const failed = assert.rejects(
         stage.supervisor.start(),
@@ -162,7 +162,7 @@ describe('a start that fails', () => {
   );
 
   it(
-    'ends the other children before it is told',
+    'ends the other children before it rejects',
     onStage({ count: 2 }, async ({ host, supervisor }) => {
       const started = supervisor.start();
       const other = host.process(102);
@@ -191,7 +191,7 @@ describe('a start that fails', () => {
   );
 
   it(
-    'does not fail any more when one child was ready: it tries on',
+    'no longer fails when one child was ready: starts are tried again',
     onStage({ count: 2 }, async ({ host, pool, supervisor, events }) => {
       const started = supervisor.start();
       pool.ready(1, 101);

@@ -1,4 +1,4 @@
-// Stopping children: draining first, then a signal, then a stronger one.
+// Stopping children: a drain first, then SIGTERM, then SIGKILL.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -8,7 +8,7 @@ import { failure, killed, onStage, success, type Stage } from './stage.js';
 
 const terminated = { is: 'signal', signal: 'SIGTERM' } as const;
 
-/** Starts them, and all are ready. */
+/** Starts the children, and makes them ready. */
 function startReady(stage: Stage, count: number): void {
   stage.start();
   for (let id = 1; id <= count; id++) stage.pool.ready(id, 100 + id);
@@ -20,7 +20,7 @@ function signals({ host }: Stage): string[][] {
 
 describe('a supervisor that stops', () => {
   it(
-    'drains all workers at once, and ends each when it is drained',
+    'drains all workers at the same time, and ends each when it is drained',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const stopped = stage.supervisor.stop();
@@ -51,7 +51,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'sends no signal to one that ends by itself when it is drained, or dies before',
+    'sends no signal to a worker that exits by itself when it is drained, or dies before',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const stopped = stage.supervisor.stop();
@@ -66,7 +66,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'ends one that has left the dispatcher, but lives',
+    'ends a process that has left the dispatcher but is alive',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       stage.pool.leave(101);
@@ -79,7 +79,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'kills at the drain timeout one that ignores SIGTERM',
+    'kills a process that ignores SIGTERM at the drain timeout',
     onStage({ drainTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 1);
       const stopped = stage.supervisor.stop();
@@ -96,7 +96,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'sends SIGTERM at the drain timeout to one that is not drained, and kills it two seconds later',
+    'sends SIGTERM at the drain timeout to a worker that is not drained, and SIGKILL two seconds later',
     onStage({ count: 2, drainTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 2);
       const stopped = stage.supervisor.stop();
@@ -117,7 +117,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'leaves two seconds to one that was drained just before the drain timeout',
+    'gives two seconds to a worker that was drained just before the drain timeout',
     onStage({ drainTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 1);
       const stopped = stage.supervisor.stop();
@@ -133,7 +133,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'kills at once those that are left, when it is told a second time; a third time changes nothing',
+    'kills the remaining processes at the second request; a third one changes nothing',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       const stopped = stage.supervisor.stop();
@@ -147,7 +147,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'drains one that had left and joined again, as it joined last',
+    'drains the last connection of a worker that had left and joined again',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       stage.pool.leave(101);
@@ -165,7 +165,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'during the start ends who is not ready at once, and the start says so',
+    'during the start, ends processes that are not ready at once, and rejects the start',
     onStage({ count: 2 }, async (stage) => {
       const started = stage.supervisor.start();
       stage.pool.ready(1, 101);
@@ -179,7 +179,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'starts none again: neither one that waits for its restart nor one whose death is not judged yet',
+    'starts no process again: neither after a pause nor after a death that is not handled yet',
     onStage({ count: 2 }, async (stage) => {
       startReady(stage, 2);
       stage.pool.leave(101);
@@ -193,7 +193,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'ends while a process cannot be started',
+    'resolves while a process cannot be started',
     onStage({}, async (stage) => {
       stage.host.spawnError = new Error('spawn app ENOENT');
       stage.start();
@@ -203,7 +203,7 @@ describe('a supervisor that stops', () => {
   );
 
   it(
-    'is done at once when every child has finished, or none was ever started',
+    'resolves at once when every child has finished, or none was ever started',
     onStage({}, async (stage) => {
       stage.start();
       stage.host.process(101).exit(success);
@@ -216,7 +216,7 @@ describe('a supervisor that stops', () => {
 
 describe('kill', () => {
   it(
-    'ends every child now, without draining it first',
+    'kills every child at once, without a drain',
     onStage({ count: 2 }, async (stage) => {
       stage.start();
       stage.pool.ready(1, 101);

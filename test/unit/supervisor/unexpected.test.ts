@@ -1,13 +1,13 @@
-// Workers of a dispatcher that died which join by themselves, and which nobody expected: a slot has them, or they are ended.
+// Workers of a killed dispatcher that return unexpectedly: they get their slot, or are ended.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
 import { isPending } from '../../support/loop.js';
 import { killed, onStage } from './stage.js';
 
-describe('a process that nobody expected', () => {
+describe('an unexpected process', () => {
   it(
-    'has its slot back where another one is only starting, which is ended',
+    'gets its slot back when another process is only starting there, which is ended',
     onStage({ count: 2 }, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       const started = supervisor.start();
@@ -27,7 +27,7 @@ describe('a process that nobody expected', () => {
   );
 
   it(
-    'has its slot back where the next one would be started after a pause, and none is',
+    'gets its slot back during the pause before the next start',
     onStage({}, (stage) => {
       const { host, pool, supervisor } = stage;
       stage.start();
@@ -68,7 +68,7 @@ describe('a process that nobody expected', () => {
   }
 
   it(
-    'does not end a process that is only starting for the service, when it is of another one',
+    'of another service does not replace a process that is starting',
     onStage({}, (stage) => {
       stage.start();
       stage.supervisor.adopt(stage.host.earlier(1, 51, 'awaited'), false);
@@ -77,7 +77,7 @@ describe('a process that nobody expected', () => {
   );
 
   it(
-    'is no other one than that which has the slot already',
+    'is ignored when it has the slot already',
     onStage({}, (stage) => {
       const { host, supervisor, events } = stage;
       supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
@@ -87,7 +87,7 @@ describe('a process that nobody expected', () => {
   );
 
   it(
-    'leaves when a restart replaces its slot at the time',
+    'is ended when a restart replaces the process of its slot',
     onStage({}, (stage) => {
       const { host, pool, supervisor, events } = stage;
       stage.start();
@@ -100,7 +100,7 @@ describe('a process that nobody expected', () => {
   );
 
   it(
-    'and comes in the pause before a takeover has its slot when that has failed, and is left alone otherwise',
+    'that returns during a takeover gets its slot if the takeover fails, and is left alone otherwise',
     onStage({}, async (stage) => {
       const { host, supervisor, events } = stage;
       stage.start();
@@ -117,7 +117,7 @@ describe('a process that nobody expected', () => {
   );
 
   it(
-    'is waited for when all are stopped',
+    'is waited for in a stop',
     onStage({}, async (stage) => {
       const { host, supervisor } = stage;
       stage.start();

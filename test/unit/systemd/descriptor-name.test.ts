@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { storedName } from '../../../src/systemd/index.js';
 
 describe('the name of a stored socket', () => {
-  it('is its address, without what a name cannot have', () => {
+  it('is its address, with invalid characters escaped', () => {
     const addresses = [
       { host: '127.0.0.1', port: 8080 },
       { host: '::1', port: 80 },
@@ -22,7 +22,7 @@ describe('the name of a stored socket', () => {
     ]);
   });
 
-  it('is never longer than a name can be, and no two addresses have the same', () => {
+  it('is never too long, and differs for different addresses', () => {
     const names = ['ü'.repeat(53), 'ö'.repeat(53)].map((path) => storedName({ path: `/${path}` }));
     for (const name of names) assert.match(name, /^listener-[\x20-\x39\x3b-\x7e]{1,246}$/);
     assert.equal(new Set(names).size, 2);

@@ -1,4 +1,4 @@
-// inheritedDescriptors: what it makes of the variables. That it takes the right descriptors is seen in test/process.
+// inheritedDescriptors: how it reads the variables. test/process shows that it takes the right descriptors.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -9,7 +9,7 @@ const PID = 4711;
 const announced = { LISTEN_PID: String(PID), LISTEN_FDS: '1' };
 
 describe('the variables of inherited descriptors', () => {
-  it('are removed, and another process’s announce nothing', () => {
+  it('are removed, and ignored when they are for another process', () => {
     const strangers = [
       {},
       { LISTEN_FDS: '1' },
@@ -24,7 +24,7 @@ describe('the variables of inherited descriptors', () => {
     }
   });
 
-  it('are refused, and removed all the same, when they make no sense', () => {
+  it('are removed, and an error when they are invalid', () => {
     const nonsense = [
       { ...announced, LISTEN_FDS: '' },
       { ...announced, LISTEN_FDS: '-1' },
@@ -42,10 +42,10 @@ describe('the variables of inherited descriptors', () => {
 });
 
 describe('a name of inherited descriptors', () => {
-  it('that nobody has is told with what may be the reason', () => {
+  it('that no descriptor has is an error with a likely reason', () => {
     assert.throws(
       () => listenersNamed([], 'web'),
-      failsWith('ERR_ACTIVATION', /"web"; this process has inherited none: is it started by systemd/),
+      failsWith('ERR_ACTIVATION', /"web"; this process has inherited none: check that systemd starts it/),
     );
   });
 });

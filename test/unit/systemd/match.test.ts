@@ -1,4 +1,4 @@
-// matchListeners: which inherited socket is the one that is wanted, whatever way the address is written in.
+// matchListeners: finds the inherited socket for an address in any spelling.
 import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
 import { describe, it } from 'node:test';
@@ -16,7 +16,7 @@ const surroundings: Surroundings = {
   isSocketFile: () => true,
 };
 
-/** Lends listening sockets to a test, as they are inherited. */
+/** Lends listening sockets to a test, as if they were inherited. */
 async function withInherited(
   addresses: Readonly<Record<string, Address>>,
   body: (inherited: readonly InheritedDescriptor[], own: readonly Address[]) => Promise<void>,
@@ -41,7 +41,7 @@ async function withInherited(
 
 const anyPort = { host: '127.0.0.1', port: 0 };
 
-/** The names of what was found, and of all else. */
+/** The names of the sockets that were found, and of the others. */
 async function namesOf(
   inherited: readonly InheritedDescriptor[],
   wanted: readonly Address[],
@@ -53,7 +53,7 @@ async function namesOf(
 
 describe('an inherited listening socket', () => {
   it(
-    'is found by its TCP address, in the order of what is wanted, and the rest is told',
+    'is found by its TCP address, in the order of the wanted addresses; the rest is listed',
     keepsDescriptors(() =>
       withInherited({ a: anyPort, b: anyPort, c: anyPort }, async (inherited, [a, b]) => {
         assert.ok(a && b);
@@ -65,7 +65,7 @@ describe('an inherited listening socket', () => {
   );
 
   it(
-    'is found by the name of its host, and not by one that has no address',
+    'is found by a host name, but not by one without an address',
     keepsDescriptors(() =>
       withInherited({ a: anyPort }, async (inherited, [own]) => {
         const { port } = own as TcpAddress;
@@ -76,7 +76,7 @@ describe('an inherited listening socket', () => {
   );
 
   it(
-    'is found by its IPv6 address, written in any way',
+    'is found by its IPv6 address in any spelling',
     { skip: withoutIpv6 },
     keepsDescriptors(() =>
       withInherited({ a: { host: '::1', port: 0 } }, async (inherited, [own]) => {
@@ -88,7 +88,7 @@ describe('an inherited listening socket', () => {
   );
 
   it(
-    'of every IPv4 address stands for every address only where there is no IPv6',
+    'at 0.0.0.0 is found for :: only on a machine without IPv6',
     keepsDescriptors(() =>
       withInherited({ a: { host: '0.0.0.0', port: 0 } }, async (inherited, [own]) => {
         const wanted = [{ host: '::', port: (own as TcpAddress).port }];
@@ -99,7 +99,7 @@ describe('an inherited listening socket', () => {
   );
 
   it(
-    'is never found for port 0, which is any free one',
+    'is never found for port 0, which means any free port',
     keepsDescriptors(() =>
       withInherited({ a: anyPort }, async (inherited) => {
         assert.deepEqual(await namesOf(inherited, [anyPort]), [[undefined], ['a']]);
@@ -108,7 +108,7 @@ describe('an inherited listening socket', () => {
   );
 
   it(
-    'is found by its path, as long as clients can reach it there, or by its abstract name',
+    'is found by its path if clients can reach it there, or by its abstract name',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/s`;
@@ -125,7 +125,7 @@ describe('an inherited listening socket', () => {
   );
 
   it(
-    'is found once, and another at the same address for the next who wants it',
+    'is found once, and another one with the same address for the next request',
     keepsDescriptors(() =>
       withInherited({ a: anyPort }, async ([one], [own]) => {
         assert.ok(one && own);
@@ -138,7 +138,7 @@ describe('an inherited listening socket', () => {
   );
 
   it(
-    'is not taken for one when it is something else, or closed',
+    'is not found when it is closed, or no listening socket',
     keepsDescriptors(() =>
       withInherited({ a: anyPort }, async ([one], [own]) => {
         assert.ok(one && own);

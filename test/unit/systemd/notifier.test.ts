@@ -1,4 +1,4 @@
-// Notifier: what it makes of its environment, the text of its messages, and a manager that is not there.
+// Notifier: its environment, the text of its messages, and a missing manager.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -10,12 +10,12 @@ import { turns } from '../../support/loop.js';
 
 const PID = 4711;
 
-/** A notifier, what it has sent, and of what it has warned. */
+/** A notifier, its messages, and its warnings. */
 class Stage implements Disposable {
   readonly sent: string[] = [];
   readonly paths = new Set<string>();
   readonly warnings: PassfdError[] = [];
-  /** What the next sends do: have no room, or fail. Then they go well. */
+  /** How the next sends end: no room, or an error. Later sends succeed. */
   readonly outcomes: ('full' | Error)[] = [];
   readonly notifier: Notifier;
   #wake: (() => void) | undefined;
@@ -36,7 +36,7 @@ class Stage implements Disposable {
     this.notifier = new Notifier(env, { send, warn }, PID);
   }
 
-  /** Waits until so many messages were sent. */
+  /** Waits until this many messages were sent. */
   async count(count: number): Promise<void> {
     // No timer of a notifier keeps the process alive.
     const alive = setInterval(() => undefined, 1 << 30);
@@ -54,7 +54,7 @@ class Stage implements Disposable {
 }
 
 describe('a notifier and its environment', () => {
-  it('removes the variables that are for it alone, and has them for the next generation', () => {
+  it('removes its variables, and keeps them for the next generation', () => {
     const env = {
       NOTIFY_SOCKET: '/run/notify',
       WATCHDOG_USEC: '30000000',
@@ -74,7 +74,7 @@ describe('a notifier and its environment', () => {
     assert.deepEqual(next.notifier.environment(), stage.notifier.environment());
   });
 
-  it('does not take over the watching of another process', async () => {
+  it('ignores a watchdog for another process', async () => {
     using stage = new Stage({ NOTIFY_SOCKET: '/n', WATCHDOG_USEC: '2000', WATCHDOG_PID: String(PID + 1) });
     assert.deepEqual(stage.notifier.environment(), { NOTIFY_SOCKET: '/n' });
     stage.notifier.startKeepAlive();
@@ -96,7 +96,7 @@ describe('a notifier and its environment', () => {
     }),
   );
 
-  it('says once that it does not support an address, and then does nothing', () => {
+  it('warns once about an address that it does not support, and then does nothing', () => {
     for (const address of ['vsock:2:1234', 'vsock-stream:2:1234', 'relative/path', '@']) {
       using stage = new Stage({ NOTIFY_SOCKET: address });
       stage.notifier.ready();
@@ -110,7 +110,7 @@ describe('a notifier and its environment', () => {
     }
   });
 
-  it('takes @ at the beginning for the NUL of an abstract name', () => {
+  it('reads @ at the beginning as the NUL of an abstract name', () => {
     using stage = new Stage({ NOTIFY_SOCKET: '@/org/name' });
     stage.notifier.ready();
     assert.deepEqual([...stage.paths], ['\0/org/name']);
@@ -128,7 +128,7 @@ describe('a message of a notifier', () => {
     assert.deepEqual(stage.sent, ['READY=1', 'STOPPING=1', 'MAINPID=123', 'FDSTOREREMOVE=1\nFDNAME=name']);
   });
 
-  it('has no name that the store would not take', () => {
+  it('has no invalid name', () => {
     using stage = new Stage();
     for (const name of ['', 'a:b', 'a\nb', 'ü', '\x7f', 'x'.repeat(256)]) {
       assert.throws(() => {
@@ -145,7 +145,7 @@ describe('a message of a notifier', () => {
 
 describe('a notifier whose manager has no room', () => {
   it(
-    'sends in the order of the calls as soon as there is some',
+    'sends in the order of the calls as soon as there is room',
     keepsDescriptors(async () => {
       using stage = new Stage();
       stage.outcomes.push('full', 'full', 'full');
@@ -160,7 +160,7 @@ describe('a notifier whose manager has no room', () => {
   );
 
   it(
-    'keeps so many messages and no more, and warns once',
+    'keeps up to 256 messages, and warns once',
     keepsDescriptors(() => {
       using stage = new Stage();
       stage.outcomes.push('full');
@@ -175,7 +175,7 @@ describe('a notifier whose manager has no room', () => {
   );
 
   it(
-    'gives up what waits when it is closed, a barrier too',
+    'drops waiting messages when it is closed, a barrier too',
     keepsDescriptors(async () => {
       using stage = new Stage();
       stage.outcomes.push('full');
@@ -191,7 +191,7 @@ describe('a notifier whose manager has no room', () => {
 describe('a notifier whose manager cannot be reached', () => {
   const gone = new PassfdError('ERR_CONNECTION_REFUSED', 'nobody there');
 
-  it('warns once until the manager is there again, and goes on', () => {
+  it('warns once until the manager is reachable again, and goes on', () => {
     using stage = new Stage();
     stage.outcomes.push(gone, gone);
     stage.notifier.ready();
@@ -207,7 +207,7 @@ describe('a notifier whose manager cannot be reached', () => {
   });
 
   it(
-    'has no barrier that is passed',
+    'has a barrier that resolves with false',
     keepsDescriptors(async () => {
       using stage = new Stage();
       stage.outcomes.push(gone);
@@ -215,7 +215,7 @@ describe('a notifier whose manager cannot be reached', () => {
     }),
   );
 
-  it('tells it as a process warning where nobody else listens', async () => {
+  it('emits a process warning without a `warn` option', async () => {
     const warning = new Promise<Error & { code?: string }>((resolve) => {
       process.once('warning', resolve);
     });
@@ -228,7 +228,7 @@ describe('a notifier whose manager cannot be reached', () => {
 });
 
 describe('the keep-alive of a notifier', () => {
-  it('is sent again and again, also when it is begun twice, until the notifier is closed', async () => {
+  it('is sent at intervals until the notifier is closed, also when it is started twice', async () => {
     using stage = new Stage({ NOTIFY_SOCKET: '/run/notify', WATCHDOG_USEC: '4000' });
     stage.notifier.startKeepAlive();
     stage.notifier.startKeepAlive();
@@ -237,7 +237,7 @@ describe('the keep-alive of a notifier', () => {
     assert.deepEqual(new Set(stage.sent), new Set(['WATCHDOG=1']));
   });
 
-  it('is not sent where the manager does not watch, or says so in no number', async () => {
+  it('is not sent without a watchdog, or with an invalid interval', async () => {
     for (const WATCHDOG_USEC of [undefined, '', '0', '-1', '1e3', 'soon']) {
       using stage = new Stage({ NOTIFY_SOCKET: '/n', ...(WATCHDOG_USEC !== undefined && { WATCHDOG_USEC }) });
       stage.notifier.startKeepAlive();
@@ -246,7 +246,7 @@ describe('the keep-alive of a notifier', () => {
     }
   });
 
-  it('waits as long as a timer can where the manager waits longer', (context) => {
+  it('has the longest interval of a timer when the watchdog has a longer one', (context) => {
     context.mock.timers.enable({ apis: ['setInterval'] });
     using stage = new Stage({ NOTIFY_SOCKET: '/n', WATCHDOG_USEC: String(Number.MAX_SAFE_INTEGER) });
     stage.notifier.startKeepAlive();
@@ -256,7 +256,7 @@ describe('the keep-alive of a notifier', () => {
     assert.deepEqual(stage.sent, ['WATCHDOG=1']);
   });
 
-  it('comes at half of the time after which the manager gives up', (context) => {
+  it('comes at half of the watchdog interval', (context) => {
     context.mock.timers.enable({ apis: ['setInterval'] });
     using stage = new Stage({ NOTIFY_SOCKET: '/n', WATCHDOG_USEC: '30000000', WATCHDOG_PID: String(PID) });
     stage.notifier.startKeepAlive();

@@ -6,12 +6,12 @@ import { failsWith } from '../../support/errors.js';
 import { isPending, turns } from '../../support/loop.js';
 import { failure, killed, onStage, success } from './stage.js';
 
-/** What `killed` of a process that is no child is told as. */
+/** How the end of a process that is no child is reported. */
 const unknown = 'unknown';
 
 describe('a worker that an earlier generation has started', () => {
   it(
-    'keeps its slot, and no other process is started for it',
+    'keeps its slot, in which no other process is started',
     onStage({ count: 2 }, async ({ host, pool, supervisor, events }) => {
       pool.ready(1, 51);
       const started = supervisor.start([host.earlier(1, 51)]);
@@ -37,7 +37,7 @@ describe('a worker that an earlier generation has started', () => {
   );
 
   it(
-    'is replaced at once when it had closed its servers, though nobody knows how it ended',
+    'is replaced at once when it had closed its servers, though its exit code is unknown',
     onStage({}, ({ host, pool, supervisor, events }) => {
       pool.ready(1, 51);
       supervisor.start([host.earlier(1, 51)]).catch(() => undefined);
@@ -51,7 +51,7 @@ describe('a worker that an earlier generation has started', () => {
   );
 
   it(
-    'has not finished when it ends before it listens, since nobody knows how; the next process tells',
+    'has not finished when it ends before it listens, because its exit code is unknown',
     onStage({}, ({ host, pool, supervisor, events }) => {
       pool.join(1, 51);
       supervisor.start([host.earlier(1, 51, 'starting')]).catch(() => undefined);
@@ -99,7 +99,7 @@ describe('a worker that an earlier generation has started', () => {
   }
 
   it(
-    'is drained and ended as a child when all are stopped',
+    'is drained and ended like a child in a stop',
     onStage({}, async (stage) => {
       const { host, pool, supervisor } = stage;
       pool.ready(1, 51);
@@ -114,7 +114,7 @@ describe('a worker that an earlier generation has started', () => {
   );
 
   it(
-    'that had not been ready is waited for as any that starts',
+    'has the time of a new process when it was not ready',
     onStage({}, async ({ host, pool, supervisor, events }) => {
       pool.join(1, 51);
       const started = supervisor.start([host.earlier(1, 51, 'starting')]);
@@ -127,7 +127,7 @@ describe('a worker that an earlier generation has started', () => {
   );
 
   it(
-    'is awaited when the pool does not have it, whatever is said of it',
+    'is awaited when it is not in the pool, in any state',
     onStage({}, ({ host, supervisor, events }) => {
       supervisor.start([host.earlier(1, 51, 'ready')]).catch(() => undefined);
       host.pass(10_000);
@@ -136,7 +136,7 @@ describe('a worker that an earlier generation has started', () => {
   );
 
   it(
-    'that is not there any more is followed by another one at once',
+    'is followed by another process at once when it has already ended',
     onStage({ count: 2 }, async ({ host, pool, supervisor, events }) => {
       pool.ready(1, 51);
       const dead = { ...host.earlier(1, 51) };
@@ -159,7 +159,7 @@ describe('a worker that an earlier generation has started', () => {
 
 describe('an awaited worker', () => {
   it(
-    'has its slot as soon as the pool says that it is ready, by the control socket',
+    'has its slot when it is ready after it joined by the control socket',
     onStage({}, async ({ host, pool, supervisor, events }) => {
       const started = supervisor.start([host.earlier(1, 51, 'awaited')]);
       host.pass(9_999);
@@ -173,7 +173,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'has it too when it has joined before the start',
+    'has its slot when it joined before the start',
     onStage({}, async ({ host, pool, supervisor }) => {
       pool.ready(7, 51);
       await supervisor.start([host.earlier(1, 51, 'awaited')]);
@@ -182,7 +182,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'is followed by another process at once when it ends before, and that one waits when it dies',
+    'is followed by another process at once when it ends before it returns; that one gets a pause when it dies',
     onStage({}, ({ host, supervisor, events }) => {
       supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
       host.process(51).exit(killed);
@@ -199,7 +199,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'that stays away is ended, and another one has its place at once',
+    'is ended when it does not return in time, and another process is started at once',
     onStage({ drainTimeoutMs: 5_000 }, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       const started = supervisor.start([host.earlier(1, 51, 'awaited')]);
@@ -217,7 +217,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'that comes back too late gets nothing new',
+    'gets no connections when it returns too late',
     onStage({}, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
@@ -231,7 +231,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'is drained when it comes back while all are stopped',
+    'is drained when it returns during a stop',
     onStage({}, async (stage) => {
       const { host, pool, supervisor } = stage;
       supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
@@ -247,7 +247,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'is ended when it stays away while all are stopped',
+    'is ended when it does not return during a stop',
     onStage({}, async (stage) => {
       const { host, supervisor, events } = stage;
       supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
@@ -263,7 +263,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'is killed at once when it is told so',
+    'is killed at once by `kill`',
     onStage({}, async (stage) => {
       const { host, supervisor } = stage;
       supervisor.start([host.earlier(1, 51, 'awaited')]).catch(() => undefined);
@@ -275,7 +275,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'is not followed by another one when all are stopped because of it',
+    'is not followed by another one when its end makes a listener stop all children',
     onStage({}, async ({ host, supervisor, events }) => {
       let stopped: Promise<void> | undefined;
       supervisor.on('died', () => {
@@ -290,7 +290,7 @@ describe('an awaited worker', () => {
   );
 
   it(
-    'shows that the command works: the start does not fail any more',
+    'shows that the command works, so the start no longer fails',
     onStage({}, async (stage) => {
       const { host, supervisor, events } = stage;
       const started = supervisor.start([host.earlier(1, 51, 'awaited')]);
@@ -306,9 +306,9 @@ describe('an awaited worker', () => {
   );
 });
 
-describe('an occupant without a place', () => {
+describe('a process without a place', () => {
   it(
-    'is drained and ended when its slot is beyond the number',
+    'is drained and ended when its slot is beyond `count`',
     onStage({}, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       pool.ready(1, 51);
@@ -323,7 +323,7 @@ describe('an occupant without a place', () => {
   );
 
   it(
-    'is waited for when all are stopped, and killed when it is told so',
+    'is waited for in a stop, and killed by `kill`',
     onStage({}, async (stage) => {
       const { host, pool, supervisor } = stage;
       pool.ready(1, 51);
@@ -340,7 +340,7 @@ describe('an occupant without a place', () => {
   );
 
   it(
-    'is drained and ended when its place was taken by another one',
+    'is drained and ended when another process has its place',
     onStage({}, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       pool.ready(1, 51);
@@ -360,7 +360,7 @@ describe('an occupant without a place', () => {
   );
 
   it(
-    'that has lost its dispatcher is drained when it has come back, or ended when it stays away',
+    'is drained when it returns, or ended when it does not return, after its dispatcher was killed',
     onStage({}, async (stage) => {
       const { host, pool, supervisor } = stage;
       supervisor
@@ -379,7 +379,7 @@ describe('an occupant without a place', () => {
 
 describe('a slot that has finished', () => {
   it(
-    'stays so under the next supervisor',
+    'stays finished under the next supervisor',
     onStage({ count: 2 }, async ({ host, pool, supervisor, events }) => {
       const started = supervisor.start([{ id: 2, state: 'finished' }]);
       pool.ready(1, 101);
@@ -390,7 +390,7 @@ describe('a slot that has finished', () => {
   );
 
   it(
-    'was drained by hand when that is said, and keeps the service going',
+    'does not finish the supervisor when it was drained by hand',
     onStage({}, async ({ pool, supervisor, events }) => {
       await supervisor.start([{ id: 1, state: 'finished', wasDrained: true }]);
       assert.deepEqual(events, []);
@@ -401,7 +401,7 @@ describe('a slot that has finished', () => {
   );
 
   it(
-    'is the end when it is the only one',
+    'finishes the supervisor when it is the only one',
     onStage({}, async ({ supervisor, events }) => {
       await supervisor.start([{ id: 1, state: 'finished' }]);
       assert.deepEqual(events, ['finished']);
@@ -409,7 +409,7 @@ describe('a slot that has finished', () => {
   );
 
   it(
-    'that leaves, and has lost its dispatcher, has the whole time for draining to end by itself',
+    'gives a leaving process whose dispatcher was killed the whole drain timeout to end by itself',
     onStage({ drainTimeoutMs: 30_000 }, async (stage) => {
       const { host, pool, supervisor } = stage;
       pool.ready(1, 52);

@@ -1,17 +1,17 @@
-// Who is in each slot of the supervisor, as one generation tells the next: JSON, and the descriptors of their output.
+// Slot snapshots as they travel in a takeover: JSON, and the descriptors of the output of their processes.
 import * as v from 'valibot';
 
 import type { Attachment } from '../dispatcher/internal.js';
 import { closeAll, PassfdError, type Descriptor } from '../fd/index.js';
-import type { Living, Occupant, OutputEnd } from '../supervisor/index.js';
+import type { ProcessSnapshot, SlotSnapshot, OutputEnd } from '../supervisor/index.js';
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const positive = v.pipe(count, v.minValue(1));
 
-/** What was read and not yet written, in base64; its descriptor is the next one that came with it. */
+/** The beginning of a line, in base64. Its descriptor is the next one of the attachment. */
 const output = v.optional(v.string());
 
-const occupant = v.union([
+const schema = v.union([
   v.object({
     id: positive,
     state: v.literal('finished'),
@@ -36,10 +36,10 @@ const occupant = v.union([
   }),
 ]);
 
-/** Whoever owns the occupant's descriptors owns these, which are the same. */
-export function attachmentOf(occupant: Occupant): Attachment {
-  if (!('pid' in occupant)) return { data: occupant, descriptors: [] };
-  const { stdout, stderr, ...rest } = occupant;
+/** The attachment has the descriptors of the snapshot, not duplicates. */
+export function attachmentOf(snapshot: SlotSnapshot): Attachment {
+  if (!('pid' in snapshot)) return { data: snapshot, descriptors: [] };
+  const { stdout, stderr, ...rest } = snapshot;
   const ends = [stdout, stderr];
   return {
     data: { ...rest, stdout: encode(stdout), stderr: encode(stderr) },
@@ -47,9 +47,9 @@ export function attachmentOf(occupant: Occupant): Attachment {
   };
 }
 
-/** Takes over the descriptors. @throws {PassfdError} `ERR_TAKEOVER` when it is not understood; then they are closed */
-export function occupantIn({ data, descriptors }: Attachment): Occupant {
-  const result = v.safeParse(occupant, data);
+/** Takes over the descriptors. @throws {PassfdError} `ERR_TAKEOVER` when the data is not understood; then they are closed */
+export function slotSnapshotIn({ data, descriptors }: Attachment): SlotSnapshot {
+  const result = v.safeParse(schema, data);
   if (!result.success) {
     closeAll([...descriptors]);
     throw new PassfdError('ERR_TAKEOVER', `A slot is not understood: ${v.summarize(result.issues)}`);
@@ -57,7 +57,7 @@ export function occupantIn({ data, descriptors }: Attachment): Occupant {
   if (!('pid' in result.output)) return result.output;
   const { stdout, stderr, identity, ...rest } = result.output;
   const left = [...descriptors];
-  const living: Living = {
+  const living: ProcessSnapshot = {
     ...rest,
     identity,
     ...decode('stdout', stdout, left),

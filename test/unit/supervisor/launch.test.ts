@@ -1,4 +1,4 @@
-// What is looked up anew at each start: the environment, its file, and the working directory as the shell names it.
+// What is read again at each start: the environment, its file, and the working directory as the shell names it.
 import assert from 'node:assert/strict';
 import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { realpathSync } from 'node:fs';
@@ -21,7 +21,7 @@ function surroundings(name: string, env: Record<string, string> = {}): Surroundi
 }
 
 describe('the environment of a child', () => {
-  it('is that of this process at that moment', () => {
+  it('is that of this process at the time of the start', () => {
     const env: Record<string, string> = { ONE: '1' };
     const startFor = createStarts(options, { env, cwd: () => '/' });
     assert.equal(startFor(1).env['ONE'], '1');
@@ -29,7 +29,7 @@ describe('the environment of a child', () => {
     assert.equal(startFor(1).env['ONE'], '2');
   });
 
-  it('is read from its file each time: that wins over this process, and what is set for the children wins over it', async () => {
+  it('is read from its file at each start: the file wins over this process, and the option `env` wins over the file', async () => {
     await using directory = await temporaryDirectory();
     const envFile = join(directory.path, 'env');
     const startFor = createStarts(
@@ -44,7 +44,7 @@ describe('the environment of a child', () => {
     assert.deepEqual(seen(), ['new', 'own', 'set', '4']);
   });
 
-  it('cannot be told while its file cannot be read', async () => {
+  it('throws while its file cannot be read', async () => {
     await using directory = await temporaryDirectory();
     const envFile = join(directory.path, 'env');
     const startFor = createStarts({ ...options, envFile }, { env: {}, cwd: () => '/' });
@@ -56,7 +56,7 @@ describe('the environment of a child', () => {
   });
 
   it(
-    'fails the start when it cannot be told, and is tried again',
+    'fails the start when its file cannot be read, and is tried again',
     onStage({ envFile: '/nonexistent/env' }, async ({ supervisor, events }) => {
       await assert.rejects(
         supervisor.start(),
@@ -69,7 +69,7 @@ describe('the environment of a child', () => {
     }),
   );
 
-  it('fails a restart when it cannot be told, and the old process stays', async () => {
+  it('fails a restart when its file cannot be read, and the old process stays', async () => {
     await using directory = await temporaryDirectory();
     const envFile = join(directory.path, 'env');
     await writeFile(envFile, '');
@@ -85,7 +85,7 @@ describe('the environment of a child', () => {
 });
 
 describe('the working directory of a child', () => {
-  it('is where the link leads now by which this process entered its own', async () => {
+  it('is where the symbolic link in PWD leads now', async () => {
     await using directory = await temporaryDirectory();
     const [first, second, current] = ['first', 'second', 'current'].map((name) =>
       join(directory.path, name),
@@ -107,7 +107,7 @@ describe('the working directory of a child', () => {
     assert.deepEqual(seen(), [current, realpathSync(second), 'second']);
   });
 
-  it('is that of this process when the shell named another one, none, or not a whole path', async () => {
+  it('is that of this process when PWD names another one, is not set, or is relative', async () => {
     await using directory = await temporaryDirectory();
     await mkdir(join(directory.path, 'other'));
     const cwd = (): string => directory.path;
@@ -127,7 +127,7 @@ describe('the working directory of a child', () => {
     });
     await writeFile(current, '');
     assert.throws(() => startFor(1), {
-      message: `The working directory ${current} is no directory any more`,
+      message: `The working directory ${current} is not a directory any more`,
     });
   });
 });

@@ -1,27 +1,27 @@
-// Occupants on their way to the next generation: what is told there is what comes out, with its descriptors.
+// Slot snapshots on their way to the next generation: they arrive unchanged, with their descriptors.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { attachmentOf, occupantIn } from '../../../src/service/occupants.js';
+import { attachmentOf, slotSnapshotIn } from '../../../src/service/slot-snapshots.js';
 import type { Attachment } from '../../../src/dispatcher/internal.js';
-import type { Living, Occupant, OutputEnd } from '../../../src/supervisor/index.js';
+import type { ProcessSnapshot, SlotSnapshot, OutputEnd } from '../../../src/supervisor/index.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
 import { openFile, takeTexts } from '../../support/files.js';
 
-const living: Living = { id: 2, pid: 4711, identity: '815', state: 'ready' };
+const living: ProcessSnapshot = { id: 2, pid: 4711, identity: '815', state: 'ready' };
 
 function end(text: string, partial: string): OutputEnd {
   return { descriptor: openFile(text), partial: Buffer.from(partial) };
 }
 
-/** What comes out at the other end. */
-function sent(occupant: Occupant): Occupant {
-  const { data, descriptors } = attachmentOf(occupant);
-  return occupantIn({ data: JSON.parse(JSON.stringify(data)), descriptors });
+/** The snapshot as it arrives. */
+function sent(snapshot: SlotSnapshot): SlotSnapshot {
+  const { data, descriptors } = attachmentOf(snapshot);
+  return slotSnapshotIn({ data: JSON.parse(JSON.stringify(data)), descriptors });
 }
 
-describe('an occupant that is handed on', () => {
+describe('a slot snapshot that is handed over', () => {
   it(
     'is the same at the other end, in each state',
     keepsDescriptors(() => {
@@ -29,10 +29,10 @@ describe('an occupant that is handed on', () => {
         assert.deepEqual(sent({ ...living, state }), { ...living, state });
       }
       assert.deepEqual(sent({ id: 1, state: 'finished' }), { id: 1, state: 'finished' });
-      const drained: Occupant = { id: 1, state: 'finished', wasDrained: true, hasServed: true };
+      const drained: SlotSnapshot = { id: 1, state: 'finished', wasDrained: true, hasServed: true };
       assert.deepEqual(sent(drained), drained);
       const history = { deaths: 7, earlyDeaths: 4 };
-      const waiting: Occupant = { id: 1, state: 'waiting', restartInMs: 800, history };
+      const waiting: SlotSnapshot = { id: 1, state: 'waiting', restartInMs: 800, history };
       assert.deepEqual(sent(waiting), waiting);
       assert.deepEqual(sent({ ...living, identity: undefined }), { ...living, identity: undefined });
     }),
@@ -43,10 +43,10 @@ describe('an occupant that is handed on', () => {
       `has its output there by the right names, and the line that has begun: ${ends.join(' and ')}`,
       keepsDescriptors(() => {
         const outputs = Object.fromEntries(ends.map((name) => [name, end(name, `${name} \0\xff`)]));
-        const occupant = sent({ ...living, ...outputs });
-        assert.ok('pid' in occupant);
+        const snapshot = sent({ ...living, ...outputs });
+        assert.ok('pid' in snapshot);
         for (const name of ['stdout', 'stderr'] as const) {
-          const output: OutputEnd | undefined = occupant[name];
+          const output: OutputEnd | undefined = snapshot[name];
           assert.equal(output !== undefined, (ends as readonly string[]).includes(name));
           if (!output) continue;
           assert.deepEqual(takeTexts([output.descriptor]), [name]);
@@ -66,7 +66,7 @@ describe('an occupant that is handed on', () => {
       `and ${what} is refused, and its descriptors are closed`,
       keepsDescriptors(() => {
         const attachment: Attachment = { data, descriptors: [openFile('x')] };
-        assert.throws(() => occupantIn(attachment), failsWith('ERR_TAKEOVER', /not understood/));
+        assert.throws(() => slotSnapshotIn(attachment), failsWith('ERR_TAKEOVER', /not understood/));
       }),
     );
   }
@@ -75,7 +75,7 @@ describe('an occupant that is handed on', () => {
     'keeps no descriptor beyond those of its output',
     keepsDescriptors(() => {
       const { data } = attachmentOf(living);
-      occupantIn({ data, descriptors: [openFile('x'), openFile('y')] });
+      slotSnapshotIn({ data, descriptors: [openFile('x'), openFile('y')] });
     }),
   );
 });
