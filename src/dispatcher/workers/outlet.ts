@@ -31,7 +31,7 @@ export class Outlet {
   async send(frame: Buffer, descriptors?: readonly Descriptor[], signal?: AbortSignal): Promise<boolean> {
     if (this.#isClosed) return false;
     try {
-      await this.#channel.post(frame, descriptors, { signal });
+      await this.#channel.post(frame, descriptors, signal && { signal });
       return true;
     } catch {
       return false;
