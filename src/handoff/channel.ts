@@ -51,7 +51,10 @@ export class Channel {
   post(
     frame: Buffer,
     descriptors: readonly Descriptor[] = [],
-    { handoff, signal }: { readonly handoff?: Handoff | undefined; readonly signal?: AbortSignal } = {},
+    {
+      handoff,
+      signal,
+    }: { readonly handoff?: Handoff | undefined; readonly signal?: AbortSignal | undefined } = {},
   ): Promise<void> {
     return this.socket.send(frame, descriptors, { kept: true, handoff, signal });
   }
