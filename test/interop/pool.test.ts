@@ -1,4 +1,4 @@
-// Workers of unmodified CPython in a dispatcher's pool: side by side with others, busy, and killed.
+// Workers of unmodified CPython in a dispatcher's pool: beside others, busy, and killed.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -19,18 +19,18 @@ import { withPrograms, type Program, type Start } from '../support/program.js';
 import type { Python } from '../support/pythons.js';
 import { talk, talkAtOnce, TcpClient } from '../support/tcp-client.js';
 
-/** What the peers know. */
+/** The key of the Python programs. */
 const KEY: ControlOptions = { authkey: 'peekaboo' };
 
 const GOT = 'GOT FD blocking';
 
 interface Pool {
-  /** What the dispatcher has warned of; a test takes out what it expects. */
+  /** Warnings of the dispatcher. A test takes out those that it expects. */
   readonly warnings: unknown[];
   readonly dispatcher: Dispatcher;
   readonly port: number;
   readonly control: string;
-  /** Starts a worker, and waits until the dispatcher knows it. */
+  /** Starts a worker, and waits until it is ready. */
   start(name: 'listener_worker' | 'raw_worker', ...args: string[]): Promise<[Program, WorkerView]>;
 }
 
@@ -79,7 +79,7 @@ async function withPool(
   }
 }
 
-/** Has a worker adopt whatever it gets, until it is closed. */
+/** Has a worker adopt everything that it gets, until it is closed. */
 function adoptAll(worker: FakeWorker): void {
   const isOver = (async (): Promise<void> => {
     for (;;) {
@@ -94,16 +94,16 @@ async function until(fact: () => boolean): Promise<void> {
   while (!fact()) await turns(1);
 }
 
-/** Stops a process, and waits until it does nothing any more. */
+/** Stops a process, and waits until it has stopped. */
 async function stop(program: Program): Promise<void> {
   program.signal('SIGSTOP');
-  // proc_pid_stat(5): the state stands behind the name.
+  // proc_pid_stat(5): the state comes after the name.
   await until(() => readFileSync(`/proc/${program.pid}/stat`, 'utf8').includes(') T '));
 }
 
 describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
   it(
-    'joins by the control socket with the key, and serves as the recipe does',
+    'joins by the control socket with the key, and serves clients',
     withPrograms((start) =>
       withPool(python, start, async (pool) => {
         const [program, worker] = await pool.start('listener_worker');
@@ -134,7 +134,7 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
 
   for (const name of ['listener_worker', 'raw_worker'] as const) {
     it(
-      `does not get the next client while it is busy with one and another is free: ${name}`,
+      `gets no client while it is busy with one and another worker is free: ${name}`,
       withPrograms((start) =>
         withPool(python, start, async (pool) => {
           const [, busy] = await pool.start(name);
@@ -155,7 +155,7 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
   }
 
   it(
-    'gets as many at a time as come, when it serves them side by side',
+    'gets all clients that come, if it serves each in a thread',
     withPrograms((start) =>
       withPool(python, start, async (pool) => {
         const [program, worker] = await pool.start('listener_worker', 'at-once');
@@ -175,7 +175,7 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
   );
 
   it(
-    'gets its share beside a worker of another dialect, when it serves them side by side',
+    'gets its share beside a worker of another dialect, if it serves each client in a thread',
     withPrograms((start) =>
       withPool(
         python,
@@ -203,7 +203,7 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
 
   for (const name of ['listener_worker', 'raw_worker'] as const) {
     it(
-      `makes no client wait behind another when its declared limit is 1, however much others have to do: ${name}`,
+      `makes no client wait for another one if its declared limit is 1, even if others have much to do: ${name}`,
       withPrograms((start) =>
         withPool(
           python,
@@ -237,7 +237,7 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
 
   for (const name of ['listener_worker', 'raw_worker'] as const) {
     it(
-      `that is killed loses to another what it had not received, and nothing else: ${name}`,
+      `that is killed loses only what it had not received, to another worker: ${name}`,
       withPrograms((start) =>
         withPool(python, start, async (pool) => {
           const { dispatcher } = pool;
@@ -266,7 +266,7 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
 
   for (const name of ['listener_worker', 'raw_worker'] as const) {
     it(
-      `that is killed gets nothing more, while a child of it may still receive what is in flight: ${name}`,
+      `that is killed gets nothing more while its child may still receive what is in flight: ${name}`,
       withPrograms((start) =>
         withPool(python, start, async ({ dispatcher, port, warnings, ...pool }) => {
           const [victim, worker] = await pool.start(name, 'fork');
@@ -294,7 +294,7 @@ describeWithFirstAndLastPython('a Python worker in a pool', (python) => {
   }
 
   it(
-    'finishes what it has when it is drained, and ends by itself',
+    'finishes its connections when it is drained, and exits',
     withPrograms((start) =>
       withPool(python, start, async (pool) => {
         const [program, worker] = await pool.start('listener_worker');

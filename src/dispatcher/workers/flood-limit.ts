@@ -37,7 +37,7 @@ export class FloodLimit {
     if (this.#saidBytes <= MAX_SAID_BYTES) return;
     throw new PassfdError(
       'ERR_PROTOCOL',
-      `The peer says more than ${MAX_SAID_BYTES} bytes in a second beside what it adopts, refuses and closes`,
+      `The worker sent more than ${MAX_SAID_BYTES} bytes in a second, beside what it adopted, refused and closed`,
     );
   }
 

@@ -313,13 +313,14 @@ export class RecipeWorker implements WorkerHandle {
     this.#answer += message.bytes.toString('latin1');
     while (this.#answer.startsWith(OK)) {
       this.#answer = this.#answer.slice(OK.length);
-      if (!this.#inFlight) throw new PassfdError('ERR_PROTOCOL', 'The worker answers what it was not given');
+      if (!this.#inFlight)
+        {throw new PassfdError('ERR_PROTOCOL', 'The worker answered a connection that it was not given');}
       this.#settle();
       this.#events.changed(this);
       this.#reportResumed();
     }
     if (!OK.startsWith(this.#answer)) {
-      throw new PassfdError('ERR_PROTOCOL', 'The worker answers a descriptor with something else than OK');
+      throw new PassfdError('ERR_PROTOCOL', 'The worker answered a connection with something other than OK');
     }
   }
 

@@ -94,7 +94,7 @@ export class Requests {
     if (this.#unreadBytes > MAX_UNREAD_BYTES) {
       throw new PassfdError(
         'ERR_PROTOCOL',
-        `The peer leaves more than ${MAX_UNREAD_BYTES} bytes of answers unread`,
+        `The worker left more than ${MAX_UNREAD_BYTES} bytes of answers unread`,
       );
     }
     const taken = (): void => {

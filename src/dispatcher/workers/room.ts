@@ -95,7 +95,7 @@ export class Room {
     if (total < this.#closed || total > had) {
       throw new PassfdError(
         'ERR_PROTOCOL',
-        `The peer closed ${total} connections in all, after ${this.#closed}, and adopted ${had}`,
+        `The worker reported ${total} closed connections after ${this.#closed}, and had adopted ${had}`,
       );
     }
     if (total === this.#closed) return false;

@@ -1,12 +1,12 @@
-// SlowCloses: how many descriptors of a worker's user are slow to close here. They count as in flight to that worker.
+// SlowCloses: how many descriptors of a worker's user are slow to close. They count as in flight to that worker.
 import { setTimeout as startTimer } from 'node:timers';
 
 import { countClosing } from '../../fd/internal.js';
 
-/** A close takes some microseconds. Closes that wait for so long wait for a slow one, and their descriptors are missing elsewhere. */
+/** A close takes some microseconds. A close that waits this long waits for a slow one, and its descriptor is missing elsewhere. */
 const SLOW_MS = 100;
 
-/** Pause before it is asked again whether there are fewer. */
+/** Time until the next look whether there are fewer. */
 const LOOK_AGAIN_MS = 100;
 
 export class SlowCloses {
@@ -14,7 +14,7 @@ export class SlowCloses {
   readonly #changed: () => void;
   #timer: NodeJS.Timeout | undefined;
 
-  /** @param changed called a while after there were some, when there may be fewer */
+  /** @param changed called some time after `count` was not 0, since it may be smaller */
   constructor(user: number, changed: () => void) {
     this.#user = user;
     this.#changed = changed;

@@ -1,18 +1,17 @@
-// StallWatch: notices that a worker answers nothing though something is in flight to it, as one that is stopped or busy.
+// StallWatch: notices a worker that answers nothing although something is in flight to it: it is stopped, or busy.
 
-/** Between two looks at a worker; a timer for each connection would cost more than all else that is done for it. */
+/** Time between two looks at a worker. A timer for each connection would cost more than the connection. */
 const LOOK_EVERY_MS = 250;
 
 /**
- * Looks in a row at which nothing has changed, until a worker counts as stalled. Not a time: when this process was stopped
- * itself, one look is all that it has missed, and behind it the answers are read that have come meanwhile.
+ * After so many looks in a row without a change, a worker is stalled. A span of time would be wrong: when this process was
+ * stopped itself, it has missed one look, and reads the answers that have come before the next look.
  */
 const LOOKS = 4;
 
-/** What is looked at. */
 export interface Answering {
   readonly inFlight: number;
-  /** How many connections were ever answered. */
+  /** Number of connections that were ever answered. */
   readonly settled: number;
 }
 
@@ -24,7 +23,7 @@ export class StallWatch {
   #settled = 0;
   #isStalled: boolean;
 
-  /** @param isStalled whether it was noticed before, and told: then it is not told again */
+  /** @param isStalled whether that was reported before. It is not reported again */
   constructor(worker: Answering, onStalled: () => void, isStalled = false) {
     this.#worker = worker;
     this.#onStalled = onStalled;
@@ -35,7 +34,7 @@ export class StallWatch {
     return this.#isStalled;
   }
 
-  /** Something is in flight: looks from now on until nothing is. A second call does nothing. */
+  /** Something is in flight. Looks at the worker until nothing is. A second call does nothing. */
   start(): void {
     if (this.#timer) return;
     this.#looks = 0;
@@ -45,7 +44,7 @@ export class StallWatch {
     }, LOOK_EVERY_MS).unref();
   }
 
-  /** It has answered. @returns whether it was stalled */
+  /** The worker has answered. @returns whether it was stalled */
   resume(): boolean {
     const wasStalled = this.#isStalled;
     this.#isStalled = false;

@@ -1,4 +1,4 @@
-// WorkerHandle: the dispatcher's view of a worker, whatever its dialect is.
+// WorkerHandle: the dispatcher's view of a worker, in any dialect.
 import type { Descriptor, PassfdError, StreamSocket } from '../../fd/index.js';
 import type { Unsent } from '../../fd/internal.js';
 import type { FormerChild } from '../../handoff/index.js';
@@ -8,91 +8,92 @@ import type { WorkerState } from '../succession/worker-state.js';
 
 export type Dialect = 'passfd' | 'multiprocessing' | 'raw';
 
-/** What others may know of a worker. */
+/** What events, the supervisor and the status show of a worker. */
 export interface WorkerView {
+  /** Stays the same when a supervised worker is replaced: two workers can have it for a while. */
   readonly id: number;
   readonly pid: number;
   readonly dialect: Dialect;
   readonly state: 'starting' | 'ready' | 'draining';
-  /** Connections that it took since it joined. */
+  /** Connections that the worker has adopted since it joined. */
   readonly adopted: number;
-  /** Connections that it has open; null where the dialect cannot tell. */
+  /** Connections that the worker has open. Null where the dialect or the kernel cannot tell. */
   readonly active: number | null;
-  /** Sent, not yet adopted. */
+  /** Connections that were sent to the worker and are not adopted yet. */
   readonly inFlight: number;
-  /** Whether it takes connections of any address now. */
+  /** Whether the worker takes connections of any address now. */
   readonly listens: boolean;
-  /** Whether something is in flight to it and it has not answered for a while; until it does, it gets nothing new. */
+  /** Whether the worker has answered nothing for a second although something is in flight. It gets nothing new until it does. */
   readonly isStalled: boolean;
-  /** Whether it was told to drain, by `drain`. Undefined where the dialect does not know. */
+  /** Whether the dispatcher was asked to drain the worker. Undefined for a recipe worker. */
   readonly isTakenOut?: boolean;
-  /** What it told of its end before that, if it did. */
+  /** Why the worker ends, as it reported before its end. */
   readonly lastWords?: string | undefined;
-  /** Of one of this user that has come back from a dispatcher that died, and was its child, as it says. */
+  /** The slot and the service that the worker had as a child of a dispatcher that died. Only a worker of this user has it. */
   readonly formerChild?: FormerChild | undefined;
 }
 
 export interface WorkerHandle extends WorkerView, Candidate {
-  /** Whether it is ready for connections of this address, though it may have no room at the moment. */
+  /** Whether the worker is ready for connections of the listener, even if it has no room at the moment. */
   serves(listener: Listener): boolean;
-  /** How many connections of this address it may be given now. */
+  /** How many connections of the listener the worker may be given now. */
   roomFor(listener: Listener): number;
-  /** Whether it has as many connections as it said that it takes. That no more may be on the way to it is not that. */
+  /** Whether the worker has as many connections as it may have. A worker whose window is full may still have fewer. */
   readonly isFull: boolean;
   /**
    * Whether a connection that is given now may have to wait until the worker is done with another one. Such a worker is a
    * candidate only when no other worker is, or when all others have much to do.
    */
   readonly mayQueue: boolean;
-  /** Puts a connection on its way. It owns it from here on, until it is adopted, or comes back by `WorkerEvents`. */
+  /** Owns the connection until it is adopted, or comes back with an event. */
   give(connection: AcceptedConnection): void;
   /** Sends what was given. */
   flush(): void;
-  /** Whether it has connections open that came from no dispatcher: it is not drained before they are closed. */
+  /** Whether the worker has connections open that came from no dispatcher. Its drain waits for them too. */
   readonly isHolding: boolean;
-  /** Descriptors of connections that were sent to it and are still open here. */
+  /** Descriptors of connections that were sent to the worker and are still open here. */
   readonly handedOut: readonly Descriptor[];
-  /** Gives it nothing more, and tells it so. A second call does nothing. */
+  /** Has the worker drain: it gets nothing more, and finishes what it has. A second call does nothing. */
   drain(): void;
-  /** Ends the channel; what is in flight goes back. */
+  /** Ends the channel. What is in flight comes back with `left`. */
   end(): void;
   /**
-   * Neither hears nor tells it anything until `thaw`, or until it is `disown`ed. Resolves when all that had come from it
-   * is dealt with; when it has left by then, that was told.
+   * Sends and reads nothing until `thaw` or `disown`. Resolves when everything that was received before is dealt with. A
+   * worker that left meanwhile has emitted `left`.
    */
   freeze(): Promise<FrozenWorker>;
   thaw(): void;
-  /** Another process goes on with it: closes what this one has of it, and tells nobody. */
+  /** Another process goes on with the worker: closes what this process has of it, and emits nothing. */
   disown(): void;
 }
 
-/** What another process needs to go on with a worker. It is lent, and good while the worker is frozen. */
+/** What another process needs to go on with a worker. Lent, and valid while the worker is frozen. */
 export interface FrozenWorker {
   readonly snapshot: WorkerState;
   readonly socket: StreamSocket;
-  /** In the order in which they were sent. */
+  /** In the order of their positions. */
   readonly inFlight: readonly AcceptedConnection[];
   /** See `StreamSocket.unsent`. */
   unsent(): Unsent[];
 }
 
-/** What a worker handle tells the pool. */
+/** What a handle reports of its worker. */
 export interface WorkerEvents {
   ready(worker: WorkerHandle): void;
-  /** It may have room that it had not, or has something less open. */
+  /** The worker may have more room than before, or fewer connections open. */
   changed(worker: WorkerHandle): void;
   adopted(count: number): void;
-  /** It could not take them, and says why. The receiver owns them. */
+  /** The worker could not take the connections. The receiver owns them. */
   refused(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
   draining(worker: WorkerHandle): void;
-  /** It has become `isStalled`. What is in flight to it stays with it while it lives. */
+  /** `isStalled` has become true. What is in flight stays with the worker until it exits. */
   stalled(worker: WorkerHandle): void;
-  /** It answers again. Told when what it has answered is counted, and was told: then nothing more is to be done. */
+  /** The worker answers again. Comes after the events of its answer. */
   resumed(worker: WorkerHandle): void;
-  /** It broke the protocol; `left` follows. */
+  /** The worker broke the protocol. `left` follows. */
   broke(error: PassfdError): void;
-  /** Something failed that is no fault of its own. Where it is parted with for that, `left` follows. */
+  /** Something failed that is no fault of the worker. If the worker is disconnected for it, `left` follows. */
   failed(error: unknown): void;
-  /** Its channel has ended. What it had not adopted comes back; the receiver owns it. */
+  /** The channel of the worker has ended. The receiver owns the connections, which the worker had not adopted. */
   left(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
 }

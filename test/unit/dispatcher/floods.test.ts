@@ -1,4 +1,4 @@
-// Workers that say too much, or hear nothing of what they have asked for: each is told so and cut off, and costs nobody else.
+// Workers that send too much, or do not read what they have asked for: each is disconnected, and others are served meanwhile.
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
 
@@ -7,7 +7,7 @@ import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import type { FakeWorker } from '../../support/fake-worker.js';
 import { turns } from '../../support/loop.js';
 
-/** Says the same again and again, as fast as the channel takes it, until that is over. */
+/** Sends the same frame again and again, as fast as the channel takes it, until the channel ends. */
 async function flood(worker: FakeWorker, frame: Buffer): Promise<void> {
   const many = Buffer.concat(Array<Buffer>(Math.ceil(16_384 / frame.length)).fill(frame));
   const saying = async (): Promise<never> => {
@@ -16,7 +16,7 @@ async function flood(worker: FakeWorker, frame: Buffer): Promise<void> {
   await assert.rejects(saying(), { code: 'ERR_PEER_GONE' });
 }
 
-/** The body of a test in one and the same moment: however long it takes, no second is over. */
+/** The body of a test on a clock that stands still, so that no second passes. */
 function inNoTime(body: (stage: Stage) => Promise<void>): () => Promise<void> {
   return onStage({}, async (stage) => {
     const clock = mock.method(performance, 'now', () => 0);
@@ -40,7 +40,7 @@ describe('a worker that floods its dispatcher', () => {
   ];
   for (const [name, frame] of messages) {
     it(
-      `is told so and cut off, and others are served meanwhile: ${name}`,
+      `is disconnected with the reason, and others are served meanwhile: ${name}`,
       inNoTime(async (stage) => {
         const culprit = await stage.join();
         const other = await stage.joinServing();
@@ -50,7 +50,7 @@ describe('a worker that floods its dispatcher', () => {
         await other.handoffs(1);
         const [worker, { reason }] = await left;
         assert.equal(worker.id, culprit.id);
-        assert.match(reason, /says more than 2097152 bytes in a second/);
+        assert.match(reason, /sent more than 2097152 bytes in a second/);
         await flooding;
         const farewell = await culprit.next('farewell');
         assert.deepEqual([farewell.code, farewell.reason], ['ERR_PROTOCOL', reason]);
@@ -65,7 +65,7 @@ describe('a worker that floods its dispatcher', () => {
   }
 
   it(
-    'is none that changes its capacity three times with each connection, however fast they come; but not four times',
+    'may change its capacity three times with each connection, but not four times',
     inNoTime(async (stage) => {
       const worker = await stage.joinServing();
       // As long as it gets.
@@ -84,12 +84,12 @@ describe('a worker that floods its dispatcher', () => {
       assert.deepEqual(stage.refusedPeers, []);
       await worker.say(...Array<Buffer>(50).fill(frame));
       const [, { reason }] = await left;
-      assert.match(reason, /says more than 2097152 bytes in a second/);
+      assert.match(reason, /sent more than 2097152 bytes in a second/);
     }),
   );
 
   it(
-    'is none that says as much in the course of time',
+    'may send as much over a longer time',
     onStage({}, async (stage) => {
       let now = 0;
       const clock = mock.method(performance, 'now', () => now);
@@ -111,14 +111,14 @@ describe('a worker that floods its dispatcher', () => {
 
 describe('a worker that reads no answers', () => {
   it(
-    'is cut off when too much of them waits for it',
+    'is disconnected when too many bytes of answers wait',
     inNoTime(async (stage) => {
       const culprit = await stage.join();
       const left = stage.next('left');
       const flooding = flood(culprit, encodeJson({ type: 'serve', request: 1 }));
       const [worker, { reason }] = await left;
       assert.equal(worker.id, culprit.id);
-      assert.match(reason, /leaves more than 262144 bytes of answers unread/);
+      assert.match(reason, /left more than 262144 bytes of answers unread/);
       await flooding;
       assert.deepEqual(
         stage.refusedPeers.map(({ code, message }) => [code, message]),

@@ -1,4 +1,4 @@
-// The overload rule `refuse`: who is closed unserved, and when; and who is not, since a worker has only no room just now.
+// The overload rule `refuse`: which connections are closed and when, and which wait because a worker is full for a moment only.
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
 
@@ -8,7 +8,7 @@ import { backlogOf, onStage, type Stage } from '../../support/dispatcher-stage.j
 import { isPending, turns } from '../../support/loop.js';
 import { receivedText } from '../../support/stream.js';
 
-/** The body of a test whose clock stands still until it is told to go on. */
+/** The body of a test whose clock moves only when the test says so. */
 function withClock(
   body: (stage: Stage, pass: (milliseconds: number) => Promise<void>) => Promise<void>,
 ): () => Promise<void> {
@@ -35,7 +35,7 @@ async function end(clients: readonly StreamSocket[]): Promise<void> {
 
 describe('overload: refuse', () => {
   it(
-    'closes a connection at once when every worker has as many as it takes, and counts it',
+    'closes a connection at once when every worker is at its capacity, and counts it',
     onStage({ overload: 'refuse' }, async (stage) => {
       const workers = [await stage.joinServing({ capacity: 1 }), await stage.joinServing({ capacity: 1 })];
       const refusal = stage.next('refused');
@@ -50,8 +50,8 @@ describe('overload: refuse', () => {
   );
 
   it(
-    'closes nobody who comes in a burst to a worker that takes any number: they wait for its window',
-    // However long a busy machine takes, nobody has waited for too long.
+    'closes nothing of a burst to a worker without a capacity: clients wait for its window',
+    // The clock stands still, so no client waits too long on a busy machine.
     withClock(async (stage) => {
       const worker = await stage.joinServing({ window: 16 });
       const clients = await stage.clients(300);
@@ -64,7 +64,7 @@ describe('overload: refuse', () => {
   );
 
   it(
-    'closes who finds no room for a second, however many wait',
+    'closes all clients that have found no room for a second',
     withClock(async (stage, pass) => {
       const worker = await stage.joinServing({ window: 1 });
       await stage.client();
@@ -77,7 +77,7 @@ describe('overload: refuse', () => {
       await pass(1);
       await stage.until(() => refused(stage) === 200);
       await end(early);
-      // Who comes then waits anew.
+      // A client that comes later waits for a second of its own.
       await stage.client();
       await pass(PATIENCE_MS - 1);
       assert.equal(refused(stage), 200);
@@ -89,7 +89,7 @@ describe('overload: refuse', () => {
   );
 
   it(
-    'closes the rest of a queue that has not been empty for a second, though a worker takes one now and then',
+    'closes the rest of a queue that has not been empty for a second, even if a worker takes some of it',
     withClock(async (stage, pass) => {
       const worker = await stage.joinServing({ window: 1 });
       await stage.clients(9);
@@ -107,7 +107,7 @@ describe('overload: refuse', () => {
   );
 
   it(
-    'lets clients wait while there is no worker at all, and then as long as any others',
+    'lets clients wait while there is no worker, and gives them the usual second when one has joined',
     withClock(async (stage, pass) => {
       const address = await stage.address();
       await stage.clients(3);
@@ -124,7 +124,7 @@ describe('overload: refuse', () => {
   );
 
   it(
-    'closes nobody for a takeover that took long and failed; the time that they wait begins behind it',
+    'closes nothing because of a long failed takeover: the second begins after it',
     withClock(async (stage, pass) => {
       const worker = await stage.joinServing({ window: 1 });
       await stage.client();
@@ -151,7 +151,7 @@ describe('overload: refuse', () => {
   );
 
   it(
-    'closes nobody who came first during that, and whom the worker takes behind it',
+    'closes nothing that came during a takeover if the worker takes it afterwards',
     withClock(async (stage, pass) => {
       const worker = await stage.joinServing({ window: 4 });
       const { release } = await stage.dispatcher.freeze();

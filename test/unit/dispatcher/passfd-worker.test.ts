@@ -21,7 +21,7 @@ const hello = {
 
 describe('a worker that is being frozen', () => {
   it(
-    'is handed on as one that is parted with when what came last breaks the protocol',
+    'has the state of a worker being disconnected if its last message breaks the protocol',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
       using theirs = there;

@@ -1,4 +1,4 @@
-// Workers of the Python recipe: one byte with one connection at a time, and what the kernel tells where they do not.
+// Recipe workers: each gets one byte with one connection at a time, and the kernel reports what they do not.
 import assert from 'node:assert/strict';
 import { constants } from 'node:os';
 import { describe, it, mock } from 'node:test';
@@ -42,18 +42,17 @@ async function take(stage: Stage, worker: StreamSocket): Promise<{ byte: string;
   return { byte: message.bytes.toString('latin1'), connection: stage.own(message.takeDescriptor()) };
 }
 
-/** So many sends are tried before a loop without a pause is let out of it. */
+/** After so many sends, a loop without a pause is let out. */
 const ENDLESS = 10_000;
 
 const { EACCES, ENOBUFS, ENOENT, ENOSYS } = constants.errno;
 
 interface Refusing extends Disposable {
   readonly tries: number;
-  /** Ends it. */
   allow(): void;
 }
 
-/** Has the kernel refuse every hand-off to a worker of the recipe. */
+/** Has the kernel refuse every hand-off to a recipe worker. */
 function refuseHandoffs(): Refusing {
   let tries = 0;
   const sendHandoff = native.sendHandoff.bind(native);
@@ -73,7 +72,7 @@ function refuseHandoffs(): Refusing {
   };
 }
 
-/** Has the kernel not tell when something was received. */
+/** Has the kernel report no receipts. */
 function withoutReceipts(): Disposable {
   const { mock: watching } = mock.method(native, 'watchReceipts', () => -ENOSYS);
   return {
@@ -87,7 +86,7 @@ interface Asked extends Disposable {
   readonly mostInATurn: number;
 }
 
-/** Has the kernel take so long for each question about a connection, and counts them. */
+/** Has the kernel take this long for each question about a connection, and counts the questions. */
 function askSlowly(ms: number): Asked {
   let now = performance.now();
   let inThisTurn = 0;
@@ -115,9 +114,9 @@ function inFlight(stage: Stage): (number | undefined)[] {
   return stage.dispatcher.workers.map((worker) => worker.inFlight);
 }
 
-describe('a worker of the recipe', () => {
+describe('a recipe worker', () => {
   it(
-    'gets a byte of 1 with each connection, which blocks, and the next when it has received the last',
+    'gets a byte of 1 with each blocking connection, and the next one when it has received the last',
     onStage({}, async (stage) => {
       const address = await stage.address();
       const worker = await joinPython(stage);
@@ -137,7 +136,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'gets a connection that blocks also when another worker has changed that',
+    'gets a blocking connection, even if another worker has set O_NONBLOCK',
     onStage({}, async (stage) => {
       const refuser = await stage.joinServing();
       await stage.client();
@@ -150,7 +149,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'that cannot be sent to leaves its connection to another, and gets the next when it can',
+    'loses its connection to another worker while a send to it fails, and gets the next one later',
     onStage({}, async (stage) => {
       const worker = await joinPython(stage);
       using refusing = refuseHandoffs();
@@ -164,13 +163,13 @@ describe('a worker of the recipe', () => {
       assert.deepEqual(
         stage.warnings.splice(0).map((error) => (error as Error).message.includes('EACCES')),
         [true],
-        'it is told once',
+        'it is reported once',
       );
     }),
   );
 
   it(
-    'loses to another what it had not received when it ended',
+    'loses what it had not received at its end to another worker',
     onStage({}, async (stage) => {
       const dying = await joinPython(stage);
       const client = await stage.client();
@@ -185,7 +184,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'loses it also when the dispatcher looks after it before it hears of the end',
+    'loses it even if the dispatcher looks at the channel before it reads the end',
     onStage({}, async (stage) => {
       const dying = await joinPython(stage);
       await stage.client();
@@ -193,7 +192,7 @@ describe('a worker of the recipe', () => {
       const [handle] = stage.dispatcher.workers as WorkerHandle[];
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       const left = stage.next('left');
-      // The kernel empties the queue of one that is dead.
+      // The kernel empties the queue of a dead process.
       dying.destroy();
       handle?.roomFor(new Listener({ id: 0, key: 'own', isOwn: true }, acceptor));
       assert.equal((await left)[1].redelivered, 1);
@@ -201,7 +200,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'loses what was given to it when it had ended already, before the dispatcher heard of it',
+    'loses what was sent to it after its end, before the dispatcher has read the end',
     onStage({}, async (stage) => {
       const ended = await joinPython(stage);
       const [handle] = stage.dispatcher.workers as WorkerHandle[];
@@ -235,7 +234,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'gets no connection of an address that others asked for',
+    'gets no connection of an address that another worker asked for',
     onStage({}, async (stage) => {
       await joinPython(stage);
       const other = await stage.join();
@@ -248,7 +247,7 @@ describe('a worker of the recipe', () => {
 
   for (const family of ['TCP', 'Unix']) {
     it(
-      `gets nothing while it is busy with one, as long as another is free: ${family}`,
+      `gets nothing while it is busy with one and another worker is free: ${family}`,
       onStage({}, async (stage) => {
         const address =
           family === 'TCP'
@@ -265,7 +264,7 @@ describe('a worker of the recipe', () => {
         slow.destroy();
         await stage.until(() => stage.dispatcher.workers[0]?.active === 0);
         await stage.clients(2, address);
-        // Round robin goes on behind the other.
+        // Round robin goes on after the other worker.
         await take(stage, busy);
         await other.handoffs(1);
       }),
@@ -273,7 +272,7 @@ describe('a worker of the recipe', () => {
   }
 
   it(
-    'gets one more all the same when nobody is free, and is then known to take two at a time',
+    'gets one more when no other worker is free',
     onStage({}, async (stage) => {
       const worker = await joinPython(stage);
       await stage.client();
@@ -285,7 +284,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'counts with all that it has open, however many it has had at a time',
+    'has all its open connections counted in its load, and in its drain',
     onStage({ policy: 'least-connections' }, async (stage) => {
       const worker = await joinPython(stage);
       const connections: Descriptor[] = [];
@@ -301,7 +300,7 @@ describe('a worker of the recipe', () => {
       assert.equal(stage.dispatcher.workers[0]?.active, 10);
       await stage.client();
       connections.push((await take(stage, worker)).connection);
-      // It drains until the last of them is closed.
+      // The drain ends when the last of them is closed.
       const drained = stage.dispatcher.drainWorker(1);
       assert.equal(await receivedText(worker), null);
       assert.equal(await isPending(drained), true);
@@ -311,7 +310,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'has open what the kernel does not tell about at the moment',
+    'keeps a connection in its count while the kernel gives no answer',
     onStage({}, async (stage) => {
       const worker = await joinPython(stage);
       await stage.client();
@@ -328,7 +327,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'takes a millisecond of a turn of the event loop at most together with others, where the kernel answers slowly',
+    'costs one millisecond per turn of the event loop at most, together with others, if the kernel answers slowly',
     onStage({ policy: 'least-connections' }, async (stage) => {
       const workers = [await joinPython(stage), await joinPython(stage)];
       const connections: Descriptor[] = [];
@@ -431,7 +430,7 @@ describe('a worker of the recipe', () => {
   }
 
   it(
-    'is told to be stalled when it leaves unread what it could take, until it takes it',
+    'is stalled while it leaves unread what it could take',
     onStage({}, async (stage) => {
       const worker = await joinPython(stage);
       const stalled = stage.next('stalled');
@@ -448,11 +447,11 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'is told to be stalled once, however often a takeover fails meanwhile',
+    'is reported as stalled once, even if takeovers fail meanwhile',
     onStage({}, async (stage) => {
       await joinPython(stage);
-      let told = 0;
-      stage.dispatcher.on('stalled', () => told++);
+      let reports = 0;
+      stage.dispatcher.on('stalled', () => reports++);
       await stage.client();
       await stage.until(() => inFlight(stage)[0] === 1);
       await stage.looks.pass(4);
@@ -460,13 +459,13 @@ describe('a worker of the recipe', () => {
       release();
       stage.dispatcher.thaw();
       await stage.looks.pass(8);
-      assert.equal(told, 1);
+      assert.equal(reports, 1);
       assert.equal(stage.dispatcher.workers[0]?.isStalled, true);
     }),
   );
 
   it(
-    'may be busy with what it has taken, where the kernel does not tell, and is stalled only before it takes the first',
+    'is stalled only before its first connection if the kernel cannot be asked about its connections',
     onStage({}, async (stage) => {
       const { mock: identifying } = mock.method(native, 'identify', () => -ENOENT);
       stage.own({
@@ -475,23 +474,23 @@ describe('a worker of the recipe', () => {
         },
       });
       const worker = await joinPython(stage);
-      const told: string[] = [];
-      for (const name of ['stalled', 'resumed'] as const) stage.dispatcher.on(name, () => told.push(name));
+      const reports: string[] = [];
+      for (const name of ['stalled', 'resumed'] as const) stage.dispatcher.on(name, () => reports.push(name));
       await stage.clients(2);
       await stage.until(() => inFlight(stage)[0] === 1);
       await stage.looks.pass(4);
-      assert.deepEqual(told, ['stalled']);
+      assert.deepEqual(reports, ['stalled']);
       await take(stage, worker);
       await stage.until(() => stage.dispatcher.workers[0]?.adopted === 1 && inFlight(stage)[0] === 1);
       assert.equal(stage.dispatcher.workers[0]?.active, null);
       await stage.looks.pass(10);
-      assert.deepEqual(told, ['stalled', 'resumed']);
+      assert.deepEqual(reports, ['stalled', 'resumed']);
       assert.equal(stage.dispatcher.workers[0].isStalled, false);
     }),
   );
 
   it(
-    'is told to answer again when nobody is in the middle of placing connections',
+    'is reported as resumed when no connections are being placed',
     onStage({}, async (stage) => {
       stage.own(withoutReceipts());
       const worker = await joinPython(stage);
@@ -502,20 +501,20 @@ describe('a worker of the recipe', () => {
       await stage.until(() => handle?.inFlight === 1);
       await stage.looks.pass(4);
       assert.equal(handle?.isStalled, true);
-      let told = 0;
-      stage.dispatcher.on('resumed', () => told++);
+      let reports = 0;
+      stage.dispatcher.on('resumed', () => reports++);
       const resumed = stage.next('resumed');
       await take(stage, worker);
       assert.equal(handle.roomFor(loop), 1);
-      assert.deepEqual([handle.isStalled, told], [false, 0]);
+      assert.deepEqual([handle.isStalled, reports], [false, 0]);
       await resumed;
       await turns();
-      assert.equal(told, 1);
+      assert.equal(reports, 1);
     }),
   );
 
   it(
-    'is told the end of its channel when it is drained, behind what is in flight',
+    'reads the end of its channel after what is in flight when it is drained',
     onStage({}, async (stage) => {
       const worker = await joinPython(stage);
       await stage.client();
@@ -531,7 +530,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'may say what it wants, but pass no descriptor',
+    'may send any bytes, but no descriptor',
     onStage({}, async (stage) => {
       const worker = await joinPython(stage);
       await worker.send(Buffer.from('chatter'));
@@ -551,7 +550,7 @@ describe('a worker of the recipe', () => {
 
 describe('a raw worker', () => {
   it(
-    'gets an x with each connection, and the next when it has answered OK, in one piece or in two',
+    'gets an x with each connection, and the next one when it has answered OK, in one piece or in two',
     onStage({}, async (stage) => {
       const address = await stage.address();
       const worker = await joinRaw(stage);
@@ -573,7 +572,7 @@ describe('a raw worker', () => {
   );
 
   it(
-    'is told to be stalled when it does not answer, until it does',
+    'is stalled while it does not answer',
     onStage({}, async (stage) => {
       const worker = await joinRaw(stage);
       const stalled = stage.next('stalled');
@@ -588,7 +587,7 @@ describe('a raw worker', () => {
   );
 
   it(
-    'loses to another what it had not answered when it ended',
+    'loses what it had not answered at its end to another worker',
     onStage({}, async (stage) => {
       const dying = await joinRaw(stage);
       const client = await stage.client();
@@ -601,7 +600,7 @@ describe('a raw worker', () => {
   );
 
   it(
-    'keeps what it answered with its last breath',
+    'keeps what it answered right before its end',
     onStage({}, async (stage) => {
       const dying = await joinRaw(stage);
       const client = await stage.client();
@@ -617,12 +616,12 @@ describe('a raw worker', () => {
   );
 
   for (const [name, answer, isGiven] of [
-    ['something else than OK', 'NO', true],
+    ['something other than OK', 'NO', true],
     ['OK to nothing', 'OK', false],
     ['OK twice', 'OKOK', true],
   ] as const) {
     it(
-      `is cut off when it answers ${name}`,
+      `is disconnected when it answers ${name}`,
       onStage({}, async (stage) => {
         const worker = await joinRaw(stage);
         if (isGiven) {
@@ -632,7 +631,7 @@ describe('a raw worker', () => {
         const left = stage.next('left');
         await worker.send(Buffer.from(answer));
         const [, { reason }] = await left;
-        assert.match(reason, /The worker answers/);
+        assert.match(reason, /The worker answered/);
         assert.equal(await receivedText(worker), null);
         assert.deepEqual(
           stage.refusedPeers.map(({ message }) => message),

@@ -1,4 +1,4 @@
-// A worker that does not answer: it is named, gets nothing new, and keeps what it was sent.
+// A worker that does not answer: it is reported, gets nothing new, and keeps what it was sent.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -7,18 +7,18 @@ import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import type { FakeWorker } from '../../support/fake-worker.js';
 import { turns } from '../../support/loop.js';
 
-/** What the dispatcher tells of these events, in their order. */
-function tellings(stage: Stage, ...names: readonly ('stalled' | 'resumed' | 'draining')[]): string[] {
-  const told: string[] = [];
+/** Reports of these events, in their order. */
+function reportsOf(stage: Stage, ...names: readonly ('stalled' | 'resumed' | 'draining')[]): string[] {
+  const reports: string[] = [];
   for (const name of names) {
     stage.dispatcher.on(name, ({ id }: WorkerView) => {
-      told.push(`${id} ${name}`);
+      reports.push(`${id} ${name}`);
     });
   }
-  return told;
+  return reports;
 }
 
-/** Adopts everything, or everything up to a position, and waits until the dispatcher has heard that. */
+/** Adopts everything, or everything up to a position, and waits until the dispatcher has counted that. */
 async function adopt(stage: Stage, worker: FakeWorker, position = worker.received): Promise<void> {
   await worker.adopt(position);
   await stage.until(() =>
@@ -26,11 +26,11 @@ async function adopt(stage: Stage, worker: FakeWorker, position = worker.receive
   );
 }
 
-describe('a worker that answers nothing from one look to the fourth behind it', () => {
+describe('a worker that answers nothing for four looks', () => {
   it(
-    'is told to be stalled, and gets nothing new until it answers',
+    'is reported as stalled, and gets nothing new until it answers',
     onStage({}, async (stage) => {
-      const told = tellings(stage, 'stalled', 'resumed');
+      const reports = reportsOf(stage, 'stalled', 'resumed');
       const first = await stage.joinServing();
       const second = await stage.joinServing();
       await stage.clients(2);
@@ -38,7 +38,7 @@ describe('a worker that answers nothing from one look to the fourth behind it', 
       await second.handoffs(1);
       await adopt(stage, second);
       await stage.looks.pass(4);
-      assert.deepEqual(told, ['1 stalled']);
+      assert.deepEqual(reports, ['1 stalled']);
       assert.deepEqual(
         stage.dispatcher.status().workers.map(({ state, inFlight }) => [state, inFlight]),
         [
@@ -51,7 +51,7 @@ describe('a worker that answers nothing from one look to the fourth behind it', 
       await second.handoffs(4);
       await adopt(stage, second);
       await stage.looks.pass(20);
-      assert.deepEqual(told, ['1 stalled']);
+      assert.deepEqual(reports, ['1 stalled']);
 
       await first.adopt();
       await stage.next('resumed');
@@ -64,7 +64,7 @@ describe('a worker that answers nothing from one look to the fourth behind it', 
   );
 
   it(
-    'is waited for by those that no other worker has room for',
+    'keeps clients waiting if no other worker has room',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.client();
@@ -80,9 +80,9 @@ describe('a worker that answers nothing from one look to the fourth behind it', 
   );
 
   it(
-    'is told once, though the dispatcher was frozen meanwhile',
+    'is reported once, even if the dispatcher was frozen meanwhile',
     onStage({}, async (stage) => {
-      const told = tellings(stage, 'stalled');
+      const reports = reportsOf(stage, 'stalled');
       const worker = await stage.joinServing();
       await stage.client();
       await worker.handoffs(1);
@@ -91,20 +91,20 @@ describe('a worker that answers nothing from one look to the fourth behind it', 
       release();
       stage.dispatcher.thaw();
       await stage.looks.pass(8);
-      assert.deepEqual(told, ['1 stalled']);
+      assert.deepEqual(reports, ['1 stalled']);
     }),
   );
 
   it(
-    'is named while it drains, too',
+    'is also reported while it drains',
     onStage({}, async (stage) => {
-      const told = tellings(stage, 'stalled', 'draining');
+      const reports = reportsOf(stage, 'stalled', 'draining');
       const worker = await stage.joinServing();
       await stage.client();
       await worker.handoffs(1);
       const drained = stage.dispatcher.drainWorker(worker.id);
       await stage.looks.pass(4);
-      assert.deepEqual(told, ['1 draining', '1 stalled']);
+      assert.deepEqual(reports, ['1 draining', '1 stalled']);
       assert.equal(stage.dispatcher.status().workers[0]?.state, 'draining');
       worker.die();
       await drained;
@@ -131,7 +131,7 @@ describe('a worker that answers again', () => {
   );
 
   it(
-    'gets nothing at once when it answers that it has no descriptors',
+    'gets nothing at once if its answer is that it has no descriptors',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.clients(2);
@@ -146,7 +146,7 @@ describe('a worker that answers again', () => {
   );
 
   it(
-    'keeps what it has adopted when whoever hears of it throws',
+    'keeps what it has adopted if a listener of the event throws',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.clients(2);
@@ -166,9 +166,9 @@ describe('a worker that answers again', () => {
 
 describe('a worker that answers', () => {
   it(
-    'is not stalled, however much is in flight to it all the time',
+    'is not stalled, even if something is in flight all the time',
     onStage({}, async (stage) => {
-      const told = tellings(stage, 'stalled');
+      const reports = reportsOf(stage, 'stalled');
       const worker = await stage.joinServing();
       await stage.clients(10);
       await worker.handoffs(10);
@@ -176,14 +176,14 @@ describe('a worker that answers', () => {
         await adopt(stage, worker, position);
         await stage.looks.pass(3);
       }
-      assert.deepEqual(told, []);
+      assert.deepEqual(reports, []);
     }),
   );
 
   it(
-    'is not stalled when nothing is in flight',
+    'is not stalled while nothing is in flight',
     onStage({}, async (stage) => {
-      const told = tellings(stage, 'stalled');
+      const reports = reportsOf(stage, 'stalled');
       const worker = await stage.joinServing();
       await stage.client();
       await worker.handoffs(1);
@@ -192,9 +192,9 @@ describe('a worker that answers', () => {
       await stage.client();
       await worker.handoffs(1);
       await stage.looks.pass(3);
-      assert.deepEqual(told, []);
+      assert.deepEqual(reports, []);
       await stage.looks.pass(1);
-      assert.deepEqual(told, ['1 stalled']);
+      assert.deepEqual(reports, ['1 stalled']);
     }),
   );
 });

@@ -1,4 +1,4 @@
-// Workers that break the protocol: each is told why and cut off, and nobody else is affected.
+// Workers that break the protocol: each gets a farewell with the reason, and no other worker is affected.
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
 
@@ -17,66 +17,74 @@ import { openFile } from '../../support/files.js';
 import { turns } from '../../support/loop.js';
 import { withoutWill } from '../../support/will.js';
 
-/** What a worker says that has received three connections and adopted the first, and what it is told. */
+/** What a worker does that has received three connections and adopted the first, and the reason in its farewell. */
 const violations: readonly [name: string, say: (worker: FakeWorker) => Promise<void>, reason: RegExp][] = [
   [
-    'adopts what it was not given',
+    'adopts what it was not sent',
     (worker) => worker.adopt(4),
     /settles position 4, and positions 2 to 3 are in flight/,
   ],
-  ['adopts the same twice', (worker) => worker.adopt(1), /settles position 1, and positions 2 to 3/],
+  [
+    'adopts the same connection twice',
+    (worker) => worker.adopt(1),
+    /settles position 1, and positions 2 to 3/,
+  ],
   ['refuses what it has adopted', (worker) => worker.say(encodeRefused(1, 'capacity')), /settles position 1/],
   [
     'adopts what it has refused',
     (worker) => worker.say(encodeRefused(2, 'capacity'), encodeAdopted(2)),
     /settles position 2/,
   ],
-  ['closes more than it has adopted', (worker) => worker.sayClosed(2), /closed 2 .* adopted 1/],
   [
-    'opens again what it has closed',
-    (worker) => worker.say(encodeClosed(1), encodeClosed(0)),
-    /closed 0 connections in all, after 1/,
+    'closes more than it has adopted',
+    (worker) => worker.sayClosed(2),
+    /2 closed connections after 0, and had adopted 1/,
   ],
   [
-    'refuses for no reason',
+    'reports fewer closed connections than before',
+    (worker) => worker.say(encodeClosed(1), encodeClosed(0)),
+    /0 closed connections after 1/,
+  ],
+  [
+    'refuses without a known reason',
     (worker) => worker.say(Buffer.from('0000000a03000000000000000209', 'hex')),
     /no reason that is known/,
   ],
   [
-    'says a count that is cut short',
+    'sends a count that is cut short',
     (worker) => worker.say(Buffer.from('0000000402000000', 'hex')),
     /has 4 bytes, not 9/,
   ],
   [
-    'counts beyond all measure',
+    'sends a count that is too large',
     (worker) => worker.say(Buffer.from('0000000902ffffffffffffffff', 'hex')),
     /absurdly large/,
   ],
-  ['says an empty frame', (worker) => worker.say(Buffer.alloc(4)), /announces 0 bytes/],
+  ['sends an empty frame', (worker) => worker.say(Buffer.alloc(4)), /announces 0 bytes/],
   [
     'announces a frame that is too long',
     (worker) => worker.say(Buffer.from('00010001', 'hex')),
     /announces 65537 bytes/,
   ],
   [
-    'says something of no type that there is',
+    'sends a message of an unknown binary type',
     (worker) => worker.say(encodeFrame(Buffer.from('garbage'))),
     /begins with 103/,
   ],
   ['hands off a connection itself', (worker) => worker.say(encodeHandoff(0, 1)), /begins with 1$/],
-  ['says what is no JSON', (worker) => worker.say(encodeFrame(Buffer.from('{'))), /not JSON/],
+  ['sends what is no JSON', (worker) => worker.say(encodeFrame(Buffer.from('{'))), /not JSON/],
   [
-    'says JSON of no type that there is',
+    'sends JSON of an unknown type',
     (worker) => worker.say(encodeFrame(Buffer.from('{"type":"surrender"}'))),
     /not understood/,
   ],
   [
-    'wants a window of none',
+    'asks for a window of 0',
     (worker) => worker.say(encodeJson({ type: 'window', window: 0 })),
     /not understood: .*window/s,
   ],
   [
-    'listens at a port that no port is',
+    'listens at a port that does not exist',
     (worker) => worker.askToListen({ host: '127.0.0.1', port: 65_536, ipv6Only: false, index: 0 }),
     /not understood: .*port/s,
   ],
@@ -89,7 +97,7 @@ const violations: readonly [name: string, say: (worker: FakeWorker) => Promise<v
     /passed descriptors/,
   ],
   [
-    'passes descriptors beside a frame that it never finishes',
+    'passes descriptors with a frame that it never finishes',
     async (worker) => {
       using file = openFile('unwanted');
       await worker.socket.send(Buffer.from('00', 'hex'), Array<typeof file>(100).fill(file));
@@ -101,7 +109,7 @@ const violations: readonly [name: string, say: (worker: FakeWorker) => Promise<v
 describe('a worker that breaks the protocol', () => {
   for (const [name, say, reason] of violations) {
     it(
-      `is told so and cut off: ${name}`,
+      `is disconnected with the reason: ${name}`,
       onStage({}, async (stage) => {
         const { dispatcher } = stage;
         const culprit = await stage.joinServing();
@@ -142,7 +150,7 @@ describe('a worker that breaks the protocol', () => {
   }
 
   it(
-    'keeps what it adopts before it can know, and nothing that it adopts later',
+    'keeps what it adopts before it is disconnected, and nothing after that',
     onStage({}, async (stage) => {
       const culprit = await stage.joinServing();
       const clients = await stage.clients(3);
@@ -159,13 +167,13 @@ describe('a worker that breaks the protocol', () => {
   );
 
   it(
-    'is not raced: nothing of its connections goes elsewhere before it can know',
+    'keeps its connections until it has read the farewell: none goes to another worker before',
     onStage({}, async (stage) => {
       const culprit = await stage.joinServing();
       await stage.clients(2);
       await culprit.handoffs(2);
       const other = await stage.joinServing();
-      // The farewell waits behind these answers: more than its channel holds.
+      // The farewell waits after these answers, which are more than the channel holds.
       await culprit.say(...Array<Buffer>(1000).fill(encodeJson({ type: 'serve', request: 1 })));
       await culprit.adopt(99);
       await stage.until(() => stage.refusedPeers.length > 0);
@@ -179,7 +187,7 @@ describe('a worker that breaks the protocol', () => {
   );
 
   it(
-    'is no heir from then on, though it has not read that yet',
+    'gets nothing by the last will any more, even if it has not read the farewell',
     { skip: withoutWill() },
     onStage({ lastWill: true }, async (stage) => {
       const setChannel = mock.method(LastWill.prototype, 'setChannel');
