@@ -113,14 +113,20 @@ class Scene {
     }
   }
 
-  /** The processes in the journal of the present dispatcher. */
-  noted(): number[] {
+  /** Resolves when the journal lists exactly these processes: the dispatcher writes it only a few times a second. */
+  async untilNoted(workers: readonly number[]): Promise<void> {
+    for await (const noted of this.#looks(() => Promise.resolve(this.#noted()))) {
+      if (noted.join() === workers.join()) break;
+    }
+    assert.deepEqual(this.#warnings, []);
+  }
+
+  #noted(): number[] {
     const journal = new Journal(this.control, { words: [], directory: '' }, (error) =>
       this.#warnings.push(error),
     );
     const survivors = journal.join();
     journal.close();
-    assert.deepEqual(this.#warnings, []);
     return survivors.map(({ pid }) => pid).sort();
   }
 
@@ -162,7 +168,7 @@ async function assertWhole(scene: Scene, service: Program, crowd: Crowd): Promis
   const before = await scene.workers(WORKERS + 1);
   await crowd.untilMore(SOME);
   await scene.untilAlone(before);
-  assert.deepEqual(scene.noted(), before);
+  await scene.untilNoted(before);
   const restart = scene.restart();
   assert.equal(await restart.exit, 0, await restart.stderr);
   const after = await scene.workers(WORKERS + 1);
@@ -171,7 +177,7 @@ async function assertWhole(scene: Scene, service: Program, crowd: Crowd): Promis
     [],
   );
   await scene.untilAlone(after);
-  assert.deepEqual(scene.noted(), after);
+  await scene.untilNoted(after);
   await crowd.untilMore(SOME);
   const { lost, wrong } = await crowd.stop();
   assert.deepEqual({ lost, wrong, twice: servedTwice(scene.records) }, { lost: [], wrong: [], twice: [] });
