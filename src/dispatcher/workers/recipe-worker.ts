@@ -313,8 +313,9 @@ export class RecipeWorker implements WorkerHandle {
     this.#answer += message.bytes.toString('latin1');
     while (this.#answer.startsWith(OK)) {
       this.#answer = this.#answer.slice(OK.length);
-      if (!this.#inFlight)
-        {throw new PassfdError('ERR_PROTOCOL', 'The worker answered a connection that it was not given');}
+      if (!this.#inFlight) {
+        throw new PassfdError('ERR_PROTOCOL', 'The worker answered a connection that it was not given');
+      }
       this.#settle();
       this.#events.changed(this);
       this.#reportResumed();
