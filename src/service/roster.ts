@@ -2,7 +2,9 @@
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { isSameProcess, processIdentity } from '../fd/internal.js';
 import type { ChildView, SlotSnapshot, Supervisor } from '../supervisor/index.js';
-import { Journal, type Check, type ServiceName, type Survivor } from './journal.js';
+import { Journal, type Check } from './journal.js';
+import type { Survivor } from './journal-records.js';
+import type { ServiceName } from './service-name.js';
 
 /**
  * Workers that this service did not start can come and go at any rate, so their changes are written after this time. If this

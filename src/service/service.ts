@@ -7,7 +7,7 @@ import { namedDirectory, Supervisor, type SlotSnapshot } from '../supervisor/ind
 import { inheritedDescriptors, Notifier, type InheritedDescriptor } from '../systemd/index.js';
 import { readAuthkey } from './authkey.js';
 import { supervisorOptions, type WorkerCommand } from './children.js';
-import { fingerprint, type Survivor } from './journal.js';
+import type { Survivor } from './journal-records.js';
 import { keepSockets } from './kept-sockets.js';
 import { Life, type End } from './life.js';
 import { takeDescent, type Descent } from './generation.js';
@@ -18,6 +18,7 @@ import { openLog, type Log } from './log.js';
 import { Roster } from './roster.js';
 import { ServiceCommands } from './service-commands.js';
 import { ServiceFiles } from './service-files.js';
+import { fingerprint } from './service-name.js';
 import { withAbsolutePaths, type ServiceSettings } from './settings.js';
 import { SAME_REQUEST_MS, Signals, type SignalHandlers } from './signals.js';
 import { reportStarted, takeOverFrom, TakeoverSession } from './takeover-session.js';

@@ -15,7 +15,9 @@ import { syncBuiltinESMExports } from 'node:module';
 import { describe, it, mock } from 'node:test';
 import { crc32 } from 'node:zlib';
 
-import { Journal, type ServiceName, type Survivor } from '../../../src/service/journal.js';
+import { Journal } from '../../../src/service/journal.js';
+import type { Survivor } from '../../../src/service/journal-records.js';
+import type { ServiceName } from '../../../src/service/service-name.js';
 import { PassfdError } from '../../../src/fd/index.js';
 import { processIdentity } from '../../../src/fd/internal.js';
 import { keepsDescriptors } from '../../support/descriptors.js';

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { existsSync, rmSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { Journal, type ServiceName } from '../../../src/service/journal.js';
+import { Journal } from '../../../src/service/journal.js';
+import type { ServiceName } from '../../../src/service/service-name.js';
 import { Roster } from '../../../src/service/roster.js';
 import { Dispatcher } from '../../../src/dispatcher/index.js';
 import { processIdentity } from '../../../src/fd/internal.js';
