@@ -38,8 +38,9 @@ export function inheritedDescriptors(
   const { LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES } = takeVariables(env, variables);
   if (LISTEN_PID !== String(pid) || LISTEN_FDS === undefined) return [];
   const count = parseCount(LISTEN_FDS, MAX_INHERITED);
-  if (count === undefined)
+  if (count === undefined) {
     throw activationError(`LISTEN_FDS is not a number of descriptors: "${LISTEN_FDS}"`);
+  }
   const names = LISTEN_FDNAMES?.split(':');
   if (names && names.length !== count) {
     throw activationError(
