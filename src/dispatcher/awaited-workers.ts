@@ -1,38 +1,38 @@
-// AwaitedWorkers: those of a dispatcher that died, and whether one of them has come back with what it kept.
+// AwaitedWorkers: the workers of a dispatcher that died, and whether one of them has returned with the listening sockets.
 import { ProcessWatch } from '../fd/internal.js';
 
-/** A worker process that lives, as the dispatcher before had known it. */
+/** A worker process that is alive, under the id that the dead dispatcher had given it. */
 export interface AwaitedWorker {
   readonly id: number;
   readonly pid: number;
 }
 
 export class AwaitedWorkers {
-  /** Those that live. One that has come back may lose its channel and come once more. */
+  /** Alive. A worker that has returned may lose its channel and return once more. */
   readonly #living = new Map<number, { readonly id: number; readonly watch: ProcessWatch }>();
-  /** Of those, who has not come back yet. */
+  /** Alive, and not returned yet. */
   readonly #awaited = new Set<number>();
   #decide: (() => void) | undefined;
   readonly #closing = new AbortController();
 
-  /** Aborted when nobody is awaited any more. */
+  /** Aborted by `close`. */
   get closed(): AbortSignal {
     return this.#closing.signal;
   }
 
-  /** Whether a process lives that has not come back yet. */
+  /** Whether the process is alive and has not returned yet. */
   isAwaited(pid: number): boolean {
     return this.#awaited.has(pid);
   }
 
-  /** The id that a process had. */
+  /** The id that the dead dispatcher had given to a process. */
   idOf(pid: number): number | undefined {
     return this.#living.get(pid)?.id;
   }
 
   /**
-   * Resolves when one of them is back that had everything, since each of them has; or when none can come any more, or the
-   * time is over. Who comes later is still known.
+   * Resolves when one of them has returned with all listening sockets (each worker has all), when none can return any more,
+   * or when the time is over. Workers that return later are still known.
    */
   async any(workers: readonly AwaitedWorker[], timeoutMs: number): Promise<void> {
     if (workers.length === 0) return;
@@ -52,13 +52,13 @@ export class AwaitedWorkers {
     clearTimeout(timer);
   }
 
-  /** It is back. @param hasAll whether it brought what it had kept */
+  /** A worker has returned. @param hasAll whether it brought its listening sockets */
   note(pid: number, hasAll: boolean): void {
     if (hasAll) this.#decide?.();
     this.#settle(pid);
   }
 
-  /** Nobody is awaited any more. */
+  /** Ends the waiting. */
   close(): void {
     this.#closing.abort();
     for (const { watch } of this.#living.values()) watch.close();

@@ -1,35 +1,41 @@
-// Bequest: what a dispatcher leaves to its workers should it die. Keeps its last will true, and makes another one when it is lost.
+// Bequest: what a dispatcher leaves to its workers when it dies. Keeps its last will up to date, and replaces a lost will.
 import { PassfdError, type Acceptor } from '../fd/index.js';
 import { LastWill } from '../fd/internal.js';
 import type { AcceptedConnection, Listener } from './listener.js';
 import { PassfdWorker } from './workers/passfd-worker.js';
 import type { WorkerHandle } from './workers/worker-handle.js';
 
-/** What there is to leave, and to whom. */
+/** What the dispatcher leaves, and to which workers. */
 export interface Estate {
-  /** Whose paths a successor wants at once. */
+  /** Their paths are needed first by the next dispatcher. */
   readonly closedFirst: readonly Acceptor[];
   readonly listeners: Iterable<Listener>;
   readonly workers: Iterable<WorkerHandle>;
 }
 
-/** Before another will is made in the place of one whose process was killed. */
+/** Pause before the will is made again after its process was killed. */
 const PAUSE_MS = 1000;
 
 export class Bequest {
+  readonly #isEnabled: boolean;
   readonly #estate: () => Estate;
   readonly #warned: (error: unknown) => void;
   #will: LastWill | undefined;
   #isWanted = false;
 
-  /** @param warned gets what could not be put into the will: should this process die, that is lost; nothing else is wrong with it */
-  constructor(estate: () => Estate, warned: (error: unknown) => void) {
+  /**
+   * @param isEnabled whether the dispatcher has a will at all
+   * @param warned gets what could not be put into the will. It is lost if this process dies; nothing else is affected
+   */
+  constructor(isEnabled: boolean, estate: () => Estate, warned: (error: unknown) => void) {
+    this.#isEnabled = isEnabled;
     this.#estate = estate;
     this.#warned = warned;
   }
 
-  /** Makes the will, with all that there is at this moment. A second call does nothing. */
+  /** Makes the will, with everything that is there at this moment. A second call does nothing. */
   open(): void {
+    if (!this.#isEnabled) return;
     this.#isWanted = true;
     if (this.#will) return;
     try {
@@ -48,56 +54,56 @@ export class Bequest {
     }
   }
 
-  /** There is nothing to leave any more, until `open`. */
-  revoke(): void {
+  /** The will does nothing, until `open` makes another. */
+  cancel(): void {
     this.#isWanted = false;
     this.#will?.cancel();
     this.#will = undefined;
   }
 
   closeFirst(acceptor: Acceptor): void {
-    this.#tell((will) => {
+    this.#update((will) => {
       will.closeFirst(acceptor);
     });
   }
 
   addListener({ id, acceptor }: Listener): void {
-    this.#tell((will) => {
+    this.#update((will) => {
       will.addListener(id, acceptor);
     });
   }
 
-  /** Nothing of it waits any more, and whoever listens there again has another number. */
+  /** Nothing of it waits any more, and its number may be given to another listener. */
   removeListener({ id }: Listener): void {
-    this.#tell((will) => {
+    this.#update((will) => {
       will.removeListener(id);
     });
   }
 
-  /** What it gets, should this process die, is what it would get now. */
+  /** The worker gets what it would get now if this process died. */
   setWorker(worker: WorkerHandle): void {
     if (!(worker instanceof PassfdWorker)) return;
     const { socket, knowsAgain } = worker;
     const isReady = worker.state === 'ready';
-    this.#tell((will) => {
+    this.#update((will) => {
       will.setChannel(socket, { isReady, knowsAgain, listeners: isReady ? worker.subscriptions.ids : [] });
     });
   }
 
-  /** They were sent to a worker, and have come back. */
+  /** These had been sent to a worker, and have come back. */
   takeBack(connections: readonly AcceptedConnection[]): void {
     this.#will?.takeBack(connections.map(({ descriptor }) => descriptor));
   }
 
-  /** Whoever kills it, for one for want of memory, may do so again: not at once, and not without a word. */
+  /** Makes the will again, after a pause: what killed its process, such as a lack of memory, may kill the next one too. */
   #onLost(): void {
     this.#will?.cancel();
     this.#will = undefined;
     this.#warned(
       new PassfdError(
         'ERR_LAST_WILL',
-        'The process passfd-will was killed. Another one is started; should this process die before, connections that ' +
-          'no worker has yet are lost',
+        'The helper process passfd-will was killed. It is started again. If this process dies before that, connections ' +
+          'that no worker has adopted are lost',
       ),
     );
     setTimeout(() => {
@@ -105,9 +111,9 @@ export class Bequest {
     }, PAUSE_MS).unref();
   }
 
-  #tell(tell: (will: LastWill) => void): void {
+  #update(update: (will: LastWill) => void): void {
     try {
-      if (this.#will) tell(this.#will);
+      if (this.#will) update(this.#will);
     } catch (error) {
       this.#warned(error);
     }

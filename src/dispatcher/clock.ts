@@ -1,10 +1,10 @@
-// Clock: the time, and what happens later, as the dispatcher asks for them; a test has one of its own.
+// Clock: the time and timers, so that a test can use its own.
 import { setTimeout as startTimer } from 'node:timers';
 
 export interface Clock {
-  /** Milliseconds since some moment. It never goes back. */
+  /** Monotonic milliseconds. */
   now(): number;
-  /** Runs it once, unless the process ends before. @returns what cancels it */
+  /** Calls `run` once, after a delay. Does not keep the process alive. @returns a function that cancels it */
   after(delayMs: number, run: () => void): () => void;
 }
 

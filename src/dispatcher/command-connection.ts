@@ -1,4 +1,4 @@
-// CommandConnection: answers what one peer of the control socket asks for, one after the other, until it hangs up.
+// CommandConnection: runs the commands of one peer of the control socket, one after the other, until it hangs up.
 import { setImmediate } from 'node:timers/promises';
 
 import { PassfdError, type PeerCredentials } from '../fd/index.js';
@@ -6,8 +6,10 @@ import { decodeCommand, isTrusted, shortened } from '../handoff/index.js';
 import type { Connection } from '../multiprocessing/index.js';
 
 /**
- * @param progress tells the peer how far the command is
- * @param hungUp is aborted when nobody waits for the answer any more: what was begun goes on, and only the waiting ends
+ * @param progress sends a progress message to the peer
+ * @param hungUp is aborted when the peer has hung up. The handler may stop waiting; what it has begun goes on
+ * @returns the result of the command, as JSON
+ * @throws {PassfdError} the peer gets its code and message
  */
 export type CommandHandler = (
   message: Readonly<Record<string, unknown>>,
@@ -17,10 +19,10 @@ export type CommandHandler = (
 
 export type Commands = Readonly<Record<string, CommandHandler>>;
 
-/** The longest command, and the most that waits in all while another command runs. */
+/** Limit of one command, and of all commands that wait while another one runs. */
 const MAX_COMMAND_BYTES = 65_536;
 
-/** Commands that wait while another one runs. The peer is still read then: only a read sees that it has hung up. */
+/** Commands that wait while another one runs. The peer is still read then, since only a read shows that it has hung up. */
 const MAX_WAITING = 16;
 
 export class CommandConnection {
@@ -37,15 +39,15 @@ export class CommandConnection {
     this.#commands = commands;
   }
 
-  /** Whether it has asked for nothing that is not answered. */
+  /** Whether every command is answered. */
   get isIdle(): boolean {
     return !this.#isRunning;
   }
 
   /**
-   * Resolves as soon as the peer has hung up, also while a command runs. A peer that ends only its own direction counts as
-   * one that has hung up, after the commands that can be answered at once.
-   * @throws {PassfdError} when it breaks the format, or asks for too much
+   * Resolves as soon as the peer has hung up, even while a command runs. A peer that shuts down only its own direction has
+   * hung up too, after the commands that can be answered at once.
+   * @throws {PassfdError} `ERR_PROTOCOL`, `ERR_FRAME_TOO_LARGE`
    */
   async run(): Promise<void> {
     try {
@@ -66,7 +68,7 @@ export class CommandConnection {
     if (this.#waiting.length >= MAX_WAITING) {
       throw new PassfdError('ERR_PROTOCOL', `More than ${MAX_WAITING} commands wait for their turn`);
     }
-    // Counted now: what waited when its first byte was awaited may be answered since.
+    // Counted now: commands may have been answered since this one was awaited.
     const bytes = this.#waiting.reduce((sum, { length }) => sum + length, frame.length);
     if (bytes > MAX_COMMAND_BYTES) {
       throw new PassfdError(
@@ -77,7 +79,7 @@ export class CommandConnection {
     this.#waiting.push(frame);
     if (this.#isRunning) return;
     this.#isRunning = true;
-    // A peer that does not take its answer has hung up: the read in `run` sees that.
+    // A failed send means that the peer has hung up. The read in `run` shows it.
     this.#answer().catch(() => undefined);
   }
 
@@ -89,14 +91,14 @@ export class CommandConnection {
         await this.connection.sendBytes(Buffer.from(JSON.stringify(answer)));
       }
     } finally {
-      // Not later than that nothing waits is seen: a command that comes in between would wait for ever.
+      // In the same turn in which the queue was seen to be empty: a command that came in between would wait for ever.
       this.#isRunning = false;
     }
   }
 
   async #execute(frame: Buffer): Promise<unknown> {
     const progress = (text: string): void => {
-      // Who has hung up does not want to know.
+      // A failed send means that the peer has hung up.
       this.connection
         .sendBytes(Buffer.from(JSON.stringify({ type: 'progress', text })))
         .catch(() => undefined);
@@ -107,7 +109,7 @@ export class CommandConnection {
       if (type !== 'status' && !isTrusted(this.peer)) {
         throw new PassfdError(
           'ERR_PEER_DENIED',
-          'Only the user of the dispatcher, and root, may ask for that',
+          `Only the user of the dispatcher and root may use the command ${shortened(type)}`,
         );
       }
       const command = Object.hasOwn(this.#commands, type) ? this.#commands[type] : undefined;
@@ -115,7 +117,7 @@ export class CommandConnection {
         const known = Object.keys(this.#commands).join(', ');
         throw new PassfdError(
           'ERR_PROTOCOL',
-          shortened(`There is no command ${JSON.stringify(type)} here, but: ${known}`),
+          shortened(`Unknown command ${JSON.stringify(type)}. Commands: ${known}`),
         );
       }
       return { type: 'done', result: (await command(message, progress, this.#hungUp.signal)) ?? null };
@@ -126,7 +128,7 @@ export class CommandConnection {
   }
 }
 
-/** The other end has gone, or this one was closed. */
+/** Whether the error means that a connection has ended: the peer has hung up, or this end was closed. */
 export function isEnd(error: unknown): boolean {
   return error instanceof PassfdError && ['ERR_EOF', 'ERR_PEER_GONE', 'ERR_CLOSED'].includes(error.code);
 }

@@ -1,4 +1,4 @@
-// The control socket: checks who connects, reads what it says first, and brings it to whom it belongs.
+// Control: the control socket. Checks each peer, reads its hello, and tells workers from commands.
 import { EventEmitter } from 'node:events';
 
 import { listen, PassfdError, type Acceptor, type PeerCredentials, type StreamSocket } from '../fd/index.js';
@@ -16,27 +16,27 @@ import { CommandConnection, isEnd, type Commands } from './command-connection.js
 import { CONTROL_LIMITS, Quota } from './quota.js';
 
 export interface ControlOptions {
-  /** The key that workers and commands have to know; without one, the peer's user decides alone. */
+  /** The key that workers and commands must know: a string or bytes. Default: none, so only the peer's user is checked. */
   readonly authkey?: AuthKey;
-  /** Users that may connect, beside this process's own and root. */
+  /** Users that may connect beside root and the user of this process. Default: none. */
   readonly allowUids?: readonly number[];
-  /** Groups that may connect: the primary group of the peer, as the kernel tells it. */
+  /** Primary groups whose members may connect, as the kernel reports the peer's group. Default: none. */
   readonly allowGids?: readonly number[];
-  /** Time that a peer has to say who it is. */
+  /** Time for the challenge, and again for the hello, in milliseconds. Default: 10 000. */
   readonly handshakeTimeoutMs?: number;
-  /** What a control connection can ask for, by the `type` of its message. */
+  /** Commands beyond `status` and `drain`, by the `type` of their message. Default: none. */
   readonly commands?: Commands;
 }
 
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
 
-/** Peers that have not said yet who they are. When one more comes, the process with the most of them loses one. */
+/** Peers that have not said hello. When one more connects, the process that has the most of them loses its oldest. */
 const MAX_STRANGERS = 64;
 
-/** Time that peers have to finish their introduction when another process takes over; the others are cut off. */
+/** Time for peers to say hello when the socket is frozen. The others are disconnected. */
 const SETTLE_TIMEOUT_MS = 1_000;
 
-/** Everyone may try to connect where users are named, since each is checked; else the file's mode keeps others out. */
+/** The file mode when other users or groups are allowed: each peer is checked. Otherwise the mode keeps them out. */
 const OPEN_MODE = 0o666;
 const PRIVATE_MODE = 0o600;
 
@@ -49,7 +49,7 @@ interface ControlEvents {
   worker: [joined: Joined, hello: WorkerHello];
   multiprocessingWorker: [joined: Joined, pid: number];
   refused: [error: PassfdError];
-  /** Nobody could be let in just now; it is tried again. */
+  /** Accepting failed; it is tried again. */
   warned: [error: PassfdError];
 }
 
@@ -71,16 +71,16 @@ export class Control extends EventEmitter<ControlEvents> {
     this.#commands = options.commands ?? {};
     this.#mode = modeFor(options);
     this.#timeoutMs = options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS;
-    // Whoever looks for what is wrong has to get an answer when no descriptor is free, too.
+    // `passfd status` must get an answer even when no descriptor is free.
     listener.acceptor.keepSpare();
     listener.on('refused', (error) => this.emit('refused', error));
     listener.on('warned', (error) => this.emit('warned', error));
   }
 
   /**
-   * Takes the path. Whoever connects waits until `start`.
+   * Takes the path. Peers wait in the backlog until `start`.
    * @param path or a listening socket that another process has made
-   * @throws {PassfdError} as `listen`: `ERR_ADDRESS_IN_USE` names the process that is there already
+   * @throws {PassfdError} as `listen`; `ERR_ADDRESS_IN_USE` names the process that listens there
    */
   static async open(path: string | Acceptor, options: ControlOptions): Promise<Control> {
     const { authkey, handshakeTimeoutMs } = options;
@@ -101,8 +101,8 @@ export class Control extends EventEmitter<ControlEvents> {
   }
 
   /**
-   * Opens the socket anew when somebody has removed its file. Who waits at the one before is let in.
-   * @returns the new one
+   * Opens the socket anew if its file was removed. Peers that wait at the old socket are accepted.
+   * @returns the new socket, if there is one
    * @throws {PassfdError} as `listen`; then it is as before
    */
   async restoreFile(): Promise<Acceptor | undefined> {
@@ -124,8 +124,8 @@ export class Control extends EventEmitter<ControlEvents> {
   }
 
   /**
-   * Hears a worker that was called from here, as one that has come.
-   * @returns whether it said who it is
+   * Reads the hello of a worker that this process has called, as if the worker had connected.
+   * @returns whether it said hello
    */
   async hear(socket: StreamSocket): Promise<boolean> {
     const connection = new Connection(socket);
@@ -147,8 +147,8 @@ export class Control extends EventEmitter<ControlEvents> {
   }
 
   /**
-   * Lets nobody in until `thaw`: who connects waits in the backlog. Resolves when all who had come are where they belong;
-   * those that say nothing are cut off.
+   * Accepts nobody until `thaw`: peers wait in the backlog. Resolves when each peer that had connected has said hello or
+   * was disconnected.
    */
   async freeze(): Promise<void> {
     await this.#listener.pause(SETTLE_TIMEOUT_MS);
@@ -165,8 +165,8 @@ export class Control extends EventEmitter<ControlEvents> {
     this.#listener.resume();
   }
 
-  /** Another process goes on with the socket. Peers whose command has no answer yet hear that they should ask there. */
-  async abandon(): Promise<void> {
+  /** Another process goes on with the socket. Peers whose command is not answered are told to ask that process. */
+  async disown(): Promise<void> {
     await this.#listener.abandon();
     for (const connection of this.#strangers) connection.close();
     for (const { connection } of this.#controls) {
@@ -218,7 +218,7 @@ export class Control extends EventEmitter<ControlEvents> {
       connection.socket.discard(
         new PassfdError(
           'ERR_HANDSHAKE_TIMEOUT',
-          `A peer connected and did not say within ${this.#timeoutMs} ms who it is`,
+          `A peer connected and did not say hello within ${this.#timeoutMs} ms`,
         ),
       );
     }, this.#timeoutMs);
@@ -244,8 +244,8 @@ export class Control extends EventEmitter<ControlEvents> {
   }
 
   /**
-   * Where a user has no place left, the oldest of its connections that waits for nothing gives way.
-   * @throws {PassfdError} `ERR_QUOTA` when all of them wait for something
+   * When a user has no place left, closes its oldest idle connection.
+   * @throws {PassfdError} `ERR_QUOTA` when none of them is idle
    */
   #makePlace(peer: PeerCredentials): void {
     try {
@@ -254,7 +254,10 @@ export class Control extends EventEmitter<ControlEvents> {
       const idle = [...this.#controls].find((one) => one.isIdle && one.peer.uid === peer.uid);
       if (!idle) throw error;
       this.#controls.delete(idle);
-      this.#refuse(idle.connection, new PassfdError('ERR_QUOTA', 'It was idle, and its place is needed'));
+      this.#refuse(
+        idle.connection,
+        new PassfdError('ERR_QUOTA', 'The connection was idle, and its place is needed'),
+      );
       this.#controls.check(peer);
     }
   }
@@ -268,8 +271,8 @@ export class Control extends EventEmitter<ControlEvents> {
 }
 
 /**
- * Closes the connection of a peer, and tells it why, if it can still hear it.
- * @returns what it was refused for; undefined when it has hung up itself
+ * Closes the connection of a peer, after a farewell with the reason.
+ * @returns the reason; undefined when the peer has hung up itself
  */
 export function turnAway(socket: StreamSocket, error: unknown): PassfdError | undefined {
   if (isEnd(error)) {
@@ -284,7 +287,7 @@ export function turnAway(socket: StreamSocket, error: unknown): PassfdError | un
   return refusal;
 }
 
-/** The control file's mode under these options: also for the raw control socket. */
+/** The file mode of a control socket or a raw control socket. */
 export function modeFor({ allowUids = [], allowGids = [] }: ControlOptions): number {
   return allowUids.length > 0 || allowGids.length > 0 ? OPEN_MODE : PRIVATE_MODE;
 }
@@ -295,11 +298,11 @@ export function checkPeer(peer: PeerCredentials, options: ControlOptions): void 
   if (isTrusted(peer) || allowUids.includes(peer.uid) || allowGids.includes(peer.gid)) return;
   throw new PassfdError(
     'ERR_PEER_DENIED',
-    `Process ${peer.pid} of user ${peer.uid}, group ${peer.gid}, may not connect; allow it by --allow-uid or --allow-gid`,
+    `Process ${peer.pid} of user ${peer.uid}, group ${peer.gid}, may not connect; --allow-uid or --allow-gid allows it`,
   );
 }
 
-/** By convention a worker of the recipe says its process id first; another object says nothing, and the kernel knows. */
+/** A recipe worker sends its process id first, by convention. It counts only where the kernel does not know the id. */
 function pidIn(pickle: Buffer, peer: PeerCredentials): number {
   try {
     const said = loads(pickle);
@@ -313,6 +316,6 @@ function pidIn(pickle: Buffer, peer: PeerCredentials): number {
 function crowdedOut(): PassfdError {
   return new PassfdError(
     'ERR_HANDSHAKE_TIMEOUT',
-    `More than ${MAX_STRANGERS} peers have not said who they are, and this one is the oldest of the process that has the most`,
+    `More than ${MAX_STRANGERS} peers have not said hello; this is the oldest of the process that has the most of them`,
   );
 }

@@ -1,15 +1,17 @@
 // The dispatcher: accepts connections and hands each to one of several workers.
 export type { Commands } from './command-connection.js';
 export type { ControlOptions } from './control.js';
-export {
-  Dispatcher,
-  type ChildIdentity,
-  type DispatcherEvents,
-  type DispatcherOptions,
-  type OpenControlOptions,
-  type StopOptions,
-} from './dispatcher.js';
-export type { OfferedSocket } from './listeners.js';
+export type { ChildIdentity } from './admission.js';
+export { Dispatcher } from './dispatcher.js';
+export type { OfferedSocket } from './kept-sockets.js';
+export type { OwnAddress } from './listener-key.js';
+export type {
+  DispatcherEvents,
+  DispatcherOptions,
+  DrainOptions,
+  OpenControlOptions,
+  StopOptions,
+} from './options.js';
 export { policyNames, type Arrival, type Candidate, type Policy, type PolicyName } from './policy.js';
 export type { Overload } from './pool.js';
 export type { AwaitedWorker } from './awaited-workers.js';

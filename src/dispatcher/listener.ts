@@ -1,16 +1,17 @@
-// AcceptLoop: one listening socket of the dispatcher, and the connections that come to it.
+// Listener: one listening socket of the dispatcher, and the connections that it has accepted.
 import { Descriptor, type Acceptor, type Address } from '../fd/index.js';
 import type { CustodyLabel } from '../handoff/index.js';
+import { isInheritedKey } from './listener-key.js';
 import type { Arrival } from './policy.js';
 
 export interface ListenerIdentity {
-  /** As workers know it. */
+  /** The number that workers know it by. */
   readonly id: number;
-  /** As this dispatcher and the next one know what was asked for. */
+  /** Who asked for the address and in which words: see `listener-key.ts`. */
   readonly key: string;
-  /** Whether it was given to the dispatcher (`--listen`), and not asked for by a worker. */
+  /** Whether the owner of the dispatcher asked for it (`--listen`), and not a worker. */
   readonly isOwn: boolean;
-  /** Connections that wait in the kernel at most, as was asked for. Earlier releases do not say it. */
+  /** Most connections that wait in the kernel. Earlier releases omit it. */
   readonly backlog?: number | undefined;
 }
 
@@ -34,21 +35,21 @@ export class Listener implements ListenerIdentity {
     return this.#acceptor;
   }
 
-  /** Another socket at the same address. @returns the one before, which is the caller's */
+  /** Goes on with another socket at the same address. @returns the old socket, which the caller owns */
   exchange(acceptor: Acceptor): Acceptor {
     const before = this.#acceptor;
     this.#acceptor = acceptor;
     return before;
   }
 
-  /** What the next dispatcher has to know about a duplicate of the socket. */
+  /** What a worker that keeps a duplicate of the socket tells the next dispatcher. */
   get label(): CustodyLabel {
     return { key: this.key, file: this.acceptor.fileIdentity, backlog: this.backlog };
   }
 
-  /** Whether another process has made the socket, and keeps it. */
+  /** Whether another process has made the socket and keeps it. */
   get isInherited(): boolean {
-    return this.key.startsWith('own-fd ') || this.key.startsWith('wanted-fd ');
+    return isInheritedKey(this.key);
   }
 
   get address(): Address {
@@ -56,7 +57,7 @@ export class Listener implements ListenerIdentity {
   }
 }
 
-/** What it takes to open an address again. */
+/** What is needed to open an address again. */
 export type FormerListener = Pick<ListenerIdentity, 'key' | 'backlog'> & { readonly address: Address };
 
 /** One accepted client connection, until a worker has adopted it. Owns its descriptor. */
@@ -74,7 +75,7 @@ export class AcceptedConnection implements Arrival {
     try {
       return this.descriptor.remoteAddress;
     } catch {
-      return undefined; // it has hung up already
+      return undefined; // the client has hung up
     }
   }
 
@@ -82,12 +83,12 @@ export class AcceptedConnection implements Arrival {
     return this.listener.address;
   }
 
-  /** A worker has it no more, and did not adopt it. */
+  /** It has come back from a worker that did not adopt it. */
   return(): void {
     if (this.#redelivery === 'none') this.#redelivery = 'due';
   }
 
-  /** A worker gets it. @returns whether it had been at another one before, and this was not counted yet */
+  /** A worker gets it. @returns whether it counts as redelivered: it has come back, and was not counted before */
   placeAgain(): boolean {
     if (this.#redelivery !== 'due') return false;
     this.#redelivery = 'counted';

@@ -1,73 +1,63 @@
-// Listeners: the listening sockets of a dispatcher, each with a number for workers and a key for the next dispatcher.
+// Listeners: the listening sockets of a dispatcher, by the numbers that workers know. Two sockets of one address become one.
 import {
   Acceptor,
-  Descriptor,
   formatAddress,
   listen,
   PassfdError,
   type Address,
-  type AddressLike,
+  type Descriptor,
   type ListenOptions,
 } from '../fd/index.js';
 import type { CustodyLabel, WantedAddress } from '../handoff/index.js';
-import { Listener, type ListenerIdentity, type FormerListener } from './listener.js';
+import {
+  OfferedSockets,
+  ReturnedSockets,
+  type Offered,
+  type OfferedSocket,
+  type Returned,
+} from './kept-sockets.js';
+import {
+  inheritedKey,
+  isInheritedKey,
+  isOwnKey,
+  ownKey,
+  wantedIn,
+  wantedKey,
+  type OwnAddress,
+} from './listener-key.js';
+import { Listener, type FormerListener, type ListenerIdentity } from './listener.js';
 import type { ListenerSnapshot } from './succession/snapshot.js';
+import { isInTheWay, namesOf, openInherited, openWanted } from './wanted-address.js';
 
 /** Listeners have 16 bits in the protocol (`docs/protocol.md`, HANDOFF). */
 const MAX_LISTENER_ID = 65_535;
 
-/** An address of the dispatcher's own; also `{ fd }`, a listening socket that this process has inherited and keeps. */
-export type OwnAddress = AddressLike | { readonly fd: number };
-
 export interface ListenersEvents {
   opened(listener: Listener): void;
-  /** Nobody can reach this socket of its address any more: what waits there is to be taken. May throw. */
+  /** No client can reach this socket of its address any more. What waits there is to be accepted. May throw. */
   stranded(listener: Listener, acceptor: Acceptor): void;
-  /** Another socket is at its address, and the one before is closed. */
+  /** Another socket is at its address. The old one is about to be closed. */
   exchanged(listener: Listener): void;
   /** Nothing comes from it any more. */
   closing(listener: Listener): void;
-  /** The address is free, or somebody else's. */
+  /** The address is free, or another process has it. */
   closed(address: Address): void;
   /** A client of a Unix socket was refused: see `Acceptor.distrustPeers`. */
   refusedPeer(error: PassfdError): void;
-  /** The socket is closed; its file could not be removed. */
+  /** A socket is closed, and its file could not be removed; or a file could not be looked at. */
   warned(error: unknown): void;
-}
-
-/** A listening socket that somebody else has kept for workers that ask for its address. */
-export interface OfferedSocket {
-  readonly descriptor: Descriptor;
-  /** Whether another process has made it, and keeps it; else an earlier process of this service has. */
-  readonly isInherited: boolean;
-}
-
-/** The same, while it is here. */
-export interface Offered {
-  readonly acceptor: Acceptor;
-  readonly isInherited: boolean;
 }
 
 type Backlog = Pick<ListenOptions, 'backlog'>;
 
-/** A listening socket that was in custody, until somebody asks for it again, or it is one with another one. */
-interface Returned {
-  readonly label: CustodyLabel;
-  readonly acceptor: Acceptor;
-  /** Whether who waits there could not be taken yet, and the reason was told. */
-  readonly isStuck?: boolean;
-}
-
 export class Listeners implements Iterable<Listener> {
   readonly #events: ListenersEvents;
   readonly #listeners = new Map<number, Listener>();
-  /** Those that are being opened for workers, by their keys. */
+  /** Listeners that are being opened for workers, by their keys. */
   readonly #opening = new Map<string, Promise<Listener>>();
-  /** By the identity of the socket, since every worker brings each. */
-  readonly #returned = new Map<string, Returned>();
-  /** For whoever asks for their addresses. */
-  readonly #offered: Offered[] = [];
-  /** Those whose sockets are being opened anew. */
+  readonly #offered = new OfferedSockets();
+  readonly #returned = new ReturnedSockets();
+  /** Listeners whose sockets are being opened anew. */
   readonly #restoring = new Map<Listener, Promise<void>>();
   #nextId = 0;
 
@@ -83,12 +73,13 @@ export class Listeners implements Iterable<Listener> {
     return this.#listeners.get(listener.id) === listener;
   }
 
-  /** Whether another process had made its socket, and a worker got it by its address: it cannot be opened again here. */
+  /** Whether a worker got its socket from those that were offered: it cannot be opened again here. */
   wasOffered({ key }: Listener): boolean {
-    return originOf(key) === 'wanted-fd' && !('fd' in wantedIn(key));
+    const wanted = wantedIn(key);
+    return wanted !== undefined && isInheritedKey(key) && !('fd' in wanted);
   }
 
-  /** What is open where this one was: somebody has asked for it in the same words, or it has the same address. */
+  /** The open listener of a former one: it was asked for in the same words, or has the same address. */
   at({ key, address }: FormerListener): Listener | undefined {
     const listeners = [...this];
     const wanted = formatAddress(address);
@@ -98,38 +89,35 @@ export class Listeners implements Iterable<Listener> {
     );
   }
 
-  /** Those whose connections go to all workers that serve. */
+  /** The dispatcher's own: their connections go to all workers that serve. */
   get own(): Listener[] {
     return [...this].filter(({ isOwn }) => isOwn);
   }
 
-  /** Those that nobody has asked for yet. */
+  /** Offered sockets that no worker has asked for yet. */
   get offered(): readonly Offered[] {
-    return this.#offered;
+    return this.#offered.all;
   }
 
   /** @throws {PassfdError} as `listen` of `passfd` */
   async openOwn(address: OwnAddress, backlog: number | undefined): Promise<Listener> {
     const key = this.#unusedKey(ownKey(address));
-    // Not by its key: the number may be another socket's than in the process that died.
+    // No returned socket has this key: the number may be of another socket than in the process that died.
     if (typeof address === 'object' && 'fd' in address) {
-      return this.#open(inherited(address.fd), { key, isOwn: true, backlog });
+      return this.#open(openInherited(address.fd), { key, isOwn: true, backlog });
     }
-    const returned = await this.#takeReturned(key);
-    if (!returned) {
-      const wanted = typeof address === 'string' ? { path: address } : address;
-      await this.#endOfferedWhere((offered) => isInTheWay(offered, wanted));
-    }
+    const returned = await this.#returned.takeFor(key);
+    if (!returned) await this.#endOfferedInTheWay(typeof address === 'string' ? { path: address } : address);
     const acceptor = returned ?? (await listen(address, withBacklog(backlog)));
     return this.#open(acceptor, { key, isOwn: true, backlog });
   }
 
-  /** The first worker that asks for an address makes it; the others get the same one. @throws {PassfdError} as `listen` */
+  /** The first worker that asks for an address opens it. The others get the same listener. @throws {PassfdError} as `listen` */
   async openWanted(address: WantedAddress, backlog: number): Promise<Listener> {
     const key = wantedKey(address);
     const existing = await this.#find(key, address);
     if (existing) {
-      // Most apps that listen at a path remove what is there first. Where that fails, other workers serve there all the same.
+      // Most apps that listen at a path remove its file first. If the file cannot be restored, other workers serve there.
       await this.restoreFile(existing).catch((error: unknown) => {
         this.#events.warned(error);
       });
@@ -139,16 +127,16 @@ export class Listeners implements Iterable<Listener> {
   }
 
   /**
-   * Opens an address again that a worker had asked for, unless it is open. It has the port that it had, also where the
-   * kernel had picked that, and the next worker that asks for it in the same words gets it.
+   * Opens an address again that a worker had asked for, unless it is open. It has the same port as before, even if the
+   * kernel had picked it. The next worker that asks for it in the same words gets it.
    * @returns undefined when another program has it
    * @throws {PassfdError} as `listen`
    */
   async reopen(former: FormerListener): Promise<Listener | undefined> {
     const { key, address, backlog } = former;
     const open = this.at(former);
-    if (open || originOf(key) !== 'wanted') return open;
     const asked = wantedIn(key);
+    if (open || !asked || isInheritedKey(key)) return open;
     const wanted = 'port' in asked && 'port' in address ? { ...asked, port: address.port } : asked;
     try {
       return await (this.#opening.get(key) ?? this.#openNew(key, wanted, withBacklog(backlog)));
@@ -160,18 +148,7 @@ export class Listeners implements Iterable<Listener> {
   }
 
   async #openNew(key: string, address: WantedAddress, options: Backlog): Promise<Listener> {
-    const offered = this.#takeOffered(address);
-    const opening = offered
-      ? Promise.resolve(
-          this.#open(offered.acceptor, {
-            key: offered.isInherited ? inheritedKey(address) : key,
-            isOwn: false,
-            ...options,
-          }),
-        )
-      : this.#endOfferedWhere((other) => isInTheWay(other, address))
-          .then(() => openWanted(address, options))
-          .then((acceptor) => this.#open(acceptor, { key, isOwn: false, ...options }));
+    const opening = this.#openOffered(key, address, options) ?? this.#openWanted(key, address, options);
     this.#opening.set(key, opening);
     try {
       return await opening;
@@ -180,13 +157,26 @@ export class Listeners implements Iterable<Listener> {
     }
   }
 
+  #openOffered(key: string, address: WantedAddress, options: Backlog): Promise<Listener> | undefined {
+    const offered = this.#offered.takeFor(address);
+    if (!offered) return undefined;
+    const { acceptor, isInherited } = offered;
+    const identity = { key: isInherited ? inheritedKey(address) : key, isOwn: false, ...options };
+    return Promise.resolve(this.#open(acceptor, identity));
+  }
+
+  async #openWanted(key: string, address: WantedAddress, options: Backlog): Promise<Listener> {
+    await this.#endOfferedInTheWay(address);
+    return this.#open(await openWanted(address, options), { key, isOwn: false, ...options });
+  }
+
   /**
-   * Takes in a listening socket that a worker had in custody. What workers had asked for is open again from here on;
-   * an own address of the dispatcher's waits for `openOwn`.
-   * @throws when its file cannot be looked at; then it is closed
+   * Takes in a listening socket that a worker had in custody. A socket that workers had asked for is open from here on. A
+   * socket of the dispatcher's own waits for `openOwn`.
+   * @throws {PassfdError} when its file cannot be looked at; then it is closed
    */
   async takeReturned(label: CustodyLabel, descriptor: Descriptor): Promise<void> {
-    // Its last server was closed, and the dispatcher died before all custodians knew.
+    // A socket that was shut down: its last server was closed, and the dispatcher died before all custodians knew.
     if (descriptor.describe().kind !== 'listener') {
       descriptor.close();
       return;
@@ -197,8 +187,7 @@ export class Listeners implements Iterable<Listener> {
       return;
     }
     const { key, file, backlog } = label;
-    const origin = originOf(key);
-    const removesFile = !origin.endsWith('-fd');
+    const removesFile = !isInheritedKey(key);
     let acceptor: Acceptor;
     try {
       acceptor = await Acceptor.inherit(descriptor, { removesFile, fileIdentity: file });
@@ -209,8 +198,8 @@ export class Listeners implements Iterable<Listener> {
     this.#guard(acceptor);
     if (this.#isKnown(identity)) {
       acceptor.release().close();
-    } else if (origin.startsWith('own')) {
-      this.#returned.set(identity, { label, acceptor });
+    } else if (isOwnKey(key)) {
+      this.#returned.add({ label, acceptor });
     } else {
       const twin = removesFile ? this.#twinOf(label, acceptor) : undefined;
       if (twin) await this.#merge(twin, { label, acceptor });
@@ -218,12 +207,12 @@ export class Listeners implements Iterable<Listener> {
     }
   }
 
-  /** Where another socket of the same path was brought before: a worker had not got the one that it was exchanged for. */
+  /** The listener of another socket of the same path. A worker may bring an old one, if it missed an exchange. */
   #twinOf({ key }: CustodyLabel, { address }: Acceptor): Listener | undefined {
     return 'path' in address ? [...this].find((listener) => listener.key === key) : undefined;
   }
 
-  /** Goes on with the one of two sockets that clients can reach, and with who waits at the other one. */
+  /** Of two sockets of one path, keeps the one that clients can reach, and accepts what waits at the other. */
   async #merge(listener: Listener, returned: Returned): Promise<void> {
     const { acceptor } = returned;
     let isBetter = false;
@@ -240,18 +229,18 @@ export class Listeners implements Iterable<Listener> {
     try {
       this.#events.stranded(listener, stranded);
     } catch (error) {
-      // A socket that is closed resets who waits there: not before `closeReturned`.
+      // To close the socket would reset its clients: `closeReturned` tries again.
       if (returned.isStuck !== true) this.#events.warned(error);
       if (this.#isKnown(stranded.inode)) stranded.release().close();
-      else this.#returned.set(stranded.inode, { label: returned.label, acceptor: stranded, isStuck: true });
+      else this.#returned.add({ label: returned.label, acceptor: stranded, isStuck: true });
       return;
     }
-    // Workers of an earlier release say nothing of the file: then both have the one at their path.
+    // Workers of an earlier release do not name the file. Then both sockets have the file that is at their path.
     if (stranded.fileIdentity === listener.acceptor.fileIdentity) stranded.release().close();
     else await this.#closeAcceptor(stranded);
   }
 
-  /** Goes on with a listening socket of another generation, under the number that workers know. */
+  /** Takes over a listening socket of another generation, under the number that workers know. */
   async restore({
     descriptor,
     accepted,
@@ -269,23 +258,23 @@ export class Listeners implements Iterable<Listener> {
     return listener;
   }
 
-  /** Takes over listening sockets that workers may ask for. @throws {PassfdError} `ERR_WRONG_KIND` */
+  /** Takes ownership of listening sockets that workers may ask for. @throws {PassfdError} `ERR_WRONG_KIND` */
   async offer(sockets: readonly OfferedSocket[]): Promise<void> {
     for (const { descriptor, isInherited } of sockets) {
-      // A worker has brought it, and it may be open again.
+      // A worker has brought the same socket.
       if (this.#isKnown(descriptor.inode)) {
         descriptor.close();
         continue;
       }
       const acceptor = await Acceptor.inherit(descriptor, { removesFile: !isInherited });
       this.#guard(acceptor);
-      this.#offered.push({ acceptor, isInherited });
+      this.#offered.add({ acceptor, isInherited });
     }
   }
 
   /**
-   * Opens a socket anew whose file somebody has removed: nobody could reach it any more. What is inherited is another one's
-   * to open. @throws {PassfdError} as `listen`; then it is as before
+   * Opens a Unix socket anew if its file was removed, since no client could reach it. An inherited socket is left alone.
+   * @throws {PassfdError} as `listen`; then it is as before
    */
   async restoreFile(listener: Listener): Promise<void> {
     const running = this.#restoring.get(listener);
@@ -299,7 +288,7 @@ export class Listeners implements Iterable<Listener> {
     }
   }
 
-  /** Resolves when none is being opened anew. */
+  /** Resolves when no socket is being opened anew. */
   async restored(): Promise<void> {
     await Promise.allSettled(this.#restoring.values());
   }
@@ -329,44 +318,51 @@ export class Listeners implements Iterable<Listener> {
     return before;
   }
 
-  /** Nobody asks for what was offered any more. */
+  /** Ends the offered sockets that no worker has asked for. */
   endOffered(): Promise<void> {
     return this.#endOfferedWhere(() => true);
   }
 
-  /** Closes what was offered here, and it lives on with whoever keeps it. */
+  /** Closes the offered sockets here only. The process that keeps them has them still. */
   async closeOffered(): Promise<void> {
-    await Promise.all(this.#offered.splice(0).map(({ acceptor }) => this.#closeAcceptor(acceptor)));
+    const offered = this.#offered.takeWhere(() => true);
+    await Promise.all(offered.map(({ acceptor }) => this.#closeAcceptor(acceptor)));
   }
 
-  /** Nobody asks for what was returned any more. It stays where no descriptor is free for who waits: call it again then. */
+  /**
+   * Closes the returned sockets that nobody has asked for. A socket stays while no descriptor is free for its clients: call
+   * this again.
+   */
   async closeReturned(): Promise<void> {
-    const all = [...this.#returned.values()];
-    this.#returned.clear();
-    for (const returned of all) {
+    for (const returned of this.#returned.takeAll()) {
       const { label, acceptor } = returned;
       const twin = this.#twinOf(label, acceptor);
       await (twin ? this.#merge(twin, returned) : this.#closeAcceptor(acceptor));
     }
   }
 
-  /** Closes it here. Where workers have it in custody, clients may still connect, until those have closed it too. */
+  /** Closes it here. Clients may still connect while workers have it in custody. */
   close(listener: Listener): Promise<void> {
     return this.#remove(listener, () => listener.acceptor.close());
   }
 
-  /** Closes it wherever it is in custody: the address is free then. A socket that was inherited may be somebody else's too. */
+  /** Shuts it down for every process that has it in custody, so the address is free. An inherited socket is closed here only. */
   end(listener: Listener): Promise<void> {
     return this.#remove(listener, () =>
       listener.isInherited ? listener.acceptor.close() : listener.acceptor.shutdown(),
     );
   }
 
-  /** Ends them for whoever keeps them; those that are somebody else's are closed here only. */
+  /** Ends own sockets that keep the wanted address from being opened. */
+  #endOfferedInTheWay(wanted: WantedAddress | Address): Promise<void> {
+    return this.#endOfferedWhere(
+      ({ acceptor, isInherited }) => !isInherited && isInTheWay(acceptor.address, wanted),
+    );
+  }
+
+  /** Shuts offered sockets down for every process that keeps them. Inherited ones are closed here only. */
   async #endOfferedWhere(isUnwanted: (offered: Offered) => boolean): Promise<void> {
-    for (const one of this.#offered.filter(isUnwanted)) {
-      this.#offered.splice(this.#offered.indexOf(one), 1);
-      const { acceptor, isInherited } = one;
+    for (const { acceptor, isInherited } of this.#offered.takeWhere(isUnwanted)) {
       await this.#warnIfFails(() => (isInherited ? acceptor.close() : acceptor.shutdown()));
       if (!isInherited) this.#events.closed(acceptor.address);
     }
@@ -391,7 +387,7 @@ export class Listeners implements Iterable<Listener> {
     }
   }
 
-  /** Anybody may connect to a Unix socket, within its mode. */
+  /** Any process that the mode of a Unix socket admits may connect to it. */
   #guard(acceptor: Acceptor): void {
     acceptor.distrustPeers((error) => {
       this.#events.refusedPeer(error);
@@ -407,7 +403,7 @@ export class Listeners implements Iterable<Listener> {
     return listener;
   }
 
-  /** Several listening sockets at port 0 are asked for in the same words, and the next dispatcher asks in the same order. */
+  /** Several addresses may be asked for in the same words (port 0). The next dispatcher asks in the same order. */
   #unusedKey(words: string): string {
     const keys = new Set(Array.from(this, ({ key }) => key));
     let key = words;
@@ -415,7 +411,7 @@ export class Listeners implements Iterable<Listener> {
     return key;
   }
 
-  /** Not one that was just given back: connections of that may be on their way. */
+  /** Numbers are used in turn: connections of a listener that was just closed may still be on their way. */
   #freeId(): number {
     for (let tries = 0; tries <= MAX_LISTENER_ID; tries++) {
       const id = this.#nextId;
@@ -425,7 +421,7 @@ export class Listeners implements Iterable<Listener> {
     throw new PassfdError('ERR_QUOTA', `More than ${MAX_LISTENER_ID} addresses are open`);
   }
 
-  /** An address that is open already, whoever asked for it, and in whatever words. */
+  /** The listener that serves the wanted address already, in whatever words it was asked for. */
   #find(key: string, address: WantedAddress): Promise<Listener> | Listener | undefined {
     const keys = [key, inheritedKey(address)];
     const same = [...this].find((listener) => keys.includes(listener.key)) ?? this.#opening.get(key);
@@ -434,128 +430,25 @@ export class Listeners implements Iterable<Listener> {
     return [...this].find((listener) => names.includes(formatAddress(listener.address)));
   }
 
-  #takeOffered(address: WantedAddress): Offered | undefined {
-    const names = namesOf(address);
-    const index = this.#offered.findIndex(({ acceptor }) => names.includes(formatAddress(acceptor.address)));
-    return index < 0 ? undefined : this.#offered.splice(index, 1)[0];
-  }
-
   #isKnown(inode: string): boolean {
     return this.#returned.has(inode) || [...this].some(({ acceptor }) => acceptor.inode === inode);
   }
 
-  /** The same socket came in another way too, as from the store of a service manager: its file stays. */
+  /** Closes other descriptors of the same socket, such as those of a service manager. The file stays. */
   #dropOthers({ inode }: Acceptor): void {
-    this.#returned.get(inode)?.acceptor.release().close();
-    this.#returned.delete(inode);
-    const index = this.#offered.findIndex(({ acceptor }) => acceptor.inode === inode);
-    if (index >= 0) this.#offered.splice(index, 1)[0]?.acceptor.release().close();
-  }
-
-  /** Of several, the one that clients can reach. */
-  async #takeReturned(key: string): Promise<Acceptor | undefined> {
-    let found: Acceptor | undefined;
-    for (const { label, acceptor } of this.#returned.values()) {
-      if (label.key === key && (!found || (await acceptor.isReachable()))) found = acceptor;
+    this.#returned.take(inode)?.acceptor.release().close();
+    for (const { acceptor } of this.#offered.takeWhere((offered) => offered.acceptor.inode === inode)) {
+      acceptor.release().close();
     }
-    if (found) this.#returned.delete(found.inode);
-    return found;
   }
 }
 
-/** Of the addresses that are as good as the wanted one; none where only its words can tell. */
-function namesOf(wanted: WantedAddress): string[] {
-  if ('fd' in wanted) return [];
-  if ('path' in wanted) return [formatAddress(wanted)];
-  const { host, port, ipv6Only } = wanted;
-  if (port === 0) return [];
-  if (host !== null) return [formatAddress({ host, port })];
-  // Without a host, nobody can listen beside either; see also `openWanted`.
-  return (ipv6Only ? ['::'] : ['::', '0.0.0.0']).map((any) => formatAddress({ host: any, port }));
-}
-
-/** Whether nobody can listen where it is wanted before this one is ended, and it is ours to end. */
-function isInTheWay({ acceptor, isInherited }: Offered, wanted: WantedAddress | Address): boolean {
-  if (isInherited || 'fd' in wanted) return false;
-  const other = acceptor.address;
-  if ('path' in wanted || 'path' in other) {
-    return 'path' in wanted && 'path' in other && wanted.path === other.path;
-  }
-  const hosts = [wanted.host ?? '::', other.host];
-  const isShared = hosts.some((host) => host === '::' || host === '0.0.0.0') || hosts[0] === hosts[1];
-  return wanted.port === other.port && isShared;
-}
-
-/** What a key begins with: who asked for the address; and `-fd`, where the socket and its file are somebody else's. */
-type Origin = 'own' | 'own-fd' | 'wanted' | 'wanted-fd';
-
-/** As it was asked for: at port 0, the next dispatcher gets the port that the kernel had picked. */
-function ownKey(address: OwnAddress): string {
-  if (typeof address === 'object' && 'fd' in address) return keyOf('own-fd', String(address.fd));
-  return keyOf('own', typeof address === 'string' ? address : formatAddress(address));
-}
-
-function wantedKey(address: WantedAddress): string {
-  return keyOf('fd' in address ? 'wanted-fd' : 'wanted', JSON.stringify(address));
-}
-
-/** Of a socket that was offered, and that somebody else keeps. */
-function inheritedKey(address: WantedAddress): string {
-  return keyOf('wanted-fd', JSON.stringify(address));
-}
-
-/** The options of its `listen`. */
+/** The options of the `listen` that opened it. */
 function askedFor({ key, backlog }: Listener): ListenOptions {
-  return { ...modeIn(key), ...withBacklog(backlog) };
+  const wanted = isInheritedKey(key) ? undefined : wantedIn(key);
+  return { ...(wanted && 'mode' in wanted && { mode: wanted.mode }), ...withBacklog(backlog) };
 }
 
 function withBacklog(backlog: number | undefined): Backlog {
   return backlog === undefined ? {} : { backlog };
-}
-
-/** The file mode that a worker has asked for. */
-function modeIn(key: string): ListenOptions {
-  if (originOf(key) !== 'wanted') return {};
-  const asked = wantedIn(key);
-  return 'mode' in asked ? { mode: asked.mode } : {};
-}
-
-/** What a worker has asked for, by the key of that. */
-function wantedIn(key: string): WantedAddress {
-  return JSON.parse(key.slice(key.indexOf(' '))) as WantedAddress;
-}
-
-function keyOf(origin: Origin, rest: string): string {
-  return `${origin} ${rest}`;
-}
-
-function originOf(key: string): string {
-  return key.slice(0, key.indexOf(' '));
-}
-
-/** @throws {PassfdError} `ERR_WRONG_KIND`, `ERR_DESCRIPTOR_CLOSED` */
-function inherited(fd: number): Acceptor {
-  const borrowed = new Descriptor(fd);
-  try {
-    using duplicate = borrowed.duplicate();
-    return new Acceptor(duplicate);
-  } finally {
-    borrowed.release();
-  }
-}
-
-async function openWanted(address: WantedAddress, options: Backlog): Promise<Acceptor> {
-  if ('fd' in address) return inherited(address.fd);
-  if ('path' in address) return listen(address.path, { ...options, mode: address.mode });
-  const { host, port, ipv6Only } = address;
-  if (host !== null) return listen({ host, port }, { ...options, ipv6Only });
-  try {
-    return await listen({ host: '::', port }, { ...options, ipv6Only });
-  } catch (error) {
-    // As Node: IPv4 alone where this machine has no IPv6 (net, server.listen).
-    if (error instanceof PassfdError && error.code === 'ERR_ADDRESS') {
-      return listen({ host: '0.0.0.0', port }, options);
-    }
-    throw error;
-  }
 }

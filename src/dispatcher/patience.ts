@@ -1,8 +1,8 @@
-// Patience: how long the clients of one address wait for room, where they are refused in the end.
+// Patience: how long the clients of one address wait for room before they are refused.
 
 /**
- * A client waits so long at most, from the first one on that found no room: a queue that has not been empty for as long
- * stands, and whoever joins it would only wait behind the others.
+ * Counts from the first client that found no room. A queue that was not empty for this long does not move, and a new client
+ * would only wait after the others.
  */
 export const PATIENCE_MS = 1_000;
 
@@ -21,21 +21,21 @@ export class Patience {
     return this.#isOver;
   }
 
-  /** Clients wait. */
+  /** Clients have begun to wait. */
   begin(): void {
     this.#isNeeded = true;
-    this.goOn();
+    this.restart();
   }
 
-  /** Nobody serves them at all, or another process takes over: that is no overload, and does not count. */
-  suspend(): void {
+  /** No worker serves them, or another process takes over. That time is no overload and does not count. */
+  reset(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#isOver = false;
   }
 
-  /** Somebody serves them again, and may have been there all the time. */
-  goOn(): void {
+  /** A worker serves them. Does nothing while the time runs already. */
+  restart(): void {
     if (!this.#isNeeded || this.#isOver) return;
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
@@ -44,9 +44,9 @@ export class Patience {
     }, PATIENCE_MS);
   }
 
-  /** Nobody waits any more. */
+  /** No client waits any more. */
   end(): void {
     this.#isNeeded = false;
-    this.suspend();
+    this.reset();
   }
 }

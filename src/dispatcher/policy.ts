@@ -1,25 +1,27 @@
 // The rules that choose a worker for a connection: pure functions of what is known about the workers.
 import type { Address } from '../fd/index.js';
 
-/** What a policy knows of a worker that has room. */
+/** What a policy knows about a worker that has room. */
 export interface Candidate {
   /** Stays the same when a supervised worker is restarted. */
   readonly id: number;
-  /** Connections that it has or that are on their way to it, as far as its dialect tells. */
+  /** Connections that it has open or that are in flight to it, as far as its dialect reports them. */
   readonly load: number;
 }
 
 /** The connection to be placed. */
 export interface Arrival {
-  /** Where the client is, read from the kernel when it is asked for; undefined when it has no address or is gone. */
+  /** The client's address, read from the kernel on access. Undefined when the client has no address or has hung up. */
   readonly client: Address | undefined;
-  /** Where it came to. */
+  /** The address that the client connected to. */
   readonly local: Address;
 }
 
 /**
- * Chooses one of the workers that have room: at least one, in the order of their ids. A worker without room is not among
- * them, so a rule that prefers one worker falls back on the next by itself.
+ * Chooses one of the workers that have room.
+ * @param workers at least one, in the order of their ids. A policy never sees a worker that is full, so a policy that prefers
+ * one worker falls back by itself
+ * @returns one of `workers`
  */
 export type Policy = <T extends Candidate>(workers: readonly T[], arrival: Arrival) => T;
 
@@ -39,12 +41,12 @@ export function createPolicy(name: PolicyName): Policy {
   }
 }
 
-/** A policy of the user's, which can do to the dispatcher's own list what it likes. */
+/** Protects the dispatcher's own list from a custom policy. */
 export function isolated(policy: Policy): Policy {
   return (workers, arrival) => policy(Object.freeze([...workers]), arrival);
 }
 
-/** One after the other. */
+/** Workers take turns. */
 export function roundRobin(): Policy {
   let last = 0;
   return (workers) => {
@@ -54,7 +56,7 @@ export function roundRobin(): Policy {
   };
 }
 
-/** The one with the fewest connections; among equals one after the other. */
+/** The worker with the fewest connections. Workers with equally few take turns. */
 export function leastConnections(): Policy {
   const inTurn = roundRobin();
   return (workers, arrival) => {
@@ -67,8 +69,8 @@ export function leastConnections(): Policy {
 }
 
 /**
- * The one with fewer connections of two that are drawn by lot: nearly as even as the fewest of all, and it does not send
- * everybody to a worker that has just come (Mitzenmacher, "The power of two choices", 2001).
+ * Draws two workers by lot and takes the one with fewer connections. Nearly as even as the fewest of all, and a worker that has
+ * just joined is not flooded (Mitzenmacher, "The power of two choices", 2001).
  */
 export function powerOfTwoChoices(random: () => number): Policy {
   return (workers) => {
@@ -83,7 +85,7 @@ export function powerOfTwoChoices(random: () => number): Policy {
 
 /**
  * The same worker for the same client address, by rendezvous hashing: when a worker leaves, only its own clients move.
- * Clients without an address (Unix sockets) take turns.
+ * Clients of Unix sockets have no address, and workers take turns for them.
  */
 export function clientAddress(): Policy {
   const inTurn = roundRobin();
@@ -113,7 +115,7 @@ function hashOf(text: string): number {
   return hash;
 }
 
-/** The last step of MurmurHash3: with bits that mix worse, neighbouring ids would share out the clients unevenly. */
+/** The last step of MurmurHash3. With a weaker mix, neighbouring ids would get uneven shares of the clients. */
 function rendezvousScore(client: number, id: number): number {
   let score = client ^ Math.imul(id, 0x9e3779b1);
   score = Math.imul(score ^ (score >>> 16), 0x85ebca6b);

@@ -1,23 +1,26 @@
-// Pool: the workers and the connections that wait for them; decides which goes where, and never sends one to two.
-import type { Descriptor } from '../fd/index.js';
+// Pool: the workers and the connections that wait for them. Gives each connection to one worker, and never to two.
+import type { Acceptor, Descriptor } from '../fd/index.js';
 import { AcceptedConnection, type Listener } from './listener.js';
 import { Patience } from './patience.js';
 import type { Policy } from './policy.js';
 import type { WorkerHandle } from './workers/worker-handle.js';
 
 /**
- * What happens to a connection that comes when no worker has room: it waits in the kernel; or it is closed, at once when
- * every worker has as many as it said that it takes, else when its patience is over.
+ * What happens to a connection when no worker has room. `wait`: it waits in the kernel. `refuse`: it is accepted and closed, at
+ * once if every worker has reached its capacity, otherwise after it has waited for a second.
  */
 export type Overload = 'wait' | 'refuse';
 
-/** Accepted in one go at most: more room than that need not be counted. */
+/** Most connections accepted at once. More room than that need not be counted. */
 const ACCEPTED_AT_ONCE = 256;
 
-/** Taken in one go where connections are refused, so that refusing never keeps the process from its work. */
+/** Most connections refused at once, so that refusing does not keep the process from its work. */
 const REFUSED_AT_ONCE = 64;
 
-/** A policy that fails does so for every connection, and that is told once in this time. */
+/** Most rounds in which a backlog is emptied: new clients may come as fast as they are accepted. */
+const LAST_ROUNDS = 16;
+
+/** A policy that fails does so for every connection: one report in this time is enough. */
 const POLICY_FAILURE_PAUSE_MS = 1_000;
 
 /** A worker with so many connections has much to do. The next client may be served as soon by a worker that may queue it. */
@@ -32,12 +35,12 @@ export interface PoolCounts {
   refused: number;
 }
 
-/** What the pool tells its owner. */
+/** What the pool reports. */
 export interface PoolEvents {
   refused(count: number, reason: string): void;
   /**
-   * A custom policy threw, or chose a worker that was not among those with room; the first of these was taken. Told once
-   * a second at most.
+   * A custom policy threw, or chose a worker that it was not offered. The first worker with room was taken. Reported at most
+   * once a second.
    */
   policyFailed(error: unknown): void;
 }
@@ -45,28 +48,28 @@ export interface PoolEvents {
 export class Pool {
   readonly counts: PoolCounts = { accepted: 0, adopted: 0, redelivered: 0, refused: 0 };
   readonly #createPolicy: () => Policy;
-  /** Each address has its own, so that whose turn it is does not depend on what comes to the others. */
+  /** Each address has its own policy, so that its turns do not depend on the connections of other addresses. */
   readonly #policies = new WeakMap<Listener, Policy>();
   readonly #overload: Overload;
   readonly #events: PoolEvents;
   /** In the order of their ids. */
   #workers: WorkerHandle[] = [];
-  /** Those from which the longest nothing was taken come first, so that they take turns when there is little room. */
+  /** Least recently served first, so that listeners take turns when there is little room. */
   readonly #listeners = new Set<Listener>();
-  /** Of each address, where clients are refused in the end. */
+  /** One for each address, under `refuse`. */
   readonly #patience = new Map<Listener, Patience>();
-  readonly #abandoned = new WeakSet<Listener>();
-  /** Accepted, and without a worker: first those that came back. */
+  readonly #refused = new WeakSet<Listener>();
+  /** Accepted, and without a worker. Those that came back are first. */
   #waiting: AcceptedConnection[] = [];
   #whenEmpty: (() => void)[] = [];
   #isFrozen = false;
-  /** A custom policy that is asked may do anything to the dispatcher meanwhile. */
+  /** A custom policy may call the dispatcher while it is asked. */
   #isPlacing = false;
-  /** The last one, until it is told. */
+  /** The last failure that is not reported yet. */
   #policyFailure: { readonly error: unknown } | undefined;
-  #policyFailureToldAt = Number.NEGATIVE_INFINITY;
+  #policyFailureReportedAt = Number.NEGATIVE_INFINITY;
 
-  /** @param createPolicy makes the one for an address */
+  /** @param createPolicy makes the policy of one address */
   constructor(createPolicy: () => Policy, overload: Overload, events: PoolEvents) {
     this.#createPolicy = createPolicy;
     this.#overload = overload;
@@ -90,7 +93,7 @@ export class Pool {
     this.update();
   }
 
-  /** Takes in what comes to an address from now on. @param failed accepting fails; once for each error until it is over */
+  /** Accepts at an address from now on. @param failed called when accepting fails, once for each error until it works again */
   open(listener: Listener, failed: (error: unknown) => void): void {
     this.#listeners.add(listener);
     const patience = this.#overload === 'refuse' ? this.#patienceAt(listener) : undefined;
@@ -103,7 +106,7 @@ export class Pool {
       crowded: (isCrowded) => {
         if (isCrowded) patience?.begin();
         else patience?.end();
-        if (this.#isFrozen) patience?.suspend();
+        if (this.#isFrozen) patience?.reset();
       },
       failed: (error, isRepeated) => {
         if (!isRepeated) failed(error);
@@ -111,14 +114,14 @@ export class Pool {
     });
   }
 
-  /** Nothing comes to it any more; what waits from there is still placed. */
+  /** Accepts no more there. Connections that wait are still placed. */
   close(listener: Listener): void {
     this.#listeners.delete(listener);
     this.#patience.get(listener)?.end();
     this.#patience.delete(listener);
   }
 
-  /** Places connections that were accepted, or lets them wait. */
+  /** Places accepted connections, or lets them wait. */
   take(listener: Listener, descriptors: readonly Descriptor[]): void {
     listener.accepted += descriptors.length;
     this.counts.accepted += descriptors.length;
@@ -128,33 +131,45 @@ export class Pool {
     if (this.#waiting.length > 0 && this.#refuses(listener)) this.#refuse(new Set(arrived));
   }
 
-  /** Places connections again that a worker did not adopt, before all others. */
+  /**
+   * Accepts and places what waits at a socket of the listener that is about to be closed.
+   * @throws {PassfdError} as `Acceptor.acceptNow`; what was accepted before the error is placed
+   */
+  takeBacklog(listener: Listener, acceptor: Acceptor = listener.acceptor): void {
+    for (let round = 0; round < LAST_ROUNDS; round++) {
+      const descriptors = acceptor.acceptNow();
+      if (descriptors.length === 0) return;
+      this.take(listener, descriptors);
+    }
+  }
+
+  /** Places connections that a worker did not adopt, before all others. */
   takeBack(connections: readonly AcceptedConnection[]): void {
-    const [abandoned, served] = partition(connections, ({ listener }) => this.#abandoned.has(listener));
-    this.#closeRefused(abandoned, NOBODY_LISTENS);
+    const [refused, served] = partition(connections, ({ listener }) => this.#refused.has(listener));
+    this.#closeRefused(refused, NOBODY_LISTENS);
     for (const connection of served) connection.return();
     this.#waiting = [...served, ...this.#waiting];
     this.update();
   }
 
-  /** Nobody serves an address any more, and nobody will: closes what waits from there, and what comes back later. */
-  abandon(listener: Listener): void {
-    this.#abandoned.add(listener);
+  /** No worker will serve an address again: closes its connections that wait, and those that come back later. */
+  refuseAll(listener: Listener): void {
+    this.#refused.add(listener);
     this.#drop(listener, NOBODY_LISTENS);
   }
 
   /** A worker may have room that it had not. */
   update(): void {
     this.#place();
-    // One that takes something is moved behind the others, and asked once more: by then it has nothing more to do.
+    // A listener that accepts moves to the end of the set while this loop runs, and is resumed once more: to no effect.
     for (const { acceptor } of this.#listeners) acceptor.resume();
     this.#noteEmpty();
   }
 
-  /** Accepts and places nothing until `thaw`; the time until then is no client's fault, and does not count. */
+  /** Accepts and places nothing until `thaw`. The patience of clients does not run out meanwhile. */
   freeze(): void {
     this.#isFrozen = true;
-    for (const patience of this.#patience.values()) patience.suspend();
+    for (const patience of this.#patience.values()) patience.reset();
     for (const { acceptor } of this.#listeners) acceptor.resume();
   }
 
@@ -163,27 +178,27 @@ export class Pool {
     this.update();
   }
 
-  /** Goes on where another dispatcher was. */
+  /** Takes over from another generation. */
   restore(waiting: readonly AcceptedConnection[], counts: PoolCounts): void {
     for (const connection of waiting) connection.return();
     this.#waiting = [...waiting];
     Object.assign(this.counts, counts);
   }
 
-  /** Another process goes on with what waits: closes what this one has of it. */
+  /** Another process goes on with the waiting connections: closes them here. */
   disown(): void {
     for (const patience of this.#patience.values()) patience.end();
     this.#patience.clear();
     for (const { descriptor } of this.#waiting.splice(0)) descriptor.close();
   }
 
-  /** Resolves when no connection waits, and none is in flight that could come back. */
+  /** Resolves when no connection waits and none is in flight. */
   emptied(): Promise<void> {
     if (this.#isEmpty) return Promise.resolve();
     return new Promise((resolve) => this.#whenEmpty.push(resolve));
   }
 
-  /** Closes what waits. */
+  /** Closes the waiting connections. */
   destroy(reason: string): void {
     this.#closeRefused(this.#waiting.splice(0), reason);
     this.#noteEmpty();
@@ -191,7 +206,7 @@ export class Pool {
 
   #roomFor(listener: Listener): number {
     if (this.#isFrozen) return 0;
-    // Those from other addresses that wait still have no worker with room, so they compete with none of these.
+    // Waiting connections of other addresses have no worker with room, so they do not compete for this room.
     let room =
       this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.listener === listener).length;
     for (const worker of this.#workers) {
@@ -202,16 +217,16 @@ export class Pool {
     return this.#refuses(listener) ? REFUSED_AT_ONCE : 0;
   }
 
-  /** Whether who finds no room there is closed, and does not wait. */
+  /** Whether a client that finds no room there is closed. */
   #refuses(listener: Listener): boolean {
     const patience = this.#patience.get(listener);
     if (!patience) return false;
     const workers = this.#workers.filter((worker) => worker.serves(listener));
     if (workers.length === 0) {
-      patience.suspend();
+      patience.reset();
       return false;
     }
-    patience.goOn();
+    patience.restart();
     return patience.isOver || workers.every(({ isFull }) => isFull);
   }
 
@@ -230,7 +245,7 @@ export class Pool {
     const left: AcceptedConnection[] = [];
     const given = new Set<WorkerHandle>();
     try {
-      // One at a time: what comes, or comes back, while a policy is asked is among them, and so is placed too.
+      // One at a time: connections that arrive or come back while a policy is asked are placed too.
       for (let next = this.#waiting.shift(); next; next = this.#waiting.shift()) {
         left.push(next);
         const worker = this.#workerFor(next, candidates);
@@ -242,12 +257,12 @@ export class Pool {
         for (const each of candidates.values()) each.update(worker);
       }
     } finally {
-      // Should a worker fail, the others get theirs all the same, and nothing is sent to two.
+      // Even if a worker throws, the other workers get theirs, and nothing is sent to two.
       this.#waiting = [...left, ...this.#waiting];
       this.#isPlacing = false;
       for (const worker of given) worker.flush();
     }
-    this.#tellPolicyFailure();
+    this.#reportPolicyFailure();
     this.#noteEmpty();
   }
 
@@ -280,7 +295,7 @@ export class Pool {
       return first;
     }
     if (candidates.includes(chosen)) return chosen;
-    this.#policyFailure = { error: new TypeError('The policy chose a worker that was not offered') };
+    this.#policyFailure = { error: new TypeError('The policy returned a worker that it was not offered') };
     return first;
   }
 
@@ -290,18 +305,18 @@ export class Pool {
     return policy;
   }
 
-  /** Only when all are placed: whoever hears of it may do anything to the dispatcher, too. */
-  #tellPolicyFailure(): void {
+  /** Called when all are placed: a listener of the event may call the dispatcher. */
+  #reportPolicyFailure(): void {
     const failure = this.#policyFailure;
     if (!failure) return;
     this.#policyFailure = undefined;
     const now = performance.now();
-    if (now - this.#policyFailureToldAt < POLICY_FAILURE_PAUSE_MS) return;
-    this.#policyFailureToldAt = now;
+    if (now - this.#policyFailureReportedAt < POLICY_FAILURE_PAUSE_MS) return;
+    this.#policyFailureReportedAt = now;
     this.#events.policyFailed(failure.error);
   }
 
-  /** Of those that have just come; one that came back from a worker was let in before, and waits. */
+  /** Refuses connections that have just arrived. One that came back from a worker was let in before, and waits. */
   #refuse(arrived: ReadonlySet<AcceptedConnection>): void {
     const [refused, kept] = partition(this.#waiting, (connection) => arrived.has(connection));
     this.#waiting = kept;

@@ -1,12 +1,12 @@
-// SharedTickets: one secret for each listening address whose workers ask for it, so that they resume each other's TLS
-// sessions. A secret is replaced when it is 12 hours old.
+// SharedTickets: one secret for each listening address, from which its workers derive the same TLS ticket keys. They resume
+// each other's sessions. A secret is replaced when it is 12 hours old.
 import { TicketSecret, type TicketSecretMessage } from '../handoff/index.js';
 import type { Listener } from './listener.js';
 import type { Clock } from './clock.js';
 
 /**
- * Whoever learns a secret can decrypt what was recorded while it was in force. Node holds one set of keys, so clients do a
- * full handshake after each change.
+ * A leaked secret decrypts everything that was recorded while it was in force. Node holds one set of keys, so clients do a full
+ * handshake after each change.
  */
 const ROTATION_MS = 12 * 60 * 60 * 1000;
 
@@ -19,10 +19,10 @@ export class SharedTickets {
   readonly #clock: Clock;
   readonly #changed: (listener: Listener, tickets: TicketSecretMessage) => void;
   readonly #held = new Map<Listener, Held>();
-  /** Another generation may be about to go on with them: it alone rotates them then. */
+  /** Another generation may take over. Only one of the two may rotate the secrets. */
   #isFrozen = false;
 
-  /** @param changed workers that have asked for it before are to be told */
+  /** @param changed called with each new secret, for the workers that have asked for the old one */
   constructor(clock: Clock, changed: (listener: Listener, tickets: TicketSecretMessage) => void) {
     this.#clock = clock;
     this.#changed = changed;
@@ -30,7 +30,7 @@ export class SharedTickets {
 
   /**
    * The secret for a worker that asks.
-   * @param brought the one that the worker has, from a dispatcher that died: the newest is kept
+   * @param brought the secret that the worker has from a dispatcher that died. The newest secret is kept
    */
   answer(listener: Listener, brought: TicketSecretMessage | null): TicketSecretMessage {
     const now = this.#clock.now();
@@ -43,12 +43,12 @@ export class SharedTickets {
     return secret.encode(now);
   }
 
-  /** For the next generation. @returns nothing where nobody has asked */
+  /** For a snapshot. @returns undefined when no worker has asked */
   encoded(listener: Listener): TicketSecretMessage | undefined {
     return this.#held.get(listener)?.secret.encode(this.#clock.now());
   }
 
-  /** Goes on with the secret of another generation, which keeps its age. */
+  /** Takes over the secret of another generation. It keeps its age. */
   restore(listener: Listener, tickets: TicketSecretMessage): void {
     this.#hold(listener, TicketSecret.decode(tickets, this.#clock.now()));
   }

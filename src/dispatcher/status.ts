@@ -1,10 +1,10 @@
-// What `passfd status --json` prints.
+// Status: what `passfd status --json` prints.
 import { formatAddress } from '../fd/index.js';
 import type { Listener } from './listener.js';
 import type { Pool } from './pool.js';
 import type { Dialect, WorkerView } from './workers/worker-handle.js';
 
-/** Counts are totals since the first generation began, unless named otherwise: a takeover hands them on. */
+/** Counts are totals since the first generation began, since a takeover hands them on. Exceptions say so. */
 export interface Status {
   readonly version: string;
   readonly pid: number;
@@ -14,26 +14,26 @@ export interface Status {
   readonly connections: {
     readonly accepted: number;
     readonly adopted: number;
-    /** Came back from workers that died or refused them, and were placed again; each is counted once. */
+    /** Came back from a worker that died or refused them, and were given to another. Each is counted once. */
     readonly redelivered: number;
-    /** Closed unserved: no room where that is to be refused, or nobody serves their address any more. */
+    /** Closed without a worker: no worker had room under `overload: 'refuse'`, or no worker serves the address any more. */
     readonly refused: number;
-    /** Now, in the dispatcher. */
+    /** At present: in the dispatcher, without a worker. */
     readonly waiting: number;
-    /** Now, sent and not adopted. */
+    /** At present: sent, not yet adopted. */
     readonly inFlight: number;
   };
   readonly workers: readonly {
     readonly id: number;
     readonly pid: number;
     readonly dialect: Dialect;
-    /** As `WorkerView.state`; `stalled` is one that is ready and does not answer. */
+    /** As `WorkerView.state`. `stalled`: ready, and does not answer. */
     readonly state: WorkerView['state'] | 'stalled';
     readonly adopted: number;
     readonly active: number | null;
     readonly inFlight: number;
   }[];
-  /** Peers that were not let in at the control socket, or broke the protocol there. */
+  /** Peers of the control sockets that were not admitted, or broke the protocol. */
   readonly peers: { readonly refused: number };
 }
 

@@ -1,4 +1,4 @@
-// The version of this package, which peers and people are told.
+// The version of this package.
 import { readFileSync } from 'node:fs';
 
 export const { version } = JSON.parse(

@@ -7,37 +7,37 @@ import { receiveSnapshot, sendSnapshot, type Attachment } from './snapshot-strea
 import { endedError, type TakeoverChannel } from './takeover-channel.js';
 import type { TakeoverMessage } from './takeover-messages.js';
 
-/** Time for each answer of the other generation; clients wait meanwhile. */
+/** Time limit for each answer of the other generation. Clients wait meanwhile. */
 const ANSWER_TIMEOUT_MS = 5_000;
 
 interface Successor {
   readonly channel: TakeoverChannel;
-  /** Ends its process at once: it does not answer any more. Its end of the channel is closed by that. */
+  /** Kills its process, which closes its end of the channel. */
   readonly kill: () => void;
-  /** How long ago this process was asked to stop, if it was. */
+  /** Milliseconds since this process was asked to stop, if it was. */
   readonly stoppingForMs?: () => number | undefined;
 }
 
 /**
- * Hands everything to a process that has said hello. When this rejects, the dispatcher goes on as if nothing had
- * happened; when it resolves, the other one is the dispatcher, and this one is to be `disown`ed.
- * @throws {PassfdError} `ERR_TAKEOVER` says why
+ * Gives everything to a process that has said hello. If this resolves, that process is the dispatcher: call `disown`. If it
+ * rejects, this dispatcher goes on as if nothing had happened.
+ * @throws {PassfdError} `ERR_TAKEOVER`
  */
 export async function handOver(
   dispatcher: Dispatcher,
   { channel, kill, stoppingForMs }: Successor,
   attachments: readonly Attachment[],
 ): Promise<void> {
-  const { snapshot, release } = await dispatcher.freeze();
+  using frozen = await dispatcher.freeze();
   traceStep('frozen');
   let hasGone = false;
   try {
     await inTime(kill, async () => {
-      await sendSnapshot(channel, snapshot, attachments);
+      await sendSnapshot(channel, frozen.snapshot, attachments);
       traceStep('handed-over');
       await expect(channel, 'ready');
     });
-    dispatcher.renounce();
+    dispatcher.cancelLastWill();
     hasGone = true;
     await inTime(kill, async () => {
       await channel.send({ type: 'go', stoppingForMs: stoppingForMs?.() });
@@ -46,21 +46,18 @@ export async function handOver(
     });
   } catch (error) {
     kill();
-    // It may have started before it ended: then this one has nothing more to say to the workers.
+    // If it said `started` before it ended, workers may have heard from it. This process must not talk to them again.
     if (!hasGone || !(await hasStarted(channel))) {
       dispatcher.thaw();
       throw takeoverError(error);
     }
-  } finally {
-    release();
   }
 }
 
 /**
- * Takes in everything that the other generation has, and does nothing with it. `awaitGo` and the dispatcher's `thaw`
- * follow.
- * @returns what came with it; the caller owns the descriptors
- * @throws {PassfdError} `ERR_TAKEOVER`; the other one was told, and goes on
+ * Receives everything from the other generation, and touches none of it. Call `awaitGo` next, then `thaw`.
+ * @returns the attachments; the caller owns their descriptors
+ * @throws {PassfdError} `ERR_TAKEOVER`; the other generation was told and goes on. Call `disown`
  */
 export async function takeOver(
   dispatcher: Dispatcher,
@@ -79,30 +76,29 @@ export async function takeOver(
   }
 }
 
-/** Tells the other generation that this one cannot take over, and why. */
 async function refuseTakeover(channel: TakeoverChannel, { code, message }: PassfdError): Promise<void> {
   await channel.send({ type: 'failed', code, reason: message }).catch(() => undefined);
 }
 
 /**
  * Resolves when this generation is the dispatcher.
- * @returns how long ago the other one was asked to stop, if it was
- * @throws {PassfdError} `ERR_TAKEOVER` when the other one still is
+ * @returns milliseconds since the other generation was asked to stop, if it was
+ * @throws {PassfdError} `ERR_TAKEOVER` when the other generation is still the dispatcher
  */
 export async function awaitGo(
   channel: TakeoverChannel,
 ): Promise<{ readonly stoppingForMs: number | undefined }> {
   await channel.send({ type: 'ready' });
   traceStep('ready-said');
-  // No limit here: the other one has one, and ends this process then.
+  // No time limit: the other generation has one, and kills this process when it is over.
   const { stoppingForMs } = await expect(channel, 'go');
-  // Before anything is touched: when this one dies with it unsaid, the other one goes on.
+  // Before anything is touched: if this process dies before `started` is sent, the other generation goes on.
   await channel.send({ type: 'started' });
   traceStep('started');
   return { stoppingForMs };
 }
 
-/** When the time is over, the other process is ended, by which whatever waits for it fails. */
+/** Kills the other process when the time is over, so that `body` fails. */
 async function inTime(kill: () => void, body: () => Promise<void>): Promise<void> {
   const late = new AbortController();
   const timer = setTimeout(() => {
@@ -129,7 +125,7 @@ async function expect<Type extends TakeoverMessage['type']>(
   closeAll(descriptors);
   if (isOfType(message, type)) return message;
   if (message.type === 'failed') throw new PassfdError('ERR_TAKEOVER', message.reason);
-  throw new PassfdError('ERR_PROTOCOL', `The other generation said ${message.type}, and not ${type}`);
+  throw new PassfdError('ERR_PROTOCOL', `The other generation said ${message.type} instead of ${type}`);
 }
 
 function isOfType<Type extends TakeoverMessage['type']>(
@@ -139,7 +135,7 @@ function isOfType<Type extends TakeoverMessage['type']>(
   return message.type === type;
 }
 
-/** Reads what a generation said before it ended. */
+/** Reads what the other generation said before it ended. */
 async function hasStarted(channel: TakeoverChannel): Promise<boolean> {
   return expect(channel, 'started').then(
     () => true,

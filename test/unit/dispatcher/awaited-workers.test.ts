@@ -14,7 +14,7 @@ function asKnown(...programs: readonly Program[]): AwaitedWorker[] {
 
 describe('the return of workers', () => {
   it(
-    'is waited for until one is back that brought everything; who comes later is still known',
+    'is awaited until one worker has returned with everything; workers that return later are still known',
     withPrograms(async (start) => {
       const [first, second] = [start('cat', []), start('cat', [])];
       const awaited = new AwaitedWorkers();
@@ -30,7 +30,7 @@ describe('the return of workers', () => {
   );
 
   it(
-    'is not waited for when the last one that could come has ended, and its number is nobody’s then',
+    'is not awaited when the last awaited worker has ended, and its id is free then',
     withPrograms(async (start) => {
       const [first, second] = [start('cat', []), start('cat', [])];
       const awaited = new AwaitedWorkers();
@@ -44,12 +44,12 @@ describe('the return of workers', () => {
     }),
   );
 
-  it('is not waited for where nobody is awaited', async () => {
+  it('is not awaited when no worker is expected', async () => {
     await new AwaitedWorkers().any([], TIMEOUT_MS);
   });
 
   it(
-    'is waited for no longer than it is given',
+    'is awaited no longer than the time limit',
     withPrograms(async (start) => {
       const { pid } = start('cat', []);
       const awaited = new AwaitedWorkers();

@@ -45,7 +45,7 @@ async function servesOn(stage: Stage): Promise<void> {
 
 describe('a worker that says hello', () => {
   it(
-    'is welcomed with its id, the version and whether there is something to serve',
+    'is welcomed with its id, the version and whether the dispatcher has addresses',
     onStage({}, async (stage) => {
       const first = await stranger(stage);
       assert.deepEqual(await first.sayHello(), {
@@ -69,7 +69,7 @@ describe('a worker that says hello', () => {
   );
 
   it(
-    'gets the lowest id that is free above those of the children',
+    'gets the lowest free id above those of the children',
     onStage({}, async (stage) => {
       stage.dispatcher.reserveIds(2);
       const workers = [await stage.join(), await stage.join(), await stage.join()];
@@ -86,7 +86,7 @@ describe('a worker that says hello', () => {
   );
 
   it(
-    'may say it byte by byte, and more in the same breath',
+    'may send it byte by byte, followed by more messages',
     onStage({}, async (stage) => {
       await stage.address();
       const worker = await stranger(stage);
@@ -105,7 +105,7 @@ describe('a worker that says hello', () => {
   );
 
   it(
-    'has to know the key where there is one',
+    'must know the key, if there is one',
     onStage({ control: { authkey: 'right' } }, async (stage) => {
       await assert.rejects(
         FakeWorker.join(stage.control, { authkey: 'wrong' }),
@@ -123,7 +123,7 @@ describe('a worker that says hello', () => {
   );
 });
 
-describe('a peer that says hello in another way', () => {
+describe('a peer with an invalid hello', () => {
   const json = (message: unknown): Buffer => Buffer.from(JSON.stringify(message));
   for (const [name, frame, reason] of [
     [
@@ -163,7 +163,7 @@ describe('a peer that says hello in another way', () => {
     ['HTTP', Buffer.from('GET / HTTP/1.1\r\n\r\n'), 'ERR_FRAME_TOO_LARGE'],
   ] as const) {
     it(
-      `is cut off: ${name}`,
+      `is disconnected: ${name}`,
       onStage({}, async (stage) => {
         const refused = stage.next('peerRefused');
         const peer = await stranger(stage);
@@ -176,7 +176,7 @@ describe('a peer that says hello in another way', () => {
   }
 
   it(
-    'is cut off when it passes a descriptor, which is closed',
+    'is disconnected when it passes a descriptor, which is closed',
     onStage({}, async (stage) => {
       const refused = stage.next('peerRefused');
       const peer = await stranger(stage);
@@ -189,7 +189,7 @@ describe('a peer that says hello in another way', () => {
   );
 
   it(
-    'is refused with a reason on the channel of a child too',
+    'is refused with a reason on the channel of a child, too',
     onStage({}, async (stage) => {
       const [here, there] = socketPair();
       stage.dispatcher.addChild(here, { id: 1, pid: process.pid });
@@ -204,18 +204,18 @@ describe('a peer that says hello in another way', () => {
   );
 });
 
-describe('a child that says something else than hello', () => {
+describe('a child whose first message is not hello', () => {
   for (const [name, bytes, code] of [
     ['HTTP', Buffer.from('GET / HTTP/1.1\r\n\r\n'), 'ERR_FRAME_TOO_LARGE'],
     ['a frame of negative length', Buffer.from('fefefefe', 'hex'), 'ERR_FRAME'],
     [
-      'a hello of somebody who gives commands',
+      'the hello of a control connection',
       encodeFrame(Buffer.from('{"passfd":1,"role":"control"}')),
       'ERR_HELLO',
     ],
   ] as const) {
     it(
-      `is cut off, counted and told of: ${name}`,
+      `is disconnected, counted and reported: ${name}`,
       onStage({}, async (stage) => {
         const [here, there] = socketPair();
         const refused = stage.next('peerRefused');
@@ -232,7 +232,7 @@ describe('a child that says something else than hello', () => {
 
 describe('a peer that says nothing', () => {
   it(
-    'is cut off when its time is over, and who has spoken is not',
+    'is disconnected when its time is over; peers that have said hello are not',
     onStage({ control: { handshakeTimeoutMs: 1000 } }, async (stage) => {
       const worker = await stage.joinServing();
       const refused = stage.next('peerRefused');
@@ -247,7 +247,7 @@ describe('a peer that says nothing', () => {
   );
 
   it(
-    'is cut off too when it has begun to say something',
+    'is disconnected even when it has sent a part of a message',
     onStage({ control: { handshakeTimeoutMs: 20 } }, async (stage) => {
       const refused = stage.next('peerRefused');
       const slow = await stranger(stage);
@@ -258,7 +258,7 @@ describe('a peer that says nothing', () => {
   );
 
   it(
-    'gives way to others when there are too many of its kind',
+    'gives way to others when too many peers are silent',
     onStage({}, async (stage) => {
       const silent: FakeWorker[] = [];
       while (silent.length < 70) silent.push(await stranger(stage));
@@ -271,7 +271,7 @@ describe('a peer that says nothing', () => {
   );
 
   it(
-    'is nobody to be refused when it hangs up',
+    'does not count as refused when it hangs up',
     onStage({}, async (stage) => {
       for (let count = 0; count < 3; count++) (await stranger(stage)).die();
       await servesOn(stage);
@@ -293,7 +293,7 @@ describe('a peer that says nothing', () => {
 
 describe('a control socket', () => {
   it(
-    'is not opened where another dispatcher has its own, and the error names its process',
+    'is not opened at the path of another dispatcher, and the error names that process',
     onStage({}, async (stage) => {
       await using second = new Dispatcher();
       await assert.rejects(
@@ -306,7 +306,7 @@ describe('a control socket', () => {
   );
 
   it(
-    'is one for each dispatcher, and so is that of raw workers',
+    'is opened once by each dispatcher, and so is the raw control socket',
     onStage({}, async (stage) => {
       const { dispatcher, directory } = stage;
       await assert.rejects(
@@ -328,7 +328,7 @@ describe('a control socket', () => {
   );
 
   it(
-    'may be used by its user alone, unless others are named',
+    'admits only its own user, unless others are allowed',
     onStage({}, async (stage) => {
       assert.equal(statSync(stage.control).mode & 0o777, 0o600);
       await using open = new Dispatcher();
@@ -343,7 +343,7 @@ describe('a control socket', () => {
   );
 
   it(
-    'answers commands, one after the other, also those that fail',
+    'answers commands one after the other, including those that fail',
     onStage(
       { control: { commands: { double: ({ number }) => Promise.resolve(Number(number) * 2) } } },
       async (stage) => {
@@ -360,13 +360,17 @@ describe('a control socket', () => {
         const { result } = (await ask({ type: 'status' })) as { result: unknown };
         assert.deepEqual(Object.keys(result as object), Object.keys(stage.dispatcher.status()));
         for (const [message, code, reason] of [
-          [{ type: 'toString' }, 'ERR_PROTOCOL', /no command "toString" here, but: status, drain, double/],
+          [
+            { type: 'toString' },
+            'ERR_PROTOCOL',
+            /Unknown command "toString"\. Commands: status, drain, double/,
+          ],
           [{ type: 7 }, 'ERR_PROTOCOL', /JSON object with a type/],
           [[], 'ERR_PROTOCOL', /JSON object with a type/],
           [{ type: 'x'.repeat(2000) }, 'ERR_PROTOCOL', /^.{0,504}$/],
           [null, 'ERR_PROTOCOL', /JSON object with a type/],
           ['{', 'ERR_PROTOCOL', /JSON/],
-          [{ type: 'drain', worker: 9 }, 'ERR_NO_WORKER', /no worker 9 here; these are: 1/],
+          [{ type: 'drain', worker: 9 }, 'ERR_NO_WORKER', /no worker 9\. Workers: 1/],
         ] as const) {
           const failed = (await ask(message)) as { type: string; code: string; reason: string };
           assert.deepEqual([failed.type, failed.code], ['failed', code]);
@@ -378,14 +382,14 @@ describe('a control socket', () => {
   );
 });
 
-describe('commands that come before the last one is answered', () => {
+describe('commands that arrive before the last one is answered', () => {
   // How many turns of microtasks one takes decides what the end of the last one meets.
   const takes: CommandHandler = async ({ turns }) => {
     for (let turn = 0; turn < Number(turns); turn++) await Promise.resolve();
   };
 
   it(
-    'are answered too, however long the last one takes',
+    'are answered too, however long that takes',
     onStage({ control: { commands: { takes } } }, async (stage) => {
       for (let count = 0; count < 20; count++) {
         using connection = await Client(stage.control);
@@ -400,7 +404,7 @@ describe('commands that come before the last one is answered', () => {
 
 describe('the command drain', () => {
   it(
-    'takes the number of a worker, and nothing that could be made one',
+    'takes a worker number, and no other value',
     onStage({}, async (stage) => {
       await stage.joinServing();
       using connection = await Client(stage.control);
@@ -428,7 +432,7 @@ describe('a control socket at which accepting fails', () => {
     ['for want of a descriptor', EMFILE, 'ERR_DESCRIPTOR_LIMIT'],
   ] as const) {
     it(
-      `lets in who waits as soon as it works again, and the dispatcher goes on: ${name}`,
+      `admits waiting peers as soon as it works again, and the dispatcher goes on: ${name}`,
       onStage({}, async (stage) => {
         const warned: unknown[] = [];
         const note = (warning: unknown): void => void warned.push(warning);
@@ -449,11 +453,11 @@ describe('a control socket at which accepting fails', () => {
   }
 });
 
-describe('who may do what', () => {
+describe('a peer', () => {
   const own: PeerCredentials = { pid: 1, uid: process.getuid?.() ?? 0, gid: 4242 };
   const other: PeerCredentials = { pid: 2, uid: own.uid + 4711, gid: 4243 };
 
-  it('is let in: the same user, root, and users and groups that are named', () => {
+  it('is admitted if it has the same user, is root, or is of an allowed user or group', () => {
     for (const [peer, options] of [
       [own, {}],
       [{ ...other, uid: 0 }, {}],
@@ -472,7 +476,7 @@ describe('who may do what', () => {
     }
   });
 
-  it('may have the dispatcher listen: only the same user, and root', () => {
+  it('may have the dispatcher listen only if it has the same user or is root', () => {
     assert.deepEqual([own, { ...other, uid: 0 }, other, { ...other, gid: own.gid }].map(isTrusted), [
       true,
       true,
@@ -484,7 +488,7 @@ describe('who may do what', () => {
 
 describe('a worker of the recipe', () => {
   it(
-    'is known by its pickle, and its process by the word of the kernel, not its own',
+    'is recognized by its pickle, and its process id comes from the kernel',
     onStage({}, async (stage) => {
       for (const [said, pid] of [
         [4711, process.pid],
@@ -501,7 +505,7 @@ describe('a worker of the recipe', () => {
   );
 
   it(
-    'is not run: a pickle that is more than data is none of a pid',
+    'cannot make the dispatcher run code: a pickle with code is no process id',
     onStage({}, async (stage) => {
       const joined = stage.next('joined');
       const worker = await stranger(stage);
@@ -517,7 +521,7 @@ describe('a worker of the recipe', () => {
 
 describe('the descriptor in reserve', () => {
   it(
-    'is there again when a peer that took it does not know the key',
+    'is restored when the peer that took it does not know the key',
     onStage({ control: { authkey: 'right' } }, async (stage) => {
       const reserve = (): string[] => openDescriptors().filter((each) => each.endsWith(' /dev/null'));
       const before = reserve();

@@ -20,7 +20,7 @@ const wantedPort = { ...anyPort, ipv6Only: false, index: 0 } as const;
 
 describe('a worker that keeps listening sockets', () => {
   it(
-    'gets each, those that are there and those that come, and a duplicate keeps clients waiting',
+    'gets every present and every new one, and its duplicate keeps clients waiting',
     onStage({}, async (stage) => {
       const address = await stage.address();
       const worker = await stage.join({ custody: true });
@@ -37,7 +37,7 @@ describe('a worker that keeps listening sockets', () => {
   );
 
   it(
-    'is told when one is closed, by its number',
+    'is told the number of each that is closed',
     onStage({}, async (stage) => {
       const worker = await stage.join({ custody: true });
       await worker.askToListen(wantedPort);
@@ -49,7 +49,7 @@ describe('a worker that keeps listening sockets', () => {
   );
 
   it(
-    'and reads nothing holds up none that are closed again meanwhile',
+    'does not delay, while it reads nothing, the closing of others',
     onStage({}, async (stage) => {
       const stopped = await stage.join({ custody: true });
       const other = await stage.join();
@@ -84,7 +84,7 @@ describe('a worker that keeps listening sockets', () => {
   );
 
   it(
-    'gets none unless it says that it keeps them',
+    'gets none unless its hello says that it keeps them',
     onStage({}, async (stage) => {
       await stage.address();
       const worker = await stage.join();
@@ -127,11 +127,11 @@ function back(stage: Stage, returns: Omit<Returning, 'id'>): Promise<FakeWorker>
   return stage.join({ custody: true, returns: { id: 9, ...returns } });
 }
 
-describe('a worker that comes back, and was a child', () => {
+describe('a returning worker that was a child', () => {
   const child = { slot: 2, service: 'site' };
 
   it(
-    'has the number of its slot, and says so to the owner of the children',
+    'has the number of its slot, which the owner of the children sees',
     onStage({}, async (stage) => {
       stage.dispatcher.reserveIds(2);
       const returned = stage.next('returned');
@@ -142,7 +142,7 @@ describe('a worker that comes back, and was a child', () => {
   );
 
   it(
-    'has another number where there are not so many slots',
+    'has another number when there are fewer slots',
     onStage({}, async (stage) => {
       stage.dispatcher.reserveIds(1);
       const worker = await stage.join({ returns: { id: 2, child: { ...child, slot: 1_000 } } });
@@ -151,9 +151,9 @@ describe('a worker that comes back, and was a child', () => {
   );
 });
 
-describe('a dispatcher whose workers come back', () => {
+describe('a dispatcher whose workers return', () => {
   it(
-    'listens at the addresses that it had, in their order, and hands off who has waited there',
+    'listens at its former addresses, in their order, and hands off the clients that have waited there',
     onStage({}, async (stage) => {
       const { addresses, custody } = await afterwards(stage, 2);
       const clients = await Promise.all(addresses.map((address) => stage.client(address)));
@@ -184,7 +184,7 @@ describe('a dispatcher whose workers come back', () => {
   );
 
   it(
-    'lets nobody new in before',
+    'admits no new worker before that',
     onStage({}, async (stage) => {
       const { custody } = await afterwards(stage);
       const { next, open } = await nextDispatcher(stage, () => ({ awaited }));
@@ -202,7 +202,7 @@ describe('a dispatcher whose workers come back', () => {
   );
 
   it(
-    'closes what nobody asks for again, and has those who kept it do so too',
+    'closes sockets that nobody asks for again, and so do the workers that kept them',
     onStage({}, async (stage) => {
       const { addresses, custody } = await afterwards(stage);
       const { next, open } = await nextDispatcher(stage, () => ({ awaited }));
@@ -219,7 +219,7 @@ describe('a dispatcher whose workers come back', () => {
   );
 
   it(
-    'takes one of the same socket that several bring, and nothing that does not listen',
+    'takes a socket once that several workers bring, and nothing that does not listen',
     onStage({}, async (stage) => {
       const { addresses, custody } = await afterwards(stage);
       using file = openFile('file');
@@ -262,7 +262,7 @@ describe('a dispatcher whose workers come back', () => {
   );
 
   it(
-    'opens its addresses anew when nobody can come any more',
+    'opens its addresses anew when no worker can return any more',
     onStage({}, async (stage) => {
       await stage.dispatcher.close();
       // Above the most that a process's number can be.
@@ -284,7 +284,7 @@ describe('a dispatcher whose workers come back', () => {
   );
 
   it(
-    'refuses who says that more is closed than it had open, or passes what it had not announced',
+    'refuses a worker that reports more closed connections than it had open, or passes a descriptor unannounced',
     onStage({}, async (stage) => {
       const liar = await back(stage, { open: 2 });
       assert.deepEqual(await liar.message(), { type: 'release', listeners: [], stale: true });

@@ -25,7 +25,7 @@ describe('a custom policy', () => {
     return lastOne(workers, arrival);
   };
   it(
-    'knows where the client comes from, and where to',
+    "knows the client's address and the local address",
     onStage({ policy: curious }, async (stage) => {
       const worker = await stage.joinServing();
       const client = await stage.client();
@@ -59,10 +59,10 @@ describe('a custom policy', () => {
   const inventing: Policy = ([worker]) => ({ ...(worker ?? assert.fail()) });
   for (const [name, policy, warning] of [
     ['throws', throwing, /RangeError: of the policy/],
-    ['chooses a worker that was not offered', inventing, /chose a worker that was not offered/],
+    ['returns a worker that it was not offered', inventing, /returned a worker that it was not offered/],
   ] as const) {
     it(
-      `loses no connection when it ${name}, and that is told`,
+      `loses no connection when it ${name}, and that is reported`,
       onStage({ policy }, async (stage) => {
         const worker = await stage.joinServing();
         await stage.client();
@@ -77,7 +77,7 @@ describe('a custom policy', () => {
     ['is no function that answers at once', (() => Promise.resolve()) as unknown as Policy],
   ] as const) {
     it(
-      `is not told of for every connection when it ${name}`,
+      `is not reported for every connection when it ${name}`,
       onStage({ policy }, async (stage) => {
         const worker = await stage.joinServing();
         for (let count = 0; count < 20; count++) {
@@ -95,7 +95,7 @@ describe('a custom policy', () => {
     return chosen;
   };
   it(
-    'cannot change what the dispatcher knows of its workers',
+    "cannot change the dispatcher's own list of workers",
     onStage({ policy: emptying }, async (stage) => {
       const worker = await stage.joinServing();
       await stage.clients(3);

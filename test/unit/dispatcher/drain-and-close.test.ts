@@ -42,7 +42,7 @@ describe('drainWorker', () => {
   );
 
   it(
-    'resolves at once for a worker that has nothing, and when the worker ends instead',
+    'resolves at once for a worker that has nothing open, and when the worker ends',
     onStage({}, async (stage) => {
       const idle = await stage.joinServing();
       await stage.dispatcher.drainWorker(idle.id);
@@ -58,7 +58,7 @@ describe('drainWorker', () => {
   );
 
   it(
-    'resolves for everyone who asked, however many they are',
+    'resolves for every caller',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.client();
@@ -71,7 +71,7 @@ describe('drainWorker', () => {
   );
 
   it(
-    'goes on with what the worker refuses: it goes to another',
+    'gives another worker the connections that this one refuses',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       const client = await stage.client();
@@ -87,7 +87,7 @@ describe('drainWorker', () => {
   );
 
   it(
-    'is no longer waited for when its signal is aborted, and goes on',
+    'goes on when its signal ends the waiting',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.client();
@@ -113,17 +113,17 @@ describe('drainWorker', () => {
   );
 
   it(
-    'is for workers that there are',
+    'rejects for a worker that does not exist',
     onStage({}, async ({ dispatcher }) => {
       await assert.rejects(
         dispatcher.drainWorker(1),
-        failsWith('ERR_NO_WORKER', /no worker 1 here; these are: none/),
+        failsWith('ERR_NO_WORKER', /no worker 1\. Workers: none/),
       );
     }),
   );
 
   it(
-    'is what a worker can begin itself',
+    'can be begun by the worker itself',
     onStage({}, async (stage) => {
       const address = await stage.address();
       const worker = await stage.joinServing();
@@ -192,7 +192,7 @@ describe('stopAccepting', () => {
   );
 
   it(
-    'waits no longer than it is told to for a worker; close then closes what nobody took',
+    'waits no longer for a worker than its time limit; close then closes the connections that are left',
     onStage({}, async (stage) => {
       await stage.address();
       const client = await stage.client();
@@ -208,7 +208,7 @@ describe('stopAccepting', () => {
 
 describe('close', () => {
   it(
-    'leaves nothing open, whatever was going on, and does nothing the second time',
+    'leaves nothing open, whatever is under way, and does nothing the second time',
     onStage({}, async (stage) => {
       const { dispatcher } = stage;
       await dispatcher.openRawControl(`${stage.directory}/raw`);
@@ -243,7 +243,7 @@ describe('close', () => {
 
   for (let before = 0; before < 6; before++) {
     it(
-      `closes an address too that a worker was just being given, ${before} turns after it asked`,
+      `also closes an address that is being opened for a worker, ${before} turns after the request`,
       onStage({}, async (stage) => {
         const worker = await stage.join();
         const path = `${stage.directory}/app`;
@@ -257,7 +257,7 @@ describe('close', () => {
   }
 
   it(
-    'ends for good: nothing is opened behind it, or while it goes on',
+    'is final: nothing can be opened after it, or during it',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const anywhere = { host: 'localhost', port: 0 };
@@ -286,7 +286,7 @@ describe('close', () => {
   );
 
   it(
-    'lets nobody in who was waiting to be',
+    'admits no worker that was waiting',
     onStage({}, async (stage) => {
       await using next = new Dispatcher();
       const path = `${stage.directory}/next`;
@@ -314,7 +314,7 @@ describe('close', () => {
 
 describe('status', () => {
   it(
-    'tells what there is and what has been',
+    'reports what is open and what was counted',
     onStage({ control: { handshakeTimeoutMs: 1000 } }, async (stage) => {
       const { dispatcher } = stage;
       const address = await stage.address();
@@ -355,7 +355,7 @@ describe('status', () => {
 
 describe('the events of a dispatcher', () => {
   it(
-    'tell the life of a worker, in its order',
+    'report the life of a worker, in order',
     onStage({}, async (stage) => {
       const told: string[] = [];
       for (const name of ['joined', 'ready', 'draining', 'left'] as const) {
@@ -373,7 +373,7 @@ describe('the events of a dispatcher', () => {
   );
 
   it(
-    'may be listened to by what throws: the worker is told that it is cut off, and the others go on',
+    'may have a listener that throws: that worker gets a farewell, and the others go on',
     onStage({}, async (stage) => {
       const victim = await stage.join();
       stage.dispatcher.once('ready', () => {

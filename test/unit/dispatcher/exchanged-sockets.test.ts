@@ -90,7 +90,7 @@ function labelOf(key: string, { fileIdentity }: Acceptor): CustodyLabel {
   return { key, file: fileIdentity };
 }
 
-describe('a worker that has missed an exchange, and another one that has not,', () => {
+describe('a worker that has missed an exchange, and a worker that has not,', () => {
   for (const isMissedFirst of [true, false]) {
     const order = isMissedFirst ? 'in this order' : 'the other one first';
     it(
@@ -161,7 +161,7 @@ describe('a worker that has missed an exchange, and another one that has not,', 
     );
 
     it(
-      `come back to the dispatcher's own address one after its start, ${order}`,
+      `come back to the dispatcher's own address, one of them after its start, ${order}`,
       withScene(async ({ listeners, path, rescued, listen: listenThere, removeFile }) => {
         const missed = await listenThere();
         removeFile();
@@ -181,9 +181,9 @@ describe('a worker that has missed an exchange, and another one that has not,', 
   }
 });
 
-describe('a file that somebody else has at the path of a socket that comes back', () => {
+describe('a file of another program at the path of a socket that is brought back', () => {
   it(
-    'is not taken for its own: it is reported, and stays',
+    'is reported, and stays',
     withScene(async ({ listeners, path, warnings, listen: listenThere, removeFile }) => {
       const ours = await listenThere();
       removeFile();
@@ -202,9 +202,9 @@ describe('a file that somebody else has at the path of a socket that comes back'
   );
 });
 
-describe('a socket whose clients could not be taken for want of a descriptor', () => {
+describe('a socket whose clients could not be accepted for lack of a descriptor', () => {
   it(
-    'is emptied when the files are looked at again',
+    'is emptied by the next restoreFiles',
     onStage({}, async (stage) => {
       const wanted = { path: `${stage.directory}/web`, mode: MODE };
       const { path } = wanted;
@@ -244,9 +244,9 @@ describe('a Unix socket that is opened anew', () => {
       await worker.askToListen(wanted, 1);
       await worker.entrusted();
       await worker.next('listening');
-      const { snapshot, release } = await stage.dispatcher.freeze();
-      assert.equal(snapshot.listeners[0]?.backlog, 1);
-      release();
+      const frozen = await stage.dispatcher.freeze();
+      assert.equal(frozen.snapshot.listeners[0]?.backlog, 1);
+      frozen[Symbol.dispose]();
       stage.dispatcher.thaw();
       rmSync(wanted.path);
       await stage.dispatcher.restoreFiles();

@@ -31,7 +31,7 @@ async function hearsFarewell(worker: FakeWorker): Promise<void> {
 
 describe('a hand-off that fails for good', () => {
   it(
-    'goes to another worker, with what is in flight to the first, which is told before',
+    'goes to another worker, with everything in flight to the first, after a farewell to that one',
     onStage({}, async (stage) => {
       const first = await stage.joinServing();
       const clients = await stage.clients(1);
@@ -59,7 +59,7 @@ describe('a hand-off that fails for good', () => {
   );
 
   it(
-    'leaves a worker what it had adopted before it could know',
+    'leaves the worker what it had adopted before the farewell',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.clients(2);
@@ -75,7 +75,7 @@ describe('a hand-off that fails for good', () => {
   );
 
   it(
-    'is followed by no other, whose positions would be wrong',
+    'is followed by no other, whose position would be wrong',
     onStage({}, async (stage) => {
       const elsewhere = await stage.dispatcher.listen({ host: '127.0.0.1', port: 0 });
       const first = await stage.joinServing();
@@ -96,7 +96,7 @@ describe('a hand-off that fails for good', () => {
 
 describe('a channel that cannot be read', () => {
   it(
-    'ends with a farewell, and only then others get what was in flight there',
+    'ends with a farewell, and only then other workers get what was in flight',
     onStage({}, async (stage) => {
       const first = await stage.joinServing();
       await stage.clients(1);
@@ -111,7 +111,7 @@ describe('a channel that cannot be read', () => {
   );
 });
 
-describe('a worker that the dispatcher parts with, and that reads nothing', () => {
+describe('a worker that is being disconnected and reads nothing', () => {
   const mistakes: readonly [name: string, make: (worker: FakeWorker, last: number) => Promise<void>][] = [
     ['adopts what was not sent', (worker, last) => worker.adopt(last)],
     ['refuses what was not sent', (worker, last) => worker.refuse('capacity', last)],
@@ -119,7 +119,7 @@ describe('a worker that the dispatcher parts with, and that reads nothing', () =
   ];
   for (const [name, make] of mistakes) {
     it(
-      `keeps what it was sent until it can know, and nothing else: ${name}`,
+      `keeps what it was sent until it can read the farewell, and nothing else: ${name}`,
       onStage({}, async (stage) => {
         const { dispatcher } = stage;
         const culprit = await stage.joinServing({ window: 4096 });

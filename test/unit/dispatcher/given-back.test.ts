@@ -63,9 +63,9 @@ async function isRefused(address: Address | undefined): Promise<void> {
   await assert.rejects(connect(address), failsWith('ERR_CONNECTION_REFUSED', /./));
 }
 
-describe('of a worker that has closed all its servers, another one has to serve', () => {
+describe('the successor of a worker that has closed all its servers has to serve', () => {
   it(
-    'every address, though all are closed while it lives',
+    'every address of that worker, though all were closed before it ended',
     onStage(LONG, async (stage) => {
       const { dispatcher } = stage;
       const old = await joinServing(stage, site, metrics);
@@ -77,7 +77,7 @@ describe('of a worker that has closed all its servers, another one has to serve'
   );
 
   it(
-    'those that were opened again when it had ended, until nobody has come for them in time',
+    'those that were opened again when it had ended, until their time is over',
     onStage(LONG, async (stage) => {
       const { dispatcher } = stage;
       const old = await joinServing(stage, site, metrics);
@@ -93,7 +93,7 @@ describe('of a worker that has closed all its servers, another one has to serve'
   );
 
   it(
-    'none that was opened again and released, since nobody had come for it in time',
+    'none that was opened again and closed after its time',
     onStage(SHORT, async (stage) => {
       const old = await joinServing(stage, site);
       await giveBack(old, ...old.listening);
@@ -109,7 +109,7 @@ describe('of a worker that has closed all its servers, another one has to serve'
   );
 
   it(
-    'also the address that another program has by the time when it ends',
+    'also the address that another program has by then',
     onStage(LONG, async (stage) => {
       const old = await joinServing(stage, site, metrics);
       const [first] = old.addresses;
@@ -129,9 +129,9 @@ describe('of a worker that has closed all its servers, another one has to serve'
   );
 });
 
-describe('of a worker that serves on, another one has to serve', () => {
+describe('the successor of a worker that still serves has to serve', () => {
   it(
-    'none that it has closed for good',
+    'none that the worker has closed for good',
     onStage(LONG, async (stage) => {
       const old = await joinServing(stage, site, metrics);
       await giveBack(old, old.listening[0]);
@@ -146,7 +146,7 @@ describe('of a worker that serves on, another one has to serve', () => {
   );
 
   it(
-    'one that it has closed, and that stays open for a child that is expected',
+    'one that the worker has closed and that stays open for an expected child',
     onStage(LONG, async (stage) => {
       const { dispatcher } = stage;
       const old = await joinServing(stage, site, metrics);
@@ -161,9 +161,9 @@ describe('of a worker that serves on, another one has to serve', () => {
   );
 });
 
-describe('of a worker whose predecessor died, another one has to serve', () => {
+describe('the successor of a worker whose predecessor died has to serve', () => {
   it(
-    'what that served as well, as long as it is kept open and nobody serves it',
+    'also the addresses of the predecessor, while they are kept open without a worker',
     onStage(LONG, async (stage) => {
       const { dispatcher } = stage;
       const last = await joinServing(stage, site, metrics);
@@ -199,7 +199,7 @@ describe('an address that was opened again', () => {
   );
 
   it(
-    'is closed after its time when nobody comes for it',
+    'is closed when no worker asks for it in time',
     onStage(SHORT, async (stage) => {
       const old = await joinServing(stage, site);
       await giveBack(old, ...old.listening);
@@ -217,7 +217,7 @@ describe('an address that was opened again', () => {
   );
 
   it(
-    'and cannot be, is reported',
+    'is reported when it cannot be opened',
     onStage(LONG, async (stage) => {
       const directory = `${stage.directory}/removed`;
       mkdirSync(directory);
@@ -239,7 +239,7 @@ describe('an address that was opened again', () => {
 
 describe('an address whose socket another process has made', () => {
   it(
-    'stays open when its last worker closes it, so that the next one gets it with the clients that wait',
+    'stays open when its last worker closes it, so that the next worker gets it with the waiting clients',
     onStage(LONG, async (stage) => {
       await using kept = await listen({ host: '127.0.0.1', port: 0 });
       const { address } = kept;

@@ -19,7 +19,7 @@ function of(descriptors: readonly Descriptor[]): unknown[] {
 
 describe('a connection', () => {
   it(
-    'reaches a worker with the listener that it came to',
+    'reaches a worker with the number of its listener',
     onStage({}, async (stage) => {
       const { dispatcher } = stage;
       const own = await stage.address();
@@ -40,7 +40,7 @@ describe('a connection', () => {
   );
 
   it(
-    'stays open in the dispatcher until it is adopted, and not longer',
+    'stays open in the dispatcher until it is adopted, and no longer',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       const client = await stage.client();
@@ -54,7 +54,7 @@ describe('a connection', () => {
   );
 
   it(
-    'comes in one batch with others that wait, up to 252 of them',
+    'is in one batch with others that wait, up to 252 of them',
     onStage({ backlog: 400 }, async (stage) => {
       const address = await stage.address();
       const clients = await stage.clients(300, address);
@@ -83,9 +83,9 @@ describe('a connection', () => {
   );
 });
 
-describe('a worker to which connections come faster than it answers', () => {
+describe('a worker that gets connections faster than it answers', () => {
   it(
-    'is heard though no more of them come',
+    'is read even when no more connections come',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       const clients = await stage.clients(3);
@@ -98,7 +98,7 @@ describe('a worker to which connections come faster than it answers', () => {
   );
 
   it(
-    'is heard at once when its window is full',
+    'is read at once when its window is full',
     onStage({ overload: 'refuse' }, async (stage) => {
       const worker = await stage.joinServing({ window: 4 });
       for (let round = 0; round < 20; round++) {
@@ -119,9 +119,9 @@ describe('a worker to which connections come faster than it answers', () => {
       const worker = await stage.joinServing();
       await stage.clients(3);
       await worker.handoffs(3);
-      const { release } = await stage.dispatcher.freeze();
+      const frozen = await stage.dispatcher.freeze();
       await worker.adopt();
-      release();
+      frozen[Symbol.dispose]();
       stage.dispatcher.thaw();
       await stage.until(() => stage.dispatcher.status().connections.adopted === 3);
     }),
@@ -158,7 +158,7 @@ describe('a worker that ends', () => {
   );
 
   it(
-    'keeps what it adopted with its last breath',
+    'keeps what it adopted in its last message',
     onStage({}, async (stage) => {
       const dying = await stage.joinServing();
       const clients = await stage.clients(4);
@@ -180,7 +180,7 @@ describe('a worker that ends', () => {
   );
 
   it(
-    'leaves what it had not adopted waiting when there is no other, for the next that comes',
+    'leaves what it had not adopted to the next worker, if there is no other',
     onStage({}, async (stage) => {
       const dying = await stage.joinServing();
       const clients = await stage.clients(3);
@@ -196,7 +196,7 @@ describe('a worker that ends', () => {
   );
 
   it(
-    'does not keep others from what comes to their own addresses',
+    'does not keep others from connections to their own addresses',
     onStage({}, async (stage) => {
       const dying = await stage.join();
       const { address } = await dying.listenAt({ host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 });
@@ -232,7 +232,7 @@ describe('a refused connection', () => {
   );
 
   it(
-    'comes back to a worker that is alone as soon as it has closed another',
+    'comes back to the only worker as soon as that has closed another',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       const clients = await stage.clients(2);
@@ -247,7 +247,7 @@ describe('a refused connection', () => {
   );
 
   it(
-    'does not come back at once to a worker that says again how many it has closed',
+    'does not come back at once to a worker that repeats the number of closed connections',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.client();
@@ -264,7 +264,7 @@ describe('a refused connection', () => {
   );
 
   it(
-    'comes back to a worker that is alone after a pause, if it closes nothing',
+    'comes back to the only worker after a pause, if that closes nothing',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       const clients = await stage.clients(1);
@@ -275,7 +275,7 @@ describe('a refused connection', () => {
   );
 
   it(
-    'is counted as delivered anew once, when a worker gets it, however often it was refused before',
+    'is counted once as redelivered, when a worker gets it, however often it was refused',
     onStage({}, async (stage) => {
       const refuser = await stage.joinServing();
       await stage.client();
@@ -291,7 +291,7 @@ describe('a refused connection', () => {
   );
 
   it(
-    'is refused for the whole batch by one message, and settled with what is behind it',
+    'is refused with its whole batch by one message, and settled with the next',
     onStage({}, async (stage) => {
       const refuser = await stage.joinServing();
       const clients = await stage.clients(6);
@@ -306,7 +306,7 @@ describe('a refused connection', () => {
 
 describe('what is in flight to a worker', () => {
   it(
-    'is bounded by its window; the others wait in the kernel, and come when there is room',
+    'is bounded by its window; other clients wait in the kernel until there is room',
     onStage({}, async (stage) => {
       const address = await stage.address();
       const worker = await stage.joinServing({ window: 3 });
@@ -343,7 +343,7 @@ describe('what is in flight to a worker', () => {
   );
 
   it(
-    'follows a window that the worker changes',
+    'follows the window when the worker changes it',
     onStage({}, async (stage) => {
       const address = await stage.address();
       const worker = await stage.joinServing({ window: 1 });
@@ -360,7 +360,7 @@ describe('what is in flight to a worker', () => {
   );
 
   it(
-    'is bounded by its capacity, together with what it has open',
+    'is bounded by its capacity, together with its open connections',
     onStage({}, async (stage) => {
       const address = await stage.address();
       const worker = await stage.joinServing({ capacity: 2 });
@@ -379,7 +379,7 @@ describe('what is in flight to a worker', () => {
   );
 
   it(
-    'is bounded by whichever of the two leaves less room',
+    'is bounded by the smaller of the two',
     onStage({}, async (stage) => {
       const address = await stage.address();
       const worker = await stage.joinServing({ window: 1, capacity: 2 });

@@ -33,7 +33,7 @@ async function freePort(): Promise<number> {
 
 describe('an address that a worker asks for', () => {
   it(
-    'is opened, and its clients come to that worker',
+    'is opened, and its clients go to that worker',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       const port = await freePort();
@@ -46,7 +46,7 @@ describe('an address that a worker asks for', () => {
   );
 
   it(
-    'is one socket for all who ask for it',
+    'is one socket for all workers that ask for it',
     onStage({}, async (stage) => {
       const workers = [await stage.join(), await stage.join()];
       const port = await freePort();
@@ -64,7 +64,7 @@ describe('an address that a worker asks for', () => {
   );
 
   it(
-    'is the one that the dispatcher has already, where it is the same',
+    "is the dispatcher's own socket, if the address is the same",
     onStage({}, async (stage) => {
       const own = await stage.address();
       const worker = await stage.join();
@@ -77,7 +77,7 @@ describe('an address that a worker asks for', () => {
   );
 
   it(
-    'has the same port for the n-th listen at port 0 of every worker, and others for the others',
+    'has the same port for the n-th listen at port 0 of every worker, and other ports for the others',
     onStage({}, async (stage) => {
       const workers = [await stage.join(), await stage.join()];
       const ports: number[][] = [];
@@ -92,7 +92,7 @@ describe('an address that a worker asks for', () => {
   );
 
   it(
-    'has the same port too when all ask at once after it was given up',
+    'has the same port when all ask at once after it was closed',
     onStage({}, async (stage) => {
       const workers = [await stage.join(), await stage.join()];
       for (const worker of workers) {
@@ -107,7 +107,7 @@ describe('an address that a worker asks for', () => {
   );
 
   it(
-    'is a path with the mode that is asked for, and its file goes with the last worker',
+    'is a path with the requested mode, and its file is removed with the last worker',
     onStage({}, async (stage) => {
       const path = `${stage.directory}/app`;
       const worker = await stage.join();
@@ -124,7 +124,7 @@ describe('an address that a worker asks for', () => {
   );
 
   it(
-    'is every address of this machine, IPv6 too, when no host is named',
+    'is every address of this machine, including IPv6, when no host is given',
     { skip: withoutIpv6 },
     onStage({}, async (stage) => {
       const worker = await stage.join();
@@ -142,7 +142,7 @@ describe('an address that a worker asks for', () => {
     ['0.0.0.0', false],
   ] as const) {
     it(
-      `is the dispatcher's own at ${host} when no host is named, also for a worker that drains`,
+      `is the dispatcher's own at ${host} when no host is given, also for a draining worker`,
       { skip },
       onStage({}, async (stage) => {
         const own = await stage.dispatcher.listen({ host, port: 0 });
@@ -162,7 +162,7 @@ describe('an address that a worker asks for', () => {
   }
 
   it(
-    'is not the IPv4 one at that port where it is IPv6 alone',
+    'is not the IPv4 one at that port when only IPv6 is wanted',
     { skip: withoutIpv6 },
     onStage({}, async (stage) => {
       const own = await stage.dispatcher.listen({ host: '0.0.0.0', port: 0 });
@@ -174,7 +174,7 @@ describe('an address that a worker asks for', () => {
   );
 
   it(
-    'is a socket that the dispatcher inherited, which stays open when it is given up',
+    'is a socket that the dispatcher inherited, which stays open when the worker closes it',
     onStage({}, async (stage) => {
       await using inherited = await listen({ host: '127.0.0.1', port: 0 });
       const worker = await stage.join();
@@ -190,7 +190,7 @@ describe('an address that a worker asks for', () => {
 
 describe('addresses under a last will, which has room for 1024 of them', { skip: withoutWill() }, () => {
   it(
-    'may be opened and closed more often than that',
+    'can be opened and closed more often than that',
     onStage({ lastWill: true }, async (stage) => {
       const worker = await stage.join();
       for (let count = 0; count <= WILL_LISTENERS; count++) {
@@ -201,7 +201,7 @@ describe('addresses under a last will, which has room for 1024 of them', { skip:
   );
 
   it(
-    'are opened beyond that too, with a warning',
+    'are opened beyond that limit, with a warning',
     onStage({ lastWill: true }, async (stage) => {
       const worker = await stage.join();
       for (let index = 0; index <= WILL_LISTENERS; index++) await worker.listenAt({ ...anyPort, index });
@@ -227,7 +227,7 @@ describe('a dispatcher without a control socket', { skip: withoutWill() }, () =>
 
 describe('a listen that fails', () => {
   it(
-    'is answered with the code of the system, and the worker goes on',
+    "is answered with the system's error code, and the worker goes on",
     onStage({}, async (stage) => {
       await using taken = await listen({ host: '127.0.0.1', port: 0 });
       const takenPath = `${stage.directory}/taken`;
@@ -250,7 +250,7 @@ describe('a listen that fails', () => {
   );
 
   it(
-    'is answered in few words, however long the path is',
+    'is answered with a short reason, however long the path is',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       const answer = await worker.listen({
@@ -276,7 +276,7 @@ describe('a listen that fails', () => {
   );
 });
 
-describe('an address that no worker listens at any more', () => {
+describe('an address at which no worker listens any more', () => {
   it(
     'is free, and clients that waited are closed',
     onStage({}, async (stage) => {
@@ -308,7 +308,7 @@ describe('an address that no worker listens at any more', () => {
   );
 
   it(
-    'is kept when its worker died without closing it: clients wait for the next one',
+    'is kept when its worker died without closing it: clients wait for the next worker',
     onStage({}, async (stage) => {
       const dying = await stage.join();
       const { address } = await dying.listenAt(anyPort);
@@ -326,7 +326,7 @@ describe('an address that no worker listens at any more', () => {
   );
 
   it(
-    'is kept when a worker that drains closes it: others will come',
+    'is kept when a draining worker closes it: another will come',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       const { id, address } = await worker.listenAt(anyPort);
@@ -346,7 +346,7 @@ describe('an address that no worker listens at any more', () => {
   );
 
   it(
-    'leaves nobody waiting whom its worker had not adopted',
+    'leaves no client waiting that its worker had not adopted',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       const { id, address } = await worker.listenAt(anyPort);
@@ -374,7 +374,7 @@ describe('an address that no worker listens at any more', () => {
     ['a path', 'path'],
   ] as const) {
     it(
-      `can be asked for again in the same breath: ${what}`,
+      `can be asked for again at once: ${what}`,
       onStage({}, async (stage) => {
         const worker = await stage.join();
         const first = wanted === 'path' ? { path: `${stage.directory}/app`, mode: 0o600 } : wanted;
@@ -394,9 +394,9 @@ describe('an address that no worker listens at any more', () => {
   }
 });
 
-describe('an address of the dispatcher itself', () => {
+describe("an address of the dispatcher's own", () => {
   it(
-    'stays open whoever gives it up',
+    'stays open when workers close it',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await worker.unlisten(0);

@@ -31,7 +31,7 @@ async function close(all: Listeners): Promise<void> {
 
 describe('an inherited socket that a worker brings back', () => {
   it(
-    'is the one that is opened, whatever number it had in the process that died',
+    'is opened, whatever number it had in the process that died',
     keepsDescriptors(async () => {
       await using one = await listen(anyPort);
       await using other = await listen(anyPort);

@@ -132,11 +132,11 @@ describe('overload: refuse', () => {
       await stage.client();
       await turns();
       await pass(PATIENCE_MS - 1);
-      const { release } = await stage.dispatcher.freeze();
+      const frozen = await stage.dispatcher.freeze();
       await stage.clients(2);
       await turns();
       await pass(2 * PATIENCE_MS);
-      release();
+      frozen[Symbol.dispose]();
       stage.dispatcher.thaw();
       await turns();
       assert.equal(refused(stage), 0);
@@ -154,11 +154,11 @@ describe('overload: refuse', () => {
     'closes nothing that came during a takeover if the worker takes it afterwards',
     withClock(async (stage, pass) => {
       const worker = await stage.joinServing({ window: 4 });
-      const { release } = await stage.dispatcher.freeze();
+      const frozen = await stage.dispatcher.freeze();
       await stage.clients(9);
       await turns();
       await pass(2 * PATIENCE_MS);
-      release();
+      frozen[Symbol.dispose]();
       stage.dispatcher.thaw();
       for (let served = 0; served < 9;) {
         served += (await worker.handoff()).descriptors.length;

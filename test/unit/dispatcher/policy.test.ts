@@ -45,7 +45,7 @@ const addresses = Array.from(
 
 describe('every policy', () => {
   for (const name of policyNames) {
-    it(`takes the only one, and knows nobody else: ${name}`, () => {
+    it(`takes the only worker: ${name}`, () => {
       const policy = createPolicy(name);
       const [only, ...none] = workers(9);
       assert.ok(only);
@@ -57,11 +57,11 @@ describe('every policy', () => {
 });
 
 describe('round robin', () => {
-  it('takes one after the other', () => {
+  it('takes workers in turn', () => {
     assert.deepEqual(choices(roundRobin(), workers(0, 9, 0), 7), [1, 2, 3, 1, 2, 3, 1]);
   });
 
-  it('passes over those without room, and goes on behind them', () => {
+  it('skips workers without room, and continues after them', () => {
     const policy = roundRobin();
     const [one, two, three] = workers(0, 0, 0);
     assert.ok(one && two && three);
@@ -74,7 +74,7 @@ describe('round robin', () => {
     assert.deepEqual(chosen, [1, 3, 2, 3]);
   });
 
-  it('goes on when the one that was last has left', () => {
+  it('continues when the last worker it took has left', () => {
     const policy = roundRobin();
     const [one, two, three] = workers(0, 0, 0);
     assert.ok(one && two && three);
@@ -84,7 +84,7 @@ describe('round robin', () => {
 });
 
 describe('least connections', () => {
-  it('takes the one with the fewest', () => {
+  it('takes the worker with the fewest', () => {
     assert.deepEqual(choices(leastConnections(), workers(3, 1, 2), 2), [2, 2]);
   });
 
@@ -112,7 +112,7 @@ describe('the power of two choices', () => {
     }
   });
 
-  it('never draws the same one twice', () => {
+  it('never draws the same worker twice', () => {
     // Were it drawn twice, the one with the most would be taken.
     const draws = [0, 0.25, 0.5, 0.75, 0.999];
     for (const first of draws) {
@@ -141,14 +141,14 @@ describe('the client address', () => {
     return new Map(addresses.map((host) => [host, policy(candidates, from(host)).id]));
   }
 
-  it('leads to the same worker, whatever the port, the load, or who asks', () => {
+  it('leads to the same worker, whatever the port, the load, or the dispatcher', () => {
     for (const host of addresses.slice(0, 100)) {
       const { id } = clientAddress()(four, from(host, 1));
       assert.equal(clientAddress()(workers(9, 9, 9, 0), from(host, 2)).id, id);
     }
   });
 
-  it('leads elsewhere only for the clients of a worker that left, and back when it returns', () => {
+  it('moves only the clients of a worker that left, and moves them back when it returns', () => {
     const before = placed(four);
     for (const gone of four) {
       const after = placed(four.filter((worker) => worker !== gone));
@@ -160,7 +160,7 @@ describe('the client address', () => {
     assert.deepEqual(placed(four), before);
   });
 
-  it('leads to a new worker only those clients that it takes over', () => {
+  it('moves to a new worker only those clients that it takes over', () => {
     const before = placed(four);
     for (const [host, id] of placed(workers(0, 0, 0, 0, 0))) {
       assert.ok(id === 5 || id === before.get(host), host);
@@ -182,7 +182,7 @@ describe('the client address', () => {
     }
   });
 
-  it('spreads the clients of one network too', () => {
+  it('spreads the clients of one network, too', () => {
     const policy = clientAddress();
     const shares = counted(
       Array.from({ length: 256 }, (_, host) => policy(four, from(`192.0.2.${host}`)).id),
@@ -190,13 +190,13 @@ describe('the client address', () => {
     for (const { id } of four) assert.ok((shares.get(id) ?? 0) > 32, JSON.stringify([...shares]));
   });
 
-  it('is the same for an IPv4 client that comes by IPv6', () => {
+  it('is the same for an IPv4 client that connects over IPv6', () => {
     for (const host of addresses.slice(0, 100)) {
       assert.equal(clientAddress()(four, from(`::ffff:${host}`)).id, clientAddress()(four, from(host)).id);
     }
   });
 
-  it('takes turns where there is none: over Unix sockets, and when the client is gone', () => {
+  it('makes workers take turns without an address: on Unix sockets, and when the client has hung up', () => {
     const policy = clientAddress();
     const arrivals: Arrival[] = [
       { client: { path: '' }, local },

@@ -51,7 +51,7 @@ async function withPool(
 
 describe('a pool in which a worker fails while connections are placed', () => {
   it(
-    'has sent what was placed by then, keeps the others, and places them later, each once',
+    'has sent what was placed before, keeps the other connections, and places each once later',
     keepsDescriptors(() =>
       withPool((pool, loop, descriptors) => {
         let fails = true;

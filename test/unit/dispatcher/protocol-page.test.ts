@@ -7,9 +7,9 @@ import { onStage } from '../../support/dispatcher-stage.js';
 
 const anyPort = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 } as const;
 
-describe('a worker that reads the page closely', () => {
+describe('a worker written by the protocol page', () => {
   it(
-    'says unlisten as often as it has said listen, and passes IDs that it does not serve',
+    'sends unlisten as often as listen, and may name ids that it does not serve',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       const first = await worker.listenAt(anyPort);
@@ -26,7 +26,7 @@ describe('a worker that reads the page closely', () => {
   );
 
   it(
-    'is not told to drain when it has said so itself',
+    'is not told to drain when it drains already',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       const draining = stage.next('draining');

@@ -21,7 +21,7 @@ function user(uid: number): { readonly pid: number; readonly uid: number; readon
 }
 
 describe('a quota', () => {
-  it('has an end for one user, and one for all of them', () => {
+  it('has a limit for one user, and one for all users', () => {
     const quota = new Quota<string>({ of: 'things', total: 4, perUser: 2, reserved: 0 });
     for (const one of ['a', 'b']) {
       quota.check(user(1));
@@ -31,7 +31,7 @@ describe('a quota', () => {
       () => {
         quota.check(user(1));
       },
-      failsWith('ERR_QUOTA', /User 1 has 2 things here/),
+      failsWith('ERR_QUOTA', /User 1 has 2 things already/),
     );
     quota.check(user(2));
     quota.add('c', user(2));
@@ -40,14 +40,14 @@ describe('a quota', () => {
       () => {
         quota.check(user(3));
       },
-      failsWith('ERR_QUOTA', /There are 4 things here/),
+      failsWith('ERR_QUOTA', /There are 4 things already/),
     );
     quota.delete('a');
     quota.check(user(1));
     assert.deepEqual([...quota], ['b', 'c', 'd']);
   });
 
-  it('is a quarter of the descriptors where there are few, and as much less for one user', () => {
+  it('is a quarter of the descriptor limit when that is low, and proportionally less for one user', () => {
     const limits = { of: 'things', total: 1000, perUser: 400, reserved: 0 };
     for (const [descriptors, perUser] of [
       [256, 25],
@@ -65,11 +65,11 @@ describe('a quota', () => {
       () => {
         few.check(user(5));
       },
-      failsWith('ERR_QUOTA', /There are 4 things here/),
+      failsWith('ERR_QUOTA', /There are 4 things already/),
     );
   });
 
-  it('counts the descriptors that each takes, where there are few', () => {
+  it('counts the descriptors that each entry takes, when the limit is low', () => {
     const THREE = 3;
     const quota = new Quota<string>({ of: 'things', total: 1000, perUser: 400, reserved: 0 }, 40);
     quota.check(user(1), THREE);
@@ -79,7 +79,7 @@ describe('a quota', () => {
       () => {
         quota.check(user(1), THREE);
       },
-      failsWith('ERR_QUOTA', /User 1 has 1 things here/),
+      failsWith('ERR_QUOTA', /User 1 has 1 things already/),
     );
     quota.add('b', user(2), THREE);
     quota.add('c', user(3), THREE);
@@ -88,7 +88,7 @@ describe('a quota', () => {
       () => {
         quota.check(user(4), 2);
       },
-      failsWith('ERR_QUOTA', /There are 3 things here/),
+      failsWith('ERR_QUOTA', /There are 3 things already/),
     );
     quota.delete('b');
     quota.check(user(4), THREE);
@@ -126,7 +126,7 @@ async function answerOf(peer: FakeWorker): Promise<string> {
 }
 
 describe('a quota with a reserve', () => {
-  it('keeps places for root and the own user, whoever else fills the rest', () => {
+  it("keeps places for root and the dispatcher's user when others fill the rest", () => {
     const quota = new Quota<number>({ of: 'things', total: 8, perUser: 4, reserved: 4 });
     for (const one of [1, 2, 3, 4]) {
       quota.check(user(OTHER + one));
@@ -136,7 +136,7 @@ describe('a quota with a reserve', () => {
       () => {
         quota.check(user(OTHER));
       },
-      failsWith('ERR_QUOTA', /There are 4 things of other users here, .* kept for root/),
+      failsWith('ERR_QUOTA', /There are 4 things of other users already; .* reserved for root/),
     );
     for (const one of [5, 6, 7, 8]) {
       quota.check(user(0));
@@ -146,11 +146,11 @@ describe('a quota with a reserve', () => {
       () => {
         quota.check(user(0));
       },
-      failsWith('ERR_QUOTA', /There are 8 things here/),
+      failsWith('ERR_QUOTA', /There are 8 things already/),
     );
   });
 
-  it('keeps descriptors, too, where there are few', () => {
+  it('keeps descriptors, too, when the limit is low', () => {
     const quota = new Quota<number>({ of: 'things', total: 100, perUser: 100, reserved: 50 }, 40);
     quota.check(user(OTHER), 5);
     quota.add(1, user(OTHER), 5);
@@ -158,7 +158,7 @@ describe('a quota with a reserve', () => {
       () => {
         quota.check(user(OTHER + 1));
       },
-      failsWith('ERR_QUOTA', /kept for root/),
+      failsWith('ERR_QUOTA', /reserved for root/),
     );
     quota.check(user(0), 5);
   });
@@ -185,11 +185,11 @@ describe('many control connections of one user', () => {
   }
 
   it(
-    'that wait for an answer are refused behind the 64th, with a reason, and are no concern of workers',
+    'that wait for an answer are refused after the 64th, with a reason, and take no place of a worker',
     allWaiting(async (stage) => {
       const farewell = await (await commander(stage)).next('farewell');
       assert.equal(farewell.code, 'ERR_QUOTA');
-      assert.match(farewell.reason, new RegExp(`has ${perUser} control connections here`));
+      assert.match(farewell.reason, new RegExp(`has ${perUser} control connections already`));
       assert.deepEqual(
         stage.refusedPeers.map(({ code }) => code),
         ['ERR_QUOTA'],
@@ -201,7 +201,7 @@ describe('many control connections of one user', () => {
   );
 
   it(
-    'leave a free place as soon as one hangs up, whatever it waits for, and whatever it had asked for behind that',
+    'free a place as soon as one hangs up, whatever it waits for and has asked for',
     allWaiting(async (stage, [first, second], endless) => {
       assert.ok(first && second);
       first.die();
@@ -216,7 +216,7 @@ describe('many control connections of one user', () => {
   );
 
   it(
-    'make room themselves where they wait for nothing: the oldest is told so',
+    'make room when they are idle: the oldest gets a farewell',
     onStage({}, async (stage) => {
       const peers: FakeWorker[] = [];
       while (peers.length < perUser) peers.push(await commander(stage));
@@ -232,9 +232,9 @@ describe('many control connections of one user', () => {
   );
 });
 
-describe('a drain whose asker has hung up', () => {
+describe('a drain whose client has hung up', () => {
   it(
-    'goes on, and takes no place: others can still ask',
+    'goes on, and takes no place of other clients',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.client();
@@ -265,16 +265,14 @@ describe('a drain whose asker has hung up', () => {
 
 describe('a control connection', () => {
   it(
-    'has the answers to what it asks for in one breath, in their order, also when it says nothing more behind that',
+    'gets the answers to commands that it sends at once, in order, also when it then ends its direction',
     onStage({}, async (stage) => {
       const peer = await commander(stage);
       await ask(peer, ...Array.from({ length: 16 }, (_, index) => ({ type: `number ${index}` })));
       await peer.socket.end();
       let said = '';
       for await (const { bytes } of peer.socket) said += String(bytes);
-      const numbers = [...said.matchAll(/no command \\"number (\d+)\\"/g)].map(([, number]) =>
-        Number(number),
-      );
+      const numbers = [...said.matchAll(/command \\"number (\d+)\\"/g)].map(([, number]) => Number(number));
       assert.deepEqual(
         numbers,
         Array.from({ length: 16 }, (_, index) => index),
@@ -283,7 +281,7 @@ describe('a control connection', () => {
   );
 
   it(
-    'is cut off when too much waits behind a command that runs, and is told so',
+    'is disconnected with a reason when too much waits for a running command',
     onStage({ control: { commands: { wait: new Endless().wait } } }, async (stage) => {
       const peer = await commander(stage);
       await ask(peer, ...Array<object>(18).fill({ type: 'wait' }));
@@ -312,7 +310,7 @@ describe('a command of 64 KiB', () => {
   const opened = new Promise<void>((resolve) => (release = resolve));
 
   it(
-    'is taken in pieces, after long ones that had to wait, and one byte more is not',
+    'is accepted in pieces, after long commands that had to wait; one byte more is not',
     onStage({ control: { commands: { open: () => opened } } }, async (stage) => {
       using connection = await Client(stage.control);
       await connection.sendBytes(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' }));
@@ -338,7 +336,7 @@ describe('a command of 64 KiB', () => {
 
 describe('many workers of one user', () => {
   it(
-    'are refused behind the 512th, with a reason',
+    'are refused after the 512th, with a reason',
     onStage({}, async (stage) => {
       const { perUser } = new Quota(JOINED_LIMITS);
       for (let count = 0; count < perUser; count++) await stage.join();
@@ -347,13 +345,13 @@ describe('many workers of one user', () => {
       await late.say(encodeFrame(encodeHello(hello)));
       const { code, reason } = await late.next('farewell');
       assert.equal(code, 'ERR_QUOTA');
-      assert.match(reason, new RegExp(`has ${perUser} workers here`));
+      assert.match(reason, new RegExp(`has ${perUser} workers already`));
       assert.equal(stage.dispatcher.workers.length, perUser);
     }),
   );
 
   it(
-    'lose no place because of a dispatcher that died: those that come back are let in all the same',
+    'lose no place when a dispatcher dies: those that return are admitted',
     onStage({}, async (stage) => {
       const { perUser } = new Quota(JOINED_LIMITS);
       for (let count = 0; count < perUser; count++) await stage.join();
@@ -385,7 +383,7 @@ async function fillAndReturn(stage: Stage, perUser: number): Promise<void> {
   for (let count = 1; count < perUser; count++) await newWorker();
   const { code, reason } = await (await newWorker()).next('farewell');
   assert.equal(code, 'ERR_QUOTA');
-  assert.match(reason, new RegExp(`has ${perUser} workers here`));
+  assert.match(reason, new RegExp(`has ${perUser} workers already`));
   assert.deepEqual(next.workers, []);
   first.die();
   await turns();
@@ -395,9 +393,9 @@ async function fillAndReturn(stage: Stage, perUser: number): Promise<void> {
   assert.equal((await late.next('welcome')).type, 'welcome');
 }
 
-describe('new workers that wait while a dispatcher takes others back', () => {
+describe('new workers that wait while others return', () => {
   it(
-    'are no more than may join, and leave a place when they hang up',
+    'are no more than may join, and free a place when they hang up',
     onStage({}, async (stage) => {
       const { perUser } = new Quota(JOINED_LIMITS);
       await stage.dispatcher.close();

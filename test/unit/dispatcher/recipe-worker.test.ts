@@ -455,8 +455,8 @@ describe('a recipe worker', () => {
       await stage.client();
       await stage.until(() => inFlight(stage)[0] === 1);
       await stage.looks.pass(4);
-      const { release } = await stage.dispatcher.freeze();
-      release();
+      const frozen = await stage.dispatcher.freeze();
+      frozen[Symbol.dispose]();
       stage.dispatcher.thaw();
       await stage.looks.pass(8);
       assert.equal(reports, 1);

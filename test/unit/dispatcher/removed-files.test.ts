@@ -13,7 +13,7 @@ import { receivedText } from '../../support/stream.js';
 
 describe('a Unix socket whose file was removed', () => {
   it(
-    'is opened anew, and who waited at the one before is served, as who comes then',
+    'is opened anew; clients of the old socket and of the new one are served',
     onStage({}, async (stage) => {
       const address = { path: `${stage.directory}/web` };
       await stage.dispatcher.listen(address);
@@ -33,7 +33,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'is exchanged where workers keep it, under the same key',
+    'is exchanged in the workers that keep it, under the same key',
     onStage({}, async (stage) => {
       const address = { path: `${stage.directory}/web` };
       const worker = await stage.join({ custody: true });
@@ -48,7 +48,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'by an app in front of its own listen, is there again behind that, with the mode that it asks for',
+    'by an app before its own listen, is there again afterwards, with the mode that the app asks for',
     onStage({}, async (stage) => {
       const wanted = { path: `${stage.directory}/web`, mode: 0o660 };
       const [first, second] = [await stage.join(), await stage.join()];
@@ -61,7 +61,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'and renamed in its directory instead, is left alone',
+    'or rather renamed in its directory, is left alone',
     onStage({}, async (stage) => {
       const address = { path: `${stage.directory}/draft` };
       await stage.dispatcher.listen(address);
@@ -73,7 +73,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'is reached again also where it is the control socket',
+    'can be reached again if it is the control socket',
     onStage({}, async (stage) => {
       await stage.join();
       rmSync(stage.control);
@@ -85,7 +85,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'is reached again also where it is the control socket of raw workers',
+    'can be reached again if it is the raw control socket',
     onStage({}, async (stage) => {
       const path = `${stage.directory}/raw`;
       await stage.dispatcher.openRawControl(path);
@@ -97,7 +97,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'is opened anew though another one cannot be, whose directory is gone',
+    'is opened anew although another cannot be, whose directory is gone',
     onStage({}, async (stage) => {
       const gone = `${stage.directory}/gone`;
       mkdirSync(gone);
@@ -112,7 +112,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'is opened anew though the control socket cannot be, whose path somebody else has',
+    'is opened anew although the control socket cannot be, whose path another program has',
     onStage({}, async (stage) => {
       const address = { path: `${stage.directory}/web` };
       await stage.dispatcher.listen(address);
@@ -149,7 +149,7 @@ describe('a Unix socket whose file was removed', () => {
   }
 
   it(
-    'is left as it is while no descriptor is free for who waits there, and nobody is lost',
+    'is left as it is while no descriptor is free for its clients, and no client is lost',
     onStage({}, async (stage) => {
       const address = { path: `${stage.directory}/web` };
       await stage.dispatcher.listen(address);
@@ -171,7 +171,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'is left as it is then also where it is the control socket',
+    'is left as it is then, too, if it is the control socket',
     onStage({}, async (stage) => {
       const full = mock.method(native, 'accept', () => EMFILE).mock;
       const worker = stage.own(new FakeWorker(await connect(stage.control)));
@@ -186,7 +186,7 @@ describe('a Unix socket whose file was removed', () => {
   );
 
   it(
-    'is opened once, though two ask for it at the same time',
+    'is opened once when two ask for it at the same time',
     onStage({}, async (stage) => {
       const address = { path: `${stage.directory}/web` };
       await stage.dispatcher.listen(address);

@@ -47,7 +47,7 @@ describe('two addresses under load', () => {
 
 describe('two addresses that clients use in turn', () => {
   it(
-    'share out their clients evenly, each for itself',
+    'spread their clients evenly, each address by itself',
     onStage({}, async (stage) => {
       const addresses = await twoAddresses(stage);
       const workers = [await stage.joinServing(), await stage.joinServing()];

@@ -45,7 +45,7 @@ async function succeed(stage: Stage, next: Dispatcher): Promise<void> {
 
 describe('the secret of the ticket keys', () => {
   it(
-    'is one for all workers of an address, and another one at another address',
+    'is the same for all workers of an address, and differs between addresses',
     onStage({}, async (stage) => {
       const workers = [await stage.join(), await stage.join()] as const;
       const secrets: (string | undefined)[] = [];
@@ -72,7 +72,7 @@ describe('the secret of the ticket keys', () => {
   );
 
   it(
-    'is said to nobody who has not asked, as a worker of an earlier release',
+    'is not sent to a worker that has not asked for it, such as one of an earlier release',
     onStage({ clock: new ManualClock() }, async (stage) => {
       const [asks, asksNot] = [await stage.join(), await stage.join()] as const;
       await asks.shareTickets(first);
@@ -82,7 +82,7 @@ describe('the secret of the ticket keys', () => {
   );
 
   it(
-    'is in no status, and in nothing that is printed',
+    'is not in the status, and in nothing that is printed',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       const secret = bare(await worker.shareTickets(first)) ?? '';
@@ -97,7 +97,7 @@ describe('the secret of the ticket keys', () => {
   );
 
   it(
-    'is in no message about a secret that is malformed',
+    'is not in the message about a malformed secret',
     onStage({}, async (stage) => {
       const refused = stage.next('peerRefused');
       const worker = await stage.join();
@@ -112,7 +112,7 @@ describe('the secret of the ticket keys', () => {
 
   const clock = new ManualClock();
   it(
-    'is replaced after 12 hours, and all workers that share it hear of that',
+    'is replaced after 12 hours, and all workers that share it get the new one',
     onStage({ clock }, async (stage) => {
       const workers = [await stage.join(), await stage.join()] as const;
       const before = bare(await workers[0].shareTickets(first));
@@ -145,7 +145,7 @@ describe('the secret of the ticket keys', () => {
   );
 
   it(
-    'stays, and keeps its age, where the file of its socket was removed and the socket is opened anew',
+    'stays, and keeps its age, when its socket is opened anew because its file was removed',
     onStage({ clock }, async (stage) => {
       const address = { path: `${stage.directory}/web`, mode: 0o600 };
       const worker = await stage.join();
@@ -162,7 +162,7 @@ describe('the secret of the ticket keys', () => {
   );
 
   it(
-    'keeps its age over a takeover, and is replaced by the next generation alone',
+    'keeps its age over a takeover, and is replaced only by the next generation',
     onStage({ clock }, async (stage) => {
       await using next = new Dispatcher({}, clock);
       const worker = await stage.join();
@@ -181,12 +181,12 @@ describe('the secret of the ticket keys', () => {
   );
 
   it(
-    'stays with the present generation where a takeover fails',
+    'stays with the present generation when a takeover fails',
     onStage({ clock }, async (stage) => {
       const worker = await stage.join();
       const before = bare(await worker.shareTickets(first));
-      const { release } = await stage.dispatcher.freeze();
-      release();
+      const frozen = await stage.dispatcher.freeze();
+      frozen[Symbol.dispose]();
       clock.advance(13 * HOUR_MS);
       stage.dispatcher.thaw();
       // It is overdue.
@@ -196,7 +196,7 @@ describe('the secret of the ticket keys', () => {
   );
 
   it(
-    'comes back with the workers of a dispatcher that was killed: the newest, where they differ',
+    'comes back with the workers of a dispatcher that was killed; the newest counts',
     onStage({ clock }, async (stage) => {
       const secretOf = (fill: number, ageHours: number): TicketSecretMessage => ({
         secret: Buffer.alloc(32, fill).toString('base64'),
@@ -221,7 +221,7 @@ describe('the secret of the ticket keys', () => {
   );
 
   it(
-    'goes to a child, which is of the same service',
+    'is sent to a child, which is of the same service',
     onStage({}, async (stage) => {
       const child = stage.own(await FakeWorker.child(stage.dispatcher, 1));
       assert.ok(bare(await child.shareTickets(first)));

@@ -87,8 +87,8 @@ describe('a worker that answers nothing for four looks', () => {
       await stage.client();
       await worker.handoffs(1);
       await stage.looks.pass(4);
-      const { release } = await stage.dispatcher.freeze();
-      release();
+      const frozen = await stage.dispatcher.freeze();
+      frozen[Symbol.dispose]();
       stage.dispatcher.thaw();
       await stage.looks.pass(8);
       assert.deepEqual(reports, ['1 stalled']);

@@ -48,7 +48,7 @@ const listener: OutgoingMessage = {
 
 describe('a TakeoverChannel', () => {
   it(
-    'brings messages in order, each with the descriptors that belong to it, and then the end',
+    'delivers messages in order, each with its descriptors, and then the end',
     onPair(async (left, right) => {
       const [old, next] = [new TakeoverChannel(left), new TakeoverChannel(right)];
       using first = openFile('a');
@@ -63,7 +63,7 @@ describe('a TakeoverChannel', () => {
   );
 
   it(
-    'puts a message together that comes byte by byte, and its descriptors with the first',
+    'assembles a message that comes byte by byte, with the descriptors of its first byte',
     onPair(async (left, right) => {
       const bytes = frame(listener);
       const receiving = heard(new TakeoverChannel(right));
@@ -73,7 +73,7 @@ describe('a TakeoverChannel', () => {
   );
 
   it(
-    'takes no descriptor with the payload, and closes those that came before',
+    'accepts no descriptor with the payload, and closes those that came before',
     onPair(async (left, right) => {
       const refused = assert.rejects(
         new TakeoverChannel(right).receive(),
@@ -85,7 +85,7 @@ describe('a TakeoverChannel', () => {
   );
 
   it(
-    'takes nothing of the next message',
+    'reads nothing of the next message',
     onPair(async (left, right) => {
       const next = new TakeoverChannel(right);
       await left.send(Buffer.concat([frame({ type: 'ready' }), frame({ type: 'started' })]));
@@ -95,7 +95,7 @@ describe('a TakeoverChannel', () => {
   );
 
   it(
-    'passes over fields that a later release has added',
+    'ignores fields that a later release has added',
     onPair(async (left, right) => {
       await left.send(frame({ ...listener, colour: 'green' }));
       assert.deepEqual(await heard(new TakeoverChannel(right)), [listener]);
@@ -103,7 +103,7 @@ describe('a TakeoverChannel', () => {
   );
 
   it(
-    'ends with what a peer had said before it died, though it had not read everything',
+    'ends after what a peer had sent before it died, even if the peer had not read everything',
     onPair(async (left, right) => {
       const next = new TakeoverChannel(right);
       await next.send({ type: 'ready' });
@@ -119,7 +119,7 @@ describe('a TakeoverChannel', () => {
     ['payload', 9],
   ] as const) {
     it(
-      `says so when the peer dies inside the ${where} of a message, and closes what came with it`,
+      `reports when the peer dies inside the ${where} of a message, and closes its descriptors`,
       onPair(async (left, right) => {
         using file = openFile('x');
         await left.send(frame(listener).subarray(0, length), [file]);
@@ -130,7 +130,7 @@ describe('a TakeoverChannel', () => {
   }
 
   it(
-    'says so when the peer dies between the length and the payload, and closes what came with it',
+    'reports when the peer dies between the length and the payload, and closes the descriptors',
     onPair(async (left, right) => {
       using file = openFile('x');
       await left.send(frame(listener).subarray(0, 4), [file]);
@@ -140,7 +140,7 @@ describe('a TakeoverChannel', () => {
   );
 
   it(
-    'stops waiting by its signal',
+    'stops waiting when its signal is aborted',
     onPair(async (_left, right) => {
       const late = new AbortController();
       const receiving = new TakeoverChannel(right).receive(late.signal);
@@ -161,7 +161,7 @@ describe('a TakeoverChannel', () => {
   ];
   for (const [what, bytes, message] of wrong) {
     it(
-      `refuses a message with ${what}, and closes what came with it`,
+      `refuses a message with ${what}, and closes its descriptors`,
       onPair(async (left, right) => {
         using file = openFile('x');
         await left.send(bytes, [file]);

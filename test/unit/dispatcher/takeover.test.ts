@@ -124,7 +124,7 @@ async function waitingClients(stage: Stage, count: number): Promise<StreamSocket
 
 describe('the next generation', () => {
   it(
-    'opens again what a worker had closed before the takeover and that ends after it',
+    'opens again what a worker had closed before the takeover, when the worker ends after it',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       const wanted = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
@@ -151,7 +151,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'has the same workers, listeners and counts, in the same states, and tells only itself as another one',
+    'has the same workers, listeners and counts, in the same states, and only its own identity differs',
     onStage({}, async (stage) => {
       const { dispatcher } = stage;
       dispatcher.reserveIds(2);
@@ -198,7 +198,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'settles what was in flight: it is adopted, or refused and goes to another worker, each once',
+    'settles what was in flight: each connection is adopted, or refused and given to another worker, once',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       const clients = await stage.clients(3);
@@ -223,7 +223,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'numbers connections on from where the last one was',
+    'continues the numbering of connections',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.clients(2);
@@ -240,7 +240,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'places who waited, in their order, and who comes meanwhile, behind them',
+    'places clients that waited, in their order, and then clients that came meanwhile',
     onStage({}, async (stage) => {
       const clients = await waitingClients(stage, 3);
       const address = await stage.address();
@@ -264,7 +264,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'says what was still to be said to a worker that did not read, with the connections in it',
+    'sends what was not sent yet to a worker that did not read, with its connections',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       // Answers of some 100 bytes each: more than its channel holds.
@@ -292,7 +292,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'goes on parting with a worker that broke the protocol and does not read: nothing is given to others before it can know',
+    'goes on disconnecting a worker that broke the protocol and does not read: its connections stay until it can read the farewell',
     onStage({}, async (stage) => {
       const culprit = await stage.joinServing();
       await stage.clients(3);
@@ -342,7 +342,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'knows that a worker has connections open that came from no dispatcher, and waits for these when it drains',
+    'knows that a worker has connections that came from no dispatcher, and waits for these in a drain',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       await worker.say(encodeJson({ type: 'holding', on: true }));
@@ -358,7 +358,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'leaves the file alone that somebody else has at the path of a socket by now',
+    'leaves a file alone that another program has put at the path of a socket',
     onStage({}, async (stage) => {
       const address = { path: `${stage.directory}/web` };
       await stage.dispatcher.listen(address);
@@ -390,7 +390,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'welcomes a child that had said nothing yet, under its number',
+    'welcomes a child that had not said hello yet, under its id',
     onStage({}, async (stage) => {
       const [here, there] = socketPair();
       stage.dispatcher.addChild(here, { id: 2, pid: process.pid });
@@ -421,7 +421,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'gives a worker of the recipe the connection that it had not read yet once, and the next one',
+    'gives a recipe worker the connection that it had not read yet once, and then the next',
     onStage({}, async (stage) => {
       await stage.address();
       const ready = stage.next('ready');
@@ -492,7 +492,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'keeps the socket file for as long as it listens, and takes it with it',
+    'keeps the socket file while it listens, and removes it at the end',
     onStage({}, async (stage) => {
       const path = `${stage.directory}/socket`;
       await stage.dispatcher.listen(path);
@@ -507,7 +507,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'gets what travels with it, in its order, with its descriptors',
+    'gets the attachments in order, with their descriptors',
     onStage({}, async (stage) => {
       using file = openFile('file');
       await using next = new Dispatcher();
@@ -526,7 +526,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'hears how long ago the one before was asked to stop, and what backlog an address has',
+    'learns how long ago the old one was asked to stop, and the backlog of an address',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       await worker.listen({ host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 }, 3);
@@ -538,14 +538,14 @@ describe('the next generation', () => {
       assert.deepEqual(heard, { stoppingForMs: 123 });
       next.thaw();
       await stage.dispatcher.disown();
-      const { snapshot, release } = await next.freeze();
+      using frozen = await next.freeze();
+      const { snapshot } = frozen;
       assert.equal(snapshot.listeners[0]?.backlog, 3);
-      release();
     }),
   );
 
   it(
-    'answers who connects to the control socket meanwhile, and who waits for an answer is told to ask again',
+    'answers clients that connect to the control socket meanwhile; those that wait for an answer are told to ask again',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.client();
@@ -598,7 +598,7 @@ describe('a generation whose next one', () => {
       /other generation ended/,
     ],
     [
-      'ends when it is told to go, and has not started',
+      'ends after go, before it has started',
       async (predecessor) => {
         await predecessor.send({ type: 'ready' });
         await hears(predecessor, 'go');
@@ -607,9 +607,9 @@ describe('a generation whose next one', () => {
       /other generation ended/,
     ],
     [
-      'says that it has started before it may',
+      'says that it has started too early',
       (predecessor) => predecessor.send({ type: 'started' }),
-      /said started, and not ready/,
+      /said started instead of ready/,
     ],
   ];
   for (const [what, act, reason] of failures) {
@@ -635,7 +635,7 @@ describe('a generation whose next one', () => {
   }
 
   it(
-    'ends behind its word that it has started is over all the same: the workers may have heard of the next one',
+    'has said started and then ends is replaced all the same, since workers may have heard from the new one',
     onStage({}, async (stage) => {
       const { successor, predecessor } = succession(stage);
       const handingOver = handOver(stage.dispatcher, successor, []);
@@ -650,7 +650,7 @@ describe('a generation whose next one', () => {
   );
 
   it(
-    'would get connections of an address that is closed hands nothing over, and goes on',
+    'would get connections of a closed address hands nothing over, and goes on',
     onStage({}, async (stage) => {
       const worker = await stage.join();
       await worker.ready();
@@ -678,12 +678,12 @@ describe('a generation whose next one', () => {
 
 describe('a dispatcher that is frozen', () => {
   it(
-    'leaves clients, workers and commands in the kernel, until it thaws',
+    'leaves clients, workers and commands in the kernel until it thaws',
     onStage({}, async (stage) => {
       const { dispatcher } = stage;
       const address = await stage.address();
       const worker = await stage.joinServing({ window: 1 });
-      const { release } = await dispatcher.freeze();
+      const frozen = await dispatcher.freeze();
       const clients = await stage.clients(5);
       const joining = stage.join();
       const asking = await ask(stage, { type: 'status' });
@@ -692,7 +692,7 @@ describe('a dispatcher that is frozen', () => {
       assert.equal(backlogOf(address), 5);
       assert.equal(dispatcher.workers.length, 1);
       assert.equal(asking.peek(), null);
-      release();
+      frozen[Symbol.dispose]();
       dispatcher.thaw();
       await joining;
       assert.equal((await frame(asking))?.['type'], 'done');
@@ -705,7 +705,7 @@ describe('a dispatcher that is frozen', () => {
   );
 
   it(
-    'has let in who was on the way, and cut off who says nothing for a second',
+    'has admitted peers that were saying hello, and disconnected those that said nothing for a second',
     onStage({ control: { handshakeTimeoutMs: 60_000 } }, async (stage) => {
       const slow = stage.own(await connect(stage.control));
       const silent = stage.own(await connect(stage.control));
@@ -713,8 +713,8 @@ describe('a dispatcher that is frozen', () => {
       await turns();
       const freezing = stage.dispatcher.freeze();
       await slow.send(hello.subarray(9));
-      const { snapshot, release } = await freezing;
-      release();
+      using frozen = await freezing;
+      const { snapshot } = frozen;
       assert.equal(snapshot.workers.length, 1);
       assert.equal(await receivedText(silent), null);
     }),
@@ -778,7 +778,7 @@ const handoff: OutgoingMessage = {
 };
 const all: OutgoingMessage = { type: 'all' };
 
-describe('what a generation is offered', () => {
+describe('what a generation receives', () => {
   const file = (): Descriptor => openFile('file');
   const stream = (): Descriptor => {
     const [here, there] = socketPair();
@@ -804,7 +804,7 @@ describe('what a generation is offered', () => {
       /listener .*2 descriptors/,
     ],
     [
-      'as a listener that is none',
+      'as a listener without a listening socket',
       () => [[from], [listener, file()], [all]],
       /listening socket|ENOTSOCK|not a socket/,
     ],
@@ -820,28 +820,28 @@ describe('what a generation is offered', () => {
       /connected stream socket/,
     ],
     [
-      'as a connection that waits from a listener that there is not',
+      'as a waiting connection of an unknown listener',
       () => [[from], [{ type: 'waiting', listener: 7 }, file()], [all]],
       /listener 7, which is not there/,
     ],
     [
-      'as a connection in flight from a listener that there is not',
+      'as a connection in flight of an unknown listener',
       () => [[from], [worker, stream()], [{ type: 'in-flight', listener: 7 }, file()], [all]],
       /listener 7, which is not there/,
     ],
     [
-      'as a hand-off that waits, of what is not in flight',
+      'as an unsent hand-off of connections that are not in flight',
       () => [[from], [worker, stream()], [handoff], [all]],
       /hand-off of 2 connections from position 1 .*0 in flight/,
     ],
     [
-      'as a hand-off that waits, with connections of its own',
+      'as an unsent hand-off with connections of its own',
       () => [[from], [worker, stream()], [handoff, file()]],
       /unsent .*wrong place/,
     ],
-    ['with an answer in the midst of it', () => [[from], [{ type: 'go' }, file()]], /go .*wrong place/],
+    ['with an answer in the middle', () => [[from], [{ type: 'go' }, file()]], /go .*wrong place/],
     [
-      'behind a message that is not the first',
+      'after a first message of another kind',
       () => [[listener, file()]],
       /first takeover message is listener/,
     ],
@@ -871,7 +871,7 @@ describe('what a generation is offered', () => {
   }
 
   it(
-    'ends half way: it keeps none of it',
+    'is closed if it ends half way',
     onStage({}, async (stage) => {
       await using next = new Dispatcher();
       const { successor, predecessor } = succession(stage);
@@ -887,7 +887,7 @@ describe('what a generation is offered', () => {
   );
 
   it(
-    'with descriptors that belong to nothing: it keeps none of them',
+    'is closed if descriptors belong to nothing',
     onStage({}, async (stage) => {
       await using next = new Dispatcher();
       const { taking } = await offers(stage, next, [from, file()], [all, file()]);
@@ -897,7 +897,7 @@ describe('what a generation is offered', () => {
   );
 
   it(
-    'is nothing that it touches before it may: when it disowns it, the first one goes on',
+    'is not touched before go: when it is disowned, the old generation goes on',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
       await stage.clients(2);

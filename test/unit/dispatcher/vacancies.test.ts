@@ -32,7 +32,7 @@ async function joinServing(
   return { worker, listening };
 }
 
-describe('an address that nobody serves', () => {
+describe('an address that no worker serves', () => {
   const since = 1000;
   const staff = { isAnyReady: true, isAnyStarting: false };
 
@@ -56,7 +56,7 @@ describe('an address that nobody serves', () => {
 
 describe('an address whose last worker has left', () => {
   it(
-    'is closed when that was told to leave: clients are refused, and the others stay as they are',
+    'is closed when that worker was told to leave: clients are refused, and other addresses stay',
     onStage(LONG, async (stage) => {
       const { worker, listening } = await joinServing(stage, anyPort, anotherPort);
       await joinServing(stage, anyPort);
@@ -71,7 +71,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'is closed when the worker that had asked for it drains, and gives it back before it has served it',
+    'is closed when the worker that had asked for it drains and closes it before it has served it',
     onStage(LONG, async (stage) => {
       await joinServing(stage, anyPort);
       const worker = await stage.join();
@@ -111,7 +111,7 @@ describe('an address whose last worker has left', () => {
   }
 
   it(
-    'is closed when its worker says after the drain began that it serves it, and gives it back',
+    'is closed when its worker reports during the drain that it serves it, and then closes it',
     onStage(LONG, async (stage) => {
       const { worker } = await joinServing(stage, anyPort);
       const asked = await worker.listenAt(anotherPort);
@@ -126,7 +126,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'is not said to be open when the drain has closed it, and its worker has another server there',
+    'is not reported as open when the drain has closed it while its worker has another server there',
     onStage(LONG, async (stage) => {
       await joinServing(stage, anotherPort);
       const { worker, listening } = await joinServing(stage, anyPort);
@@ -163,7 +163,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'has its file removed, and nobody keeps its socket',
+    'has its file removed, and no worker keeps its socket',
     onStage(LONG, async (stage) => {
       const path = `${stage.directory}/app`;
       const custodian = await stage.join({ custody: true });
@@ -182,7 +182,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'waits for another one when that has died: the client that came meanwhile is served',
+    'waits for another worker when that one has died: a client that came meanwhile is served',
     onStage(LONG, async (stage) => {
       await joinServing(stage, anotherPort);
       const { worker, listening } = await joinServing(stage, anyPort);
@@ -204,7 +204,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'is closed when it has died, and no other one came in time',
+    'is closed when that worker has died and no other came in time',
     onStage(SHORT, async (stage) => {
       const { worker, listening } = await joinServing(stage, anyPort);
       const released = stage.next('released');
@@ -217,7 +217,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'stays open while a child is expected, though all others are ready, and is closed when none is any more',
+    'stays open while a child is expected, although all others are ready, and is closed when none is expected',
     onStage(LONG, async (stage) => {
       const { worker, listening } = await joinServing(stage, anyPort);
       await joinServing(stage, anotherPort);
@@ -236,7 +236,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'stays open when that has closed it while a child is expected; one that has only tried the port closes it',
+    'stays open when that worker has closed it while a child is expected; a worker that only tried the port closes it',
     onStage(LONG, async (stage) => {
       stage.dispatcher.expectChildren(1);
       const { worker, listening } = await joinServing(stage, anyPort);
@@ -257,7 +257,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'is opened again when that had closed it and has ended, and another worker gets it with the clients that wait',
+    'is opened again when that worker had closed it and has ended; another worker gets it with the waiting clients',
     onStage(LONG, async (stage) => {
       const { worker, listening } = await joinServing(stage, anyPort);
       const [site] = listening;
@@ -304,7 +304,7 @@ describe('an address whose last worker has left', () => {
   );
 
   it(
-    'stays open when it is one of the dispatcher itself',
+    "stays open when it is the dispatcher's own",
     onStage(SHORT, async (stage) => {
       const worker = await stage.joinServing();
       const left = stage.next('left');
