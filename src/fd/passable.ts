@@ -130,23 +130,23 @@ function lendSocket(socket: Socket): Loan & { readonly fd: number } {
   if (onLoan.has(socket)) {
     throw new PassfdError(
       'ERR_NOT_PASSABLE',
-      'The socket is being passed already, and can have one receiver only',
+      'The socket is already being passed, and can have only one receiver',
     );
   }
   checkNothingUnsent(socket);
   const wasReading = handle.reading === true;
   handle.readStop?.();
-  // Node starts reading again, on `resume()` for one, when this is false: so it has to look as if it read.
+  // While this is false, Node starts reading again, for example on `resume()`. So it must be true, as if the handle read.
   handle.reading = true;
   onLoan.add(socket);
   const failed = (): void => {
     onLoan.delete(socket);
-    // Who asked for bytes meanwhile was told that the socket reads.
+    // Code that asked for bytes meanwhile found the socket reading.
     const reads = wasReading || socket.readableFlowing === true || socket.listenerCount('readable') > 0;
     handle.reading = reads;
     if (reads && !socket.destroyed) handle.readStart?.();
   };
-  // Counted by libuv, so it also holds what was read here but not yet seen by anyone.
+  // Counted by libuv, so it includes bytes that were read and not delivered yet.
   if (socket.bytesRead > 0) {
     failed();
     throw new PassfdError(
@@ -211,7 +211,7 @@ function openOr(fd: number | undefined, message: string): number {
   return fd;
 }
 
-/** `dgram` keeps its handle behind a symbol; its `_handle` works too, and prints a deprecation warning (DEP0112). */
+/** `dgram` keeps its handle under a symbol. Its `_handle` works too, but prints a deprecation warning (DEP0112). */
 function datagramHandle(socket: DatagramSocket): PrivateHandle | undefined {
   const key = Object.getOwnPropertySymbols(socket).find(({ description }) => description === 'state symbol');
   const state =

@@ -317,7 +317,7 @@ export class StreamSocket implements Disposable, AsyncDisposable, AsyncIterable<
 
   /**
    * While on, receives wait for `poll` instead of the event loop. Under load, when the next `poll` comes soon anyway, arriving
-   * bytes then cause no wake-up. Whoever turns it on must go on calling `poll`.
+   * bytes then cause no wake-up. The caller that turns it on must go on calling `poll`.
    * @internal
    */
   setPolled(on: boolean): void {

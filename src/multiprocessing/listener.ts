@@ -15,7 +15,7 @@ import { checkMilliseconds } from './milliseconds.js';
 
 /**
  * Most handshakes at the same time. When one more comes, the client with the most handshakes loses one, so that silent clients
- * keep nobody out.
+ * do not keep others out.
  */
 const MAX_HANDSHAKES = 64;
 

@@ -299,7 +299,7 @@ describe('the other functions of the addon', () => {
   );
 });
 
-/** Offsets and lengths that end behind as many bytes. */
+/** Offsets and lengths that end after as many bytes. */
 function partsOutside(bytes: number): [number, number][] {
   const most = 2 ** 31 - 1;
   return [

@@ -1,4 +1,4 @@
-/* The harness: runs every test in a process of its own, and tells how it ended. See check.h. */
+/* The harness: runs every test in a process of its own, and reports how it ended. See check.h. */
 #include "check.h"
 
 #include <dirent.h>
@@ -56,7 +56,7 @@ static void remove_temporary_directory(void)
 	if (temporary_directory[0] == '\0')
 		return;
 	if (chdir("/") < 0 || nftw(temporary_directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS) < 0)
-		printf("# %s stays behind: %s\n", temporary_directory, strerror(errno));
+		printf("# %s was not removed: %s\n", temporary_directory, strerror(errno));
 }
 
 static _Noreturn void end_test(int status)

@@ -69,14 +69,14 @@ void fail_listens(int error, int times);
 void fail_closes(int error, int times);
 void fail_sends(int error, int times);
 
-/* The next sendmsg(2) kills this process, before or behind the call. */
+/* The next sendmsg(2) kills this process, before or after the call. */
 enum death { DEATH_NEVER, DEATH_BEFORE, DEATH_BEHIND };
 void die_in_send(enum death when);
 
 /* The next close(2) kills this process before it is made. */
 void die_in_close(void);
 
-/* Is called behind each close(2) of this thread: the number is free then, and nobody else knows. */
-void call_behind_close(void (*body)(void));
+/* Is called after each close(2) of this thread: the number is free then, and no other code knows it. */
+void call_after_close(void (*body)(void));
 
 #endif

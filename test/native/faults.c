@@ -65,11 +65,11 @@ void die_in_close(void)
 	dies_in_close = 1;
 }
 
-static _Thread_local void (*behind_close)(void);
+static _Thread_local void (*after_close)(void);
 
-void call_behind_close(void (*body)(void))
+void call_after_close(void (*body)(void))
 {
-	behind_close = body;
+	after_close = body;
 }
 
 /* Linux frees the descriptor first, and may still report an error. */
@@ -78,8 +78,8 @@ int __wrap_close(int fd)
 	if (dies_in_close)
 		kill(getpid(), SIGKILL);
 	int result = __real_close(fd);
-	if (behind_close)
-		behind_close();
+	if (after_close)
+		after_close();
 	return is_due(&of_close) ? -1 : result;
 }
 

@@ -1,4 +1,4 @@
-/* Held descriptors: open as long as the process, whoever shares its table of descriptors. */
+/* Held descriptors: open as long as the process, even when another process shares its table of descriptors. */
 #include "../../native/hold.h"
 #include "../../native/passfd.h"
 #include "../../native/will.h"
@@ -19,7 +19,7 @@ static int open_lock(void)
 	return fd;
 }
 
-/* Whether somebody else holds it. */
+/* Whether another process holds it. */
 static int is_locked(void)
 {
 	int fd = open_lock();

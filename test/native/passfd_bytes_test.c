@@ -1,4 +1,4 @@
-/* Receiving bytes where no descriptor belongs, from a peer who is not trusted. */
+/* Receiving bytes without descriptors from a distrusted peer. */
 #include "../../native/passfd.h"
 #include "check.h"
 

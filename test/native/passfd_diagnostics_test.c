@@ -126,7 +126,7 @@ TEST("does not take a later connection with the same addresses for the one asked
 	close(diagnostics);
 }
 
-/* A question of which nobody has read the answer. It is too short, so the answer is an error. */
+/* A question whose answer was not read. It is too short, so the answer is an error. */
 static void leave_answers(int diagnostics, int count)
 {
 	struct nlmsghdr question = {

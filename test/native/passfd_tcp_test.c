@@ -122,7 +122,7 @@ TEST("listens again on a port whose last connections are still in TIME_WAIT")
 
 TEST("reports a refused connection as the pending error, once")
 {
-	/* A port that is bound, so that nobody else gets it, and on which nobody listens. */
+	/* A bound port, so that no other process gets it, without a listener. */
 	struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
 	struct passfd_address address;
 	int reserved = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -231,7 +231,7 @@ static void end_clients(const int *times, int from, int to, int wanted)
 	char byte;
 	for (int i = from; i < to; i++) {
 		EXPECT_EQUAL(times[i], wanted);
-		/* Nobody holds it any more. */
+		/* No process holds it any more. */
 		wait_for(scene.clients[i], POLLIN);
 		EXPECT(recv(scene.clients[i], &byte, 1, 0) <= 0);
 		close(scene.clients[i]);
@@ -534,7 +534,7 @@ TEST("the will gives a new connection that has the number of an earlier one that
 
 static sem_t number_is_free, number_is_taken;
 
-static void wait_behind_close(void)
+static void wait_after_close(void)
 {
 	sem_post(&number_is_free);
 	sem_wait(&number_is_taken);
@@ -542,7 +542,7 @@ static void wait_behind_close(void)
 
 static void *close_number(void *fd)
 {
-	call_behind_close(wait_behind_close);
+	call_after_close(wait_after_close);
 	will_close(*(int *)fd);
 	return NULL;
 }
@@ -678,7 +678,7 @@ static void die_before_send(void)
 	hand_out_twice_and_die(DEATH_BEFORE);
 }
 
-static void die_behind_send(void)
+static void die_after_send(void)
 {
 	serve_all();
 	hand_out_twice_and_die(DEATH_BEHIND);
@@ -722,7 +722,7 @@ TEST("the will repeats a message that its process had just sent, with its positi
 {
 	make_channels();
 	make_clients("127.0.0.1");
-	run_dispatcher(die_behind_send, SIGKILL);
+	run_dispatcher(die_after_send, SIGKILL);
 	expect_repeated(1);
 }
 
@@ -739,7 +739,7 @@ static void die_before_plain_send(void)
 	hand_out_twice_and_die(DEATH_BEFORE);
 }
 
-static void die_behind_plain_send(void)
+static void die_after_plain_send(void)
 {
 	be_plain();
 	hand_out_twice_and_die(DEATH_BEHIND);
@@ -779,7 +779,7 @@ TEST("the will sends a plain worker no unknown message, and repeats no message t
 {
 	make_channels();
 	make_clients("127.0.0.1");
-	run_dispatcher(die_behind_plain_send, SIGKILL);
+	run_dispatcher(die_after_plain_send, SIGKILL);
 	expect_not_repeated(1);
 }
 
@@ -1312,7 +1312,7 @@ static void live_a_round(int until)
 		adopt(&heard[worker], times);
 		close(scene.workers[worker]);
 	}
-	/* Nobody had accepted these. */
+	/* No process had accepted these. */
 	while (will_accept(scene.listener, &accepted, 1) == 1) {
 		count_name(accepted, times);
 		close(accepted);

@@ -42,7 +42,7 @@ describe('a process with a Poll', () => {
   );
 
   it(
-    'ends with what the callback throws when nobody catches it',
+    'ends with the error of the callback when it is not caught',
     keepsDescriptors(async () => {
       const { code, signal, stderr } = await play('throws');
       assert.deepEqual({ code, signal }, { code: 1, signal: null });
@@ -78,7 +78,7 @@ describe('the garbage collector', () => {
   );
 
   it(
-    'leaves a started Poll that nobody holds, which still calls back',
+    'leaves a started Poll without references, which still calls back',
     keepsDescriptors(async () => {
       const { code, stdout, stderr } = await play('keeps what is started', '--expose-gc');
       assert.deepEqual([code, stdout, stderr], [0, '100 of 100 collected, 1 open, called', '']);
@@ -88,7 +88,7 @@ describe('the garbage collector', () => {
 
 describe('a worker thread with Polls', () => {
   it(
-    'is terminated with them started, twenty at a time, and harms nobody',
+    'is terminated with them started, twenty at a time, without harm',
     keepsDescriptors(() =>
       withPair(async (one, other) => {
         const opened = await Promise.all(

@@ -95,12 +95,12 @@ describe('accept', () => {
       const controller = new AbortController();
       const before = acceptor.accept({ signal });
       const aborted = acceptor.accept({ signal: controller.signal });
-      const behind = acceptor.accept({ signal });
+      const later = acceptor.accept({ signal });
       controller.abort(reason);
       await assert.rejects(aborted, reason);
       await assert.rejects(acceptor.accept({ signal: controller.signal }), reason);
       using waiting = await clients(acceptor, 2);
-      closeAll(await Promise.all([before, behind]));
+      closeAll(await Promise.all([before, later]));
       assert.equal(getEventListeners(signal, 'abort').length, 0);
       assert.notEqual(waiting, undefined);
     }),
@@ -238,28 +238,28 @@ describe('a consumer', () => {
     'learns when clients begin to wait because there is no room, and when none waits any more',
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
-      const told: unknown[] = [];
+      const reports: unknown[] = [];
       let room = 0;
       acceptor.feed({
         room: () => room,
         take: (accepted) => {
-          told.push(accepted.length);
+          reports.push(accepted.length);
           closeAll(accepted);
         },
-        crowded: (isCrowded) => told.push(isCrowded),
+        crowded: (isCrowded) => reports.push(isCrowded),
         failed: assert.ifError,
       });
       await turns();
-      assert.deepEqual(told, []);
+      assert.deepEqual(reports, []);
       using waiting = await clients(acceptor, 3);
       await turns();
-      assert.deepEqual(told.splice(0), [true]);
+      assert.deepEqual(reports.splice(0), [true]);
       room = 2;
       acceptor.resume();
-      // By the call itself, so that whoever is asked first is let in first.
-      assert.deepEqual(told, [2]);
+      // By the call itself, so that the acceptor that is resumed first accepts first.
+      assert.deepEqual(reports, [2]);
       await turns();
-      assert.deepEqual(told, [2, 1, false]);
+      assert.deepEqual(reports, [2, 1, false]);
       assert.notEqual(waiting, undefined);
     }),
   );
@@ -368,22 +368,22 @@ describe('an acceptor that has found no free descriptor', () => {
     keepsDescriptors(async () => {
       await using acceptor = await listen(loopback);
       using limit = atTheLimit(2);
-      const told: (boolean | string)[] = [];
+      const reports: (boolean | string)[] = [];
       acceptor.feed({
         room: () => 1,
         take: (descriptors) => {
-          told.push('taken');
+          reports.push('taken');
           closeAll(descriptors);
         },
-        failed: (_, isRepeated) => told.push(isRepeated),
+        failed: (_, isRepeated) => reports.push(isRepeated),
       });
       using waiting = await clients(acceptor, 1);
-      await until(() => told.length === 1);
+      await until(() => reports.length === 1);
       openFile('freed').close();
-      await until(() => told.length === 2);
+      await until(() => reports.length === 2);
       openFile('freed').close();
-      await until(() => told.length === 3);
-      assert.deepEqual(told, [false, true, 'taken']);
+      await until(() => reports.length === 3);
+      assert.deepEqual(reports, [false, true, 'taken']);
       assert.equal(limit.calls(), 3);
       assert.ok(waiting);
     }),
@@ -428,7 +428,7 @@ describe('an acceptor that has found no free descriptor', () => {
         const before = openDescriptors().length;
         acceptor.feed({
           room: () => (results.length > 0 ? 1 : 0),
-          take: () => assert.fail('nobody is let in'),
+          take: () => assert.fail('no connection is accepted'),
           failed: () => assert.fail('there is a reserve'),
         });
         using client = await clients(acceptor, 1);
@@ -511,21 +511,21 @@ describe('a consumer of a socket at which accepting fails', () => {
       const failing = mock.method(native, 'accept', (...args: Parameters<typeof accept>) => {
         return results.shift() ?? accept(...args);
       });
-      const told: unknown[] = [];
+      const reports: unknown[] = [];
       const bothTaken = new Promise<void>((resolve) => {
         acceptor.feed({
           room: () => 1,
           take: (accepted) => {
             closeAll(accepted);
-            told.push('taken');
-            if (told.length === 7) resolve();
+            reports.push('taken');
+            if (reports.length === 7) resolve();
           },
-          failed: ({ code }, isRepeated) => told.push([code, isRepeated]),
+          failed: ({ code }, isRepeated) => reports.push([code, isRepeated]),
         });
       });
       using waiting = await clients(acceptor, 2);
       await bothTaken;
-      assert.deepEqual(told, [
+      assert.deepEqual(reports, [
         ['ERR_SYSTEM', false],
         ['ERR_DESCRIPTOR_LIMIT', false],
         ['ERR_SYSTEM', true],

@@ -22,7 +22,7 @@ function written(stream: DescriptorStream, text: string, fds: readonly Descripto
   });
 }
 
-/** What a stream tells, in its order: 'data abc', 'fds a,b', 'end', 'error ERR_X', 'close'. */
+/** The events of a stream, in order: 'data abc', 'fds a,b', 'end', 'error ERR_X', 'close'. */
 function recorded(stream: DescriptorStream): string[] {
   const events: string[] = [];
   stream.on('data', (bytes: Buffer) => events.push(`data ${bytes.toString()}`));
@@ -128,7 +128,7 @@ describe('a DescriptorStream', () => {
       assert.equal(data.join(''), files.map((_, index) => `${index};-`).join(''));
       for (const [index] of files.entries()) {
         const at = events.indexOf(`fds ${index}`);
-        assert.ok(events[at + 1]?.includes(`${index};`), `the data behind the descriptors of ${index}`);
+        assert.ok(events[at + 1]?.includes(`${index};`), `the data after the descriptors of ${index}`);
       }
     }),
   );
@@ -273,7 +273,7 @@ describe('writeWithFds', () => {
 });
 
 describe('a DescriptorStream that is destroyed', () => {
-  /** A stream whose socket takes no more, with descriptors behind that. */
+  /** A stream whose socket is full, with descriptors that wait. */
   function stuffed(socket: StreamSocket, files: readonly Descriptor[]): DescriptorStream {
     const stream = new DescriptorStream(socket);
     stream.on('error', () => undefined);
@@ -313,9 +313,9 @@ describe('a DescriptorStream that is destroyed', () => {
     onPair(async (left, right) => {
       using file = openFile('file');
       const stream = new DescriptorStream(right);
-      stream.on('fds', () => assert.fail('nobody gets them'));
+      stream.on('fds', () => assert.fail('no listener gets them'));
       await left.send(x, [file]);
-      stream.read(0); // receives at once, and would tell in the next tick
+      stream.read(0); // receives at once, and would emit in the next tick
       stream.destroy();
       await once(stream, 'close');
       await turns();

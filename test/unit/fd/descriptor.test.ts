@@ -1,4 +1,4 @@
-// Descriptor: an open descriptor with exactly one owner, and what the kernel tells of it.
+// Descriptor: an open descriptor with exactly one owner, and what the kernel reports about it.
 import assert from 'node:assert/strict';
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -146,7 +146,7 @@ describe('a Descriptor', () => {
 
 describe('describe', () => {
   it(
-    'tells files, directories and devices apart, and which way they are open',
+    'distinguishes files, directories and devices, and whether they are readable or writable',
     keepsDescriptors(() => {
       const cases = [
         [openFile('file'), { kind: 'file', readable: true, writable: true }],
@@ -161,7 +161,7 @@ describe('describe', () => {
   );
 
   it(
-    'tells connections and listening sockets apart, by family',
+    'distinguishes connections and listening sockets, by family',
     keepsDescriptors(async () => {
       await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
       using client = await connect(acceptor.address);

@@ -1,4 +1,4 @@
-// What a peer without trust passes or makes slow to close: nothing of it waits in this thread.
+// What a distrusted peer passes, or makes slow to close: this thread never waits for it.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';

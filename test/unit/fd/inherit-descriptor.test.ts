@@ -8,7 +8,7 @@ import { failsWith } from '../../support/errors.js';
 import { NOBODYS_NUMBER } from '../../support/files.js';
 import { withoutPython } from '../../support/python.js';
 
-// At its start Node makes close-on-exec what it finds from 0 on, and stops at the first gap behind 15.
+// At its start Node makes descriptors from 0 on close-on-exec, and stops at the first gap after 15.
 const BEHIND_A_GAP = 200;
 
 /** Becomes a program that has such a descriptor. */

@@ -1,4 +1,4 @@
-// listen at paths and abstract names: what it replaces, what it leaves alone, and what it leaves behind.
+// listen at paths and abstract names: which files it replaces, and which files it leaves.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { lstat, readFile, rename, symlink, writeFile } from 'node:fs/promises';

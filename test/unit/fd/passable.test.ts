@@ -77,7 +77,7 @@ for (const transport of transports) {
     );
 
     it(
-      'is refused when bytes of it were read that nobody has seen yet',
+      'is refused when bytes of it were read and not delivered yet',
       onPair(async (left) => {
         await inConnectionEvent(transport, async ({ client, socket }) => {
           client.write('read');
@@ -223,20 +223,20 @@ for (const transport of transports) {
     }
 
     it(
-      'is not sent when it was written to or destroyed while it waited, and what waits behind it is',
+      'is not sent when it was written to or destroyed while it waited, and later messages are sent',
       onPair(async (left, right) => {
         for (const code of ['ERR_BYTES_UNSENT', 'ERR_NOT_PASSABLE']) {
           const { taken, waiting } = await fill(left);
           await inConnectionEvent(transport, async ({ client, socket }) => {
             client.pause();
             const sent = assert.rejects(left.send(x, [socket]), { code });
-            const behind = left.send(Buffer.from('behind'));
+            const later = left.send(Buffer.from('later'));
             if (code === 'ERR_NOT_PASSABLE') socket.destroy();
             else socket.write(Buffer.alloc(8_000_000));
             await receivedBytes(right, taken + 16_384);
-            await Promise.all([waiting, sent, behind]);
+            await Promise.all([waiting, sent, later]);
             using message = await received(right.receive());
-            assert.equal(message.bytes.toString(), 'behind');
+            assert.equal(message.bytes.toString(), 'later');
             assert.equal(message.descriptors.length, 0);
           });
         }

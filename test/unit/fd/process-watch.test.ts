@@ -10,7 +10,7 @@ import { turns } from '../../support/loop.js';
 const NOBODY = 2 ** 31 - 1;
 
 function tellsNothing(): void {
-  assert.fail('no end is told');
+  assert.fail('no end is reported');
 }
 
 describe('the identity of a process', () => {
@@ -39,26 +39,26 @@ describe('a watch of a pid without a process', () => {
   it(
     'reports the end once, and not before start returns',
     keepsDescriptors(async () => {
-      let told = 0;
-      using watch = ProcessWatch.start(NOBODY, () => told++);
-      assert.equal(told, 0);
+      let reports = 0;
+      using watch = ProcessWatch.start(NOBODY, () => reports++);
+      assert.equal(reports, 0);
       await turns();
-      assert.equal(told, 1);
+      assert.equal(reports, 1);
       watch.close();
       await turns();
-      assert.equal(told, 1);
+      assert.equal(reports, 1);
     }),
   );
 
   it(
     'reports nothing after close',
     keepsDescriptors(async () => {
-      let told = 0;
-      const watch = ProcessWatch.start(NOBODY, () => told++, { keepsAlive: true });
+      let reports = 0;
+      const watch = ProcessWatch.start(NOBODY, () => reports++, { keepsAlive: true });
       watch.close();
       watch.close();
       await turns();
-      assert.equal(told, 0);
+      assert.equal(reports, 0);
     }),
   );
 });

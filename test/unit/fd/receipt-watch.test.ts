@@ -1,4 +1,4 @@
-// ReceiptWatch: what was sent has been received, told without asking again and again.
+// ReceiptWatch: reports that sent bytes were received, without polling.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -30,16 +30,16 @@ describe('a watch of receipts', { skip: process.platform !== 'linux' && 'Linux o
   it(
     'reports nothing after close, and leaves the socket open',
     onPair(async (left, right) => {
-      let told = 0;
-      const watch = ReceiptWatch.start(left, () => told++);
+      let reports = 0;
+      const watch = ReceiptWatch.start(left, () => reports++);
       assert.ok(watch);
       await turns();
-      told = 0;
+      reports = 0;
       watch.close();
       await left.send(Buffer.from('x'));
       assert.equal(await receivedText(right), 'x');
       await turns();
-      assert.equal(told, 0);
+      assert.equal(reports, 0);
     }),
   );
 });

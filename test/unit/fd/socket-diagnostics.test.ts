@@ -1,4 +1,4 @@
-// What the kernel tells of connections that are closed here.
+// What the kernel reports about connections that are closed here.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect as connectNode } from 'node:net';
@@ -22,7 +22,7 @@ describe('SocketDiagnostics', { skip: withoutDiagnostics }, () => {
     ['::', withoutIpv6],
   ] as const) {
     it(
-      `tells whether anybody holds a connection that came to ${host}`,
+      `reports whether any process holds a connection to ${host}`,
       { skip },
       keepsDescriptors(async () => {
         using diagnostics = SocketDiagnostics.open();

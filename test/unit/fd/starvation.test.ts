@@ -7,26 +7,26 @@ import { turns } from '../../support/loop.js';
 
 describe('a descriptor that is closed', () => {
   it('wakes one waiter, the one that waits longest, and each once', async () => {
-    const told: string[] = [];
-    for (const name of ['a', 'b', 'c']) awaitFreed(() => told.push(name));
+    const reports: string[] = [];
+    for (const name of ['a', 'b', 'c']) awaitFreed(() => reports.push(name));
     noteFreed();
-    assert.deepEqual(told, [], 'not from within');
+    assert.deepEqual(reports, [], 'not from within');
     await turns();
-    assert.deepEqual(told, ['a']);
+    assert.deepEqual(reports, ['a']);
     noteFreed();
     noteFreed(5);
     await turns();
-    assert.deepEqual(told, ['a', 'b', 'c']);
+    assert.deepEqual(reports, ['a', 'b', 'c']);
     noteFreed(5);
     await turns();
-    assert.deepEqual(told, ['a', 'b', 'c']);
+    assert.deepEqual(reports, ['a', 'b', 'c']);
   });
 
   it('lets a waiter that found none free wait again as the last', async () => {
-    const told: string[] = [];
+    const reports: string[] = [];
     const waitFor = (name: string): (() => void) => {
       const goOn = (): void => {
-        told.push(name);
+        reports.push(name);
         awaitFreed(goOn);
       };
       awaitFreed(goOn);
@@ -39,7 +39,7 @@ describe('a descriptor that is closed', () => {
     }
     noteFreed(100);
     await turns();
-    assert.deepEqual(told, ['a', 'b', 'c', 'a', 'b', 'c', 'a']);
+    assert.deepEqual(reports, ['a', 'b', 'c', 'a', 'b', 'c', 'a']);
     for (const goOn of all) stopAwaiting(goOn);
   });
 
@@ -63,15 +63,15 @@ describe('a descriptor that is closed', () => {
   });
 
   it('does not wake a waiter that has stopped waiting, also when another waiter has stopped it meanwhile', async () => {
-    const told: string[] = [];
-    const second = (): void => void told.push('second');
+    const reports: string[] = [];
+    const second = (): void => void reports.push('second');
     awaitFreed(() => {
       stopAwaiting(second);
-      told.push('first');
+      reports.push('first');
     });
     awaitFreed(second);
     noteFreed(2);
     await turns();
-    assert.deepEqual(told, ['first']);
+    assert.deepEqual(reports, ['first']);
   });
 });

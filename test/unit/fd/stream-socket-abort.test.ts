@@ -45,13 +45,13 @@ describe('an aborted receive', () => {
       const controller = new AbortController();
       const before = receivedText(right);
       const aborted = right.receive(10, { signal: controller.signal });
-      const behind = right.receiveExactly(1);
+      const later = right.receiveExactly(1);
       controller.abort(reason);
       await assert.rejects(aborted, reason);
       await left.send(Buffer.from('1'));
       assert.equal(await before, '1');
       await left.send(Buffer.from('2'));
-      assert.equal((await received(behind)).bytes.toString(), '2');
+      assert.equal((await received(later)).bytes.toString(), '2');
     }),
   );
 });
@@ -195,7 +195,7 @@ describe('an aborted send', () => {
       const { taken, waiting } = await fill(left);
       const controller = new AbortController();
       const aborted = left.send(Buffer.from('never'), [file], { signal: controller.signal });
-      const behind = left.send(Buffer.from('behind'));
+      const later = left.send(Buffer.from('later'));
       controller.abort(reason);
       await assert.rejects(aborted, reason);
       assert.equal(textOf(file), 'file');
@@ -205,9 +205,9 @@ describe('an aborted send', () => {
         true,
       );
       await waiting;
-      await behind;
+      await later;
       using message = await received(right.receive());
-      assert.equal(message.bytes.toString(), 'behind');
+      assert.equal(message.bytes.toString(), 'later');
       assert.equal(message.descriptors.length, 0);
     }),
   );

@@ -228,9 +228,9 @@ describe('a peer that is gone', () => {
     onPair(async (left, right) => {
       using file = openFile('file');
       const { waiting } = await fill(left);
-      const behind = [left.send(Buffer.from('x'), [file]), left.send(Buffer.from('y'))];
+      const later = [left.send(Buffer.from('x'), [file]), left.send(Buffer.from('y'))];
       right.destroy();
-      for (const send of [waiting, ...behind]) await assert.rejects(send, ERR_PEER_GONE);
+      for (const send of [waiting, ...later]) await assert.rejects(send, ERR_PEER_GONE);
       await assert.rejects(left.send(Buffer.from('x'), [file]), causedBy('ERR_PEER_GONE', 'EPIPE'));
       assert.equal(textOf(file), 'file');
     }),

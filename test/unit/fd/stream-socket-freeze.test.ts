@@ -1,4 +1,4 @@
-// StreamSocket that is frozen: nothing goes out or comes in until it thaws, and what waits can be told to somebody else.
+// A frozen StreamSocket: it sends and receives nothing until it thaws, and what waits can move to another process.
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
@@ -27,10 +27,10 @@ describe('a frozen StreamSocket', () => {
       assert.equal(await before, 'hello');
       right.freeze();
       await left.send(Buffer.from('again'));
-      const behind = receivedText(right);
-      assert.equal(await isPending(behind), true);
+      const later = receivedText(right);
+      assert.equal(await isPending(later), true);
       right.thaw();
-      assert.equal(await behind, 'again');
+      assert.equal(await later, 'again');
     }),
   );
 

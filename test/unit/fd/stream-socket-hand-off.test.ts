@@ -1,4 +1,4 @@
-// StreamSocket: hand-offs, whose positions count what was sent; so behind one that was not, none is.
+// StreamSocket: hand-offs. Their positions count what was sent, so after an unsent one no other is sent.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -20,11 +20,11 @@ describe('a hand-off that waits and cannot be sent', () => {
       using closed = openFile('closed');
       using file = openFile('file');
       const failed = left.send(Buffer.from('1'), [closed], handoff(1));
-      const behind = left.send(Buffer.from('2'), [file], handoff(2));
+      const later = left.send(Buffer.from('2'), [file], handoff(2));
       const plain = left.send(Buffer.from('farewell'));
       assert.equal(left.unsentPosition, 1);
       closed.close();
-      const outcomes = Promise.allSettled([failed, behind]);
+      const outcomes = Promise.allSettled([failed, later]);
       await receivedBytes(right, taken + 16_384);
       for (const outcome of await outcomes) assert.equal(outcome.status, 'rejected');
       await plain;
@@ -47,9 +47,9 @@ describe('a hand-off that waits and cannot be sent', () => {
       using failing = failingCall('sendHandoff', left.fd, 'EACCES', 1);
       const refused = left.send(Buffer.from('1'), [file], lone);
       const changed = left.send(Buffer.from('2'), [closed], lone);
-      const behind = left.send(Buffer.from('3'), [file], lone);
+      const later = left.send(Buffer.from('3'), [file], lone);
       closed.close();
-      const outcomes = Promise.allSettled([refused, changed, behind]);
+      const outcomes = Promise.allSettled([refused, changed, later]);
       await receivedBytes(right, taken + 16_384);
       const { bytes, descriptors } = await received(right.receive());
       assert.deepEqual([bytes.toString(), descriptors.length], ['3', 1]);

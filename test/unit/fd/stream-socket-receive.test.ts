@@ -80,12 +80,12 @@ describe('a receive', () => {
       using file = openFile('file');
       await left.send(Buffer.from('before,'));
       await left.send(Buffer.from('with,'), [file]);
-      await left.send(Buffer.from('behind'));
+      await left.send(Buffer.from('later'));
       using message = await received(right.receive());
       assert.equal(message.bytes.toString(), 'before,with,');
       assert.deepEqual(message.descriptors.map(textOf), ['file']);
       using rest = await received(right.receive());
-      assert.equal(rest.bytes.toString(), 'behind');
+      assert.equal(rest.bytes.toString(), 'later');
       assert.equal(rest.descriptors.length, 0);
     }),
   );

@@ -126,13 +126,13 @@ describe('a send beyond the buffer', () => {
     onPair(async (left, right) => {
       const { taken, waiting } = await fill(left);
       using file = openFile('file');
-      const behind = left.send(Buffer.from('behind'), [file]);
-      assert.equal(await isPending(Promise.race([waiting, behind])), true);
+      const later = left.send(Buffer.from('later'), [file]);
+      assert.equal(await isPending(Promise.race([waiting, later])), true);
       await receivedBytes(right, taken + 16_384);
       await waiting;
-      await behind;
+      await later;
       using message = await received(right.receive());
-      assert.equal(message.bytes.toString(), 'behind');
+      assert.equal(message.bytes.toString(), 'later');
       assert.deepEqual(message.descriptors.map(textOf), ['file']);
     }),
   );
@@ -175,11 +175,11 @@ describe('a send beyond the buffer', () => {
       const { taken, waiting } = await fill(left);
       const bytes = new Uint8Array(100);
       const rejected = assert.rejects(left.send(bytes, [file]), TypeError);
-      const behind = left.send(Buffer.from('behind'));
+      const later = left.send(Buffer.from('later'));
       structuredClone(bytes, { transfer: [bytes.buffer] });
       await receivedBytes(right, taken + 16_384);
-      await Promise.all([waiting, rejected, behind]);
-      assert.equal(await receivedText(right), 'behind');
+      await Promise.all([waiting, rejected, later]);
+      assert.equal(await receivedText(right), 'later');
     }),
   );
 
@@ -188,12 +188,12 @@ describe('a send beyond the buffer', () => {
     onPair(async (left, right) => {
       const bytes = new Uint8Array(2_000_000);
       const rejected = assert.rejects(left.send(bytes), TypeError);
-      const behind = assert.rejects(left.send(Buffer.from('behind')), TypeError);
+      const later = assert.rejects(left.send(Buffer.from('later')), TypeError);
       structuredClone(bytes, { transfer: [bytes.buffer] });
       const reading = (async () => {
-        for await (const message of right) assert.equal(message.bytes.includes('behind'), false);
+        for await (const message of right) assert.equal(message.bytes.includes('later'), false);
       })();
-      await Promise.all([rejected, behind]);
+      await Promise.all([rejected, later]);
       await assert.rejects(left.send(Buffer.from('later')), TypeError);
       left.destroy();
       await reading;

@@ -148,9 +148,9 @@ describe('a Connection', () => {
     withPeer(async (connection, peer) => {
       const before = connection.recvBytes();
       const givenUp = new AbortController();
-      const behind = connection.recvBytes(undefined, { signal: givenUp.signal });
+      const later = connection.recvBytes(undefined, { signal: givenUp.signal });
       givenUp.abort();
-      await assert.rejects(behind, { name: 'AbortError' });
+      await assert.rejects(later, { name: 'AbortError' });
       const late = connection.recvBytes(undefined, { signal: AbortSignal.abort() });
       await assert.rejects(late, { name: 'AbortError' });
       await peer.send(hex('0000000161'));

@@ -13,7 +13,7 @@ function from(user: string, process: string): Origin {
   return { user, process, isTrusted: user === 'own' || user === 'root' };
 }
 
-/** A full crowd of these, each `user process`, and who gives way for one more. */
+/** A full crowd of these members, each `user process`, and the member that gives way to one more. */
 function outgoing(members: readonly string[], newcomer: string): string | undefined {
   const crowd = new Crowd<string>(members.length);
   for (const [index, name] of members.entries()) enter(crowd, `${index} ${name}`);
