@@ -58,7 +58,7 @@ export class Admission {
   readonly #recipeConcurrency: number | undefined;
   readonly #host: AdmissionHost;
   readonly #diagnostics = SocketDiagnostics.open();
-  /** Workers that came by a control socket, and the sockets of those that wait for their welcome. */
+  /** Workers that joined at a control socket, and the sockets of workers that wait to be admitted. */
   readonly #quota = new Quota<WorkerHandle | StreamSocket>(JOINED_LIMITS);
   /** Channels of children that have not said hello yet. */
   readonly #silentChildren = new Map<StreamSocket, ChildIdentity>();
@@ -233,7 +233,7 @@ export class Admission {
     for (const socket of this.#silentChildren.keys()) socket.thaw();
   }
 
-  /** Waits for nobody any more. Those that waited to be admitted go on, and find that the dispatcher has ended. */
+  /** Ends all waiting for workers of a dispatcher that died. */
   stopWaiting(): void {
     this.#awaited.close();
   }

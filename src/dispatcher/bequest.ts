@@ -24,7 +24,7 @@ export class Bequest {
   #isWanted = false;
 
   /**
-   * @param isEnabled whether the dispatcher has a will at all
+   * @param isEnabled false: `open` does nothing
    * @param warned gets what could not be put into the will. It is lost if this process dies; nothing else is affected
    */
   constructor(isEnabled: boolean, estate: () => Estate, warned: (error: unknown) => void) {
@@ -73,7 +73,7 @@ export class Bequest {
     });
   }
 
-  /** Nothing of it waits any more, and its number may be given to another listener. */
+  /** None of its connections waits. Its number may be given to another listener. */
   removeListener({ id }: Listener): void {
     this.#update((will) => {
       will.removeListener(id);

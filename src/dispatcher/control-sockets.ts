@@ -89,7 +89,7 @@ export class ControlSockets {
   }
 
   /**
-   * Opens those sockets anew whose file somebody has removed. Clients that wait at the old socket are accepted.
+   * Opens a socket anew if its file was removed. Peers that wait at the old socket are accepted.
    * @returns the results; a socket that cannot be opened stays as it is
    */
   restoreFiles(): Promise<void>[] {

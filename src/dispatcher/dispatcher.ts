@@ -151,7 +151,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /**
-   * Gives a worker nothing new. Resolves when the worker has nothing open any more, or has left.
+   * Drains a worker: it gets no new connections. Resolves when its last connection is closed, or when it has left.
    * @throws {PassfdError} `ERR_NO_WORKER`; the signal's reason
    */
   drainWorker(id: number, options: DrainOptions = {}): Promise<void> {
@@ -194,7 +194,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   /**
    * Stops everything for a takeover, until `thaw` or `disown`: accepts, sends and reads nothing. Clients wait in the kernel.
-   * @throws {PassfdError} `ERR_BUSY` when it cannot be frozen at this moment, `ERR_DESCRIPTOR_LIMIT`; then it goes on
+   * @throws {PassfdError} `ERR_BUSY` when it cannot be frozen at this moment, `ERR_DESCRIPTOR_LIMIT`; then it is thawed
    * @internal
    */
   async freeze(): Promise<freezing.Frozen> {
@@ -207,7 +207,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /**
-   * Another process may go on with everything from now on: if this process dies, its last will does nothing. `thaw` undoes it.
+   * From now on another process may be the dispatcher: if this process dies, its last will does nothing. `thaw` undoes this.
    * @internal
    */
   cancelLastWill(): void {
@@ -233,7 +233,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /**
-   * Ends this dispatcher without a word, since another process goes on with everything that it has.
+   * Ends this dispatcher and sends nothing to workers, since another process is the dispatcher now.
    * @internal
    */
   async disown(): Promise<void> {
@@ -241,8 +241,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   /**
-   * Looks for the files of Unix sockets, and opens those sockets anew whose file somebody has removed: the control sockets,
-   * and listening sockets that this process has opened.
+   * Opens Unix sockets anew whose file was removed: the control sockets, and listening sockets that this process has opened.
    * @throws {PassfdError} as `listen`; the message names all sockets that could not be opened. The others are open
    */
   async restoreFiles(): Promise<void> {

@@ -24,7 +24,7 @@ export class Drains {
     });
   }
 
-  /** The worker may have nothing open any more. */
+  /** The worker may have closed its last connection. */
   review(worker: WorkerHandle): void {
     if (worker.state !== 'draining' || worker.inFlight > 0 || worker.active !== 0 || worker.isHolding) return;
     this.end(worker);

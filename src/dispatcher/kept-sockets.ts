@@ -1,5 +1,5 @@
-// Listening sockets that other processes have kept, until somebody asks for their addresses: offered by the owner of the
-// dispatcher, or returned by workers of a dispatcher that died.
+// Listening sockets that other processes have kept, until their addresses are asked for: offered by the dispatcher's owner,
+// or returned by workers of a dispatcher that died.
 import type { Acceptor, Descriptor } from '../fd/index.js';
 import type { CustodyLabel, WantedAddress } from '../handoff/index.js';
 import { formatAddress } from '../fd/index.js';
@@ -28,7 +28,7 @@ export class OfferedSockets {
     this.#all.push(offered);
   }
 
-  /** The socket that serves a wanted address. It is the caller's then. */
+  /** The socket that serves a wanted address. The caller owns it. */
   takeFor(wanted: WantedAddress): Offered | undefined {
     const names = namesOf(wanted);
     return this.takeWhere(({ acceptor }) => names.includes(formatAddress(acceptor.address)), 1)[0];
@@ -61,7 +61,7 @@ export class ReturnedSockets {
     this.#all.set(returned.acceptor.inode, returned);
   }
 
-  /** The socket of an own address. Of several, the one that clients can reach. It is the caller's then. */
+  /** The socket of an own address. Of several, the one that clients can reach. The caller owns it. */
   async takeFor(key: string): Promise<Acceptor | undefined> {
     let found: Acceptor | undefined;
     for (const { label, acceptor } of this.#all.values()) {

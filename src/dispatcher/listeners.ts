@@ -38,7 +38,7 @@ export interface ListenersEvents {
   stranded(listener: Listener, acceptor: Acceptor): void;
   /** Another socket is at its address. The old one is about to be closed. */
   exchanged(listener: Listener): void;
-  /** Nothing comes from it any more. */
+  /** The listener accepts no more. */
   closing(listener: Listener): void;
   /** The address is free, or another process has it. */
   closed(address: Address): void;
@@ -73,7 +73,7 @@ export class Listeners implements Iterable<Listener> {
     return this.#listeners.get(listener.id) === listener;
   }
 
-  /** Whether a worker got its socket from those that were offered: it cannot be opened again here. */
+  /** Whether its socket was offered and a worker asked for its address. Such a socket cannot be opened again here. */
   wasOffered({ key }: Listener): boolean {
     const wanted = wantedIn(key);
     return wanted !== undefined && isInheritedKey(key) && !('fd' in wanted);

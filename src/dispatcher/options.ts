@@ -69,7 +69,7 @@ export interface DispatcherEvents {
   returned: [worker: WorkerView];
   /** The worker serves other addresses than before. */
   serving: [worker: WorkerView];
-  /** The worker takes nothing new any more. */
+  /** The worker drains: it takes no new connections. */
   draining: [worker: WorkerView];
   /** Connections are in flight to the worker and it does not answer. It gets no more until it does. */
   stalled: [worker: WorkerView];

@@ -44,7 +44,7 @@ export class Patience {
     }, PATIENCE_MS);
   }
 
-  /** No client waits any more. */
+  /** The last client has stopped waiting. */
   end(): void {
     this.#isNeeded = false;
     this.reset();

@@ -13,7 +13,7 @@ export interface ServedAddressesHost {
   hasSilentChildren(): boolean;
   /** An address is about to be closed, since no worker serves it. @param isLate whether a worker was expected in vain */
   released(address: Address, isLate: boolean): void;
-  /** Nothing that came to this listener is placed any more. */
+  /** Connections of this listener that have no worker are to be closed. */
   refuseAll(listener: Listener): void;
 }
 
@@ -48,19 +48,19 @@ export class ServedAddresses {
     });
   }
 
-  /** That many children are to be started or to become ready. They may serve what nobody serves now. */
+  /** Addresses without a worker stay open while children are expected. */
   expectChildren(count: number): void {
     if (count === this.#expectedChildren) return;
     this.#expectedChildren = count;
     this.#vacancies.review();
   }
 
-  /** Workers may have stopped serving these. @param isLoss whether without having been told to */
+  /** Workers may have stopped serving these. @param isLoss whether they had not been told to stop */
   note(listeners: Iterable<Listener>, isLoss: boolean): void {
     this.#vacancies.note(listeners, isLoss);
   }
 
-  /** A worker may serve what nobody did, or is not expected any more. */
+  /** A worker may serve an address that had none, or an expected worker will not come. */
   review(): void {
     this.#vacancies.review();
   }

@@ -47,7 +47,7 @@ export class Vacancies {
     this.#host = host;
   }
 
-  /** Workers may have stopped serving these. @param isLoss whether without having been told to */
+  /** Workers may have stopped serving these. @param isLoss whether they had not been told to stop */
   note(listeners: Iterable<Listener>, isLoss: boolean): void {
     for (const listener of listeners) {
       if (listener.isOwn || listener.isInherited) continue;
@@ -63,7 +63,7 @@ export class Vacancies {
     return this.#vacancies.has(listener);
   }
 
-  /** A worker may serve what nobody did, or is not expected any more. */
+  /** A worker may serve an address that had none, or an expected worker will not come. */
   review(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;

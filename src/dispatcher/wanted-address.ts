@@ -10,7 +10,7 @@ import {
 } from '../fd/index.js';
 import type { WantedAddress } from '../handoff/index.js';
 
-/** The addresses that are as good as the wanted one, as text. Empty where only the key can tell. */
+/** The addresses that serve as well as the wanted one, as text. Empty if only the key identifies it. */
 export function namesOf(wanted: WantedAddress): string[] {
   if ('fd' in wanted) return [];
   if ('path' in wanted) return [formatAddress(wanted)];

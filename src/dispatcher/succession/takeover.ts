@@ -57,7 +57,7 @@ export async function handOver(
 /**
  * Receives everything from the other generation, and touches none of it. Call `awaitGo` next, then `thaw`.
  * @returns the attachments; the caller owns their descriptors
- * @throws {PassfdError} `ERR_TAKEOVER`; the other generation was told and goes on. Call `disown`
+ * @throws {PassfdError} `ERR_TAKEOVER`; the other generation was told, and is still the dispatcher. Call `disown`
  */
 export async function takeOver(
   dispatcher: Dispatcher,
@@ -92,7 +92,7 @@ export async function awaitGo(
   traceStep('ready-said');
   // No time limit: the other generation has one, and kills this process when it is over.
   const { stoppingForMs } = await expect(channel, 'go');
-  // Before anything is touched: if this process dies before `started` is sent, the other generation goes on.
+  // Before anything is touched: if this process dies before `started` is sent, the other generation stays the dispatcher.
   await channel.send({ type: 'started' });
   traceStep('started');
   return { stoppingForMs };
