@@ -4,7 +4,7 @@ import { delimiter, join } from 'node:path';
 
 import type { Command } from 'commander';
 
-import { RUN_THE_APP } from '../supervisor/index.js';
+import { RUN_THE_APP } from '../supervisor/internal.js';
 
 /** Ends with a usage error when Node could not run the app: otherwise every worker would fail, in a crash loop. */
 export function requireApp(command: Command, app: string): void {

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 
 import { TakeoverChannel } from '../dispatcher/internal.js';
 import { Descriptor, PassfdError, socketPair, StreamSocket } from '../fd/index.js';
-import { namedDirectory } from '../supervisor/index.js';
+import { namedDirectory } from '../supervisor/internal.js';
 import { takeVariables } from '../systemd/index.js';
 import { ownCommand } from './node-command.js';
 

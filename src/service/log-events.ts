@@ -1,13 +1,8 @@
 // Writes the events of the dispatcher and the supervisor to the log.
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { formatAddress, PassfdError } from '../fd/index.js';
-import {
-  describeExit,
-  describeLaunched,
-  type ChildView,
-  type Supervisor,
-  type Vacancy,
-} from '../supervisor/index.js';
+import { describeExit, type ChildView, type Supervisor, type Vacancy } from '../supervisor/index.js';
+import { describeLaunched } from '../supervisor/internal.js';
 import type { Log } from './log.js';
 import { Repeats } from './repeats.js';
 

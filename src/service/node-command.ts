@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 
-import { namedDirectory } from '../supervisor/index.js';
+import { namedDirectory } from '../supervisor/internal.js';
 import { inheritedOptions } from './inspect.js';
 
 export function appCommand(app: string, args: readonly string[]): [program: string, ...args: string[]] {

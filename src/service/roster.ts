@@ -1,7 +1,8 @@
 // Roster: the workers of this generation and their slots, written to the journal for the start after a crash.
 import type { Dispatcher, WorkerView } from '../dispatcher/index.js';
 import { isSameProcess, processIdentity } from '../fd/internal.js';
-import type { ChildView, SlotSnapshot, Supervisor } from '../supervisor/index.js';
+import type { ChildView, Supervisor } from '../supervisor/index.js';
+import type { SlotSnapshot } from '../supervisor/internal.js';
 import { Journal, type Check } from './journal.js';
 import type { Survivor } from './journal-records.js';
 import type { ServiceName } from './service-name.js';

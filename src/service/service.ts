@@ -3,7 +3,8 @@ import { Dispatcher, type ControlOptions, type WorkerView } from '../dispatcher/
 import { PassfdError } from '../fd/index.js';
 import { OrphanReaper, processIdentity, settleWills } from '../fd/internal.js';
 import { prepareControlDirectory, traceStep } from '../handoff/index.js';
-import { namedDirectory, Supervisor, type SlotSnapshot } from '../supervisor/index.js';
+import { Supervisor } from '../supervisor/index.js';
+import { namedDirectory, type SlotSnapshot } from '../supervisor/internal.js';
 import { inheritedDescriptors, Notifier, type InheritedDescriptor } from '../systemd/index.js';
 import { readAuthkey } from './authkey.js';
 import { supervisorOptions, type WorkerCommand } from './children.js';

@@ -3,7 +3,7 @@ import * as v from 'valibot';
 
 import type { Attachment } from '../dispatcher/internal.js';
 import { closeAll, PassfdError, type Descriptor } from '../fd/index.js';
-import type { ProcessSnapshot, SlotSnapshot, OutputEnd } from '../supervisor/index.js';
+import type { ProcessSnapshot, SlotSnapshot, OutputEnd } from '../supervisor/internal.js';
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const positive = v.pipe(count, v.minValue(1));

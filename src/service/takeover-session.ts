@@ -5,7 +5,8 @@ import { version, type ControlOptions, type Dispatcher } from '../dispatcher/ind
 import { awaitGo, handOver, TAKEOVER_FORMAT, takeOver, takeoverError } from '../dispatcher/internal.js';
 import { closeAll, PassfdError } from '../fd/index.js';
 import { traceStep } from '../handoff/index.js';
-import type { SlotSnapshot, Supervisor } from '../supervisor/index.js';
+import type { Supervisor } from '../supervisor/index.js';
+import type { SlotSnapshot } from '../supervisor/internal.js';
 import type { Notifier } from '../systemd/index.js';
 import type { Life } from './life.js';
 import type { Descent } from './generation.js';

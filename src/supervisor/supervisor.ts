@@ -161,6 +161,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * Takes in a worker of a killed dispatcher that returned unexpectedly. It gets its slot back unless a process is ready
    * there. Otherwise `unexpected` is emitted, and it is drained and ended. Does nothing for a process that is known already.
    * @param isOurs whether it was started for this service. A worker of another service gets no slot
+   * @internal
    */
   adopt(snapshot: ProcessSnapshot, isOurs: boolean): void {
     this.#host.deliver(() => {
@@ -233,6 +234,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * Then `resume` goes on, and handles what happened meanwhile; `release` gives the children up. `stop` resumes first.
    * @throws {PassfdError} `ERR_BUSY` while a restart runs, before `start`, and when it was called already; `ERR_CLOSED` when
    * the children are being stopped
+   * @internal
    */
   async pause(): Promise<void> {
     this.#requireRunning();
@@ -247,6 +249,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * Describes what each slot holds. Call it after `pause`. The caller owns the descriptors, which are duplicates.
    * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`; then none is left open
    * @throws {TypeError} when it is not paused
+   * @internal
    */
   snapshot(): SlotSnapshot[] {
     this.#requirePaused();
@@ -260,7 +263,10 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     return snapshots;
   }
 
-  /** Goes on after `pause`. Does nothing when it is not paused. */
+  /**
+   * Goes on after `pause`. Does nothing when it is not paused.
+   * @internal
+   */
   resume(): void {
     this.#host.resume();
   }
@@ -269,6 +275,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * Gives up all children, which live on. Call it after `pause`. The supervisor is of no use then. Resolves when the
    * remaining output of processes that have ended is written.
    * @throws {TypeError} when it is not paused
+   * @internal
    */
   async release(): Promise<void> {
     this.#requirePaused();

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { launchedBy } from '../../src/supervisor/index.js';
+import { launchedBy } from '../../src/supervisor/internal.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms } from '../support/program.js';

@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 
 import { attachmentOf, slotSnapshotIn } from '../../../src/service/slot-snapshots.js';
 import type { Attachment } from '../../../src/dispatcher/internal.js';
-import type { ProcessSnapshot, SlotSnapshot, OutputEnd } from '../../../src/supervisor/index.js';
+import type { ProcessSnapshot, SlotSnapshot, OutputEnd } from '../../../src/supervisor/internal.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { failsWith } from '../../support/errors.js';
 import { openFile, takeTexts } from '../../support/files.js';

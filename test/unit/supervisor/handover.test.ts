@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
 import { socketPair } from '../../../src/fd/index.js';
-import type { SlotSnapshot } from '../../../src/supervisor/index.js';
+import type { SlotSnapshot } from '../../../src/supervisor/internal.js';
 import { failsWith } from '../../support/errors.js';
 import { isPending, turns } from '../../support/loop.js';
 import { failure, killed, onStage, success, type Stage } from './stage.js';

@@ -5,21 +5,23 @@ import { EventEmitter } from 'node:events';
 import { socketPair, type Address, type StreamSocket } from '../../../src/fd/index.js';
 import {
   Supervisor,
-  type ChildOutput,
   type Exit,
+  type WorkerPool,
+  type PoolWorker,
+  type RestartOptions,
+  type SupervisorOptions,
+} from '../../../src/supervisor/index.js';
+import {
+  type ChildOutput,
   type Host,
   type ProcessSnapshot,
   type OutputEnds,
-  type WorkerPool,
-  type PoolWorker,
   type ProcessName,
-  type RestartOptions,
   type Spawned,
   type Start,
-  type SupervisorOptions,
   type Timer,
   type Watch,
-} from '../../../src/supervisor/index.js';
+} from '../../../src/supervisor/internal.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { turns } from '../../support/loop.js';
 
