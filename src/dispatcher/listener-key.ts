@@ -36,9 +36,9 @@ export function isInheritedKey(key: string): boolean {
   return originOf(key).endsWith('-fd');
 }
 
-/** What a worker has asked for. @returns undefined for a key of another kind */
+/** What a worker has asked for. @returns undefined for a key of another kind, also of a kind that a later release makes */
 export function wantedIn(key: string): WantedAddress | undefined {
-  if (isOwnKey(key)) return undefined;
+  if (!/^wanted(-fd)? /.test(key)) return undefined;
   return JSON.parse(key.slice(key.indexOf(' '))) as WantedAddress;
 }
 

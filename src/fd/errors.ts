@@ -55,7 +55,7 @@ export const errorMeanings = {
   ERR_LAST_WILL: 'The process that holds the last will of the dispatcher was killed.',
   ERR_NO_ANSWER: 'The dispatcher did not answer a command in time.',
   ERR_ACTIVATION: 'The sockets from the service manager are not those that were announced or asked for.',
-  ERR_TAKEOVER: 'The next generation of the dispatcher could not take over; the present one goes on.',
+  ERR_TAKEOVER: 'The next generation of the dispatcher could not take over; the present one keeps serving.',
   ERR_WORKER_FAILED: 'A worker process did not start, ended before it was ready, or was not ready in time.',
 } as const satisfies Record<string, string>;
 

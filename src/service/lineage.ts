@@ -107,7 +107,7 @@ export class Descendant implements Lineage {
     this.#origin = origin;
     this.#ended = this.#read().catch(() => undefined);
     this.orphaned = this.#ended.then(() => {
-      this.#pending?.reject(new PassfdError('ERR_TAKEOVER', `${THE_STARTER} was killed`));
+      this.#pending?.reject(new PassfdError('ERR_TAKEOVER', `${THE_STARTER} has ended`));
       // After the end of this generation, the channel ends in good order.
       return this.#isOver ? new Promise<void>(() => undefined) : undefined;
     });

@@ -86,7 +86,7 @@ export function logDispatcher(
   dispatcher.on('warned', (error) => {
     const fields = ofError(error);
     // The kind is the code, not the reason: the reason may name a peer or a path, and so differ each time.
-    warn(fields.code ?? 'without a code', fields, 'something failed, and the dispatcher goes on');
+    warn(fields.code ?? 'without a code', fields, 'a step failed; the dispatcher keeps serving');
   });
 }
 

@@ -36,9 +36,13 @@ export class TakeoverSession {
   readonly #parts: TakeoverParts;
   #running: Promise<unknown> | undefined;
   #successor: NextGeneration | undefined;
+  /** A next generation that has not said hello: the end of this generation kills it. */
+  #unready: NextGeneration | undefined;
 
   constructor(parts: TakeoverParts) {
     this.#parts = parts;
+    const killUnready = (): void => this.#unready?.signal('SIGKILL');
+    parts.life.ended.then(killUnready, killUnready);
   }
 
   get isRunning(): boolean {
@@ -161,11 +165,7 @@ export class TakeoverSession {
       late.abort();
       next.signal('SIGKILL');
     }, readyTimeoutMs);
-    let isWaiting = true;
-    const killUnready = (): void => {
-      if (isWaiting) next.signal('SIGKILL');
-    };
-    life.ended.then(killUnready, killUnready);
+    this.#unready = next;
     try {
       const received = await next.channel.receive();
       if (received?.message.type === 'hello') return;
@@ -178,7 +178,7 @@ export class TakeoverSession {
             : 'The new generation exited before it was ready; its output says why',
       );
     } finally {
-      isWaiting = false;
+      this.#unready = undefined;
       clearTimeout(timer);
     }
   }

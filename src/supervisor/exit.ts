@@ -17,7 +17,7 @@ export function describeExit(exit: Exit): string {
     case 'not-started':
       return `could not be started: ${exit.error.message}`;
     case 'unknown':
-      return 'exited; its exit code is not known, because an earlier generation had started it';
+      return 'exited with an unknown code';
   }
 }
 
