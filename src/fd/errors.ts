@@ -51,7 +51,7 @@ export const errorMeanings = {
   ERR_LISTEN:
     'The dispatcher could not listen at the address that a worker asked for; `cause` has the code of the system error.',
   ERR_ALREADY_OPEN: 'The dispatcher has a control socket of this kind already.',
-  ERR_BUSY: 'A start, a restart or a hand-over is running, and this must wait for it.',
+  ERR_BUSY: 'A start, a restart or a takeover is running, and this must wait for it.',
   ERR_LAST_WILL: 'The process that holds the last will of the dispatcher was killed.',
   ERR_NO_ANSWER: 'The dispatcher did not answer a command in time.',
   ERR_ACTIVATION: 'The sockets from the service manager are not those that were announced or asked for.',
