@@ -171,9 +171,12 @@ for (const version of VERSIONS) {
   });
 }
 
+const closesUnverified = Number(process.versions.node.split('.')[0]) >= 24;
+
 // The reason for all of this. It shows that the tests above can fail.
 it(
   'a client without a certificate is authorized where common keys are set, by a session of 1.3',
+  { skip: closesUnverified && 'this release of Node closes the connection, as seen with 24.22 and 26.12' },
   keepsDescriptors(async () => {
     const ticketKeys = Buffer.alloc(48, 1);
     const servers = [serverWith({ ticketKeys }), serverWith({ ...mutual, ticketKeys })] as const;
