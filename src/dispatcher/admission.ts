@@ -166,8 +166,14 @@ export class Admission {
     });
   }
 
+  /** Takes over the channel of a child. The child becomes a worker when it has said hello. */
+  addChild(socket: StreamSocket, child: ChildIdentity): void {
+    if (this.#lifetime.hasEnded) socket.destroy();
+    else this.#lifetime.track(this.#admitChild(socket, child));
+  }
+
   /** Admits a child when it has said hello. A child that never does is no worker; its channel ends with its process. */
-  async admitChild(socket: StreamSocket, child: ChildIdentity): Promise<void> {
+  async #admitChild(socket: StreamSocket, child: ChildIdentity): Promise<void> {
     const connection = new Connection(socket);
     this.#silentChildren.set(socket, child);
     if (this.#lifetime.isFrozen) socket.freeze();

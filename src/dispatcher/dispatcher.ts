@@ -102,8 +102,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
    * @param child its slot and its process
    */
   addChild(socket: StreamSocket, child: ChildIdentity): void {
-    if (this.#parts.lifetime.hasEnded) socket.destroy();
-    else this.#parts.lifetime.track(this.#parts.admission.admitChild(socket, child));
+    this.#parts.admission.addChild(socket, child);
   }
 
   /**

@@ -162,7 +162,7 @@ export async function restore(
       lifetime.track(handle.run());
     }
     for (const { channel, id, pid } of snapshot.silentChildren) {
-      lifetime.track(admission.admitChild(new StreamSocket(channel), { id, pid }));
+      admission.addChild(new StreamSocket(channel), { id, pid });
     }
     pool.restore(connectionsOf(snapshot.waiting, byId), counts);
     await controls.restore(snapshot, options);

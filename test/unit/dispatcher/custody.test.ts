@@ -37,7 +37,7 @@ describe('a worker that keeps listening sockets', () => {
   );
 
   it(
-    'is told the number of each that is closed',
+    'gets the number of each that is closed',
     onStage({}, async (stage) => {
       const worker = await stage.join({ custody: true });
       await worker.askToListen(wantedPort);
