@@ -244,10 +244,11 @@ class Service {
         prepare: async () => {
           if (this.#signals.isStoppedAtOnce) throw new PassfdError('ERR_CLOSED', 'The service was stopped');
           isTaken = true;
-          await listenAtAll(this.#dispatcher, listen, inherited, notifier);
+          // Before the addresses: when the last of them is logged, everything is open.
           if (rawControlPath !== undefined) {
             await this.#dispatcher.openRawControl(rawControlPath, this.#controlOptions());
           }
+          await listenAtAll(this.#dispatcher, listen, inherited, notifier);
         },
       })
       .catch(async (error: unknown) => {
