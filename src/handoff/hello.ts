@@ -39,6 +39,8 @@ const workerHello = v.object({
   custody: v.optional(v.boolean()),
   /** Whether it knows `orphaned` and AGAIN. The first workers of this version do not. */
   again: v.optional(v.boolean()),
+  /** Whether it can accept connections by itself, when the dispatcher says so. Earlier releases omit it. */
+  direct: v.optional(v.boolean()),
   /** Set when the worker's dispatcher has died. */
   returns: v.optional(
     v.object({

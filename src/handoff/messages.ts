@@ -42,6 +42,9 @@ export const MAX_LAST_WORDS = 8192;
 /** Most descriptors in one message. Linux takes 253 (unix(7)), and some systems take one less. */
 export const MAX_BATCH = 252;
 
+/** Places on a board, from 0: each holds the counts of one listener. */
+const MAX_PLACE = 251;
+
 /** Why a worker does not take a connection. On the wire a reason is its place in this list, from 1. */
 export const refusalReasons = ['capacity', 'not-listening', 'descriptors', 'draining'] as const;
 export type RefusalReason = (typeof refusalReasons)[number];
@@ -130,6 +133,8 @@ const fromWorkerJson = v.variant('type', [
   v.object({ type: v.literal('holding'), on: v.boolean() }),
   /** A listening socket of a dispatcher that died, with the key that came with it. Its descriptor comes with the message. */
   v.object({ type: v.literal('custody'), ...custody }),
+  /** The worker cannot accept connections of this listener by itself: no descriptor was free. It takes handed-off ones. */
+  v.object({ type: v.literal('unwatched'), listener: sixteenBits }),
   /** Why the worker is about to end, for the process that started it. */
   v.object({ type: v.literal('last-words'), text: v.pipe(v.string(), v.maxLength(MAX_LAST_WORDS)) }),
 ]);
@@ -145,6 +150,11 @@ const toWorkerJson = v.variant('type', [
     serves: v.boolean(),
     /** Whether the dispatcher understands `holding`. */
     holding: v.optional(v.boolean()),
+    /**
+     * Whether `watch` messages say where the worker accepts connections by itself. Without it, the worker accepts nothing by
+     * itself. Earlier releases omit it.
+     */
+    direct: v.optional(v.boolean()),
   }),
   v.object({
     type: v.literal('listening'),
@@ -169,6 +179,18 @@ const toWorkerJson = v.variant('type', [
    * from this one.
    */
   v.object({ type: v.literal('release'), listeners: v.array(sixteenBits), stale: v.optional(v.boolean()) }),
+  /** A page of memory for the worker's counts, in place of an earlier one. Its descriptor comes with the message. */
+  v.object({ type: v.literal('board') }),
+  /**
+   * Whether the worker accepts connections of a listener by itself, with the socket that it has in custody, from now until
+   * the next of these messages. `place` is that of the listener's counts on the board.
+   */
+  v.object({
+    type: v.literal('watch'),
+    listener: sixteenBits,
+    on: v.boolean(),
+    place: v.pipe(count, v.maxValue(MAX_PLACE)),
+  }),
   /** The dispatcher has died. Connections after this message have no other owner, and no process reads an answer. */
   v.object({ type: v.literal('orphaned') }),
   /** No connection comes after this message. The worker finishes what is open. */
