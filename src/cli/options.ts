@@ -4,10 +4,12 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
 import { defaultControlPath } from '../handoff/index.js';
 import {
+  acceptModes,
   defaultSettings,
   logLevels,
   overloads,
   settingsFrom,
+  type AcceptMode,
   type LogLevel,
   type ServiceSettings,
   type WrittenAddress,
@@ -41,7 +43,8 @@ export interface ServiceFlags extends ControlFlags {
   readonly rawControl?: string;
   readonly allowUid?: number[];
   readonly allowGid?: number[];
-  readonly policy: PolicyName;
+  readonly accept: AcceptMode;
+  readonly policy?: PolicyName;
   readonly overload: Overload;
   readonly backlog?: number;
   readonly recipeConcurrency?: number;
@@ -59,7 +62,7 @@ export function settingsOf(command: Command): ServiceSettings {
     // The settings have the defaults too, and other sources come between.
     Object.entries(command.opts()).filter(([name]) => command.getOptionValueSource(name) !== 'default'),
   );
-  return settingsFrom({
+  const settings = settingsFrom({
     controlPath: flags.control,
     rawControlPath: flags.rawControl,
     authkeyFile: flags.authkeyFile,
@@ -68,6 +71,7 @@ export function settingsOf(command: Command): ServiceSettings {
     prefixOutput: flags.prefixOutput,
     allowUids: flags.allowUid,
     allowGids: flags.allowGid,
+    accept: flags.accept,
     policy: flags.policy,
     overload: flags.overload,
     backlog: flags.backlog,
@@ -79,6 +83,27 @@ export function settingsOf(command: Command): ServiceSettings {
     workerEnvFile: flags.workerEnvFile,
     logLevel: flags.logLevel,
   });
+  requireAcceptMode(command, settings);
+  return settings;
+}
+
+/** Ends with a usage error when the mode contradicts another option, or this system does not have it. */
+export function requireAcceptMode(
+  command: Command,
+  { accept, policy, overload }: Pick<ServiceSettings, 'accept' | 'policy' | 'overload'>,
+  platform: NodeJS.Platform = process.platform,
+): void {
+  if (accept !== 'direct') return;
+  const other =
+    policy !== undefined ? `--policy ${policy}` : overload === 'refuse' ? '--overload refuse' : undefined;
+  if (other !== undefined) {
+    command.error(
+      `error: ${other} needs the dispatcher to accept each connection: leave it out, or use --accept hand-off`,
+    );
+  }
+  if (platform !== 'linux') {
+    command.error('error: --accept direct needs Linux: use --accept hand-off');
+  }
 }
 
 export function addServiceOptions(command: Command, listen: Option): Command {
@@ -91,9 +116,18 @@ export function addServiceOptions(command: Command, listen: Option): Command {
     )
     .addOption(listen)
     .addOption(
-      new Option('--policy <name>', 'rule that chooses the worker for a connection')
-        .choices(policyNames)
-        .default(defaultSettings.policy),
+      new Option(
+        '--accept <mode>',
+        'who accepts connections: the workers themselves ("direct"), or the dispatcher, which hands them off; "hand-off" if --policy or --overload refuse is given',
+      )
+        .choices(acceptModes)
+        .default(defaultSettings.accept),
+    )
+    .addOption(
+      new Option(
+        '--policy <name>',
+        'rule by which the dispatcher chooses the worker for a connection (default: "round-robin")',
+      ).choices(policyNames),
     )
     .addOption(
       new Option('--overload <action>', 'when all workers are full: let new connections wait, or close them')

@@ -32,6 +32,9 @@ const shownStatus = v.object({
         adopted: count,
         active: v.nullable(count),
         inFlight: count,
+        // Earlier releases leave them out.
+        watching: v.optional(v.nullable(v.boolean())),
+        loopDelayMs: v.optional(v.nullable(count)),
       }),
     ),
     v.readonly(),
@@ -49,6 +52,7 @@ export function statusIn(answer: unknown): ShownStatus | undefined {
 
 export function formatStatus(status: ShownStatus): string {
   const { version, pid, generation, uptimeMs, connections } = status;
+  const isDirect = status.workers.some(({ watching }) => typeof watching === 'boolean');
   const sections = [
     [`passfd ${version}, pid ${pid}, generation ${generation}, up ${formatDuration(uptimeMs)}`],
     table(
@@ -69,19 +73,31 @@ export function formatStatus(status: ShownStatus): string {
       ],
     ),
     table(
-      ['WORKER', 'PID', 'DIALECT', 'STATE', 'ADOPTED', 'ACTIVE', 'IN FLIGHT'],
-      status.workers.map(({ id, pid, dialect, state, adopted, active, inFlight }) => [
-        String(id),
-        String(pid),
-        dialect,
-        state,
-        String(adopted),
-        active === null ? '-' : String(active),
-        String(inFlight),
+      [
+        ...['WORKER', 'PID', 'DIALECT', 'STATE', 'ADOPTED', 'ACTIVE', 'IN FLIGHT'],
+        ...(isDirect ? ['WATCHING', 'LOOP MS'] : []),
+      ],
+      status.workers.map((worker) => [
+        String(worker.id),
+        String(worker.pid),
+        worker.dialect,
+        worker.state,
+        String(worker.adopted),
+        orDash(worker.active),
+        String(worker.inFlight),
+        ...(isDirect ? [yesOrNo(worker.watching), orDash(worker.loopDelayMs)] : []),
       ]),
     ),
   ];
   return sections.map((lines) => lines.join('\n')).join('\n\n');
+}
+
+function orDash(value: number | null | undefined): string {
+  return value === null || value === undefined ? '-' : String(value);
+}
+
+function yesOrNo(value: boolean | null | undefined): string {
+  return value === null || value === undefined ? '-' : value ? 'yes' : 'no';
 }
 
 const SECOND_MS = 1_000;

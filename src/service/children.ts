@@ -30,7 +30,8 @@ export function supervisorOptions(
       PASSFD_ORPHAN_TIMEOUT: String(orphanTimeoutMs),
       PASSFD_DRAIN_TIMEOUT: String(drainTimeoutMs),
       PASSFD_SERVICE: service,
-      PASSFD_POLICY: isSpread ? settings.policy : undefined,
+      // Sessions are split without any policy too.
+      PASSFD_POLICY: isSpread ? (settings.policy ?? 'none') : undefined,
     },
   };
 }

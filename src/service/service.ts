@@ -105,10 +105,10 @@ class Service {
     this.#lineage = this.#createLineage(parts);
     const { policy, overload, backlog, recipeConcurrency } = settings;
     const dispatcher = new Dispatcher({
-      policy,
       overload,
       lastWill: true,
       readyTimeoutMs,
+      ...(policy !== undefined && { policy }),
       ...(backlog !== undefined && { backlog }),
       ...(recipeConcurrency !== undefined && { recipeConcurrency }),
     });

@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 
 import * as v from 'valibot';
 
-import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
+import { policyNames, type Overload } from '../dispatcher/index.js';
 import { MAX_TIMER_MS } from '../fd/internal.js';
 import {
   DEFAULT_DRAIN_TIMEOUT_MS,
@@ -24,9 +24,13 @@ export const MAX_BACKLOG = 0x7fff_ffff;
 
 export const overloads = ['wait', 'refuse'] as const satisfies readonly Overload[];
 
+/** How connections get from an address to the workers. */
+export const acceptModes = ['auto', 'direct', 'hand-off'] as const;
+export type AcceptMode = (typeof acceptModes)[number];
+
 /** The values of settings that no source has. */
 export const defaultSettings = {
-  policy: 'round-robin' satisfies PolicyName,
+  accept: 'auto' satisfies AcceptMode,
   overload: 'wait' satisfies Overload,
   drainTimeoutMs: DEFAULT_DRAIN_TIMEOUT_MS,
   readyTimeoutMs: DEFAULT_READY_TIMEOUT_MS,
@@ -56,7 +60,9 @@ const schema = v.strictObject({
   prefixOutput: v.optional(v.boolean(), defaultSettings.prefixOutput),
   allowUids: v.optional(userIds, () => []),
   allowGids: v.optional(userIds, () => []),
-  policy: v.optional(v.picklist(policyNames), defaultSettings.policy),
+  accept: v.optional(v.picklist(acceptModes), defaultSettings.accept),
+  /** Undefined: none was named, so none is needed for direct accept. */
+  policy: v.optional(v.picklist(policyNames)),
   overload: v.optional(v.picklist(overloads), defaultSettings.overload),
   /** Default: that of `listen`. */
   backlog: v.optional(v.pipe(count, v.maxValue(MAX_BACKLOG))),

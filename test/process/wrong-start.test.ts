@@ -41,6 +41,20 @@ describe('a start', () => {
   );
 
   it(
+    'is a usage error with a policy where workers accept by themselves',
+    ends(
+      () => ['run', '--accept', 'direct', '--policy', 'round-robin', app('http.js')],
+      ({ exit, errors }) => {
+        assert.match(
+          errors[0] ?? '',
+          /^error: --policy round-robin needs the dispatcher to accept each connection: /,
+        );
+        assert.equal(exit, 2);
+      },
+    ),
+  );
+
+  it(
     'fails for a directory that is no app',
     ends(
       (directory) => {

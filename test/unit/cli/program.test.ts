@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { CommanderError, type Command } from 'commander';
+import { Command, CommanderError } from 'commander';
 
+import { requireAcceptMode } from '../../../src/cli/options.js';
 import { createProgram } from '../../../src/cli/program.js';
 import { defaultControlPath } from '../../../src/handoff/index.js';
 
@@ -12,6 +13,7 @@ const client = [...control, '--trust-uid <uid>'];
 const service = [
   '--workers <n>',
   '--listen <addr>',
+  '--accept <mode>',
   '--policy <name>',
   '--overload <action>',
   '--backlog <n>',
@@ -129,7 +131,7 @@ describe('the command line of run', () => {
     const { options } = await read('run', 'app.js');
     assert.deepEqual(options, {
       control: defaultControlPath(),
-      policy: 'round-robin',
+      accept: 'auto',
       overload: 'wait',
       drainTimeout: 30_000,
       readyTimeout: 30_000,
@@ -168,6 +170,7 @@ describe('the command line of run', () => {
     for (const [option, value] of [
       ['--workers', 'many'],
       ['--listen', '80:80:80'],
+      ['--accept', 'shared'],
       ['--policy', 'random'],
       ['--recipe-concurrency', '0'],
       ['--drain-timeout', '10s'],
@@ -178,6 +181,52 @@ describe('the command line of run', () => {
       assert.notEqual(exitCode, 0);
       assert.ok(text.includes(option), text);
     }
+  });
+});
+
+describe('the mode of accepting', () => {
+  /** What is wrong with it, or an empty text. */
+  const judge = (
+    settings: Parameters<typeof requireAcceptMode>[1],
+    platform: NodeJS.Platform = 'linux',
+  ): string => {
+    let printed = '';
+    const command = new Command().exitOverride().configureOutput({
+      writeErr: (text) => {
+        printed += text;
+      },
+    });
+    try {
+      requireAcceptMode(command, settings, platform);
+    } catch (error) {
+      assert.ok(error instanceof CommanderError, String(error));
+    }
+    return printed;
+  };
+
+  it('is a usage error where it is direct and another option needs hand-off', () => {
+    assert.match(
+      judge({ accept: 'direct', policy: 'p2c', overload: 'wait' }),
+      /--policy p2c needs the dispatcher to accept each connection: leave it out, or use --accept hand-off/,
+    );
+    assert.match(
+      judge({ accept: 'direct', policy: undefined, overload: 'refuse' }),
+      /--overload refuse needs the dispatcher to accept each connection/,
+    );
+  });
+
+  it('is a usage error where it is direct and the system is not Linux', () => {
+    assert.match(
+      judge({ accept: 'direct', policy: undefined, overload: 'wait' }, 'darwin'),
+      /--accept direct needs Linux: use --accept hand-off/,
+    );
+  });
+
+  it('is right with any other option where it is auto or hand-off, and with none where it is direct', () => {
+    for (const accept of ['auto', 'hand-off'] as const) {
+      assert.equal(judge({ accept, policy: 'p2c', overload: 'refuse' }, 'darwin'), '');
+    }
+    assert.equal(judge({ accept: 'direct', policy: undefined, overload: 'wait' }), '');
   });
 });
 

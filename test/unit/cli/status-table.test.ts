@@ -47,6 +47,27 @@ describe('the status table', () => {
     );
   });
 
+  it('shows who watches, and for how long event loops are busy, where workers accept by themselves', () => {
+    const [first, second] = status.workers;
+    assert.ok(first && second);
+    const workers = [
+      { ...first, watching: true, loopDelayMs: 0 },
+      { ...first, id: 2, watching: false, loopDelayMs: 215 },
+      { ...second, watching: null, loopDelayMs: null },
+    ];
+    assert.deepEqual(
+      formatStatus({ ...status, workers })
+        .split('\n')
+        .slice(-4),
+      [
+        'WORKER   PID  DIALECT          STATE     ADOPTED  ACTIVE  IN FLIGHT  WATCHING  LOOP MS',
+        '     1  4712  passfd           ready       12340       7          3  yes             0',
+        '     2  4712  passfd           ready       12340       7          3  no            215',
+        '    12   999  multiprocessing  draining        0       -          0  -               -',
+      ],
+    );
+  });
+
   it('says (none) for an empty table', () => {
     const lines = formatStatus({ ...status, listeners: [], workers: [] }).split('\n');
     assert.equal(lines.filter((line) => line === '(none)').length, 2);

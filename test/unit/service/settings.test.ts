@@ -18,6 +18,11 @@ describe('the settings of a service', () => {
     });
   });
 
+  it('name no policy, unless a source does', () => {
+    assert.equal('policy' in settingsFrom(), false);
+    assert.equal(settingsFrom({ policy: 'round-robin' }).policy, 'round-robin');
+  });
+
   it('come from the first source that has them', () => {
     const { policy, maxExtra, logLevel } = settingsFrom(
       { policy: 'p2c', maxExtra: undefined },
@@ -30,6 +35,7 @@ describe('the settings of a service', () => {
     assert.throws(() => settingsFrom({ drainTimeoutMs: 0 }), TypeError);
     assert.throws(() => settingsFrom({ workers: 1.5 }), TypeError);
     assert.throws(() => settingsFrom({ controlPath: '' }), TypeError);
+    assert.throws(() => settingsFrom({ accept: 'shared' } as object), /accept/);
     assert.throws(() => settingsFrom({ drainTimeout: 5 } as object), /drainTimeout/);
   });
 
