@@ -129,5 +129,6 @@ NAPI_MODULE_INIT()
 	CHECK(env, addon_define_poll(env, exports));
 	CHECK(env, addon_define_will(env, exports));
 	CHECK(env, addon_define_closer(env, exports));
+	CHECK(env, addon_define_board(env, exports));
 	return exports;
 }

@@ -67,6 +67,9 @@ napi_status addon_define_poll(napi_env env, napi_value exports);
 
 napi_status addon_define_closer(napi_env env, napi_value exports);
 
+/* Boards, and the heartbeat of the event loop of the environment. */
+napi_status addon_define_board(napi_env env, napi_value exports);
+
 napi_status addon_define_will(napi_env env, napi_value exports);
 
 #endif

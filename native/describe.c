@@ -6,6 +6,8 @@
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/stat.h>
 
 int passfd_peer(int socket, struct passfd_peer *peer)
@@ -129,6 +131,25 @@ int passfd_describe(int fd, struct passfd_description *description)
 		break;
 	}
 	return 0;
+}
+
+int passfd_queue_length(int listener)
+{
+	int type;
+	socklen_t length = sizeof type;
+	struct pollfd one = {.fd = listener, .events = POLLIN};
+
+#ifdef __linux__
+	struct tcp_info tcp;
+	socklen_t tcp_length = sizeof tcp;
+	/* For a listening socket the kernel reports the length of the accept queue here (tcp_get_info in net/ipv4/tcp.c). */
+	if (getsockopt(listener, IPPROTO_TCP, TCP_INFO, &tcp, &tcp_length) == 0)
+		return tcp.tcpi_state == TCP_LISTEN ? (int)tcp.tcpi_unacked : 0;
+#endif
+	if (getsockopt(listener, SOL_SOCKET, SO_TYPE, &type, &length) < 0)
+		return -errno;
+	int count = poll(&one, 1, 0);
+	return count < 0 ? -errno : count > 0 && (one.revents & (POLLIN | POLLHUP)) == POLLIN;
 }
 
 int passfd_identify(int socket, struct passfd_identity *identity)

@@ -250,6 +250,7 @@ napi_status addon_define_descriptors(napi_env env, napi_value exports)
 		{"isNonblocking", passfd_is_nonblocking},
 		{"socketError", passfd_error},
 		{"unread", passfd_unread},
+		{"queueLength", passfd_queue_length},
 		{"watchReceipts", passfd_watch_receipts},
 		{"takeReceipts", passfd_take_receipts},
 		{"holdBegin", hold_begin},

@@ -137,6 +137,10 @@ int passfd_describe(int fd, struct passfd_description *description);
  * each message too. */
 int passfd_unread(int socket);
 
+/* How many connections wait in the backlog of a listening socket. Where the kernel does not report the number, it is 1 when any
+ * wait: for Unix sockets, and on macOS. -ENOTSOCK: it is no socket. */
+int passfd_queue_length(int listener);
+
 /* A descriptor that is readable when the other end of a Unix socket may have received something since the last
  * passfd_take_receipts. -ENOSYS: not Linux. */
 int passfd_watch_receipts(int socket);

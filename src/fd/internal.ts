@@ -1,6 +1,7 @@
 // What other parts of passfd use of this part, and the package does not export.
 export { whenAborted } from './abort.js';
 export type { Consumer } from './acceptor.js';
+export { beat, Board, BOARD_WORDS, boardClock, queueLength } from './board.js';
 export { countClosing, ownAccount } from './closing.js';
 export { hasHungUp, isErrorCode } from './errors.js';
 export { Hold, lockFile, type LockKind } from './file-lock.js';

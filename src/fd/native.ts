@@ -63,6 +63,7 @@ export interface Native {
   shutdown(fd: number): number;
   socketError(fd: number): number;
   unread(fd: number): number;
+  queueLength(fd: number): number;
   watchReceipts(fd: number): number;
   takeReceipts(watch: number): number;
   /** Writes `[pid, uid, gid]` to `results`. */
@@ -86,6 +87,13 @@ export interface Native {
   closingInAll(): number;
   /** Whether half of the descriptors that this process may have are being closed. */
   isCloserFull(): boolean;
+  /** Returns the descriptor of a new board. See `native/board.h`. */
+  boardCreate(): number;
+  /** Returns `-errno`, or the memory, which stays mapped as long as anything refers to it. */
+  boardMap(fd: number): ArrayBuffer | number;
+  /** Moves the heartbeat of this thread to the board with this memory, or to none. See `native/board_addon.c`. */
+  boardBeat(memory: ArrayBuffer | null): number;
+  boardClock(): number;
   willOpen(): number;
   willCancel(): number;
   willPid(): number;
@@ -146,6 +154,7 @@ const functions: Readonly<Record<keyof Native, true>> = {
   shutdown: true,
   socketError: true,
   unread: true,
+  queueLength: true,
   watchReceipts: true,
   takeReceipts: true,
   peer: true,
@@ -163,6 +172,10 @@ const functions: Readonly<Record<keyof Native, true>> = {
   closing: true,
   closingInAll: true,
   isCloserFull: true,
+  boardCreate: true,
+  boardMap: true,
+  boardBeat: true,
+  boardClock: true,
   willOpen: true,
   willCancel: true,
   willPid: true,

@@ -219,3 +219,29 @@ TEST("counts the bytes that a TCP peer has not acknowledged, up and back to zero
 	close(client);
 	close(listener);
 }
+
+TEST("counts the connections in the backlog of a TCP socket that listens, and none elsewhere")
+{
+	struct passfd_address address;
+	int clients[3], accepted[3];
+
+	int listener = listen_on("127.0.0.1", 0, &address);
+	EXPECT_EQUAL(passfd_queue_length(listener), 0);
+	for (int i = 0; i < 3; i++) {
+		clients[i] = connected_to("127.0.0.1", address.port);
+		while (passfd_queue_length(listener) == i) /* until the last part of the handshake is here */
+			poll(NULL, 0, 1);
+		EXPECT_EQUAL(passfd_queue_length(listener), i + 1);
+	}
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 3, NULL), 3);
+	EXPECT_EQUAL(passfd_queue_length(listener), 0);
+	EXPECT_EQUAL(passfd_send(clients[0], "x", 1, NULL, 0), 1);
+	EXPECT_EQUAL(passfd_queue_length(clients[0]), 0);
+	EXPECT_EQUAL(passfd_shutdown(listener), 0);
+	EXPECT_EQUAL(passfd_queue_length(listener), 0);
+	for (int i = 0; i < 3; i++) {
+		close(accepted[i]);
+		close(clients[i]);
+	}
+	close(listener);
+}

@@ -385,3 +385,32 @@ TEST("returns an empty name for a socket without one, and ENOTCONN without a pee
 	EXPECT_EQUAL(passfd_address(listener, 1, &address), -ENOTCONN);
 	close(listener);
 }
+
+TEST("returns 1 while connections wait in the backlog of a Unix socket, and 0 when it is shut down")
+{
+	int clients[3], accepted[3];
+
+	enter_temporary_directory();
+	int listener = listen_at("l");
+	EXPECT_EQUAL(passfd_queue_length(listener), 0);
+	for (int i = 0; i < 3; i++) {
+		clients[i] = connect_to("l");
+		EXPECT_EQUAL(passfd_queue_length(listener), 1);
+	}
+	EXPECT_EQUAL(passfd_accept(listener, accepted, 3, NULL), 3);
+	EXPECT_EQUAL(passfd_queue_length(listener), 0);
+	EXPECT_EQUAL(passfd_shutdown(listener), 0);
+	EXPECT_EQUAL(passfd_queue_length(listener), 0);
+	close_all_of(clients, 3);
+	close_all_of(accepted, 3);
+	close(listener);
+}
+
+TEST("counts no backlog of what is no socket")
+{
+	int fd = new_file();
+
+	EXPECT_EQUAL(passfd_queue_length(fd), -ENOTSOCK);
+	close(fd);
+	EXPECT_EQUAL(passfd_queue_length(fd), -EBADF);
+}

@@ -58,6 +58,7 @@ const headers = join(dirname(dirname(process.execPath)), 'include/node');
 /** Those of the addon's tests in which memory is at stake: files, and names of tests in them. */
 const addonTests = new Map([
   ['addon', '.'],
+  ['board', '.'],
   ['poll', '.'],
   ['poll-lifetime', 'unreferenced|exits in|collects|leaves|terminated|by itself when they'],
 ]);
