@@ -17,7 +17,7 @@ export interface Programs {
 }
 
 const SOURCES = {
-  load: ['load.c', 'load_options.c', 'load_answer.c', 'load_count.c', 'program.c'],
+  load: ['load.c', 'load_options.c', 'load_source.c', 'load_answer.c', 'load_count.c', 'program.c'],
   limit: ['limit.c', 'program.c'],
   answer: ['answer.c', 'program.c'],
 } as const satisfies Record<keyof Programs, readonly string[]>;

@@ -37,9 +37,9 @@ export interface Service {
 }
 
 const HTTP_AND_RAW = ['a', 'b', 'c', 'd', 'e', 'g'];
-const ALL = [...HTTP_AND_RAW, 'f', 'h'];
+const ALL = [...HTTP_AND_RAW, 'f', 'h', 'i'];
 /** The proxies are for the works where they differ from a dispatcher; with 64 workers they would be the same again. */
-const PROXIES = [...HTTP_AND_RAW, 'h'];
+const PROXIES = [...HTTP_AND_RAW, 'h', 'i'];
 /** The recipe's workers speak no HTTP, and serve one client at a time. */
 const RECIPE = ['c', 'e'];
 
@@ -48,14 +48,20 @@ const WITH_KEY = { PASSFD_AUTHKEY: 'benchmark' };
 
 export const contestants: readonly Contestant[] = [
   {
-    name: 'passfd-run',
-    title: 'passfd run',
+    name: 'passfd-direct',
+    title: 'passfd run, direct accept',
     works: ALL,
-    start: startRun,
+    start: (scene) => startRun(scene, 'direct'),
+  },
+  {
+    name: 'passfd-run',
+    title: 'passfd run, hand-off',
+    works: ALL,
+    start: (scene) => startRun(scene, 'hand-off'),
   },
   {
     name: 'passfd-serve',
-    title: 'passfd serve, joined workers',
+    title: 'passfd serve, hand-off, joined workers',
     works: ALL,
     start: (scene) => startServe(scene),
   },
@@ -99,7 +105,7 @@ export const contestants: readonly Contestant[] = [
   {
     name: 'answer',
     title: 'a C server alone: what the load allows',
-    works: ['a', 'b', 'c', 'd', 'e'],
+    works: ['a', 'b', 'c', 'd', 'e', 'i'],
     start: startAnswer,
   },
   {
@@ -132,13 +138,13 @@ export const contestants: readonly Contestant[] = [
   },
 ];
 
-function startRun(scene: Scene): Promise<Service> {
-  const args = passfd(scene, 'run', '--workers', String(scene.settings.workers), app('listen.js'));
-  return startParent(scene, args);
+function startRun(scene: Scene, accept: 'direct' | 'hand-off'): Promise<Service> {
+  const workers = String(scene.settings.workers);
+  return startParent(scene, passfd(scene, 'run', '--accept', accept, '--workers', workers, app('listen.js')));
 }
 
 function startServe(scene: Scene, ...options: readonly string[]): Promise<Service> {
-  const args = passfd(scene, 'serve', '--listen', '127.0.0.1:0', ...options);
+  const args = passfd(scene, 'serve', '--accept', 'hand-off', '--listen', '127.0.0.1:0', ...options);
   return startJoined(scene, scene.stage.start(process.execPath, args));
 }
 

@@ -9,6 +9,8 @@ export interface Request {
   readonly connections?: number;
   /** Of a bulk answer. */
   readonly bytes?: number;
+  /** Connections that begin per second, whatever the answers do. Latency counts from the planned moments. */
+  readonly rate?: number;
 }
 
 export interface Latency {

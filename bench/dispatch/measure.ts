@@ -149,6 +149,7 @@ class Entrant {
       workers: this.workers,
       bulkBytes: scale.bulkBytes,
       ...(this.work.slow !== undefined && { slow: this.work.slow }),
+      ...(this.work.sleepy !== undefined && { sleepy: this.work.sleepy }),
     };
     try {
       await using stage = new Stage(this.work.measuresMemory ? collectingEnvironment : undefined);

@@ -8,6 +8,10 @@ export interface Scale {
   /** How long is asked before what counts, so that code is compiled and memory is warm; and then, for the figures. */
   readonly warmUp: Span;
   readonly measured: Span;
+  /** Instead of `warmUp` where there are so many workers: each of them needs as long as one would alone. */
+  readonly manyWorkers: { readonly from: number; readonly warmUp: Span };
+  /** An open loop: connections per second, of which no contestant should need more than 30 % of what it can do. */
+  readonly open: Span & { readonly rate: number };
   /** Connections at a time. */
   readonly connections: number;
   /** Connections in a trial of latency, one behind the other. */
@@ -23,7 +27,11 @@ export interface Scale {
   readonly traced: number;
 }
 
-type Span = { readonly seconds: number } | { readonly count: number };
+export type Span = { readonly seconds: number } | { readonly count: number };
+
+export function warmUpOf({ warmUp, manyWorkers }: Scale, workers: number): Span {
+  return workers < manyWorkers.from ? warmUp : manyWorkers.warmUp;
+}
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -31,9 +39,11 @@ export const scales: Readonly<Record<Scale['name'], Scale>> = {
   dispatch: {
     name: 'dispatch',
     rounds: { main: 5, other: 3 },
-    limitSeconds: 24 * 60,
+    limitSeconds: 54 * 60,
     warmUp: { seconds: 1 },
     measured: { seconds: 1.5 },
+    manyWorkers: { from: 64, warmUp: { seconds: 60 } },
+    open: { rate: 2000, seconds: 5 },
     connections: 64,
     latencyCount: 1000,
     bulkBytes: 1024 * MEBIBYTE,
@@ -49,6 +59,8 @@ export const scales: Readonly<Record<Scale['name'], Scale>> = {
     limitSeconds: 110,
     warmUp: { seconds: 0.1 },
     measured: { seconds: 0.3 },
+    manyWorkers: { from: 64, warmUp: { seconds: 1 } },
+    open: { rate: 1000, seconds: 1 },
     connections: 64,
     latencyCount: 100,
     bulkBytes: 128 * MEBIBYTE,
@@ -64,6 +76,8 @@ export const scales: Readonly<Record<Scale['name'], Scale>> = {
     limitSeconds: Infinity,
     warmUp: { count: 10 },
     measured: { count: 50 },
+    manyWorkers: { from: 64, warmUp: { count: 100 } },
+    open: { rate: 200, count: 50 },
     connections: 8,
     latencyCount: 10,
     bulkBytes: MEBIBYTE,

@@ -7,4 +7,6 @@ export interface Settings {
   readonly bulkBytes: number;
   /** The number of a worker that blocks its event loop at each request. */
   readonly slow?: number;
+  /** The number of a worker whose event loop sleeps again and again, from its first SIGUSR2 on. */
+  readonly sleepy?: number;
 }

@@ -1,4 +1,5 @@
 // The works: what the load generator does in a trial, and which figures come of it.
+import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { median } from '../trials.js';
@@ -16,11 +17,11 @@ import {
   type MachineTime,
   type Usage,
 } from './proc.js';
-import type { Scale } from './scale.js';
+import { warmUpOf, type Scale } from './scale.js';
 import type { Settings } from './settings.js';
 import type { Stage } from './stage.js';
 
-export const workIds = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'] as const;
+export const workIds = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i'] as const;
 export type WorkId = (typeof workIds)[number];
 
 export interface Work {
@@ -35,6 +36,8 @@ export interface Work {
   readonly workers?: (scale: Scale) => readonly number[];
   /** The number of the worker that is slow. */
   readonly slow?: number;
+  /** The number of the worker whose event loop sleeps 200 ms of each second. */
+  readonly sleepy?: number;
   /** Whether syscalls are counted, in a trial of their own. */
   readonly isTraced?: boolean;
   /** Whether the processes have to collect their garbage when they are asked. */
@@ -63,6 +66,11 @@ const SETTLE_MS = 100;
 
 /** Descriptors of a process that are not connections, at most. */
 const OTHER_DESCRIPTORS = 200;
+
+/** Of an open loop at a time: more than come while everybody is asleep for seconds. */
+const OPEN_CONNECTIONS = 16_384;
+
+const NOTHING = { p50: Number.NaN, p99: Number.NaN, max: Number.NaN } as const;
 
 const COST: readonly FigureName[] = [
   'dispatcherCpuUs',
@@ -154,13 +162,22 @@ export const works: readonly Work[] = [
     columns: ['perSecond', 'othersP50Us', 'othersP99Us', 'othersP999Us'],
     measure: measureBesideSlow,
   },
+  {
+    id: 'i',
+    title: 'HTTP at a fixed rate, the event loop of one worker asleep 200 ms of each second',
+    per: 'connection',
+    app: 'http',
+    sleepy: 1,
+    columns: [...LATENCY, 'maxUs', 'calmP50Us', 'calmP99Us', 'calmMaxUs', 'saturationPercent'],
+    measure: measureBesideSleepy,
+  },
 ];
 
 /** Many connections at a time, for a while. */
 async function measureMany(trial: Trial, work: Request['work']): Promise<Measurement> {
-  const { load, scale } = trial;
+  const { load, scale, settings } = trial;
   const { connections } = scale;
-  const warmUp = await load.run({ work, connections, ...scale.warmUp });
+  const warmUp = await load.run({ work, connections, ...warmUpOf(scale, settings.workers) });
   const [result, cost] = await withCost(trial, () => load.run({ work, connections, ...scale.measured }));
   return {
     figures: {
@@ -280,6 +297,35 @@ async function measureBesideSlow(trial: Trial): Promise<Measurement> {
       othersP999Us: worst('p999'),
     },
     results: [warmUp, result],
+  };
+}
+
+/**
+ * An open loop: a worker that sleeps is asked no less meanwhile, and nobody waits unseen. The same contestant is measured before
+ * its worker begins to sleep, so that both figures are of one warm service.
+ */
+async function measureBesideSleepy(trial: Trial): Promise<Measurement> {
+  const { load, scale, settings, service } = trial;
+  const { rate } = scale.open;
+  const most = await load.run({ work: 'http', connections: scale.connections, ...scale.warmUp });
+  const connections = Math.min(OPEN_CONNECTIONS, descriptorLimit() - OTHER_DESCRIPTORS);
+  const open = { work: 'http', connections, ...scale.open } as const;
+  const warmUp = await load.run({ ...open, ...scale.warmUp });
+  const calm = await load.run(open);
+  const sleepy = service.workers.find(({ number }) => number === settings.sleepy);
+  if (sleepy) process.kill(sleepy.pid, 'SIGUSR2');
+  const result = await load.run(open);
+  const { p50: calmP50Us, p99: calmP99Us, max: calmMaxUs } = calm.latencyUs ?? NOTHING;
+  return {
+    figures: {
+      ...latencyOf(result),
+      maxUs: (result.latencyUs ?? NOTHING).max,
+      calmP50Us,
+      calmP99Us,
+      calmMaxUs,
+      saturationPercent: (rate / most.perSecond) * 100,
+    },
+    results: [most, warmUp, calm, result],
   };
 }
 

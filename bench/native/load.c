@@ -1,14 +1,15 @@
 /* The load generator: asks, checks every answer, and tells how many came and how soon. One thread, one epoll, and no memory
  * taken while it runs.
  *
- * Each connection comes from the next address of 127.0.0.0/8, so that ports never run out, however many of those before it
- * are still in TIME_WAIT. Connections are closed normally: what a server does at a reset is not what is measured. */
+ * Connections are closed normally: what a server does at a reset is not what is measured.
+ *
+ * With a rate the loop is open: each connection has its planned moment, however slow the answers are, and its latency counts
+ * from that moment. Otherwise a server that stands still would only be asked less, and hardly anybody would have waited. */
 #include "load.h"
 
 #include "answers.h"
 #include "program.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,10 +18,6 @@
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
-
-#ifndef IP_BIND_ADDRESS_NO_PORT
-#define IP_BIND_ADDRESS_NO_PORT 24
-#endif
 
 /* More than any server here writes in front of the 7 bytes. */
 #define ANSWER_MAX 1023
@@ -33,8 +30,7 @@
 /* How often is looked for answers that do not come. */
 #define OVERDUE_INTERVAL_NS 100000000
 
-#define FIRST_SOURCE 0x7f010000 /* 127.1.0.0 */
-#define LAST_SOURCE 0x7ffffffe  /* the last address of 127.0.0.0/8 but the broadcast address */
+#define NS_PER_S UINT64_C(1000000000)
 
 static const char http_request[] = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
 static const char keep_alive_request[] = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
@@ -50,7 +46,7 @@ struct connection {
 	enum state state;
 	int fd; /* -1: free */
 	uint32_t worker;
-	uint64_t begun;    /* before the connect, or before the next request of keep-alive */
+	uint64_t begun;    /* before the connect, or before the next request of keep-alive; with a rate: as planned */
 	uint64_t answered; /* when the answer was complete */
 	uint64_t heard;    /* when something came last: silence behind it is bounded */
 	uint64_t received;
@@ -58,7 +54,7 @@ struct connection {
 };
 
 /* What an event is of: the number of a connection, or one of these. */
-enum { TAG_SIGNAL = 1 << 24, TAG_LIMIT, TAG_PAUSE, TAG_OVERDUE, TAG_INPUT };
+enum { TAG_SIGNAL = 1 << 24, TAG_LIMIT, TAG_PAUSE, TAG_PLANNED, TAG_OVERDUE, TAG_INPUT };
 
 static struct options options;
 static const char *request;
@@ -67,17 +63,26 @@ static size_t request_bytes;
 static struct connection *connections;
 static uint32_t *free_connections;
 static uint64_t free_count;
-static uint64_t asked; /* requests that were begun */
+static uint64_t used_count; /* no connection behind these was ever used */
+static uint64_t asked;      /* requests that were begun */
 static uint64_t held;
-static uint32_t next_source;
 
 static int epoll;
 static int pause_timer;
+static int planned_timer;
+static uint64_t first_planned; /* the moment of the first connection, where there is a rate */
+static uint64_t timed_for;     /* the moment that the timer is set for */
 static int overdue_timer;
 static int is_pausing;
 static int is_stopping; /* what is open may finish, and nothing new begins */
 static int is_over;     /* nothing is waited for any more */
 static int has_held;    /* that the connections are held was told */
+
+/* The moment that is planned for the next connection. It is computed from the first one, so that no error grows. */
+static uint64_t planned(void)
+{
+	return first_planned + asked / options.rate * NS_PER_S + asked % options.rate * NS_PER_S / options.rate;
+}
 
 static int may_begin(void)
 {
@@ -85,6 +90,8 @@ static int may_begin(void)
 
 	if (is_stopping || is_pausing || free_count == 0 || asked >= options.count)
 		return 0;
+	if (options.rate)
+		return now_ns() >= planned();
 	return options.work != IDLE || on_their_way < OPENING_AT_ONCE;
 }
 
@@ -106,6 +113,18 @@ static int open_timer(uint64_t tag)
 		die("timerfd_create: %s", strerror(errno));
 	watch(epoll, timer, EPOLLIN | EPOLLET, tag); /* so that it need not be read, only set again */
 	return timer;
+}
+
+/* Wakes the loop at the moment of the next connection. */
+static void await_planned(void)
+{
+	uint64_t at = planned();
+	uint64_t now = now_ns();
+
+	if (at == timed_for || free_count == 0)
+		return;
+	timed_for = at;
+	set_timer(planned_timer, at > now ? at - now : 1);
 }
 
 static void begin_pause(void)
@@ -132,30 +151,6 @@ static void fail(struct connection *connection, const char *what, int error, con
 	close_connection(connection);
 }
 
-/* From the last address the way leads back to the first. */
-static struct sockaddr_in take_source(void)
-{
-	struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(next_source)};
-
-	next_source = next_source >= LAST_SOURCE ? FIRST_SOURCE : next_source + 1;
-	return source;
-}
-
-/* The port is left to connect(2), which knows the other end: at bind(2) it would have to be free for every other end. */
-static int open_from(struct sockaddr_in source)
-{
-	int on = 1;
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		die("socket: %s", strerror(errno));
-	if (setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on) < 0)
-		die("setsockopt IP_BIND_ADDRESS_NO_PORT: %s", strerror(errno));
-	if (bind(fd, (struct sockaddr *)&source, sizeof source) < 0)
-		die("bind to %s: %s", inet_ntoa(source.sin_addr), strerror(errno));
-	return fd;
-}
-
 static void watch_connection(const struct connection *connection, int operation, uint32_t events)
 {
 	struct epoll_event event = {.events = events, .data.u64 = (uint64_t)(connection - connections)};
@@ -178,13 +173,16 @@ static int send_request(struct connection *connection)
 	return 1;
 }
 
-static void begin_request(struct connection *connection, uint64_t at)
+static void begin_request(struct connection *connection)
 {
+	uint64_t now = now_ns();
+	uint64_t at = options.rate ? planned() : now;
+
 	asked++;
 	count_begun(at);
 	connection->state = ASKING;
 	connection->begun = at;
-	connection->heard = at;
+	connection->heard = now;
 	connection->received = 0;
 }
 
@@ -192,10 +190,13 @@ static void begin_request(struct connection *connection, uint64_t at)
  * sent at once, and epoll is asked only about what could not be. */
 static void begin_connection(void)
 {
-	struct connection *connection = &connections[free_connections[--free_count]];
+	uint32_t index = free_connections[--free_count];
+	struct connection *connection = &connections[index];
 
-	begin_request(connection, now_ns());
-	connection->fd = open_from(take_source());
+	if (index >= used_count)
+		used_count = index + 1;
+	begin_request(connection);
+	connection->fd = open_source();
 	if (connect(connection->fd, (struct sockaddr *)&options.to, sizeof options.to) < 0 && errno != EINPROGRESS)
 		fail(connection, "connect", errno, NULL);
 	else if (send_request(connection))
@@ -216,7 +217,7 @@ static void ask_when_connected(struct connection *connection)
 
 static void ask_again(struct connection *connection)
 {
-	begin_request(connection, now_ns());
+	begin_request(connection);
 	if (!send_request(connection))
 		fail(connection, "send", errno, NULL);
 }
@@ -339,7 +340,7 @@ static void fail_overdue(void)
 	uint64_t now = now_ns();
 
 	set_timer(overdue_timer, OVERDUE_INTERVAL_NS);
-	for (uint64_t i = 0; i < options.connections; i++) {
+	for (uint64_t i = 0; i < used_count; i++) {
 		struct connection *connection = &connections[i];
 		if (connection->fd < 0 || connection->state == HELD || now - connection->heard < options.timeout_ns)
 			continue;
@@ -350,7 +351,7 @@ static void fail_overdue(void)
 static void release_held(void)
 {
 	is_stopping = 1;
-	for (uint64_t i = 0; i < options.connections; i++)
+	for (uint64_t i = 0; i < used_count; i++)
 		if (connections[i].fd >= 0 && connections[i].state == HELD)
 			close_connection(&connections[i]);
 }
@@ -398,6 +399,8 @@ static void take_event(uint64_t tag, uint32_t events, int signals)
 	case TAG_PAUSE:
 		is_pausing = 0;
 		break;
+	case TAG_PLANNED:
+		break; /* the loop looks by itself what is due */
 	case TAG_OVERDUE:
 		fail_overdue();
 		break;
@@ -421,6 +424,8 @@ static void run(int signals)
 			return;
 		if (options.work == IDLE && !has_held && count_of_ended() >= options.count)
 			tell_held();
+		if (options.rate && !is_stopping)
+			await_planned();
 		int count = epoll_wait(epoll, events, EVENTS_AT_ONCE, may_begin() ? 0 : -1);
 		if (count < 0 && errno != EINTR)
 			die("epoll_wait: %s", strerror(errno));
@@ -436,10 +441,10 @@ static void prepare(void)
 	free_connections = calloc(options.connections, sizeof *free_connections);
 	if (!connections || !free_connections)
 		die("no memory for %llu connections", (unsigned long long)options.connections);
-	while (free_count < options.connections) {
+	/* The first connections are at the end: they are taken first, and taken again. */
+	for (; free_count < options.connections; free_count++) {
 		connections[free_count].fd = -1;
-		free_connections[free_count] = (uint32_t)free_count;
-		free_count++;
+		free_connections[free_count] = (uint32_t)(options.connections - 1 - free_count);
 	}
 	switch (options.work) {
 	case HTTP:
@@ -458,7 +463,7 @@ static void prepare(void)
 		break;
 	}
 	request_bytes = strlen(request);
-	next_source = ntohl(options.from.s_addr);
+	begin_sources(options.from);
 }
 
 int main(int argc, char **argv)
@@ -469,10 +474,12 @@ int main(int argc, char **argv)
 	int signals = open_signals();
 	watch(epoll, signals, EPOLLIN, TAG_SIGNAL);
 	pause_timer = open_timer(TAG_PAUSE);
+	planned_timer = open_timer(TAG_PLANNED);
 	overdue_timer = open_timer(TAG_OVERDUE);
 	set_timer(overdue_timer, OVERDUE_INTERVAL_NS);
 	if (options.limit_ns > 0)
 		set_timer(open_timer(TAG_LIMIT), options.limit_ns);
+	first_planned = now_ns();
 	run(signals);
 	print_result(stdout, options.work);
 	return count_of_failures() ? EXIT_FAILED : EXIT_DONE;

@@ -18,12 +18,17 @@ struct options {
 	uint64_t connections; /* at a time */
 	uint64_t bytes;       /* of a bulk answer */
 	uint64_t pause_ns;    /* between two connections of `latency` */
+	uint64_t rate;        /* connections that are planned per second; 0: the next one begins when another has ended */
 	uint64_t timeout_ns;  /* silence that counts as a failure */
 };
 
 /* Ends the program where they make no sense. */
 struct options read_options(int argc, char **argv);
 const char *name_of(enum work work);
+
+/* The next socket is bound to the next address, from `first` on. */
+void begin_sources(struct in_addr first);
+int open_source(void);
 
 /* What has come of an answer so far, from its first byte. */
 enum verdict { INCOMPLETE, COMPLETE, WRONG };

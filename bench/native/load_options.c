@@ -9,9 +9,10 @@
 
 #define USAGE \
 	"Usage: load --to HOST:PORT --work http|keep-alive|raw|bulk|latency|idle [--seconds S] [--count N]\n" \
-	"            [--connections C] [--bytes B] [--from HOST] [--pause-us U] [--timeout-ms M]"
+	"            [--connections C] [--bytes B] [--from HOST] [--pause-us U] [--timeout-ms M] [--rate R]"
 
 #define MAX_CONNECTIONS 1000000
+#define MAX_RATE 1000000
 #define NS_PER_S 1e9
 #define NS_PER_MS 1000000
 #define NS_PER_US 1000
@@ -42,6 +43,8 @@ static void complete(struct options *options)
 		options->connections = is_single ? 1 : 64;
 	else if (options->work == LATENCY && options->connections != 1)
 		usage_error("latency is that of one connection at a time: leave --connections out");
+	if (options->rate && options->work != HTTP && options->work != RAW)
+		usage_error("a rate is that of new connections: it goes with http and raw");
 	if (options->work == IDLE) {
 		if (options->count || options->limit_ns)
 			usage_error("idle holds its connections until its input ends: it takes no --seconds and no --count");
@@ -57,7 +60,7 @@ static void complete(struct options *options)
 
 struct options read_options(int argc, char **argv)
 {
-	enum { TO, WORK, SECONDS, COUNT, CONNECTIONS, BYTES, FROM, PAUSE_US, TIMEOUT_MS };
+	enum { TO, WORK, SECONDS, COUNT, CONNECTIONS, BYTES, FROM, PAUSE_US, TIMEOUT_MS, RATE };
 	static const struct option known[] = {
 		{"to", required_argument, NULL, TO},
 		{"work", required_argument, NULL, WORK},
@@ -68,6 +71,7 @@ struct options read_options(int argc, char **argv)
 		{"from", required_argument, NULL, FROM},
 		{"pause-us", required_argument, NULL, PAUSE_US},
 		{"timeout-ms", required_argument, NULL, TIMEOUT_MS},
+		{"rate", required_argument, NULL, RATE},
 		{NULL, 0, NULL, 0},
 	};
 	struct options options = {
@@ -108,6 +112,9 @@ struct options read_options(int argc, char **argv)
 			break;
 		case TIMEOUT_MS:
 			options.timeout_ns = whole_number("--timeout-ms", optarg, 1, UINT32_MAX) * NS_PER_MS;
+			break;
+		case RATE:
+			options.rate = whole_number("--rate", optarg, 1, MAX_RATE);
 			break;
 		default:
 			usage_error("it is called like this:\n" USAGE); /* getopt_long has said what is wrong */

@@ -1,85 +1,14 @@
 // The load generator of the benchmarks: what it asks, what it counts as an answer, and what it tells.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { describe, it } from 'node:test';
 
-import type { LoadResult } from '../../bench/dispatch/load.js';
 import { STUCK_AFTER_MS } from '../support/deadline.js';
 import { turns } from '../support/loop.js';
-import { withPrograms, type Start } from '../support/program.js';
-import { portOf, programs, resultOf, startLoad, withoutPrograms } from './programs.js';
-
-const LABEL = 'w000003';
-
-/** A server of this process that closes every connection at its end. */
-interface Stage extends AsyncDisposable {
-  readonly server: Server;
-  readonly port: number;
-  readonly sockets: Set<Socket>;
-  /** Of every connection that did not end well. */
-  readonly errors: Error[];
-}
-
-async function serving(onConnection: (socket: Socket) => void): Promise<Stage> {
-  const sockets = new Set<Socket>();
-  const errors: Error[] = [];
-  const server = createServer((socket) => {
-    sockets.add(socket);
-    socket.on('close', () => sockets.delete(socket));
-    socket.on('error', (error) => errors.push(error));
-    onConnection(socket);
-  }).listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  return {
-    server,
-    port: (server.address() as AddressInfo).port,
-    sockets,
-    errors,
-    [Symbol.asyncDispose]: async () => {
-      const closed = once(server, 'close');
-      server.close();
-      for (const socket of sockets) socket.destroy();
-      await closed;
-    },
-  };
-}
-
-/** Does something to every connection that has asked. */
-async function answering(answer: (socket: Socket) => void): Promise<Stage> {
-  return serving((socket) =>
-    socket.once('data', () => {
-      answer(socket);
-    }),
-  );
-}
-
-/** The fastest server there is. @returns its port */
-async function startAnswer(start: Start, app: 'http' | 'raw', env: NodeJS.ProcessEnv = {}): Promise<number> {
-  return portOf(start(programs.answer, ['--app', app, '--worker', '3'], { env }));
-}
-
-/** So many right answers, all of one worker. */
-function assertRight(result: LoadResult, count: number): void {
-  const { completed, failed, reasons, byWorker, latencyByWorkerUs } = result;
-  assert.deepEqual(
-    { completed, failed, reasons, byWorker },
-    { completed: count, failed: 0, reasons: [], byWorker: { [LABEL]: count } },
-  );
-  const { p50 = 0, p90 = 0, p99 = 0, p999 = 0, max = 0 } = result.latencyUs ?? {};
-  assert.ok(0 < p50 && p50 <= p90 && p90 <= p99 && p99 <= p999 && p999 <= max);
-  assert.deepEqual(latencyByWorkerUs, { [LABEL]: result.latencyUs });
-  assert.ok(Math.abs(result.perSecond * result.seconds - count) < 0.1 + count / 100);
-}
-
-/** All of them failed, for one reason. */
-function assertFailed(result: LoadResult, count: number, reason: string): void {
-  const { completed, failed, reasons, byWorker } = result;
-  assert.deepEqual(
-    { completed, failed, reasons, byWorker },
-    { completed: 0, failed: count, reasons: [reason], byWorker: {} },
-  );
-}
+import { withPrograms } from '../support/program.js';
+import { answering, assertFailed, assertRight, LABEL, serving, startAnswer } from './answering.js';
+import { programs, resultOf, startLoad, withoutPrograms } from './programs.js';
 
 const http = (status: string, body: string, ...headers: string[]): string =>
   [`HTTP/1.1 ${status}`, ...headers, '', body].join('\r\n');
@@ -143,6 +72,47 @@ describe('the load generator', { skip: withoutPrograms }, () => {
         await resultOf(startLoad(start, stage.port, 'raw', '--count', '90', '--connections', '30')),
         90,
       );
+    }),
+  );
+
+  it(
+    'begins no connection before its planned moment, where it has a rate',
+    withPrograms(async (start) => {
+      await using stage = await answering((socket) => socket.write(LABEL));
+      const result = await resultOf(startLoad(start, stage.port, 'raw', '--count', '31', '--rate', '100'));
+      assertRight(result, 31);
+      // From the first to the last are 30 steps of 10 ms.
+      assert.ok(result.seconds >= 0.3, `${result.seconds} s`);
+    }),
+  );
+
+  it(
+    'begins connections at its rate while nobody is answered',
+    withPrograms(async (start) => {
+      const waiting: Socket[] = [];
+      await using stage = await answering((socket) => {
+        waiting.push(socket);
+        if (waiting.length === 90) for (const each of waiting) each.write(LABEL);
+      });
+      const options = ['--count', '90', '--connections', '100', '--rate', '1000'];
+      assertRight(await resultOf(startLoad(start, stage.port, 'raw', ...options)), 90);
+    }),
+  );
+
+  it(
+    'counts the latency from the planned moment, where it has a rate, also of one that had to wait for its turn',
+    withPrograms(async (start) => {
+      let count = 0;
+      await using stage = await answering((socket) => {
+        // Nobody else is asked meanwhile, since there is one connection at a time.
+        if (count++ === 0) setTimeout(() => socket.write(LABEL), 300);
+        else socket.write(LABEL);
+      });
+      const options = ['--count', '10', '--connections', '1', '--rate', '1000'];
+      const result = await resultOf(startLoad(start, stage.port, 'raw', ...options));
+      assertRight(result, 10);
+      // The last one was planned 9 ms after the first.
+      assert.ok((result.latencyUs?.p50 ?? 0) > 280_000, JSON.stringify(result.latencyUs));
     }),
   );
 
@@ -501,6 +471,14 @@ describe('the end of a load generator', { skip: withoutPrograms }, () => {
     [['--to', '127.0.0.1:80', '--work', 'raw', '--seconds', 'nan'], /--seconds takes seconds from 0\.001/],
     [['--to', '127.0.0.1:80', '--work', 'idle', '--seconds', '1'], /idle holds its connections/],
     [['--to', '127.0.0.1:80', '--work', 'latency', '--count', '1', '--connections', '2'], /one connection/],
+    [
+      ['--to', '127.0.0.1:80', '--work', 'idle', '--rate', '9'],
+      /a rate is that of new connections: it goes with/,
+    ],
+    [
+      ['--to', '127.0.0.1:80', '--work', 'raw', '--count', '1', '--rate', '0'],
+      /--rate takes a whole number from 1/,
+    ],
     [['--to', '127.0.0.1:80', '--work', 'raw', '--count', '1', 'more'], /options only, not 'more'/],
     [['--speed', '9'], /unrecognized option '--speed'\n[^]*Usage: load/],
   ];

@@ -139,7 +139,14 @@ describe('a tiny round of the benchmark', { skip: withoutPrograms }, () => {
     ),
   );
 
-  for (const contestant of ['passfd-run', 'passfd-serve', 'cluster', 'reuse-port', 'python']) {
+  for (const contestant of [
+    'passfd-direct',
+    'passfd-run',
+    'passfd-serve',
+    'cluster',
+    'reuse-port',
+    'python',
+  ]) {
     it(
       `ends everything that it has started when it is interrupted: ${contestant}`,
       withPrograms((start) =>

@@ -16,9 +16,14 @@ const bulkChunk = Buffer.from(Array.from({ length: BULK_PERIOD * 1024 }, (_, ind
 /** How long a slow worker blocks its event loop at each request. */
 const SLOWNESS_MS = 20;
 
+/** How long the event loop of a sleepy worker sleeps, and how often it begins to. */
+const SLEEP_MS = 200;
+const SLEEPS_EVERY_MS = 1_000;
+
 /** The server of this worker, which does not listen yet. */
 export function createApp(worker: number): net.Server {
   const settings = JSON.parse(process.env['BENCH_SETTINGS'] ?? '{}') as Settings;
+  if (worker === settings.sleepy) process.once('SIGUSR2', sleepAgainAndAgain);
   const label = `w${String(worker).padStart(6, '0')}`;
   const think = worker === settings.slow ? block : () => undefined;
   return settings.app === 'http' ? httpApp(label, think) : rawApp(label, think, settings.bulkBytes);
@@ -67,6 +72,15 @@ function sendBulk(socket: net.Socket, left: number): void {
   };
   socket.on('drain', send);
   send();
+}
+
+function sleepAgainAndAgain(): void {
+  const cell = new Int32Array(new SharedArrayBuffer(4));
+  const sleep = (): void => {
+    Atomics.wait(cell, 0, 0, SLEEP_MS);
+  };
+  setInterval(sleep, SLEEPS_EVERY_MS);
+  sleep();
 }
 
 function block(): void {
