@@ -22,13 +22,21 @@ export class Bequest {
   readonly #warned: (error: unknown) => void;
   #will: LastWill | undefined;
   #isWanted = false;
+  /** Whether there is nothing to leave yet. */
+  #isDeferred: boolean;
 
   /**
    * @param isEnabled false: `open` does nothing
+   * @param isDeferred whether the will is made only when a connection is accepted: workers accept by themselves
    * @param warned gets what could not be put into the will. It is lost if this process dies; nothing else is affected
    */
-  constructor(isEnabled: boolean, estate: () => Estate, warned: (error: unknown) => void) {
+  constructor(
+    { isEnabled, isDeferred }: { readonly isEnabled: boolean; readonly isDeferred: boolean },
+    estate: () => Estate,
+    warned: (error: unknown) => void,
+  ) {
     this.#isEnabled = isEnabled;
+    this.#isDeferred = isDeferred;
     this.#estate = estate;
     this.#warned = warned;
   }
@@ -37,7 +45,7 @@ export class Bequest {
   open(): void {
     if (!this.#isEnabled) return;
     this.#isWanted = true;
-    if (this.#will) return;
+    if (this.#will || this.#isDeferred) return;
     try {
       this.#will = LastWill.open(() => {
         this.#onLost();
@@ -52,6 +60,13 @@ export class Bequest {
       this.#will?.handOut(worker.handedOut);
       this.setWorker(worker);
     }
+  }
+
+  /** A connection has no owner but this process. */
+  noteAccepted(): void {
+    if (!this.#isDeferred) return;
+    this.#isDeferred = false;
+    if (this.#isWanted) this.open();
   }
 
   /** The will does nothing, until `open` makes another. */

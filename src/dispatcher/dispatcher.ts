@@ -127,6 +127,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
   }
 
   get workers(): readonly WorkerView[] {
+    this.#parts.governor.count();
     return this.#parts.pool.workers;
   }
 
@@ -144,6 +145,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
 
   status(): Status {
     const { generation, refusedPeers } = this.#parts.own;
+    this.#parts.governor.count();
     const uptimeMs = Math.round(performance.now() - this.#startedAt);
     const identity = { version, pid: process.pid, generation, uptimeMs };
     return describeStatus(identity, this.#parts.listeners, this.#parts.pool, refusedPeers);
@@ -280,6 +282,7 @@ export class Dispatcher extends EventEmitter<DispatcherEvents> implements AsyncD
     this.#parts.admission.stopWaiting();
     await this.#parts.controls.close();
     await this.#closeListeners();
+    this.#parts.governor.end();
     for (const worker of this.#parts.pool.workers) worker.end();
     this.#parts.admission.close();
     await this.#parts.lifetime.settled();

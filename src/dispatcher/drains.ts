@@ -26,8 +26,8 @@ export class Drains {
 
   /** The worker may have closed its last connection. */
   review(worker: WorkerHandle): void {
-    if (worker.state !== 'draining' || worker.inFlight > 0 || worker.active !== 0 || worker.isHolding) return;
-    this.end(worker);
+    if (worker.state !== 'draining' || worker.inFlight > 0 || worker.active !== 0) return;
+    if (!worker.isHolding && worker.own?.hasStopped !== false) this.end(worker);
   }
 
   /** The worker is drained, or has left. */

@@ -2,6 +2,7 @@
 export type { Commands } from './command-connection.js';
 export type { ControlOptions } from './control.js';
 export type { ChildIdentity } from './admission.js';
+export { acceptModes, type AcceptMode } from './direct/accept-mode.js';
 export { Dispatcher } from './dispatcher.js';
 export type { OfferedSocket } from './kept-sockets.js';
 export type { OwnAddress } from './listener-key.js';

@@ -2,12 +2,19 @@
 import type { Address, PassfdError } from '../fd/index.js';
 import type { AwaitedWorker } from './awaited-workers.js';
 import type { ControlOptions } from './control.js';
+import type { AcceptMode } from './direct/accept-mode.js';
 import type { Policy, PolicyName } from './policy.js';
 import type { Overload } from './pool.js';
 import type { WorkerView } from './workers/worker-handle.js';
 
 export interface DispatcherOptions {
-  /** The rule that chooses the worker. Default: `'round-robin'`. */
+  /**
+   * Who accepts. `'direct'`: the workers, from the shared listening sockets, wherever they can; the dispatcher decides which
+   * of them do (Linux only). `'hand-off'`: the dispatcher, which gives each connection to a worker. `'auto'` is `'hand-off'`
+   * in this release. Default: `'auto'`.
+   */
+  readonly accept?: AcceptMode;
+  /** The rule that chooses the worker of a connection that the dispatcher hands off. Default: `'round-robin'`. */
   readonly policy?: PolicyName | Policy;
   /**
    * When no worker has room: `'wait'` leaves clients in the kernel's backlog, `'refuse'` accepts and closes them.

@@ -1,5 +1,6 @@
 // Pool: the workers and the connections that wait for them. Gives each connection to one worker, and never to two.
 import type { Acceptor, Descriptor } from '../fd/index.js';
+import type { Consumer } from '../fd/internal.js';
 import { AcceptedConnection, type Listener } from './listener.js';
 import { Patience } from './patience.js';
 import type { Policy } from './policy.js';
@@ -35,8 +36,29 @@ export interface PoolCounts {
   refused: number;
 }
 
+/** What the pool asks of a governor. Where workers accept by themselves, the dispatcher accepts for the other workers. */
+export interface PoolGovernor {
+  /** Whether the worker accepts the connections of the listener by itself. */
+  isLeftTo(worker: WorkerHandle, listener: Listener): boolean;
+  /** How many connections may be accepted there now. May be infinite. */
+  mayAccept(listener: Listener): number;
+  noteAccepted(listener: Listener, count: number): void;
+  /** A client waits. */
+  wake(): void;
+}
+
+/** Without a governor, the dispatcher accepts everything. */
+export const ungoverned: PoolGovernor = {
+  isLeftTo: () => false,
+  mayAccept: () => Infinity,
+  noteAccepted: () => undefined,
+  wake: () => undefined,
+};
+
 /** What the pool reports. */
 export interface PoolEvents {
+  /** Connections were accepted and have no worker yet. */
+  taken(): void;
   refused(count: number, reason: string): void;
   /**
    * A custom policy threw, or chose a worker that it was not offered. The first worker with room was taken. Reported at most
@@ -52,10 +74,11 @@ export class Pool {
   readonly #policies = new WeakMap<Listener, Policy>();
   readonly #overload: Overload;
   readonly #events: PoolEvents;
+  readonly #governor: PoolGovernor;
   /** In the order of their ids. */
   #workers: WorkerHandle[] = [];
-  /** Least recently served first, so that listeners take turns when there is little room. */
-  readonly #listeners = new Set<Listener>();
+  /** With what feeds on each. Least recently served first, so that listeners take turns when there is little room. */
+  readonly #listeners = new Map<Listener, Consumer>();
   /** One for each address, under `refuse`. */
   readonly #patience = new Map<Listener, Patience>();
   readonly #refused = new WeakSet<Listener>();
@@ -70,10 +93,16 @@ export class Pool {
   #policyFailureReportedAt = Number.NEGATIVE_INFINITY;
 
   /** @param createPolicy makes the policy of one address */
-  constructor(createPolicy: () => Policy, overload: Overload, events: PoolEvents) {
+  constructor(
+    createPolicy: () => Policy,
+    overload: Overload,
+    events: PoolEvents,
+    governor: PoolGovernor = ungoverned,
+  ) {
     this.#createPolicy = createPolicy;
     this.#overload = overload;
     this.#events = events;
+    this.#governor = governor;
   }
 
   get workers(): readonly WorkerHandle[] {
@@ -95,23 +124,39 @@ export class Pool {
 
   /** Accepts at an address from now on. @param failed called when accepting fails, once for each error until it works again */
   open(listener: Listener, failed: (error: unknown) => void): void {
-    this.#listeners.add(listener);
     const patience = this.#overload === 'refuse' ? this.#patienceAt(listener) : undefined;
-    listener.acceptor.feed({
+    const consumer: Consumer = {
       room: () => this.#roomFor(listener),
       take: (descriptors) => {
-        if (this.#listeners.size > 1 && this.#listeners.delete(listener)) this.#listeners.add(listener);
+        if (this.#listeners.size > 1 && this.#listeners.delete(listener)) {
+          this.#listeners.set(listener, consumer);
+        }
         this.take(listener, descriptors);
       },
       crowded: (isCrowded) => {
-        if (isCrowded) patience?.begin();
-        else patience?.end();
+        if (isCrowded) {
+          patience?.begin();
+          this.#governor.wake();
+        } else patience?.end();
         if (this.#isFrozen) patience?.reset();
       },
       failed: (error, isRepeated) => {
         if (!isRepeated) failed(error);
       },
-    });
+    };
+    this.#listeners.set(listener, consumer);
+    listener.acceptor.feed(consumer);
+  }
+
+  /** Has the governor woken by the next client that waits there, whether or not one has waited before. */
+  rearm(listener: Listener): void {
+    const consumer = this.#listeners.get(listener);
+    if (consumer && !listener.acceptor.closed) listener.acceptor.feed(consumer);
+  }
+
+  /** The dispatcher may accept more at a listener than before. */
+  resume(listener: Listener): void {
+    if (this.#listeners.has(listener)) listener.acceptor.resume();
   }
 
   /** Accepts no more there. Connections that wait are still placed. */
@@ -125,6 +170,8 @@ export class Pool {
   take(listener: Listener, descriptors: readonly Descriptor[]): void {
     listener.accepted += descriptors.length;
     this.counts.accepted += descriptors.length;
+    this.#events.taken();
+    this.#governor.noteAccepted(listener, descriptors.length);
     const arrived = descriptors.map((descriptor) => new AcceptedConnection(descriptor, listener));
     this.#waiting.push(...arrived);
     this.#place();
@@ -162,7 +209,7 @@ export class Pool {
   update(): void {
     this.#place();
     // A listener that accepts moves to the end of the set while this loop runs, and is resumed once more: to no effect.
-    for (const { acceptor } of this.#listeners) acceptor.resume();
+    for (const { acceptor } of this.#listeners.keys()) acceptor.resume();
     this.#noteEmpty();
   }
 
@@ -170,7 +217,7 @@ export class Pool {
   freeze(): void {
     this.#isFrozen = true;
     for (const patience of this.#patience.values()) patience.reset();
-    for (const { acceptor } of this.#listeners) acceptor.resume();
+    for (const { acceptor } of this.#listeners.keys()) acceptor.resume();
   }
 
   thaw(): void {
@@ -194,7 +241,7 @@ export class Pool {
 
   /** Resolves when no connection waits and none is in flight. */
   emptied(): Promise<void> {
-    if (this.#isEmpty) return Promise.resolve();
+    if (this.isEmpty) return Promise.resolve();
     return new Promise((resolve) => this.#whenEmpty.push(resolve));
   }
 
@@ -206,14 +253,17 @@ export class Pool {
 
   #roomFor(listener: Listener): number {
     if (this.#isFrozen) return 0;
+    const most = this.#governor.mayAccept(listener);
+    if (most === 0) return 0;
     // Waiting connections of other addresses have no worker with room, so they do not compete for this room.
     let room =
       this.#waiting.length === 0 ? 0 : -this.#waiting.filter((other) => other.listener === listener).length;
     for (const worker of this.#workers) {
+      if (this.#governor.isLeftTo(worker, listener)) continue;
       room += worker.roomFor(listener);
-      if (room >= ACCEPTED_AT_ONCE) return room;
+      if (room >= ACCEPTED_AT_ONCE) break;
     }
-    if (room > 0) return room;
+    if (room > 0) return Math.min(room, most);
     return this.#refuses(listener) ? REFUSED_AT_ONCE : 0;
   }
 
@@ -273,7 +323,7 @@ export class Pool {
     const { listener } = connection;
     let candidates = allCandidates.get(listener);
     if (!candidates) {
-      candidates = new Candidates(this.#workers, listener, this.#policyAt(listener));
+      candidates = new Candidates(this.#workers, listener, this.#policyAt(listener), this.#governor);
       allCandidates.set(listener, candidates);
     }
     if (candidates.list.length === 0) return undefined;
@@ -338,14 +388,15 @@ export class Pool {
     this.#events.refused(connections.length, reason);
   }
 
-  get #isEmpty(): boolean {
+  /** Whether no connection waits and none is in flight. */
+  get isEmpty(): boolean {
     return (
       !this.#isPlacing && this.#waiting.length === 0 && this.#workers.every(({ inFlight }) => inFlight === 0)
     );
   }
 
   #noteEmpty(): void {
-    if (this.#whenEmpty.length === 0 || !this.#isEmpty) return;
+    if (this.#whenEmpty.length === 0 || !this.isEmpty) return;
     for (const resolve of this.#whenEmpty.splice(0)) resolve();
   }
 }
@@ -359,10 +410,12 @@ class Candidates {
   readonly policy: Policy;
   readonly #workers: readonly WorkerHandle[];
   readonly #listener: Listener;
+  readonly #governor: PoolGovernor;
   #candidates: readonly WorkerHandle[] = [];
 
-  constructor(workers: readonly WorkerHandle[], listener: Listener, policy: Policy) {
+  constructor(workers: readonly WorkerHandle[], listener: Listener, policy: Policy, governor: PoolGovernor) {
     this.policy = policy;
+    this.#governor = governor;
     this.#workers = workers;
     this.#listener = listener;
     this.#look();
@@ -378,7 +431,10 @@ class Candidates {
   }
 
   #look(): void {
-    const withRoom = this.#workers.filter((worker) => worker.roomFor(this.#listener) > 0);
+    const all = this.#workers.filter((worker) => worker.roomFor(this.#listener) > 0);
+    // Workers that accept by themselves take what is left: the dispatcher accepts for the others.
+    const served = all.filter((worker) => !this.#governor.isLeftTo(worker, this.#listener));
+    const withRoom = served.length > 0 ? served : all;
     const prompt = withRoom.filter(({ mayQueue }) => !mayQueue);
     this.#candidates = prompt.some(({ load }) => load < MUCH) ? prompt : withRoom;
   }

@@ -32,6 +32,10 @@ export interface Status {
     readonly adopted: number;
     readonly active: number | null;
     readonly inFlight: number;
+    /** Whether the worker accepts connections by itself now. Null for a worker that only gets hand-offs. */
+    readonly watching: boolean | null;
+    /** For how long its event loop is in its present turn; 0 while it waits. Null for a worker that only gets hand-offs. */
+    readonly loopDelayMs: number | null;
   }[];
   /** Peers of the control sockets that were not admitted, or broke the protocol. */
   readonly peers: { readonly refused: number };
@@ -54,14 +58,16 @@ export function describeStatus(
       waiting: pool.waiting.length,
       inFlight: pool.workers.reduce((sum, { inFlight }) => sum + inFlight, 0),
     },
-    workers: pool.workers.map(({ id, pid, dialect, state, isStalled, adopted, active, inFlight }) => ({
-      id,
-      pid,
-      dialect,
-      state: isStalled && state === 'ready' ? 'stalled' : state,
-      adopted,
-      active,
-      inFlight,
+    workers: pool.workers.map((worker) => ({
+      id: worker.id,
+      pid: worker.pid,
+      dialect: worker.dialect,
+      state: worker.isStalled && worker.state === 'ready' ? 'stalled' : worker.state,
+      adopted: worker.adopted,
+      active: worker.active,
+      inFlight: worker.inFlight,
+      watching: worker.isWatching ?? null,
+      loopDelayMs: worker.loopDelayMs ?? null,
     })),
     peers: { refused: refusedPeers },
   };

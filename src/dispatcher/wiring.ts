@@ -7,6 +7,9 @@ import { Admission } from './admission.js';
 import { Bequest } from './bequest.js';
 import type { Clock } from './clock.js';
 import { ControlSockets } from './control-sockets.js';
+import { acceptModeOf } from './direct/accept-mode.js';
+import { Governor } from './direct/governor.js';
+import { systemKernel } from './direct/system-kernel.js';
 import { Drains } from './drains.js';
 import { Lifetime } from './lifetime.js';
 import type { Listener } from './listener.js';
@@ -30,6 +33,7 @@ export interface DispatcherParts {
   readonly addresses: ServedAddresses;
   readonly drains: Drains;
   readonly tickets: SharedTickets;
+  readonly governor: Governor;
   readonly bequest: Bequest;
   readonly own: {
     /** Which incarnation of the dispatcher this is, from 1. */
@@ -38,13 +42,20 @@ export interface DispatcherParts {
   };
 }
 
-/** @param events emits the events of the dispatcher @throws {TypeError} when `recipeConcurrency` is no positive integer */
+/**
+ * @param events emits the events of the dispatcher
+ * @throws {TypeError} when `recipeConcurrency` is no positive integer, or `accept` contradicts another option
+ * @throws {PassfdError} `ERR_UNSUPPORTED` when this system has no direct accept
+ */
 export function createParts(
   options: DispatcherOptions,
   clock: Clock,
   events: EventEmitter<DispatcherEvents>,
 ): DispatcherParts {
-  const { policy = 'round-robin', overload = 'wait', lastWill = false, recipeConcurrency } = options;
+  const { overload = 'wait', lastWill = false, recipeConcurrency } = options;
+  const mode = acceptModeOf(options);
+  // Where workers accept by themselves, what is handed off is to keep them even.
+  const { policy = mode === 'direct' ? 'least-connections' : 'round-robin' } = options;
   if (
     recipeConcurrency !== undefined &&
     !(Number.isSafeInteger(recipeConcurrency) && recipeConcurrency > 0)
@@ -63,15 +74,45 @@ export function createParts(
   const lifetime = new Lifetime(warned);
   const drains = new Drains();
   const createPolicyFor = typeof policy === 'string' ? () => createPolicy(policy) : () => isolated(policy);
-  const pool = new Pool(createPolicyFor, overload, {
-    refused: (count, reason) => events.emit('refused', { count, reason }),
-    policyFailed: warned,
+  const governor: Governor = new Governor(mode, clock, systemKernel, {
+    get workers() {
+      return pool.workers;
+    },
+    accepted: (listener, count) => {
+      pool.counts.accepted += count;
+      pool.counts.adopted += count;
+      if (listener) listener.accepted += count;
+    },
+    drained: (worker) => {
+      drains.review(worker);
+    },
+    resume: (listener) => {
+      pool.resume(listener);
+    },
+    rearm: (listener) => {
+      pool.rearm(listener);
+    },
+    entrust,
+    warned,
   });
+  const pool: Pool = new Pool(
+    createPolicyFor,
+    overload,
+    {
+      taken: () => {
+        bequest.noteAccepted();
+      },
+      refused: (count, reason) => events.emit('refused', { count, reason }),
+      policyFailed: warned,
+    },
+    governor,
+  );
   const listeners = new Listeners({
     opened: (listener) => {
       bequest.addListener(listener);
       if (lifetime.isRunning) bequest.open();
       feedPool(listener);
+      governor.open(listener);
       const { address, isInherited, acceptor } = listener;
       events.emit('listening', address, { fd: acceptor.fd, isInherited });
     },
@@ -87,6 +128,7 @@ export function createParts(
       addresses.delete(listener);
       tickets.forget(listener);
       pool.close(listener);
+      governor.close(listener);
       for (const worker of pool.workers) {
         if (worker instanceof PassfdWorker) worker.custodian.relieve(listener);
       }
@@ -121,9 +163,11 @@ export function createParts(
     joined: (worker) => {
       pool.add(worker);
       events.emit('joined', worker);
+      governor.admit(worker);
       for (const listener of listeners) entrust(worker, listener);
       if (worker instanceof RecipeWorker) {
         events.emit('ready', worker);
+        governor.review();
         pool.update();
       }
       lifetime.track(worker.run());
@@ -154,7 +198,7 @@ export function createParts(
     }
   });
   const bequest = new Bequest(
-    lastWill,
+    { isEnabled: lastWill, isDeferred: mode === 'direct' },
     () => ({
       closedFirst: [controls.control, controls.raw].filter((acceptor) => acceptor !== undefined),
       listeners,
@@ -184,6 +228,7 @@ export function createParts(
     ready: (worker) => {
       bequest.setWorker(worker);
       events.emit('ready', worker);
+      governor.review();
       pool.update();
       addresses.review();
     },
@@ -194,8 +239,12 @@ export function createParts(
     subscribed: (worker) => {
       bequest.setWorker(worker);
     },
+    unwatched: (worker, id) => {
+      governor.noteUnwatched(worker, id);
+    },
     serving: (worker) => {
       events.emit('serving', worker);
+      governor.review();
       addresses.review();
     },
     leaving: (worker, left) => {
@@ -213,6 +262,7 @@ export function createParts(
     draining: (worker) => {
       bequest.setWorker(worker);
       events.emit('draining', worker);
+      governor.review();
       drains.review(worker);
     },
     stalled: (worker) => {
@@ -229,6 +279,7 @@ export function createParts(
       bequest.takeBack(connections);
       pool.takeBack(connections);
       pool.remove(worker);
+      governor.remove(worker);
       admission.delete(worker);
       drains.end(worker);
       events.emit('left', worker, { redelivered: connections.length, reason });
@@ -277,5 +328,17 @@ export function createParts(
     ticketSecret: () => undefined,
   };
 
-  return { lifetime, listeners, pool, controls, admission, addresses, drains, tickets, bequest, own };
+  return {
+    lifetime,
+    listeners,
+    pool,
+    controls,
+    admission,
+    addresses,
+    drains,
+    tickets,
+    governor,
+    bequest,
+    own,
+  };
 }

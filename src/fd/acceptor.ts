@@ -192,11 +192,12 @@ export class Acceptor implements AsyncDisposable, AsyncIterable<Descriptor> {
 
   /**
    * Gives every connection to a consumer from now on, without a promise for each. Accepting keeps the process alive while
-   * the consumer has room.
+   * the consumer has room. A further call has `crowded` reported again when the next client waits.
    * @internal
    */
   feed(consumer: Consumer): void {
     this.#consumer = consumer;
+    this.#isCrowded = false;
     this.#watch();
   }
 

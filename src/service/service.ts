@@ -103,8 +103,9 @@ class Service {
     this.#log = log;
     const life = this.#life;
     this.#lineage = this.#createLineage(parts);
-    const { policy, overload, backlog, recipeConcurrency } = settings;
+    const { accept, policy, overload, backlog, recipeConcurrency } = settings;
     const dispatcher = new Dispatcher({
+      accept,
       overload,
       lastWill: true,
       readyTimeoutMs,

@@ -10,6 +10,7 @@ import {
   type Message,
   type StreamSocket,
 } from '../../src/fd/index.js';
+import { Board, boardClock } from '../../src/fd/internal.js';
 import type { Dispatcher } from '../../src/dispatcher/index.js';
 import { FrameReader } from '../../src/handoff/frame-reader.js';
 import {
@@ -36,6 +37,8 @@ export interface FakeWorkerOptions {
   readonly authkey?: AuthKey;
   /** Whether it keeps listening sockets. */
   readonly custody?: boolean;
+  /** Whether it can accept by itself. Then it keeps listening sockets too. */
+  readonly direct?: boolean;
   /** What it brings from a dispatcher that died. */
   readonly returns?: Returning;
 }
@@ -62,6 +65,39 @@ export interface Handoff {
   readonly descriptors: readonly Descriptor[];
 }
 
+/** The board of a fake worker, which shows what a test has it show. */
+export class FakeBoard {
+  readonly #board: Board;
+
+  constructor(board: Board) {
+    this.#board = board;
+    this.turn();
+  }
+
+  /** Sets an integer, to whatever. */
+  set(index: number, value: number): void {
+    Atomics.store(this.#board.words, index, value);
+  }
+
+  /** The event loop goes round, and sleeps. */
+  turn(): void {
+    this.set(0, 0);
+    Atomics.add(this.#board.words, 1, 1);
+  }
+
+  /** The event loop is in a turn from now on. */
+  wake(): void {
+    Atomics.add(this.#board.words, 1, 1);
+    this.set(0, boardClock());
+  }
+
+  /** The counts at a place. */
+  show(place: number, accepted: number, open: number): void {
+    this.set(16 + 4 * place, accepted);
+    this.set(17 + 4 * place, open);
+  }
+}
+
 export class FakeWorker implements Disposable {
   readonly socket: StreamSocket;
   readonly #reader = new FrameReader();
@@ -70,6 +106,8 @@ export class FakeWorker implements Disposable {
   /** Of the last connection that was received. */
   received = 0;
   id = 0;
+  /** Whether its welcome says that it will be told where it may accept by itself. */
+  isDirect: boolean | undefined;
 
   /** Takes over the socket. */
   constructor(socket: StreamSocket) {
@@ -101,7 +139,8 @@ export class FakeWorker implements Disposable {
   async sayHello({
     window = 128,
     capacity = null,
-    custody = false,
+    direct = false,
+    custody = direct,
     returns,
   }: FakeWorkerOptions = {}): Promise<Of<'welcome'>> {
     const kept = returns?.custody ?? [];
@@ -113,11 +152,13 @@ export class FakeWorker implements Disposable {
       capacity,
       again: true,
       ...(custody && { custody }),
+      ...(direct && { direct }),
       ...(returns && { returns: { ...returns, open: returns.open ?? 0, custody: kept.length } }),
     } as const;
     await this.say(encodeFrame(encodeHello(hello)));
     const welcome = await this.next('welcome');
     this.id = welcome.id;
+    this.isDirect = welcome.direct;
     for (const { key, file, backlog, descriptor } of kept) {
       await this.socket.send(encodeJson({ type: 'custody', key, file, backlog }), [descriptor]);
     }
@@ -130,6 +171,20 @@ export class FakeWorker implements Disposable {
     const [descriptor] = this.take(1);
     assert.ok(descriptor);
     return { listener, key, file, backlog, descriptor };
+  }
+
+  /** The next message gives it a board. Its loop has gone round once since. */
+  async board(): Promise<FakeBoard> {
+    await this.next('board');
+    const [descriptor] = this.take(1);
+    assert.ok(descriptor);
+    return new FakeBoard(Board.map(descriptor));
+  }
+
+  /** The next message tells it whether to watch. @returns for example `0 on at 0`: the listener and the place */
+  async told(): Promise<string> {
+    const { listener, on, place } = await this.next('watch');
+    return `${listener} ${on ? 'on' : 'off'} at ${place}`;
   }
 
   /** Takes connections of the dispatcher's own addresses from here on. */

@@ -49,7 +49,7 @@ export async function freeze(parts: DispatcherParts): Promise<Frozen> {
  * @param duplicates gets the duplicates of sockets
  */
 async function takeSnapshot(parts: DispatcherParts, duplicates: Descriptor[]): Promise<Snapshot> {
-  const { lifetime, admission, controls, listeners, pool, tickets, own } = parts;
+  const { lifetime, admission, controls, listeners, pool, tickets, governor, own } = parts;
   const duplicateOf = (socket: { duplicate(): Descriptor }): Descriptor => {
     const duplicate = socket.duplicate();
     duplicates.push(duplicate);
@@ -73,6 +73,7 @@ async function takeSnapshot(parts: DispatcherParts, duplicates: Descriptor[]): P
   await admission.prepared.catch(() => undefined);
   pool.freeze();
   admission.freeze();
+  governor.freeze();
   const frozen = await freezeWorkers(pool);
   await listeners.restored();
   const workers: WorkerSnapshot[] = [];
@@ -123,12 +124,14 @@ async function freezeWorkers(pool: Pool): Promise<Map<WorkerHandle, FrozenWorker
 
 /** Goes on after `freeze`, or begins after `restore`. */
 export function thaw(parts: DispatcherParts): void {
-  const { lifetime, admission, controls, addresses, pool, tickets, bequest } = parts;
+  const { lifetime, admission, controls, addresses, pool, tickets, governor, bequest } = parts;
   lifetime.thaw();
   tickets.thaw();
   bequest.open();
+  if (!pool.isEmpty) bequest.noteAccepted();
   for (const worker of pool.workers) worker.thaw();
   admission.thaw();
+  governor.thaw();
   pool.thaw();
   controls.thaw();
   addresses.thaw();
@@ -140,11 +143,12 @@ export async function restore(
   snapshot: Snapshot,
   options: ControlOptions,
 ): Promise<void> {
-  const { lifetime, admission, controls, listeners, pool, tickets, own } = parts;
+  const { lifetime, admission, controls, listeners, pool, tickets, governor, own } = parts;
   const { refusedPeers, ...counts } = snapshot.counts;
   lifetime.freeze();
   tickets.freeze();
   pool.freeze();
+  governor.freeze();
   try {
     own.generation = snapshot.generation + 1;
     own.refusedPeers = refusedPeers;
@@ -174,9 +178,10 @@ export async function restore(
 
 /** Another process goes on with everything: closes what this process has, and reports nothing. */
 export async function disown(parts: DispatcherParts): Promise<void> {
-  const { admission, controls, listeners, addresses, pool, tickets, bequest } = parts;
+  const { admission, controls, listeners, addresses, pool, tickets, governor, bequest } = parts;
   addresses.freeze();
   tickets.freeze();
+  governor.end();
   bequest.cancel();
   admission.stopWaiting();
   for (const worker of pool.workers) worker.disown();

@@ -32,6 +32,8 @@ const passfdWorkerState = v.object({
   /** Why the worker is being disconnected, if it is. The unsent bytes end with the farewell, unless that was sent. */
   parting: v.optional(v.string()),
   isStalled: v.optional(v.boolean()),
+  /** Whether its event loop has stalled. Earlier releases omit it. */
+  hasLoopStalled: v.optional(v.boolean()),
   isTakenOut: v.optional(v.boolean()),
   isHolding: v.optional(v.boolean()),
   window: positive,
@@ -57,6 +59,25 @@ const passfdWorkerState = v.object({
   ),
   /** Addresses that it has closed, and that are opened again when it ends. Earlier releases omit them. */
   givenBack: v.optional(v.array(v.object({ key: v.string(), address, backlog: v.optional(count) }))),
+  /** Whether it can accept connections by itself. Earlier releases omit this and the next two, and ignore them. */
+  direct: v.optional(v.boolean()),
+  /** Connections that it has accepted by itself since it joined. */
+  acceptedAlone: v.optional(count),
+  /** The places on its board. */
+  watches: v.optional(
+    v.array(
+      v.object({
+        place: count,
+        /** Omitted when the listener is closed. */
+        listener: v.optional(count),
+        /** Whether it was told to watch. */
+        on: v.boolean(),
+        /** What the board said: it goes on from there. */
+        accepted: count,
+        open: count,
+      }),
+    ),
+  ),
   /** The part of a frame that was read from its channel. */
   partial: bytes,
 });

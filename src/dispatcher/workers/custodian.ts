@@ -52,6 +52,11 @@ export class Custodian {
     return this.#awaited;
   }
 
+  /** Whether the worker has the listening socket, or gets it before anything that is sent from now on. */
+  keeps({ id }: Listener): boolean {
+    return this.#entrusted.has(id) || this.#sending.has(id);
+  }
+
   /** Reports `returned` when the worker has brought everything. */
   noteReturned(): void {
     if (!this.#isReturning || this.#awaited > 0) return;

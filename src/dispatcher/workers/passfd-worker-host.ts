@@ -32,6 +32,8 @@ export interface PassfdWorkerEvents extends WorkerEvents {
   subscribed(worker: PassfdWorker): void;
   /** The worker serves one address more, or one less. */
   serving(worker: PassfdWorker): void;
+  /** The worker cannot accept connections of a listener by itself. */
+  unwatched(worker: PassfdWorker, listener: number): void;
   /** The worker takes no connections of these listeners any more. Others may serve them. */
   leaving(worker: PassfdWorker, listeners: readonly Listener[]): void;
   /** The worker has come back from a dispatcher that died. @param hasCustody whether it brought listening sockets */

@@ -19,11 +19,12 @@ import { farewellFor, isViolation, readLastAdopted, sendFarewell, shutDown } fro
 import { FloodLimit } from './flood-limit.js';
 import { InFlight } from './in-flight.js';
 import { Outlet } from './outlet.js';
+import { OwnAccepts } from './own-accepts.js';
 import type { PassfdWorkerEvents, PassfdWorkerHost } from './passfd-worker-host.js';
 import { Requests } from './requests.js';
 import { Room } from './room.js';
 import { SlowCloses } from './slow-closes.js';
-import { StallWatch } from './stall-watch.js';
+import { Stalls } from './stalls.js';
 import { Subscriptions } from './subscriptions.js';
 import { encodeWelcome, stateFromHello, type NewWorker } from './welcome.js';
 import type { FrozenWorker, WorkerHandle } from './worker-handle.js';
@@ -47,6 +48,9 @@ export class PassfdWorker implements WorkerHandle {
   readonly knowsAgain: boolean;
   readonly subscriptions: Subscriptions;
   readonly custodian: Custodian;
+  /** What the worker accepts by itself. */
+  readonly own: OwnAccepts;
+  readonly stalls: Stalls;
   readonly #isTrusted: boolean;
   readonly #channel: Channel;
   readonly #outlet: Outlet;
@@ -56,7 +60,6 @@ export class PassfdWorker implements WorkerHandle {
   readonly #requests: Requests;
   readonly #floodLimit = new FloodLimit();
   readonly #polling: AnswerPolling;
-  readonly #stallWatch: StallWatch;
   /** Undefined for a child of the service. Any other worker can make the descriptors that it was sent slow to close. */
   readonly #slowCloses: SlowCloses | undefined;
   #state: State;
@@ -95,6 +98,8 @@ export class PassfdWorker implements WorkerHandle {
       events,
       host,
     );
+    const own = { ...state, isReturning: custody.isReturning };
+    this.own = new OwnAccepts(own, this.#outlet, this.custodian, socket);
     this.#requests = new Requests(this, this.#outlet, events, host);
     this.#room = new Room(state);
     this.#polling = new AnswerPolling(socket);
@@ -102,10 +107,7 @@ export class PassfdWorker implements WorkerHandle {
       if (this.#state.is === 'ready') events.changed(this);
     };
     this.subscriptions = new Subscriptions(changed);
-    const onStalled = (): void => {
-      events.stalled(this);
-    };
-    this.#stallWatch = new StallWatch(this, onStalled, state.isStalled);
+    this.stalls = new Stalls(this, events, state);
     const { peer } = socket;
     // The other end of a child's socket pair was made in this process. For a socket that has connected, the kernel names
     // the process that did.
@@ -131,8 +133,9 @@ export class PassfdWorker implements WorkerHandle {
     host: PassfdWorkerHost,
   ): PassfdWorker {
     const custody = { isReturning: hello.returns !== undefined, entrusted: [] };
-    const worker = new PassfdWorker(socket, stateFromHello(hello, identity), custody, events, host);
-    worker.#outlet.post(encodeWelcome(worker.id, serves));
+    const state = stateFromHello(hello, identity);
+    const worker = new PassfdWorker(socket, state, custody, events, host);
+    worker.#outlet.post(encodeWelcome(state, serves));
     return worker;
   }
 
@@ -161,6 +164,7 @@ export class PassfdWorker implements WorkerHandle {
     const custody = { isReturning: state.awaitedCustody > 0, entrusted: listeners.keys() };
     const worker = new PassfdWorker(socket, state, custody, events, host);
     worker.subscriptions.restore(state, listeners);
+    worker.own.restore(state, listeners);
     const lastSent = worker.#inFlight.restore(inFlight, unsent);
     // When nothing is unsent, the other dispatcher has sent the farewell and shut the channel down.
     if (state.parting !== undefined) worker.#disconnected = shutDown(worker.#channel, lastSent);
@@ -197,11 +201,11 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   get adopted(): number {
-    return this.#room.adopted;
+    return this.#room.adopted + this.own.accepted;
   }
 
   get active(): number {
-    return this.#room.active;
+    return this.#room.active + this.own.open;
   }
 
   get inFlight(): number {
@@ -217,7 +221,15 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   get isStalled(): boolean {
-    return this.#stallWatch.isStalled;
+    return this.stalls.isStalled;
+  }
+
+  get isWatching(): boolean | undefined {
+    return this.own.hasPage ? this.state === 'ready' && this.own.isWatching : undefined;
+  }
+
+  get loopDelayMs(): number | undefined {
+    return this.own.loopDelayMs;
   }
 
   get isHolding(): boolean {
@@ -229,7 +241,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   get isFull(): boolean {
-    return this.#room.isFull(this.inFlight);
+    return this.#room.isFull(this.inFlight, this.own.open);
   }
 
   get lastWords(): string | undefined {
@@ -256,7 +268,7 @@ export class PassfdWorker implements WorkerHandle {
 
   roomFor(listener: Listener): number {
     if (this.#state.is !== 'ready' || this.isStalled || !this.subscriptions.isOpen(listener)) return 0;
-    return this.#room.left(this.inFlight, this.#slowCloses?.count ?? 0);
+    return this.#room.left(this.inFlight, this.#slowCloses?.count ?? 0, this.own.open);
   }
 
   /** Whether the worker has left. Its handle does nothing more. */
@@ -271,7 +283,7 @@ export class PassfdWorker implements WorkerHandle {
   flush(): void {
     const isBusy = this.#inFlight.hasUnanswered;
     if (!this.#inFlight.flush()) return;
-    this.#stallWatch.start();
+    this.stalls.start();
     if (isBusy || this.#polling.isActive) this.#poll();
   }
 
@@ -289,7 +301,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   async freeze(): Promise<FrozenWorker> {
-    this.#stallWatch.stop();
+    this.stalls.stop();
     this.#slowCloses?.stop();
     const partial = await this.#channel.freeze();
     const snapshot: PassfdWorkerState = {
@@ -302,9 +314,10 @@ export class PassfdWorker implements WorkerHandle {
       isCustodian: this.custodian.isCustodian,
       ...this.subscriptions.state(),
       ...this.#room.state(),
+      ...this.own.state(),
+      ...this.stalls.state(),
       state: this.state,
       parting: this.#state.is === 'disconnecting' ? this.#state.reason : undefined,
-      isStalled: this.isStalled,
       isTakenOut: this.#isTakenOut,
       isHolding: this.#isHolding,
       awaitedCustody: this.custodian.awaited,
@@ -316,13 +329,14 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   thaw(): void {
-    if (this.inFlight > 0) this.#stallWatch.start();
+    if (this.inFlight > 0) this.stalls.start();
     this.#channel.socket.thaw();
   }
 
   disown(): void {
     this.#state = { is: 'gone' };
     this.#channel.socket.destroy();
+    this.own.close();
     this.#stop();
     for (const { descriptor } of this.#inFlight.takeAll()) descriptor.close();
   }
@@ -330,7 +344,7 @@ export class PassfdWorker implements WorkerHandle {
   drain(): void {
     this.#isTakenOut = true;
     if (this.state === 'draining') return;
-    this.#outlet.post(encodeJson({ type: 'drain' }));
+    this.own.noteDrain(this.#outlet.send(encodeJson({ type: 'drain' })));
     this.#beginDraining();
   }
 
@@ -374,12 +388,8 @@ export class PassfdWorker implements WorkerHandle {
       case 'unlisten':
         return this.#requests.unlisten(message);
       case 'window':
-        this.#room.window = message.window;
-        this.#polling.stop();
-        this.#events.changed(this);
-        break;
       case 'capacity':
-        this.#room.capacity = message.capacity;
+        this.#room.change(message);
         this.#polling.stop();
         this.#events.changed(this);
         break;
@@ -387,8 +397,13 @@ export class PassfdWorker implements WorkerHandle {
         this.#isHolding = message.on;
         this.#events.changed(this);
         break;
+      case 'unwatched':
+        this.#events.unwatched(this, message.listener);
+        break;
       case 'draining':
+        this.own.noteStopped();
         this.#beginDraining();
+        this.#events.changed(this);
     }
     return undefined;
   }
@@ -397,9 +412,9 @@ export class PassfdWorker implements WorkerHandle {
   #settle(position: number, book: (connections: AcceptedConnection[]) => void): void {
     const connections = this.#inFlight.settleUpTo(position);
     this.#floodLimit.noteSettled(connections.length);
-    const wasStalled = this.#stallWatch.resume();
+    const reportResumed = this.stalls.noteAnswer();
     book(connections);
-    if (wasStalled) this.#events.resumed(this);
+    reportResumed();
   }
 
   #onAdopted(position: number): void {
@@ -475,7 +490,7 @@ export class PassfdWorker implements WorkerHandle {
 
   #stop(): void {
     this.#polling.stop();
-    this.#stallWatch.stop();
+    this.stalls.stop();
     this.#slowCloses?.stop();
     this.subscriptions.endPauses();
   }

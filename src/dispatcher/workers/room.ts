@@ -1,8 +1,11 @@
 // Room: how many more connections a worker takes, by its window, its capacity and what it has open.
 import { PassfdError } from '../../fd/index.js';
+import type { FromWorker } from '../../handoff/index.js';
 import type { PassfdWorkerState } from '../succession/worker-state.js';
 
 type RoomState = Pick<PassfdWorkerState, 'window' | 'capacity' | 'carried' | 'adopted' | 'closed'>;
+
+type Message<Type extends FromWorker['type']> = Extract<FromWorker, { type: Type }>;
 
 export class Room {
   /** Connections that may be in flight. */
@@ -52,26 +55,29 @@ export class Room {
     return Math.min(this.#window, this.#starvedWindow);
   }
 
-  set window(window: number) {
-    this.#window = window;
-  }
-
   get capacity(): number | null {
     return this.#capacity;
   }
 
-  set capacity(capacity: number | null) {
-    this.#capacity = capacity;
+  /** The worker wants another window or capacity. */
+  change(message: Message<'window'> | Message<'capacity'>): void {
+    if (message.type === 'window') this.#window = message.window;
+    else this.#capacity = message.capacity;
   }
 
-  isFull(inFlight: number): boolean {
-    return this.#capacity !== null && this.active + inFlight >= this.#capacity;
+  /** @param own open connections that the worker has accepted by itself */
+  isFull(inFlight: number, own: number): boolean {
+    return this.#capacity !== null && this.active + own + inFlight >= this.#capacity;
   }
 
-  /** @param slowCloses descriptors that count as in flight in the window. @returns how many connections may be sent now */
-  left(inFlight: number, slowCloses: number): number {
+  /**
+   * @param slowCloses descriptors that count as in flight in the window
+   * @param own open connections that the worker has accepted by itself
+   * @returns how many connections may be sent now
+   */
+  left(inFlight: number, slowCloses: number, own: number): number {
     const inWindow = this.window - inFlight - slowCloses;
-    const inCapacity = this.#capacity === null ? inWindow : this.#capacity - this.active - inFlight;
+    const inCapacity = this.#capacity === null ? inWindow : this.#capacity - this.active - own - inFlight;
     return Math.max(0, Math.min(inWindow, inCapacity));
   }
 

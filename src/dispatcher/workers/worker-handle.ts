@@ -5,6 +5,7 @@ import type { FormerChild } from '../../handoff/index.js';
 import type { AcceptedConnection, Listener } from '../listener.js';
 import type { Candidate } from '../policy.js';
 import type { WorkerState } from '../succession/worker-state.js';
+import type { OwnAccepts } from './own-accepts.js';
 
 export type Dialect = 'passfd' | 'multiprocessing' | 'raw';
 
@@ -15,7 +16,7 @@ export interface WorkerView {
   readonly pid: number;
   readonly dialect: Dialect;
   readonly state: 'starting' | 'ready' | 'draining';
-  /** Connections that the worker has adopted since it joined. */
+  /** Connections that the worker has adopted, or accepted by itself, since it joined. */
   readonly adopted: number;
   /** Connections that the worker has open. Null where the dialect or the kernel cannot tell. */
   readonly active: number | null;
@@ -23,8 +24,15 @@ export interface WorkerView {
   readonly inFlight: number;
   /** Whether the worker takes connections of any address now. */
   readonly listens: boolean;
-  /** Whether the worker has answered nothing for a second although something is in flight. It gets nothing new until it does. */
+  /**
+   * Whether the worker has answered nothing for a second although something is in flight, or its event loop has not gone round
+   * for a second although it should. It gets nothing new until it does.
+   */
   readonly isStalled: boolean;
+  /** Whether the worker accepts connections by itself now. Undefined for a worker that only gets hand-offs. */
+  readonly isWatching?: boolean | undefined;
+  /** For how long its event loop is in its present turn; 0 while it waits. Undefined for a worker that only gets hand-offs. */
+  readonly loopDelayMs?: number | undefined;
   /** Whether the dispatcher was asked to drain the worker. Undefined for a recipe worker. */
   readonly isTakenOut?: boolean;
   /** Why the worker ends, as it reported before its end. */
@@ -51,6 +59,8 @@ export interface WorkerHandle extends WorkerView, Candidate {
   flush(): void;
   /** Whether the worker has connections open that came from no dispatcher. Its drain waits for them too. */
   readonly isHolding: boolean;
+  /** What the worker accepts by itself. Undefined for a recipe worker, which accepts nothing. */
+  readonly own?: OwnAccepts;
   /** Descriptors of connections that were sent to the worker and are still open here. */
   readonly handedOut: readonly Descriptor[];
   /** Has the worker drain: it gets nothing more, and finishes what it has. A second call does nothing. */

@@ -13,7 +13,17 @@ const status: Status = {
   listeners: [{ address: '127.0.0.1:8080', accepted: 12_345 }],
   connections: { accepted: 12_345, adopted: 12_340, redelivered: 1, refused: 0, waiting: 2, inFlight: 3 },
   workers: [
-    { id: 1, pid: 4712, dialect: 'passfd', state: 'ready', adopted: 12_340, active: 7, inFlight: 3 },
+    {
+      id: 1,
+      pid: 4712,
+      dialect: 'passfd',
+      state: 'ready',
+      adopted: 12_340,
+      active: 7,
+      inFlight: 3,
+      watching: null,
+      loopDelayMs: null,
+    },
     {
       id: 12,
       pid: 999,
@@ -22,6 +32,8 @@ const status: Status = {
       adopted: 0,
       active: null,
       inFlight: 0,
+      watching: null,
+      loopDelayMs: null,
     },
   ],
   peers: { refused: 0 },

@@ -345,6 +345,8 @@ describe('status', () => {
             adopted: 2,
             active: 1,
             inFlight: 2,
+            watching: null,
+            loopDelayMs: null,
           },
         ],
         peers: { refused: 1 },

@@ -38,6 +38,7 @@ async function withPool(
   await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
   const loop = new Listener({ id: 1, key: 'own', isOwn: true }, acceptor);
   const pool = new Pool(() => createPolicy('round-robin'), 'wait', {
+    taken: () => undefined,
     refused: () => undefined,
     policyFailed: assert.ifError,
   });
