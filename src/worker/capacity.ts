@@ -38,22 +38,39 @@ export class Capacity {
   set limit(limit: number | null) {
     checkCapacity(limit);
     this.#limit = limit;
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined;
-      this.report();
-    }, DELAY_MS);
+    this.reportSoon();
   }
 
-  /** The limit, or what is open and what the loop over the connections waits for, whichever is less. */
+  /** Whether one more connection may be open. */
+  get isLeft(): boolean {
+    return this.#limit === null || this.#open.active < this.#limit;
+  }
+
+  /**
+   * The limit, or what is open and what the loop over the connections waits for, whichever is less: of the connections that
+   * the dispatcher knows of. One that does not know what this worker accepts by itself gets what that leaves.
+   */
   get present(): number | null {
     const { loopRoom } = this.#subscriptions;
-    if (loopRoom === undefined) return this.#limit;
-    return Math.min(this.#open.fromDispatchers + loopRoom, this.#limit ?? Number.POSITIVE_INFINITY);
+    const isDirect = this.#link()?.isDirect ?? false;
+    const unknown = isDirect ? 0 : this.#open.direct;
+    const limit = this.#limit === null ? null : Math.max(0, this.#limit - unknown);
+    if (loopRoom === undefined) return limit;
+    return Math.min(this.#open.active - unknown + loopRoom, limit ?? Number.POSITIVE_INFINITY);
   }
 
   /** The hello of a new channel has said this. */
   noteSent(capacity: number | null): void {
     this.#sent = capacity;
+  }
+
+  /** Sends the capacity that is present then, after a short time in which it may change again. */
+  reportSoon(): void {
+    if (this.present === this.#sent) return;
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      this.report();
+    }, DELAY_MS);
   }
 
   /** Sends the present capacity, when the dispatcher knows another one. */

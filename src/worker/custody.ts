@@ -1,4 +1,4 @@
-// Custody: duplicates of the dispatcher's listening sockets, never used here. They keep the queues alive when the dispatcher dies.
+// Custody: duplicates of the dispatcher's listening sockets. They keep the queues alive when the dispatcher dies.
 import type { Descriptor } from '../fd/index.js';
 import type { CustodyLabel } from '../handoff/index.js';
 
@@ -7,12 +7,37 @@ export interface Kept {
   readonly descriptor: Descriptor;
 }
 
+/** A socket in custody. */
+export interface InCustody extends Kept {
+  /** Its id at the present dispatcher; undefined when that one has not given it. */
+  readonly listener: number | undefined;
+}
+
+interface Entry extends Kept {
+  listener: number | undefined;
+  /** Whether the dispatcher has given another socket since then, and that one did not arrive. */
+  isOutdated?: boolean;
+}
+
 export class Custody {
   /** By their keys. */
-  readonly #kept = new Map<string, Kept & { listener: number | undefined }>();
+  readonly #kept = new Map<string, Entry>();
 
   get kept(): readonly Kept[] {
     return Array.from(this.#kept.values(), ({ label, descriptor }) => ({ label, descriptor }));
+  }
+
+  /** The socket with this key. */
+  get(key: string): InCustody | undefined {
+    return this.#kept.get(key);
+  }
+
+  /** The socket of a listener of the present dispatcher, when it is known to be the right one. */
+  of(listener: number): InCustody | undefined {
+    for (const kept of this.#kept.values()) {
+      if (kept.listener === listener && kept.isOutdated !== true) return kept;
+    }
+    return undefined;
   }
 
   /**
@@ -29,6 +54,12 @@ export class Custody {
     }
     kept?.descriptor.close();
     this.#kept.set(label.key, { label, descriptor, listener });
+  }
+
+  /** A socket with this key was given and did not arrive. The one that is here may be another one. */
+  noteLost(key: string): void {
+    const kept = this.#kept.get(key);
+    if (kept) kept.isOutdated = true;
   }
 
   /** Ids now come from another dispatcher. Every socket is kept until that one gives it again, or releases it. */
@@ -50,7 +81,7 @@ export class Custody {
     this.#close(() => true);
   }
 
-  #close(isOver: (kept: { readonly listener: number | undefined }) => boolean): void {
+  #close(isOver: (kept: InCustody) => boolean): void {
     for (const [key, kept] of this.#kept) {
       if (!isOver(kept)) continue;
       kept.descriptor.close();

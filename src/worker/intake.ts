@@ -6,6 +6,7 @@ import { openSocket, type OnClosing } from './node-handles.js';
 import type { Target } from './target.js';
 
 export class Intake implements Target {
+  readonly reportsRoom = true;
   readonly #changed: () => void;
   /** More than one only when the dispatcher died while it sent them: then they cannot be refused. */
   readonly #waiting: Socket[] = [];

@@ -58,7 +58,10 @@ export function interceptListen(worker: Worker): void {
     this: Server,
     ...[address, port, addressType, backlog, fd, flags]: Parameters<PrivateServer['_listen2']>
   ): void {
-    const { exclusive, ...modes } = options.get(this) ?? {};
+    const { exclusive: isExclusive, ...modes } = options.get(this) ?? {};
+    // Node sets `exclusive` where an app asks for `reusePort`, since each of its processes has a socket of its own then. Here the
+    // workers share one, and no client must come past it.
+    const exclusive = ((flags ?? 0) & REUSE_PORT) === 0 ? isExclusive : undefined;
     const server = privateServer(this);
     const listenStandalone = (): void => {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
@@ -71,11 +74,7 @@ export function interceptListen(worker: Worker): void {
       Reflect.apply(nodeListen2, this, [address, port, addressType, backlog, fd, flags]);
       return;
     }
-    const isStandalone =
-      Boolean(exclusive) ||
-      server._handle !== null ||
-      ((flags ?? 0) & REUSE_PORT) !== 0 ||
-      (worker.isFinishing && port === 0);
+    const isStandalone = Boolean(exclusive) || server._handle !== null || (worker.isFinishing && port === 0);
     // An open session can need a socket of its own, as in FTP. Its connections must not go to another worker.
     const isOfSession = exclusive === undefined && port === 0 && worker.active > 0 && !worker.mayServe(this);
     if (isStandalone || isOfSession) {

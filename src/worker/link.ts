@@ -1,5 +1,5 @@
 // Link: a worker's end of one channel to a dispatcher: the hello, requests with their answers, and the farewell.
-import { PassfdError, type StreamSocket } from '../fd/index.js';
+import { PassfdError, type Descriptor, type StreamSocket } from '../fd/index.js';
 import {
   Channel,
   decodeToWorker,
@@ -52,6 +52,14 @@ export interface LinkHost extends AdoptionHost {
   custodyGiven(listener: number, kept: Kept): void;
   /** The sockets of these listeners are not needed any more. @param stale nor are those that this dispatcher has not given */
   custodyReleased(listeners: readonly number[], stale: boolean): void;
+  /** A socket to be kept, with this key, did not arrive. */
+  custodyLost(listener: number, key: string): void;
+  /** A page for the counts came, and the host owns its descriptor; undefined when it did not arrive. */
+  boardGiven(descriptor: Descriptor | undefined): void;
+  /** Whether the worker accepts connections of a listener by itself from now on. @param place of the counts on the board */
+  watchAsked(listener: number, on: boolean, place: number): void;
+  /** The dispatcher has died. Its channel has not ended yet. */
+  orphaned(): void;
   /** The workers of a listener share new ticket keys from now on. */
   ticketsChanged(listener: number, secret: TicketSecret): void;
 }
@@ -72,6 +80,9 @@ interface Request {
   reject(error: Error): void;
 }
 
+/** A board is a memfd, which only Linux has. */
+const canAcceptDirectly = process.platform === 'linux';
+
 export class Link {
   readonly #channel: Channel;
   readonly #host: LinkHost;
@@ -82,6 +93,7 @@ export class Link {
   readonly #unlistening = new Map<number, (isOpen: boolean) => void>();
   #nextRequest = 1;
   #isDraining = false;
+  #isDirect = false;
   #farewell: PassfdError | undefined;
   /** Whether the channel has ended, and no answer comes any more. */
   #isOver = false;
@@ -139,6 +151,7 @@ export class Link {
         capacity,
         custody: true,
         again: true,
+        ...(canAcceptDirectly && { direct: true }),
         ...(returns && { returns: { ...returns, custody: returns.custody.length } }),
       } as const;
       link.#post(encodeFrame(encodeHello(hello)));
@@ -155,6 +168,11 @@ export class Link {
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  /** Whether the dispatcher says where this worker accepts connections by itself. */
+  get isDirect(): boolean {
+    return this.#isDirect;
   }
 
   /** Whether a drain has begun. When the dispatcher begins it, the host hears of it one tick later than this link. */
@@ -220,6 +238,11 @@ export class Link {
   sayCapacity(capacity: number | null): void {
     this.#post(encodeJson({ type: 'capacity', capacity }));
     this.#closedReports.limit(capacity !== null);
+  }
+
+  /** This worker cannot accept connections of a listener by itself. */
+  sayUnwatched(listener: number): void {
+    this.#post(encodeJson({ type: 'unwatched', listener }));
   }
 
   /** Sends at once why this process is about to end, for the process that started it. The text is cut to its maximum. */
@@ -307,6 +330,7 @@ export class Link {
         break;
       case 'orphaned':
         this.#adoption.onOrphaned();
+        this.#host.orphaned();
         break;
       case 'custody':
         this.#onCustody(message, take);
@@ -314,8 +338,16 @@ export class Link {
       case 'release':
         this.#host.custodyReleased(message.listeners, message.stale ?? false);
         break;
+      case 'board':
+        this.#host.boardGiven(takeOne(take));
+        traceStep('board-received');
+        break;
+      case 'watch':
+        this.#host.watchAsked(message.listener, message.on, message.place);
+        break;
       case 'welcome':
         traceStep('welcomed');
+        this.#isDirect = message.direct ?? false;
         this.#welcomed?.(message);
         break;
       case 'listening':
@@ -361,11 +393,17 @@ export class Link {
     { listener, key, file, backlog }: Extract<ToWorker, { type: 'custody' }>,
     take: TakeGroup,
   ): void {
-    const group = take(1);
-    const [descriptor] = group === 'lost' ? [] : group;
-    // The descriptor is lost when this process is at its descriptor limit. Other workers keep the same socket.
+    const descriptor = takeOne(take);
+    // Other workers keep the same socket.
     if (descriptor) this.#host.custodyGiven(listener, { label: { key, file, backlog }, descriptor });
+    else this.#host.custodyLost(listener, key);
   }
+}
+
+/** The descriptor that came with a message. It is lost when this process is at its descriptor limit. */
+function takeOne(take: TakeGroup): Descriptor | undefined {
+  const group = take(1);
+  return group === 'lost' ? undefined : group[0];
 }
 
 function decodeTickets(message: TicketSecretMessage | undefined): TicketSecret | undefined {

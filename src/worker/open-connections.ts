@@ -5,6 +5,8 @@ import { PassedOn } from './passed-on.js';
 export interface OpenConnectionsEvents {
   /** A connection from a dispatcher was closed. */
   closed(): void;
+  /** A connection that this worker has accepted by itself was closed. */
+  directClosed(): void;
   /** The first connection of standalone servers was opened, or the last one was closed. */
   holdingChanged(): void;
   /** The last connection was closed. */
@@ -17,6 +19,7 @@ export class OpenConnections {
   readonly #passedOn = new PassedOn();
   #open = 0;
   #closed = 0;
+  #direct = 0;
   #standalone = 0;
   readonly #closeHandedOff = (): void => {
     this.#open--;
@@ -34,12 +37,22 @@ export class OpenConnections {
     this.#events = events;
   }
 
+  /** Open connections of the service: those from any dispatcher, and those that this worker has accepted by itself. */
+  get active(): number {
+    return this.#open + this.#direct;
+  }
+
   /** Open connections that came from any dispatcher. */
   get fromDispatchers(): number {
     return this.#open;
   }
 
-  /** How many of these were ever closed. */
+  /** Open connections that this worker has accepted by itself. */
+  get direct(): number {
+    return this.#direct;
+  }
+
+  /** How many connections from dispatchers were ever closed. */
   get closed(): number {
     return this.#closed;
   }
@@ -50,11 +63,16 @@ export class OpenConnections {
   }
 
   get isIdle(): boolean {
-    return this.#open === 0 && this.#standalone === 0;
+    return this.#open === 0 && this.#direct === 0 && this.#standalone === 0;
   }
 
   add(count: number): void {
     this.#open += count;
+  }
+
+  /** This worker has accepted a connection by itself. */
+  addDirect(): void {
+    this.#direct++;
   }
 
   addStandalone(): void {
@@ -70,6 +88,17 @@ export class OpenConnections {
     else this.#closeHandedOff();
   }
 
+  /** The same for a connection that this worker has accepted by itself. @param counted called when it counts as closed */
+  closeDirect(passedOn: SocketIdentity | undefined, counted: () => void): void {
+    if (passedOn) {
+      this.#passedOn.watch(passedOn, () => {
+        this.#noteDirectClosed(counted);
+      });
+    } else {
+      this.#noteDirectClosed(counted);
+    }
+  }
+
   /** The same for a connection of a standalone server. */
   closeStandalone(passedOn: SocketIdentity | undefined): void {
     if (passedOn) this.#passedOn.watch(passedOn, this.#closeStandalone);
@@ -79,5 +108,12 @@ export class OpenConnections {
   /** A drain waits for connections in other processes: look for their end more often. */
   hurry(): void {
     this.#passedOn.hurry();
+  }
+
+  #noteDirectClosed(counted: () => void): void {
+    this.#direct--;
+    counted();
+    this.#events.directClosed();
+    if (this.isIdle) this.#events.idle();
   }
 }

@@ -34,6 +34,8 @@ export interface ServerHandleEvents {
 const isZeroNoLimit = Number.parseInt(process.versions.node) < 21;
 
 export class ServerHandle implements Target {
+  /** An app may raise `maxConnections` at any time. */
+  readonly reportsRoom = false;
   readonly #server: Server;
   readonly #address: Address;
   readonly #scope: AsyncResource;

@@ -30,6 +30,12 @@ export interface SubscriptionsHost {
   reference(change: 1 | -1): void;
   /** The loop over the connections takes more, or fewer, than before. */
   roomChanged(): void;
+  /** Connections may come from now on. */
+  readied(): void;
+  /** The next dispatcher has answered for this server or loop. */
+  answered(target: Target, link: Link): void;
+  /** A server was closed, or a loop left. */
+  left(target: Target): void;
 }
 
 /** One server, or one loop, with the listeners that it gets connections of. */
@@ -79,6 +85,7 @@ export class Subscriptions {
   ready(): void {
     if (this.#isReady) return;
     this.#isReady = true;
+    this.#host.readied();
     this.#host.link()?.sayReady();
   }
 
@@ -98,6 +105,11 @@ export class Subscriptions {
       if (listeners.some(({ id }) => id === listener)) return target;
     }
     return undefined;
+  }
+
+  /** Every server and loop, with the ids of its listeners. */
+  *served(): Generator<readonly [target: Target, listeners: readonly number[]], void, undefined> {
+    for (const { target, listeners } of this.#subscriptions) yield [target, listeners.map(({ id }) => id)];
   }
 
   /**
@@ -207,10 +219,13 @@ export class Subscriptions {
     for (const server of this.#servers) closeGracefully(server);
   }
 
+  /** An id belongs to one dispatcher. The next dispatcher gives it to another listener. */
+  forgetListeners(): void {
+    for (const subscription of this.#subscriptions) subscription.listeners = [];
+  }
+
   /** Asks the next dispatcher for everything. @throws as `Link.listen` */
   async askAgain(link: Link): Promise<void> {
-    // An id belongs to one dispatcher. The next dispatcher gives it to another listener.
-    for (const subscription of this.#subscriptions) subscription.listeners = [];
     for (const subscription of this.#subscriptions) {
       await subscription.ask(link, (listeners, tickets) => {
         // Its server was closed before the answer came, and had no listeners to give back then.
@@ -219,6 +234,7 @@ export class Subscriptions {
           return;
         }
         subscription.listeners = listeners;
+        this.#host.answered(subscription.target, link);
         if (subscription.server && tickets) shareTickets(subscription.server, tickets);
       });
     }
@@ -284,7 +300,10 @@ export class Subscriptions {
   /** Reports that connections may come, when the server is still open. */
   #sayServing(subscription: Subscription): void {
     if (this.#host.isDraining() || !this.#subscriptions.has(subscription)) return;
-    this.#isReady = true;
+    if (!this.#isReady) {
+      this.#isReady = true;
+      this.#host.readied();
+    }
     this.#host.link()?.sayReady(subscription.listeners.map(({ id }) => id));
   }
 
@@ -317,6 +336,7 @@ export class Subscriptions {
 
   /** Resolves when the dispatcher has answered. Never rejects. */
   async #withdraw(subscription: Subscription): Promise<void> {
+    this.#host.left(subscription.target);
     this.#subscriptions.delete(subscription);
     await this.#unlisten(subscription.listeners);
   }

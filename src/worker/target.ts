@@ -5,6 +5,8 @@ import type { OnClosing } from './node-handles.js';
 export interface Target {
   /** How many more connections it takes at this moment. */
   readonly room: number;
+  /** Whether its owner says when there is room again. If not, it has to be asked. */
+  readonly reportsRoom: boolean;
   /** Adds to the number of connections that are about to be delivered. Each is delivered, or subtracted again. */
   expect(change: number): void;
   /**

@@ -2,10 +2,13 @@
 import { EventEmitter } from 'node:events';
 import { Server, type Socket } from 'node:net';
 
-import { PassfdError } from '../fd/index.js';
+import { PassfdError, type Descriptor } from '../fd/index.js';
+import { Board } from '../fd/internal.js';
 import type { WantedAddress } from '../handoff/index.js';
+import { BoardCounts } from './board-counts.js';
 import { Capacity } from './capacity.js';
 import { Custody } from './custody.js';
+import { DirectAccept } from './direct-accept.js';
 import { publishDrain } from './drain-channel.js';
 import type { End, Link, LinkHost, Returning, Welcome } from './link.js';
 import { OpenConnections } from './open-connections.js';
@@ -56,9 +59,16 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       // First, or the dispatcher would take the closed one for room that the loop has not asked for.
       this.#capacity.report();
       this.#link?.noteClosed();
+      this.#direct.resume();
+    },
+    directClosed: () => {
+      // The dispatcher hands few connections off here, so it may know a little later.
+      this.#capacity.reportSoon();
+      if (this.#isReportingDirect) this.#reportHolding();
+      this.#direct.resume();
     },
     holdingChanged: () => {
-      this.#link?.setHolding(this.#open.isHolding);
+      this.#reportHolding();
     },
     idle: () => {
       if (this.#isDraining) this.#announce('drained');
@@ -76,14 +86,35 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       this.#reference(change);
     },
     roomChanged: () => {
-      this.#capacity.report();
+      // Where the worker accepts by itself, the dispatcher need not know at once what the loop asks for.
+      if (this.#direct.isOn) this.#capacity.reportSoon();
+      else this.#capacity.report();
+      this.#direct.resume();
     },
+    readied: () => {
+      this.#direct.resume();
+    },
+    answered: (target, { isDirect }) => {
+      this.#direct.answered(target, isDirect);
+    },
+    left: (target) => {
+      this.#direct.leave(target);
+    },
+  });
+  readonly #counts = new BoardCounts();
+  readonly #direct = new DirectAccept(this.#custody, this.#counts, this.#open, {
+    mayAccept: () => this.#subscriptions.isReady && this.#capacity.isLeft && !this.#takesNothingNew,
+    targetOf: (listener) => this.#subscriptions.targetOf(listener),
+    served: () => this.#subscriptions.served(),
+    unwatched: (listener) => this.#link?.sayUnwatched(listener),
   });
   readonly #standalone = new StandaloneServers(this.#open);
   readonly #closing = new AbortController();
   #state: State = { is: 'closed' };
   #welcome: Welcome | undefined;
   #isDraining = false;
+  /** Whether the dispatcher was told of connections as held that this worker has accepted by itself. */
+  #isReportingDirect = false;
   /** How many things keep the process alive. */
   #references = 0;
   /** Settles when the next dispatcher has come, or none comes any more. */
@@ -123,12 +154,12 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   /** The number of open connections, also of those that this process passed on and that another one has open. */
   get active(): number {
-    return this.#open.fromDispatchers;
+    return this.#open.active;
   }
 
   /** Whether this process has served, and takes nothing new: a later `listen` of its app is its own. @internal */
   get isFinishing(): boolean {
-    return this.#subscriptions.isReady && (this.#isDraining || this.#link?.isDraining === true);
+    return this.#subscriptions.isReady && this.#takesNothingNew;
   }
 
   /**
@@ -142,6 +173,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   set capacity(capacity: number | null) {
     this.#capacity.limit = capacity;
+    this.#direct.resume();
   }
 
   /** Whether this server may have the connections of the dispatcher's own addresses. @internal */
@@ -217,6 +249,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     const link = this.#link;
     this.#state = { is: 'closed' };
     this.#closing.abort();
+    this.#direct.close();
+    this.#counts.hide();
     this.#custody.close();
     this.#reconnecting?.close();
     this.#subscriptions.endLoop();
@@ -234,6 +268,10 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     return this.#state.is === 'linked' ? this.#state.link : undefined;
   }
 
+  get #takesNothingNew(): boolean {
+    return this.#isDraining || this.#link?.isDraining === true;
+  }
+
   get #isReconnecting(): boolean {
     return this.#state.is === 'reconnecting';
   }
@@ -241,6 +279,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   /** @throws {PassfdError} as `join`; `ERR_CLOSED` when this worker was closed meanwhile */
   async #openChannel(returns: Returning | undefined): Promise<Link> {
     const closedBefore = this.#open.closed;
+    // The next board may come at once after the welcome. No dispatcher reads the one before any more.
+    this.#counts.hide();
     const capacity = this.#capacity.present;
     const { link, welcome } = await this.#openLink(
       {
@@ -257,10 +297,26 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
         },
         custodyGiven: (listener, kept) => {
           this.#custody.keep(listener, kept);
+          this.#direct.custodyChanged();
+        },
+        custodyLost: (listener, key) => {
+          this.#custody.noteLost(key);
+          this.#direct.custodyLost(listener, key);
         },
         custodyReleased: (listeners, stale) => {
           this.#custody.release(listeners);
           if (stale) this.#custody.releaseStale();
+          this.#direct.custodyChanged();
+        },
+        boardGiven: (descriptor) => {
+          this.#showOn(descriptor);
+        },
+        watchAsked: (listener, on, place) => {
+          this.#direct.watch(listener, on, place);
+          this.#reportHolding();
+        },
+        orphaned: () => {
+          if (this.#reconnecting && this.#welcome?.direct === true) this.#direct.accept();
         },
         ticketsChanged: (listener, secret) => {
           this.#subscriptions.changeTickets(listener, secret);
@@ -277,7 +333,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#welcome = welcome;
     this.#capacity.noteSent(capacity);
     this.#capacity.report();
-    link.setHolding(this.#open.isHolding);
+    this.#reportHolding();
     if (this.#isDraining) link.sayDraining();
     // The hello said how many are open. These were closed since then.
     for (let count = this.#open.closed - closedBefore; count > 0 && returns; count--) link.noteClosed();
@@ -303,6 +359,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       this.#giveUp();
       return;
     }
+    if (link.isDirect) this.#direct.accept();
     this.#reconnected = this.#reconnect(this.#reconnecting);
     await this.#reconnected;
   }
@@ -327,8 +384,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   async #linkAgain(): Promise<Link> {
     try {
       this.#custody.forgetListeners();
+      this.#subscriptions.forgetListeners();
       const child = this.#service === undefined ? undefined : { slot: this.#slot, service: this.#service };
-      const returns = { id: this.id, open: this.active, custody: this.#custody.kept, child };
+      const returns = { id: this.id, open: this.#open.fromDispatchers, custody: this.#custody.kept, child };
       const link = await this.#openChannel(returns);
       await this.#subscriptions.askAgain(link);
       return link;
@@ -338,6 +396,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       if (link) {
         link.close();
         this.#state = { is: 'reconnecting' };
+        if (link.isDirect) this.#direct.accept();
       }
       throw error;
     }
@@ -353,6 +412,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #giveUp(): void {
     this.#beginDraining();
     this.#state = { is: 'closed' };
+    this.#counts.hide();
     this.#custody.close();
     this.#reconnecting?.close();
     this.#announce('abandoned');
@@ -368,12 +428,38 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #beginDraining(): void {
     if (this.#isDraining) return;
     this.#isDraining = true;
+    this.#direct.close();
+    this.#reportHolding();
     this.#subscriptions.drain();
     this.#standalone.drain();
     this.#open.hurry();
     publishDrain();
     this.#announce('drain');
     if (this.#open.isIdle) this.#announce('drained');
+  }
+
+  /** Shows the counts on a board, whose descriptor is owned from here on; undefined when it did not arrive. */
+  #showOn(descriptor: Descriptor | undefined): void {
+    using given = descriptor;
+    const board = given && mapped(given);
+    if (board) {
+      this.#counts.show(board);
+    } else {
+      this.#counts.hide();
+      this.#direct.boardLost();
+    }
+    this.#reportHolding();
+  }
+
+  /**
+   * Reports whether connections are open that the dispatcher does not count: of standalone servers, and those that this
+   * worker has accepted and that no board shows. In a drain the others are reported too, since a dispatcher of an earlier
+   * release may have taken over, which knows no board.
+   */
+  #reportHolding(): void {
+    const isDirectHeld = (this.#isDraining ? this.#open.direct : this.#counts.unseen) > 0;
+    this.#isReportingDirect = isDirectHeld;
+    this.#link?.setHolding(this.#open.isHolding || isDirectHeld);
   }
 
   /** Emits in a tick of its own. So an exception of a listener is an ordinary one, and stops nothing here. */
@@ -386,5 +472,16 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     const isNeeded = this.#references > 0;
     this.#link?.setReferenced(isNeeded);
     this.#reconnecting?.setReferenced(isNeeded);
+  }
+}
+
+/** @returns undefined when this process cannot use the board */
+function mapped(descriptor: Descriptor): Board | undefined {
+  try {
+    return Board.map(descriptor);
+  } catch (error) {
+    if (!(error instanceof PassfdError)) throw error;
+    process.emitWarning(`The dispatcher's board cannot be used: ${error.message}`, 'PassfdWarning');
+    return undefined;
   }
 }

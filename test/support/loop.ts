@@ -19,3 +19,8 @@ export async function isPending(promise: Promise<unknown>): Promise<boolean> {
   await turns();
   return pending;
 }
+
+/** Waits for a fact. */
+export async function until(fact: () => boolean): Promise<void> {
+  while (!fact()) await turns(1);
+}

@@ -147,11 +147,16 @@ const fromWorker: readonly Exclude<FromWorker, { type: 'adopted' | 'refused' | '
   { type: 'capacity', capacity: null },
   { type: 'draining' },
   { type: 'holding', on: true },
+  { type: 'unwatched', listener: 65_535 },
 ];
 
 const toWorker: readonly Exclude<ToWorker, { type: 'handoff' | 'handoff-again' }>[] = [
   { type: 'welcome', passfd: 1, id: 1, pid: 4711, serves: true },
   { type: 'welcome', passfd: 1, id: 1, pid: 4711, serves: true, holding: true },
+  { type: 'welcome', passfd: 1, id: 1, pid: 4711, serves: true, direct: true },
+  { type: 'board' },
+  { type: 'watch', listener: 0, on: true, place: 0 },
+  { type: 'watch', listener: 65_535, on: false, place: 251 },
   { type: 'listening', request: 1, listeners: [] },
   {
     type: 'listening',
@@ -212,6 +217,9 @@ describe('a message in JSON', () => {
     '{"type":"window","window":4097}',
     '{"type":"capacity","capacity":-1}',
     '{"type":"capacity"}',
+    '{"type":"unwatched"}',
+    '{"type":"unwatched","listener":65536}',
+    '{"type":"board"}',
     '{"type":"ready"',
     '["ready"]',
     'null',
@@ -221,6 +229,19 @@ describe('a message in JSON', () => {
   ]) {
     it(`breaks the protocol when no worker sends it: ${JSON.stringify(text)}`, () => {
       assert.throws(() => decodeFromWorker(Buffer.from(text)), protocolError);
+    });
+  }
+
+  for (const text of [
+    '{"type":"watch","listener":0,"on":true}',
+    '{"type":"watch","listener":0,"on":1,"place":0}',
+    '{"type":"watch","listener":0,"on":true,"place":252}',
+    '{"type":"watch","listener":0,"on":true,"place":-1}',
+    '{"type":"watch","listener":65536,"on":true,"place":0}',
+    '{"type":"unwatched","listener":0}',
+  ]) {
+    it(`breaks the protocol when no dispatcher sends it: ${text}`, () => {
+      assert.throws(() => decodeToWorker(Buffer.from(text)), protocolError);
     });
   }
 

@@ -63,6 +63,22 @@ describe('custody', () => {
   );
 
   it(
+    'finds the socket of a listener, unless another one was given for it and did not arrive',
+    withCustody((custody, first, second) => {
+      assert.equal(custody.of(1), undefined);
+      custody.keep(1, { label: { key: 'a' }, descriptor: first.duplicate() });
+      assert.equal(custody.of(1)?.descriptor.inode, first.inode);
+      custody.noteLost('a');
+      assert.equal(custody.of(1), undefined);
+      assert.deepEqual(keys(custody), ['a'], 'its queue is kept all the same');
+      custody.keep(1, { label: { key: 'a' }, descriptor: second.duplicate() });
+      assert.equal(custody.of(1)?.descriptor.inode, second.inode);
+      custody.forgetListeners();
+      assert.equal(custody.of(1), undefined);
+    }),
+  );
+
+  it(
     'uses the ids of the present dispatcher, and closes what that one has not given when it says so',
     withCustody((custody, first, second) => {
       custody.keep(1, { label: { key: 'a' }, descriptor: first.duplicate() });

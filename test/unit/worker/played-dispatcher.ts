@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 
 import { Descriptor, listen, socketPair, type Acceptor, type StreamSocket } from '../../../src/fd/index.js';
+import { Board } from '../../../src/fd/internal.js';
 import {
   Channel,
   decodeFromWorker,
@@ -46,6 +47,8 @@ export class PlayedDispatcher {
   /** The label of each. */
   readonly labels: CustodyLabel[] = [];
 
+  /** Whether it says that it governs who accepts. */
+  isDirect = false;
   /** Settles when the channel of a worker that was welcomed has ended. */
   ended: Promise<void> = Promise.resolve();
 
@@ -69,7 +72,11 @@ export class PlayedDispatcher {
 
   /** Sends the welcome to a worker whose hello was read. */
   async welcomeNow(): Promise<void> {
-    await this.say({ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true });
+    const direct = this.isDirect ? { direct: true } : {};
+    await this.say({
+      ...{ type: 'welcome', passfd: PROTOCOL_VERSION, id: 3, pid: process.pid, serves: true, holding: true },
+      ...direct,
+    });
     this.ended = this.#channel
       .read(async (payload, take) => {
         const message = decodeFromWorker(payload);
@@ -114,6 +121,20 @@ export class PlayedDispatcher {
     return this.#channel.post(encodeJson({ type: 'custody', listener, key, ...more }), [descriptor]);
   }
 
+  /** Gives the worker a board for its counts. @param instead what is sent in its place; this call closes it */
+  async giveBoard(instead?: Descriptor): Promise<Board> {
+    const { board, descriptor } = Board.create();
+    using own = descriptor;
+    using other = instead;
+    await this.#channel.post(encodeJson({ type: 'board' }), [other ?? own]);
+    return board;
+  }
+
+  /** Says whether the worker accepts connections of a listener by itself. */
+  watch(on: boolean, { listener = LISTENER, place = 0 } = {}): Promise<void> {
+    return this.say({ type: 'watch', listener, on, place });
+  }
+
   /** The next message of this type. Messages of other types before it are skipped. */
   async hears<T extends FromWorker['type']>(type: T): Promise<Said<T>> {
     for (;;) {
@@ -140,9 +161,9 @@ export class PlayedDispatcher {
   }
 
   /** Answers the next `serve`, with the address of an acceptor. */
-  async grant({ address }: Acceptor): Promise<void> {
+  async grant({ address }: Acceptor, id = LISTENER): Promise<void> {
     const { request } = await this.hears('serve');
-    await this.say({ type: 'listening', request, listeners: [{ id: LISTENER, address }] });
+    await this.say({ type: 'listening', request, listeners: [{ id, address }] });
   }
 }
 
@@ -154,14 +175,19 @@ export interface Stage {
   client(): Promise<{ readonly client: Socket; readonly connection: Descriptor }>;
 }
 
-/** A test that plays the dispatcher of a worker with an inherited channel. Nothing stays open after it. */
+/**
+ * A test that plays the dispatcher of a worker with an inherited channel. Nothing stays open after it.
+ * @param isDirect whether the dispatcher governs who accepts
+ */
 export function onStage(
   body: (stage: Stage) => Promise<void>,
   options: JoinOptions = {},
+  isDirect = false,
 ): () => Promise<void> {
   return keepsDescriptors(async () => {
     const [here, there] = socketPair();
     const dispatcher = new PlayedDispatcher(here);
+    dispatcher.isDirect = isDirect;
     const acceptor = await listen({ host: '127.0.0.1', port: 0 });
     process.env['PASSFD_CHANNEL_FD'] = String(there.release().release());
     const [worker] = await Promise.all([join(options), dispatcher.welcome()]);
