@@ -25,6 +25,8 @@ export interface Look {
   readonly queue: number;
   /** How many processes can run at the same time. */
   readonly cores: number;
+  /** Time since the last look. */
+  readonly elapsedMs: number;
 }
 
 /** What is remembered of a listener from one look to the next. */
@@ -41,7 +43,7 @@ export interface Memory {
   readonly missed: ReadonlyMap<number, number>;
   /** By watcher: its open connections at the last look. */
   readonly open: ReadonlyMap<number, number>;
-  /** Connections that end in one look, of late. */
+  /** Connections that end in a millisecond, of late. */
   readonly endings: number;
   readonly evenness: Evenness;
 }
@@ -52,10 +54,10 @@ interface Evenness {
   readonly leastSpread: number;
   /** Looks in a row at which clients waited and the spread was not smaller than ever before. */
   readonly stuck: number;
-  /** Looks until it is enforced again. */
-  readonly pause: number;
+  /** Time until it is enforced again. */
+  readonly pauseMs: number;
   /** Length of the next pause. */
-  readonly nextPause: number;
+  readonly nextPauseMs: number;
 }
 
 export interface Decision {
@@ -64,16 +66,27 @@ export interface Decision {
   readonly watching: ReadonlySet<number>;
   /** The most connections for each unit of weight that a watcher may have before it is stopped. */
   readonly most: number;
+  /** Time until the next look. */
+  readonly nextMs: number;
 }
+
+/** Shortest time between two looks. */
+const URGENT_MS = 5;
+
+/** Longest time between two looks while some do not watch. */
+const USUAL_MS = 10;
+
+/** Longest time between two looks while everybody watches: nobody could be told to. */
+const CALM_MS = 50;
 
 /** A watcher with so many connections more than the emptiest one stops. Fewer than that are chance. */
 const MARGIN = 16;
 
 /** For many connections the margin is this part of what the middle one of the watchers has: a mean would believe a liar. */
-const MARGIN_SHARE = 0.1;
+const MARGIN_SHARE = 0.05;
 
-/** Connections that end within so many looks are not worth governing: a margin of those leaves them alone. */
-const LOOKS_OF_SHORT = 8;
+/** Connections that end within such a time are not worth governing: a margin of those leaves them alone. */
+const SHORT_MS = 40;
 
 /** How much one look counts among those of late, when it has more endings than they had, and when it has fewer. */
 const WEIGHT_OF_MORE = 0.5;
@@ -100,11 +113,11 @@ const LOOKS_TO_NARROW = 40;
 /** After so many looks at which clients waited and the spread did not shrink, evenness is given up. */
 const LOOKS_STUCK = 20;
 
-/** For so many looks, and each time for twice as many, up to the last number. */
-const FIRST_PAUSE = 200;
-const LAST_PAUSE = 12_800;
+/** For such a time, and each time for twice as long, up to the last number. */
+const FIRST_PAUSE_MS = 1_000;
+const LAST_PAUSE_MS = 64_000;
 
-const even: Evenness = { leastSpread: Infinity, stuck: 0, pause: 0, nextPause: FIRST_PAUSE };
+const even: Evenness = { leastSpread: Infinity, stuck: 0, pauseMs: 0, nextPauseMs: FIRST_PAUSE_MS };
 
 /** What is remembered when nothing was seen yet. */
 export const nothingSeen: Memory = {
@@ -127,7 +140,7 @@ export function afterRest({ endings }: Memory): Memory {
  * Decides who watches until the next look. These rules never stop a service: when nobody may watch by them, or nobody takes
  * the clients that wait, everybody watches.
  */
-export function govern(before: Memory, { watchers, queue, cores }: Look): Decision {
+export function govern(before: Memory, { watchers, queue, cores, elapsedMs }: Look): Decision {
   const isWaiting = queue > 0;
   const hasAccepted = watchers.some(({ accepted }) => accepted > 0);
   const waited = isWaiting ? before.waited + 1 : 0;
@@ -135,10 +148,10 @@ export function govern(before: Memory, { watchers, queue, cores }: Look): Decisi
   const calm = isWaiting ? 0 : before.calm + 1;
   const missed = missedBy(watchers, before.missed, isWaiting);
   const taking = watchers.filter(({ id, isAble }) => isAble && (missed.get(id) ?? 0) < LOOKS_MISSED);
-  const endings = smoothed(before.endings, endingsIn(watchers, before.open));
+  const endings = smoothed(before.endings, endingsIn(watchers, before.open) / Math.max(1, elapsedMs));
   const spread = spreadOf(taking, endings);
-  const evenness = reviewEvenness(before.evenness, spread, isWaiting);
-  const most = evenness.pause > 0 ? Infinity : spread.least + spread.margin;
+  const evenness = reviewEvenness(before.evenness, spread, isWaiting, elapsedMs);
+  const most = evenness.pauseMs > 0 ? Infinity : spread.least + spread.margin;
   const inTime = taking.filter((watcher) => isEven(watcher, spread, most));
   const width = widthOf(before.width, { waited, calm, cores, taking });
   const chosen = new Set(narrowed(inTime, width).map(({ id }) => id));
@@ -147,11 +160,22 @@ export function govern(before: Memory, { watchers, queue, cores }: Look): Decisi
     if (watcher.isWatching && !taking.includes(watcher)) chosen.add(watcher.id);
   }
   const isStuck = inTime.length === 0 || starved >= LOOKS_MISSED;
+  const watching = isStuck ? new Set(watchers.map(({ id }) => id)) : chosen;
+  const longestMs = watching.size === watchers.length ? CALM_MS : missed.size > 0 ? URGENT_MS : USUAL_MS;
+  const nextMs = Math.max(URGENT_MS, Math.min(longestMs, evenForMs(watchers, spread, elapsedMs)));
   return {
     memory: { waited, starved, calm, width, missed, open: openOf(watchers), endings, evenness },
-    watching: isStuck ? new Set(watchers.map(({ id }) => id)) : chosen,
+    watching,
     most,
+    nextMs,
   };
+}
+
+/** For how long nobody gets beyond the margin: the spread grows by what is accepted, at most. */
+function evenForMs(watchers: readonly Watcher[], { width, margin }: Spread, elapsedMs: number): number {
+  const accepted = watchers.reduce((sum, watcher) => sum + watcher.accepted, 0);
+  const left = width > margin ? margin : margin - width;
+  return accepted === 0 ? Infinity : (left * Math.max(1, elapsedMs)) / accepted;
 }
 
 /** A watcher that has missed its turns counts again when it has accepted a connection, and not only when none waits. */
@@ -200,7 +224,7 @@ function spreadOf(watchers: readonly Watcher[], endings: number): Spread {
   const loads = watchers.map(loadOf).sort((a, b) => a - b);
   const [least = 0] = loads;
   const middle = loads[Math.floor((loads.length - 1) / 2)] ?? least;
-  const margin = Math.max(MARGIN, middle * MARGIN_SHARE, endings * LOOKS_OF_SHORT);
+  const margin = Math.max(MARGIN, middle * MARGIN_SHARE, endings * SHORT_MS);
   return { least, width: (loads.at(-1) ?? least) - least, margin };
 }
 
@@ -217,19 +241,19 @@ function loadOf({ open, weight }: Watcher): number {
  * Where connections are long-lived, the spread shrinks while the emptiest workers take all. Where those workers are busy with
  * short connections, it does not, and clients would wait for them while the other workers idle.
  */
-function reviewEvenness(before: Evenness, { width, margin }: Spread, isWaiting: boolean): Evenness {
-  if (before.pause > 0) return { ...before, pause: before.pause - 1 };
+function reviewEvenness(
+  before: Evenness,
+  { width, margin }: Spread,
+  isWaiting: boolean,
+  elapsedMs: number,
+): Evenness {
+  if (before.pauseMs > 0) return { ...before, pauseMs: Math.max(0, before.pauseMs - elapsedMs) };
   if (!isWaiting || width <= margin) return { ...before, leastSpread: width, stuck: 0 };
   if (width < before.leastSpread) return { ...before, leastSpread: width, stuck: 0 };
   const stuck = before.stuck + 1;
   if (stuck < LOOKS_STUCK) return { ...before, stuck };
-  const { nextPause } = before;
-  return {
-    leastSpread: Infinity,
-    stuck: 0,
-    pause: nextPause,
-    nextPause: Math.min(2 * nextPause, LAST_PAUSE),
-  };
+  const { nextPauseMs: pauseMs } = before;
+  return { leastSpread: Infinity, stuck: 0, pauseMs, nextPauseMs: Math.min(2 * pauseMs, LAST_PAUSE_MS) };
 }
 
 /**

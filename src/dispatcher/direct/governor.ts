@@ -34,15 +34,9 @@ export interface GovernorHost {
   warned(error: unknown): void;
 }
 
-/** Time between two looks while something happens. */
-const LOOK_MS = 5;
-
-/** So many looks at which nothing has happened end the looking. */
-const QUIET_LOOKS = 4;
-
-/** Time between two looks while clients wait and nobody has accepted any for `SLOW_AFTER_LOOKS`. */
-const SLOW_LOOK_MS = 50;
-const SLOW_AFTER_LOOKS = 200;
+/** So many looks at which nothing has happened end the looking, after this time each. */
+const QUIET_LOOKS = 3;
+const QUIET_LOOK_MS = 10;
 
 /** Time between two looks while nothing but a drain is under way. */
 const DRAIN_LOOK_MS = 25;
@@ -71,6 +65,8 @@ interface Governed {
   /** Whether somebody can watch. Otherwise clients wait until a worker comes, and nothing is to be decided. */
   isServed: boolean;
   queue: number;
+  /** Time until the next look. */
+  nextMs: number;
   /** Whether nothing has happened since everything was forgotten. */
   isResting: boolean;
 }
@@ -95,10 +91,13 @@ export class Governor {
   #lookedAt = 0;
   /** The delay of the next look, or of the present one. */
   #delayMs = 0;
+  #elapsedMs = 0;
   #nextNumber = DISPATCHER + 1;
   #quietLooks = 0;
   #isFrozen = false;
   #isLooking = false;
+  /** Whether something has happened of late, so that looks follow each other. */
+  #isAwake = false;
   #noPageUntil = Number.NEGATIVE_INFINITY;
   #isPageMissing = false;
 
@@ -149,9 +148,9 @@ export class Governor {
   wake(): void {
     if (!this.#isDirect) return;
     this.#quietLooks = 0;
-    // A look is due soon, or is under way and plans the next one.
-    if (this.#isLooking || (this.#next && this.#next.at <= this.#clock.now() + LOOK_MS)) return;
-    this.#plan(0);
+    // While something happens, looks are planned already.
+    if (!this.#isLooking && !this.#isAwake) this.#plan(0);
+    this.#isAwake = true;
   }
 
   /** Whether the dispatcher leaves connections there to a worker. */
@@ -212,6 +211,7 @@ export class Governor {
   }
 
   #stop(): void {
+    this.#isAwake = false;
     this.#next?.cancel();
     this.#next = undefined;
   }
@@ -245,7 +245,8 @@ export class Governor {
 
   #lookAtAll(): void {
     const now = this.#clock.now();
-    const elapsedMs = Math.min(now - this.#lookedAt, Math.max(LATE_MS, 2 * this.#delayMs));
+    this.#elapsedMs = now - this.#lookedAt;
+    const elapsedMs = Math.min(this.#elapsedMs, Math.max(LATE_MS, 2 * this.#delayMs));
     this.#lookedAt = now;
     for (const worker of this.#workers) this.#equip(worker);
     this.count();
@@ -336,8 +337,11 @@ export class Governor {
     governed.isServed = watchers.length > 0;
     governed.isResting = false;
     governed.queue = this.#kernel.queueLength(listener.acceptor.fd);
-    const decision = govern(governed.memory, { watchers, queue: governed.queue, cores: this.#kernel.cores });
+    const { queue } = governed;
+    const { cores } = this.#kernel;
+    const decision = govern(governed.memory, { watchers, queue, cores, elapsedMs: this.#elapsedMs });
     governed.memory = decision.memory;
+    governed.nextMs = decision.nextMs;
     for (const [number, { own }] of workers) own.watch(listener, decision.watching.has(number));
     this.#allow(listener, governed, dispatcher, decision);
   }
@@ -391,18 +395,15 @@ export class Governor {
   }
 
   #planNext(hasAccepted: boolean): void {
-    const all = [...this.#governed.values()];
-    const waiting = all.filter(({ isServed, queue }) => isServed && queue > 0);
-    if (hasAccepted || waiting.length > 0) {
-      this.#quietLooks = 0;
-      const isSlow = !hasAccepted && waiting.every(({ memory }) => memory.starved >= SLOW_AFTER_LOOKS);
-      this.#plan(isSlow ? SLOW_LOOK_MS : LOOK_MS);
+    const served = [...this.#governed.values()].filter(({ isServed }) => isServed);
+    const isBusy = hasAccepted || served.some(({ queue }) => queue > 0);
+    this.#quietLooks = isBusy ? 0 : this.#quietLooks + 1;
+    if (this.#isDirect && this.#quietLooks < QUIET_LOOKS) {
+      this.#isAwake = true;
+      this.#plan(isBusy ? Math.min(LATE_MS, ...served.map(({ nextMs }) => nextMs)) : QUIET_LOOK_MS);
       return;
     }
-    if (this.#isDirect && ++this.#quietLooks < QUIET_LOOKS) {
-      this.#plan(LOOK_MS);
-      return;
-    }
+    this.#isAwake = false;
     if (this.#isDirect) this.#rest();
     const known = [...this.#known];
     if (known.some(([worker]) => isStillDraining(worker))) this.#plan(DRAIN_LOOK_MS);
@@ -432,6 +433,7 @@ function newlyGoverned(): Governed {
     perTurn: 1,
     isServed: false,
     queue: 0,
+    nextMs: 0,
     isResting: false,
   };
 }

@@ -225,7 +225,8 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   get isWatching(): boolean | undefined {
-    return this.own.hasPage ? this.state === 'ready' && this.own.isWatching : undefined;
+    if (!this.own.hasPage) return undefined;
+    return this.#state.is === 'ready' && this.subscriptions.all.some((each) => this.own.watches(each));
   }
 
   get loopDelayMs(): number | undefined {

@@ -10,7 +10,8 @@ import type { FakeBoard, FakeWorker } from '../../support/fake-worker.js';
 import { isPending, turns } from '../../support/loop.js';
 import { ManualClock } from '../../support/manual-clock.js';
 
-const LOOK_MS = 5;
+/** The longest time between two looks while something happens. */
+const LOOK_MS = 50;
 
 /** The stage's dispatcher hands over to the next one, and is gone. */
 async function succeed(stage: Stage, next: Dispatcher): Promise<void> {

@@ -10,7 +10,8 @@ import type { FakeBoard, FakeWorker, FakeWorkerOptions } from '../../support/fak
 import { isPending, turns } from '../../support/loop.js';
 import { ManualClock } from '../../support/manual-clock.js';
 
-const LOOK_MS = 5;
+/** The longest time between two looks while something happens. */
+const LOOK_MS = 50;
 
 interface Scene {
   readonly stage: Stage;
@@ -236,6 +237,8 @@ describe('who watches', () => {
       full.board.show(0, 100, 100);
       await look();
       assert.equal(await full.worker.told(), '0 off at 0');
+      await waitingClient(scene);
+      assert.equal(empty.accept(), 1);
       empty.board.show(0, 95, 95);
       await look();
       assert.equal(await full.worker.told(), '0 on at 0');
@@ -411,7 +414,7 @@ describe('a worker whose event loop stands still', () => {
       }
       board.wake();
       await waitingClient(scene);
-      for (let count = 0; count < 250; count++) {
+      for (let count = 0; count < 26; count++) {
         other.board.turn();
         await look();
       }
@@ -430,13 +433,13 @@ describe('a worker whose event loop stands still', () => {
       const { worker } = await watching(scene);
       const other = await watching(scene);
       await waitingClient(scene);
-      for (let count = 0; count < 60; count++) {
+      for (let count = 0; count < 7; count++) {
         other.board.turn();
         await look();
       }
       assert.equal(await worker.told(), '0 on at 0');
       const stalled = stage.next('stalled');
-      for (let count = 0; count < 210; count++) {
+      for (let count = 0; count < 22; count++) {
         other.board.turn();
         await look();
       }
