@@ -55,6 +55,12 @@ export class Tally {
   hide(): void {
     this.#words = undefined;
   }
+
+  /** Counts anew: what is open now was accepted now. */
+  restart(): void {
+    this.#words = undefined;
+    this.#accepted = this.#open;
+  }
 }
 
 export class BoardCounts {
@@ -82,6 +88,12 @@ export class BoardCounts {
     for (const tally of this.#tallies) if (tally.isShown) tally.showAt(words, tally.index);
     this.#words = words;
     this.#heartbeat = beat(board);
+  }
+
+  /** The dispatcher is gone. The next one learns what is open now, and what is accepted from now on. */
+  restart(): void {
+    this.hide();
+    for (const tally of this.#tallies) tally.restart();
   }
 
   /** Shows nothing any more: the dispatcher is gone, or did not get a board through. */

@@ -55,10 +55,22 @@ export class DirectAccept {
     }
     const watch = this.#watchOf(kept);
     this.#counts.place(watch.tally, place);
+    watch.isWanted = on;
     const target = this.#host.targetOf(listener);
     if (!on) watch.stop();
     // Its server was closed, or a drain began, and the dispatcher does not know it yet.
     else if (target && !this.#isClosed) this.#start(watch, target, kept, listener);
+  }
+
+  /** A server or loop takes connections of these listeners from now on. What the dispatcher has said of one before holds for it. */
+  serve(target: Target, listeners: readonly number[]): void {
+    if (this.#isClosed) return;
+    for (const listener of listeners) {
+      const kept = this.#custody.of(listener);
+      if (!kept) continue;
+      const watch = this.#watches.get(kept.label.key);
+      if (watch?.isWanted === true && !watch.isOn) this.#start(watch, target, kept, listener);
+    }
   }
 
   /** The dispatcher has died: the worker accepts everywhere until the next dispatcher has answered. */
@@ -71,6 +83,7 @@ export class DirectAccept {
       }
     }
     for (const watch of this.#watches.values()) {
+      watch.isWanted = watch.target !== undefined;
       const kept = this.#custody.get(watch.key);
       // Without a free descriptor, the other workers accept.
       if (watch.target && kept) watch.start(watch.target, kept.descriptor);
@@ -83,7 +96,11 @@ export class DirectAccept {
    */
   answered(target: Target, isDirect: boolean): void {
     if (isDirect) return;
-    for (const watch of this.#watches.values()) if (watch.target === target) watch.stop();
+    for (const watch of this.#watches.values()) {
+      if (watch.target !== target) continue;
+      watch.isWanted = false;
+      watch.stop();
+    }
   }
 
   /** The server or loop takes nothing any more. Nothing is accepted for it after this call. */
@@ -153,9 +170,6 @@ export class DirectAccept {
         mayAccept: () => this.#host.mayAccept(),
         held: () => {
           this.#isHeld = true;
-        },
-        failed: (key) => {
-          this.#sayUnwatched(key);
         },
       });
       this.#watches.set(key, watch);

@@ -32,6 +32,8 @@ export interface SubscriptionsHost {
   roomChanged(): void;
   /** Connections may come from now on. */
   readied(): void;
+  /** A server or loop has stayed open, and takes the connections of these listeners. */
+  serves(target: Target, listeners: readonly number[]): void;
   /** The next dispatcher has answered for this server or loop. */
   answered(target: Target, link: Link): void;
   /** A server was closed, or a loop left. */
@@ -304,7 +306,9 @@ export class Subscriptions {
       this.#isReady = true;
       this.#host.readied();
     }
-    this.#host.link()?.sayReady(subscription.listeners.map(({ id }) => id));
+    const listeners = subscription.listeners.map(({ id }) => id);
+    this.#host.link()?.sayReady(listeners);
+    this.#host.serves(subscription.target, listeners);
   }
 
   /** @throws {PassfdError} `ERR_ADDRESS_IN_USE` when something else has the dispatcher's own addresses */

@@ -29,8 +29,6 @@ export interface WatchHost {
   mayAccept(): boolean;
   /** There was no room: `resume` is to be called when there may be some. */
   held(): void;
-  /** Accepting has ended by itself: the socket cannot be watched any more. */
-  failed(key: string): void;
 }
 
 /** A duplicate of the socket in custody, which the watch owns. */
@@ -52,6 +50,8 @@ export class Watch implements Consumer {
   readonly tally: Tally;
   /** What gets the connections; undefined when nothing takes them any more. */
   target: Target | undefined;
+  /** Whether the worker is to accept here, now or when a server listens here again. */
+  isWanted = false;
   readonly #connections: OpenConnections;
   readonly #host: WatchHost;
   #state: State = { is: 'none' };
@@ -200,15 +200,17 @@ export class Watch implements Consumer {
 
   /** Watches the socket again after it was found crowded: it may be empty by now, so a client has to come first. */
   #watchAgain(): void {
-    const { target } = this;
-    if (this.#state.is !== 'on' || !target) return;
-    this.stop();
-    // Without a fresh start it would never look again.
-    if (!this.#reopen()) this.#host.failed(this.key);
+    this.#askAgain = undefined;
+    if (this.#state.is !== 'on') return;
+    this.#inVain = 0;
+    this.#feed(this.#state.acceptor);
   }
 
-  #reopen(): boolean {
-    return this.#state.is === 'off' && this.#open(this.#state);
+  /** Also has `crowded` called again. */
+  #feed(acceptor: Acceptor): void {
+    scope.runInAsyncScope(() => {
+      acceptor.feed(this);
+    });
   }
 
   /** @returns false when the socket cannot be watched; then nothing stays open */
@@ -222,9 +224,7 @@ export class Watch implements Consumer {
       // The server or loop decides whether the process stays alive.
       made.unref();
       this.#state = { is: 'on', acceptor: made, inode };
-      scope.runInAsyncScope(() => {
-        made.feed(this);
-      });
+      this.#feed(made);
       return true;
     } catch (error) {
       descriptor.close();

@@ -94,6 +94,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     readied: () => {
       this.#direct.resume();
     },
+    serves: (target, listeners) => {
+      this.#direct.serve(target, listeners);
+    },
     answered: (target, { isDirect }) => {
       this.#direct.answered(target, isDirect);
     },
@@ -352,6 +355,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   async #onEnded(link: Link, end: End): Promise<void> {
     if (this.#link !== link) return;
     this.#state = { is: 'reconnecting' };
+    this.#counts.restart();
     const reason = end.is === 'farewell' ? end.error : undefined;
     process.nextTick(() => this.emit('disconnected', reason));
     // A dispatcher that has disconnected this worker would do it again.

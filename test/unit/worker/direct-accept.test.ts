@@ -552,7 +552,7 @@ describe('a worker that cannot accept by itself', { skip: notLinux }, () => {
   );
 
   it(
-    'ignores that it is to accept for a server that was closed',
+    'since its server was closed says nothing, and accepts for the next server that listens there',
     directly(async (stage) => {
       const { dispatcher } = stage;
       const server = greeter();
@@ -562,6 +562,14 @@ describe('a worker that cannot accept by itself', { skip: notLinux }, () => {
       await dispatcher.watch(true);
       await waitsInBacklog(stage, await stage.visitor());
       assert.deepEqual(dispatcher.heard, []);
+      const next = greeter();
+      await serving(stage, next);
+      assert.equal(await heardBy(await stage.visitor()), GREETING);
+      next.close();
+      await dispatcher.hears('unlisten');
+      await dispatcher.watch(false);
+      await serving(stage, greeter());
+      await waitsInBacklog(stage, await stage.visitor());
     }),
   );
 });

@@ -184,6 +184,15 @@ describe('the counts of a worker that comes to the next dispatcher', { skip: not
       await second.watch(true, { listener: NEXT_LISTENER, place: 0 });
       await heardBy(await visitor());
       assert.deepEqual([countsOf(nextBoard), worker.active], [[3, 3], 4]);
+
+      // The one after that counts what is open, and nothing that was closed before it came.
+      (await visitor()).destroy();
+      await until(() => countsOf(nextBoard).join() === '4,3');
+      const third = await next();
+      const { board: lastBoard } = await welcomes(third, acceptor);
+      assert.ok(lastBoard);
+      await third.watch(false, { listener: NEXT_LISTENER, place: 0 });
+      await until(() => countsOf(lastBoard).join() === '3,3');
     }),
   );
 
