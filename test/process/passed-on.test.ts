@@ -27,18 +27,21 @@ async function untilNoneIsOpen(control: string): Promise<void> {
 const options = { skip: kernelTells() ? false : 'the kernel does not tell who has a connection' };
 
 describe('a connection that an app has passed on', options, () => {
-  for (const [way, how] of [
-    ['cluster', 'by a cluster of its own'],
-    ['send', "by a child's `send`"],
-    ['keep-open', "by a child's `send` with `keepOpen`"],
-    ['stdio', 'as the standard streams of a child'],
+  for (const [way, how, accept] of [
+    ['cluster', 'by a cluster of its own', 'hand-off'],
+    ['send', "by a child's `send`", 'hand-off'],
+    ['send', "by a child's `send`, when its worker has accepted it by itself", 'direct'],
+    ['keep-open', "by a child's `send` with `keepOpen`", 'hand-off'],
+    ['stdio', 'as the standard streams of a child', 'hand-off'],
+    ['stdio', 'as the standard streams of a child, when its worker has accepted it by itself', 'direct'],
   ] as const) {
     it(
       `${how}, is open until the child has closed it, and a restart waits for that`,
       withPrograms(async (start) => {
         await using directory = await temporaryDirectory();
         const control = `${directory.path}/control`;
-        const command = passfd('run', '--workers', '1', '--control', control, app('passes-on.js'), way);
+        const flags = ['--accept', accept, '--workers', '1', '--control', control];
+        const command = passfd('run', ...flags, app('passes-on.js'), way);
         const program = start(...command, { ownGroup: true });
         const [, port] = await program.line(/^listening (\d+)$/);
         using brief = await TcpClient.connect(Number(port));

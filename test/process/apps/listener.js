@@ -1,5 +1,5 @@
 // Starts the servers that PLAN names, by worker or for all, and prints the results. `close` from a client closes its
-// server, and `end` ends its connection. With `stays`, the process lives on without a server.
+// server, `unref` unreferences it, and `end` ends its connection. With `stays`, the process lives on without a server.
 import { createServer } from 'node:net';
 
 const { PASSFD_WORKER_ID: worker = 'alone', PLAN } = process.env;
@@ -13,6 +13,7 @@ for (const { name, listen, max, unref = false, stays = false } of plans[worker] 
     socket.write(`${worker} ${name}\n`);
     socket.on('data', (said) => {
       if (String(said).includes('close')) server.close();
+      else if (String(said).includes('unref')) server.unref();
       else if (String(said).includes('end')) socket.end();
     });
   });

@@ -35,6 +35,30 @@ async function grantOther(dispatcher: PlayedDispatcher, port: number): Promise<v
   await dispatcher.say({ type: 'listening', request, listeners: [{ id: LISTENER + 1, address }] });
 }
 
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+const knowsReusePort = major > 22 || (major === 22 && minor >= 12);
+
+describe('a server for which the app asks for `reusePort`', () => {
+  const skip = knowsReusePort ? false : 'this version of Node does not know it';
+
+  it(
+    "listens through the dispatcher like any other: it opens no socket beside the service's",
+    { skip },
+    onStage(async (stage) => {
+      using intercepted = intercepting(stage.worker);
+      assert.ok(intercepted);
+      const options = { port: 8000, host: '127.0.0.1', reusePort: true };
+      const first = createServer().listen(options);
+      await Promise.all([once(first, 'listening'), stage.dispatcher.grant(stage.acceptor)]);
+      // Node has set `exclusive` in this object.
+      const second = createServer().listen({ ...options, port: 8001 });
+      await Promise.all([once(second, 'listening'), grantOther(stage.dispatcher, 8001)]);
+      first.close();
+      second.close();
+    }),
+  );
+});
+
 describe("the first server of an app, at the dispatcher's own addresses", () => {
   it(
     'has no listeners but those of the app: an unhandled error is thrown',
