@@ -4,48 +4,27 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { createServer as createHttpServer } from 'node:http';
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 import { promisify } from 'node:util';
 
-import { listen } from '../../../src/fd/index.js';
 import { boardClock } from '../../../src/fd/internal.js';
-import { counting, failing, losingDescriptors } from '../../support/failing-calls.js';
-import { temporaryDirectory } from '../../support/files.js';
+import { failing } from '../../support/failing-calls.js';
 import { isPending, turns, until } from '../../support/loop.js';
 import {
+  GREETING,
+  greeter,
+  waitsInBacklog,
   countsOf,
   directly,
-  entrust,
+  type DirectStage,
   heardBy,
   holdersOf,
   notLinux,
   serving,
-  visit,
   watching,
 } from './direct-stage.js';
-import { LISTENER, onStage, type Stage } from './played-dispatcher.js';
-
-const GREETING = 'hello';
-
-/** A server that greets, and keeps what it gets. */
-function greeter(sockets: Socket[] = []) {
-  return createServer((socket) => {
-    sockets.push(socket.on('error', () => undefined));
-    socket.resume();
-    socket.write(GREETING);
-  });
-}
-
-/** Nothing is accepted here, so a client stays in the backlog, where another holder of the socket finds it. */
-async function waitsInBacklog(stage: Stage, client: Socket): Promise<void> {
-  await turns();
-  using connection = await stage.acceptor.accept();
-  const { remoteAddress: address } = connection;
-  assert.ok('port' in address);
-  assert.equal(address.port, client.localPort);
-}
 
 describe('a worker that accepts by itself', { skip: notLinux }, () => {
   it(
@@ -218,16 +197,16 @@ describe('a worker that accepts by itself', { skip: notLinux }, () => {
         await until(() => thrown.length === 2);
         assert.deepEqual(thrown, [mistake, mistake]);
         assert.deepEqual(countsOf(stage.board), [2, 2]);
-        // Also when it begins to accept again because another connection was closed.
+        // Also when it begins to accept again, and more than one client waits. No pause helps it on.
+        mock.timers.enable({ apis: ['setTimeout'] });
         stage.worker.capacity = 2;
         await stage.visitor();
-        await turns();
-        sockets[0]?.destroy();
-        await until(() => thrown.length === 3);
-        sockets[1]?.destroy();
         await stage.visitor();
+        await turns();
+        stage.worker.capacity = 4;
         await until(() => thrown.length === 4);
       } finally {
+        mock.timers.reset();
         process.setUncaughtExceptionCaptureCallback(null);
         for (const socket of sockets) socket.destroy();
       }
@@ -348,263 +327,95 @@ describe('a worker without room', { skip: notLinux }, () => {
   );
 });
 
-describe('a worker that is to accept no more', { skip: notLinux }, () => {
-  it(
-    'accepts nothing after the call that closes its server, and holds the socket only in custody',
-    directly(async (stage) => {
-      const server = greeter();
-      await watching(stage, server);
-      using socket = stage.acceptor.duplicate();
-      const before = holdersOf(socket.inode);
-      const client = connect((server.address() as AddressInfo).port, '127.0.0.1');
-      // In this turn of the event loop: it waits in the backlog, and nobody has seen it.
-      await new Promise<void>((resolve) => {
-        process.nextTick(resolve);
-      });
-      server.close();
-      assert.equal(holdersOf(socket.inode), before - 1);
-      await waitsInBacklog(stage, client);
-      assert.deepEqual(countsOf(stage.board), [0, 0]);
-      client.destroy();
-    }),
-  );
-
-  it(
-    'still counts what is open when its server is closed, and a drain waits for it',
-    directly(async (stage) => {
-      const { worker, dispatcher, board } = stage;
-      const server = greeter();
-      await watching(stage, server);
-      const client = await stage.visitor();
-      await heardBy(client);
-      server.close();
-      await dispatcher.hears('unlisten');
-      assert.deepEqual(countsOf(board), [1, 1]);
-      await dispatcher.say({ type: 'drain' });
-      const drained = once(worker, 'drained');
-      assert.ok(await isPending(drained));
-      client.end();
-      await drained;
-      assert.deepEqual(countsOf(board), [1, 0]);
-    }),
-  );
-
-  it(
-    'accepts nothing in a drain, and reports what is open to a dispatcher that reads no board',
-    directly(async (stage) => {
-      const { worker, dispatcher } = stage;
-      await watching(stage, greeter());
-      const client = await stage.visitor();
-      await heardBy(client);
-      const drained = worker.drain();
-      assert.deepEqual(await dispatcher.hears('holding'), { type: 'holding', on: true });
-      await dispatcher.watch(true);
-      await waitsInBacklog(stage, await stage.visitor());
-      client.end();
-      await drained;
-      assert.deepEqual(await dispatcher.hears('holding'), { type: 'holding', on: false });
-    }),
-  );
-
-  it(
-    'leaves the socket when it is released: the address is free',
-    directly(async (stage) => {
-      await watching(stage, greeter());
-      const { address, inode } = stage.acceptor;
-      await stage.dispatcher.say({ type: 'release', listeners: [LISTENER] });
-      await stage.acceptor.close();
-      await until(() => holdersOf(inode) === 0);
-      await using again = await listen(address);
-      assert.deepEqual(again.address, address);
-    }),
-  );
-
-  it(
-    'notices that another process has ended a TCP socket for all, and leaves it',
-    directly(async (stage) => {
-      const own = await listen({ host: '127.0.0.1', port: 0 });
-      const { inode } = own;
-      await entrust(stage, own);
-      await watching({ ...stage, acceptor: own }, greeter());
-      const visitor = await visit(own);
-      assert.equal(await heardBy(visitor), GREETING);
-      assert.equal(holdersOf(inode), 3);
-      await own.shutdown();
-      await until(() => holdersOf(inode) === 1);
-      await stage.dispatcher.watch(true);
-      assert.equal((await stage.dispatcher.hears('unwatched')).listener, LISTENER);
-      visitor.destroy();
-    }),
-  );
-
-  it(
-    'pauses at a Unix socket that another process has ended for all: accept(2) does not say so',
-    directly(async (stage) => {
-      await using directory = await temporaryDirectory();
-      const own = await listen({ path: `${directory.path}/socket` });
-      await entrust(stage, own);
-      await watching({ ...stage, acceptor: own }, greeter());
-      const visitor = await visit(own);
-      assert.equal(await heardBy(visitor), GREETING);
-      using calls = counting('accept');
-      await own.shutdown();
-      await until(() => calls.count > 0);
-      await turns(1000);
-      assert.ok(calls.count < 500, String(calls.count));
-      visitor.destroy();
-    }),
-  );
-
-  it(
-    'accepts at the socket that replaces the one in custody',
-    directly(async (stage) => {
-      await watching(stage, greeter());
-      await using next = await listen({ host: '127.0.0.1', port: 0 });
-      await entrust(stage, next);
-      const client = await visit(next);
-      assert.equal(await heardBy(client), GREETING);
-      await waitsInBacklog(stage, await stage.visitor());
-      client.destroy();
-    }),
-  );
-});
-
-describe('a worker that cannot accept by itself', { skip: notLinux }, () => {
-  it(
-    'says so when it keeps no socket of the listener',
-    directly(async (stage) => {
-      await stage.dispatcher.watch(true, { listener: 9 });
-      assert.deepEqual(await stage.dispatcher.hears('unwatched'), { type: 'unwatched', listener: 9 });
-      await stage.dispatcher.watch(false, { listener: 9 });
-      await turns();
-      assert.deepEqual(stage.dispatcher.heard, []);
-    }),
-  );
-
-  it(
-    'says so when it has no board',
-    onStage(
+describe('a loop over the connections that waits for one', { skip: notLinux }, () => {
+  /** The loop has one connection open, and has asked for a second one, which a capacity of one does not allow. */
+  function atCapacity(
+    body: (stage: DirectStage, first: Socket, second: Promise<Socket>) => Promise<void>,
+    isHandedOff: boolean,
+  ): () => Promise<void> {
+    return directly(
       async (stage) => {
-        await entrust(stage, stage.acceptor);
-        await serving(stage, greeter());
-        await stage.dispatcher.watch(true);
-        assert.equal((await stage.dispatcher.hears('unwatched')).listener, LISTENER);
-      },
-      {},
-      true,
-    ),
-  );
-
-  it(
-    'says so when it has no descriptor for the socket, and accepts when it is told again',
-    directly(async (stage) => {
-      await serving(stage, greeter());
-      {
-        using limit = failing('duplicate', 'any', 'EMFILE', 1);
-        assert.ok(limit);
-        await stage.dispatcher.watch(true);
-        assert.equal((await stage.dispatcher.hears('unwatched')).listener, LISTENER);
-      }
-      const client = await stage.visitor();
-      await stage.dispatcher.watch(true);
-      assert.equal(await heardBy(client), GREETING);
-    }),
-  );
-
-  for (const lost of ['board', 'socket'] as const) {
-    it(
-      `stops and says so when the next ${lost} does not arrive, and accepts when it gets it and is told again`,
-      directly(async (stage) => {
         const { dispatcher } = stage;
-        await watching(stage, greeter());
-        await using next = await listen({ host: '127.0.0.1', port: 0 });
-        const give = async (): Promise<void> => {
-          if (lost === 'board') await dispatcher.giveBoard();
-          else await entrust(stage, next);
-        };
-        {
-          using loss = losingDescriptors();
-          assert.ok(loss);
-          await give();
-          assert.equal((await dispatcher.hears('unwatched')).listener, LISTENER);
+        const loop = stage.worker.connections();
+        const first = loop.next();
+        await dispatcher.grant(stage.acceptor);
+        await dispatcher.hears('ready');
+        if (isHandedOff) {
+          const { connection } = await stage.client();
+          await dispatcher.handOff([connection]);
+          connection.close();
+        } else {
+          await dispatcher.watch(true);
+          await stage.visitor();
         }
-        await waitsInBacklog(stage, await stage.visitor());
+        const { value: socket } = (await first) as { value: Socket };
+        const second = loop.next().then(({ value }) => value as Socket);
         await dispatcher.watch(true);
-        assert.equal((await dispatcher.hears('unwatched')).listener, LISTENER);
-        await give();
-        await dispatcher.watch(true);
-        const client = await visit(lost === 'board' ? stage.acceptor : next);
-        assert.equal(await heardBy(client), GREETING);
-        client.destroy();
-      }),
+        await stage.visitor();
+        assert.ok(await isPending(second));
+        await body(stage, socket, second);
+        socket.destroy();
+        (await second).destroy();
+        await loop.return();
+      },
+      { capacity: 1 },
+    );
+  }
+
+  for (const isHandedOff of [true, false]) {
+    it(
+      `gets it when one that was ${isHandedOff ? 'handed off' : 'accepted by the worker'} is closed`,
+      atCapacity(async (_stage, socket, second) => {
+        socket.destroy();
+        await second;
+      }, isHandedOff),
     );
   }
 
   it(
-    'says so when what came as its board is none',
+    'gets it when the capacity is raised',
+    atCapacity(async ({ worker }, _socket, second) => {
+      worker.capacity = 2;
+      await second;
+    }, false),
+  );
+
+  it(
+    'gets it also when it asks long after the last one was closed',
     directly(async (stage) => {
-      await watching(stage, greeter());
-      const warned = once(process, 'warning') as Promise<[Error]>;
-      await stage.dispatcher.giveBoard(stage.acceptor.duplicate());
-      assert.equal((await stage.dispatcher.hears('unwatched')).listener, LISTENER);
-      assert.match((await warned)[0].message, /board cannot be used/);
+      const loop = stage.worker.connections();
+      const first = loop.next();
+      await stage.dispatcher.grant(stage.acceptor);
+      await stage.dispatcher.hears('ready');
+      await stage.dispatcher.watch(true);
+      await stage.visitor();
+      ((await first).value as Socket).destroy();
+      const waiting = await stage.visitor();
+      await turns();
+      const { value: socket } = (await loop.next()) as { value: Socket };
+      assert.equal(socket.remotePort, waiting.localPort);
+      socket.destroy();
+      await loop.return();
     }),
   );
 
   it(
-    'since its server was closed says nothing, and accepts for the next server that listens there',
+    'holds the socket only in custody when the worker drains while the body of the loop is busy',
     directly(async (stage) => {
-      const { dispatcher } = stage;
-      const server = greeter();
-      await serving(stage, server);
-      server.close();
-      await dispatcher.hears('unlisten');
-      await dispatcher.watch(true);
-      await waitsInBacklog(stage, await stage.visitor());
-      assert.deepEqual(dispatcher.heard, []);
-      const next = greeter();
-      await serving(stage, next);
-      assert.equal(await heardBy(await stage.visitor()), GREETING);
-      next.close();
-      await dispatcher.hears('unlisten');
-      await dispatcher.watch(false);
-      await serving(stage, greeter());
-      await waitsInBacklog(stage, await stage.visitor());
-    }),
-  );
-});
-
-describe('the board of a worker', { skip: notLinux }, () => {
-  it(
-    'is replaced by the next one, with the counts as they are',
-    directly(async (stage) => {
-      const { dispatcher, board } = stage;
-      await watching(stage, greeter());
-      await heardBy(await stage.visitor());
-      const next = await dispatcher.giveBoard();
-      await heardBy(await stage.visitor());
-      assert.deepEqual(
-        [countsOf(board), countsOf(next)],
-        [
-          [1, 1],
-          [2, 2],
-        ],
-      );
-    }),
-  );
-
-  it(
-    'has the counts of a listener at its place, also when that changes',
-    directly(async (stage) => {
-      const { dispatcher, board } = stage;
-      await watching(stage, greeter());
-      await heardBy(await stage.visitor());
-      await dispatcher.watch(true, { place: 251 });
-      await heardBy(await stage.visitor());
-      assert.deepEqual(countsOf(board, 251), [2, 2]);
-      assert.equal(countsOf(board)[1], 0, 'nothing counts twice');
-      await dispatcher.watch(false, { place: 3 });
-      await until(() => countsOf(board, 3)[1] === 2);
+      const loop = stage.worker.connections();
+      const first = loop.next();
+      await stage.dispatcher.grant(stage.acceptor);
+      await stage.dispatcher.hears('ready');
+      await stage.dispatcher.watch(true);
+      await stage.visitor();
+      const { value: socket } = (await first) as { value: Socket };
+      const { inode } = stage.acceptor;
+      assert.equal(holdersOf(inode), 3);
+      const drained = stage.worker.drain();
+      assert.equal(holdersOf(inode), 2);
+      socket.destroy();
+      await drained;
+      await loop.return();
     }),
   );
 });

@@ -1,6 +1,6 @@
 // A worker whose dispatcher has died accepts by itself everywhere, until the next dispatcher says otherwise.
 import assert from 'node:assert/strict';
-import type { Socket } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
 
 import type { Acceptor } from '../../../src/fd/index.js';
@@ -57,7 +57,8 @@ async function welcomes(
   { isDirect = true } = {},
 ): Promise<{ board: Board | undefined; open: number | undefined }> {
   next.isDirect = isDirect;
-  const { returns } = await next.welcome();
+  const { direct, returns } = await next.welcome();
+  assert.equal(direct, true, 'the hello says what the worker can');
   const board = isDirect ? await next.giveBoard() : undefined;
   await entrust({ dispatcher: next }, acceptor, NEXT_LISTENER);
   await next.grant(acceptor, NEXT_LISTENER);
@@ -123,6 +124,34 @@ describe('a worker without a dispatcher', { skip: notLinux }, () => {
       await second.hears('serve');
       await next();
       assert.equal(await heardBy(await visitor()), 'hello');
+    }),
+  );
+
+  it(
+    'accepts again also where that one has told it to stop before it died',
+    directly(async ({ worker, visitor, next, acceptor, dispatcher }) => {
+      const other = createServer();
+      const wanted = { host: '127.0.0.1', port: 1, ipv6Only: false, index: 0 };
+      const listen = { address: null, port: 1, addressType: 4, backlog: 1, fd: undefined, flags: undefined };
+      const listening = worker.listenWith(other, wanted, listen);
+      const { request } = await dispatcher.hears('listen');
+      const address = { host: '127.0.0.1', port: 1 };
+      await dispatcher.say({ type: 'listening', request, listeners: [{ id: 1, address }] });
+      await listening;
+
+      const second = await next();
+      second.isDirect = true;
+      await second.welcome();
+      await second.giveBoard();
+      await entrust({ dispatcher: second }, acceptor, NEXT_LISTENER);
+      await second.grant(acceptor, NEXT_LISTENER);
+      await second.hears('listen');
+      await second.watch(false, { listener: NEXT_LISTENER });
+      const waiting = heardBy(await visitor());
+      assert.ok(await isPending(waiting));
+      await next();
+      assert.equal(await waiting, 'hello');
+      other.close();
     }),
   );
 

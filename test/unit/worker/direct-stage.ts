@@ -2,17 +2,38 @@
 import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
-import { connect, type Server, type Socket } from 'node:net';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 
 import type { Acceptor } from '../../../src/fd/index.js';
 import type { Board } from '../../../src/fd/internal.js';
 import type { JoinOptions } from '../../../src/worker/index.js';
 import { openDescriptors } from '../../support/descriptors.js';
+import { turns } from '../../support/loop.js';
 import { LISTENER, onStage, type Stage } from './played-dispatcher.js';
 
 export const KEY = 'the socket';
 
 export const notLinux = process.platform === 'linux' ? false : 'only Linux has boards';
+
+export const GREETING = 'hello';
+
+/** A server that greets, and keeps what it gets. */
+export function greeter(sockets: Socket[] = []): Server {
+  return createServer((socket) => {
+    sockets.push(socket.on('error', () => undefined));
+    socket.resume();
+    socket.write(GREETING);
+  });
+}
+
+/** Nothing is accepted here, so a client stays in the backlog, where another holder of the socket finds it. */
+export async function waitsInBacklog(stage: Stage, client: Socket): Promise<void> {
+  await turns();
+  using connection = await stage.acceptor.accept();
+  const { remoteAddress: address } = connection;
+  assert.ok('port' in address);
+  assert.equal(address.port, client.localPort);
+}
 
 export interface DirectStage extends Stage {
   readonly board: Board;
