@@ -25,7 +25,7 @@ interface Generation {
 }
 
 interface Scene {
-  /** One that hands over, and is paused for that. */
+  /** The generation that hands over. It is frozen. */
   readonly before: Generation;
   /** The next one, which has joined. */
   readonly next: Generation;
@@ -67,7 +67,7 @@ function duringHandOver(body: (scene: Scene) => Promise<void>): () => Promise<vo
       before.roster.open([snapshot]);
       await turns();
       next.roster.join();
-      before.roster.pause();
+      before.roster.freeze();
       await body({ before, next, path: `${control}.workers`, noted });
     } finally {
       before.roster.close();
@@ -96,7 +96,7 @@ describe('a generation that hands over', () => {
     duringHandOver(async ({ before, noted }) => {
       await before.starts(3);
       assert.deepEqual(noted(), [1]);
-      before.roster.resume();
+      before.roster.thaw();
       assert.deepEqual(noted(), [1, 3]);
     }),
   );
