@@ -14,7 +14,7 @@ import { keepsDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 import { turns } from '../../support/loop.js';
 
-/** The process in slot 1, and one that is started in another slot. */
+/** The process in slot 1, and a process that is started in another slot. */
 const { pid, ppid } = process;
 const service: ServiceName = { words: ['run', 'a.js'], directory: '/srv/a' };
 
@@ -27,7 +27,7 @@ interface Generation {
 interface Scene {
   /** The generation that hands over. It is frozen. */
   readonly before: Generation;
-  /** The next one, which has joined. */
+  /** The next generation, which has joined. */
   readonly next: Generation;
   readonly path: string;
   /** The slots in the journal. */

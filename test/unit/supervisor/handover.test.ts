@@ -8,7 +8,7 @@ import { failsWith } from '../../support/errors.js';
 import { isPending, turns } from '../../support/loop.js';
 import { failure, killed, onStage, success, type Stage } from './stage.js';
 
-/** Starts them, and all are ready. */
+/** Starts the children, and makes them ready. */
 async function startReady(stage: Stage, count: number): Promise<void> {
   const started = stage.supervisor.start();
   for (let id = 1; id <= count; id++) stage.pool.ready(id, 100 + id);
@@ -195,9 +195,9 @@ describe('a supervisor that takes over', () => {
   );
 });
 
-describe('a paused supervisor', () => {
+describe('a frozen supervisor', () => {
   it(
-    'starts and ends nothing, and does it after it has resumed',
+    'starts and ends nothing until it thaws',
     onStage({ count: 2 }, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       await startReady(stage, 2);
@@ -217,7 +217,7 @@ describe('a paused supervisor', () => {
   );
 
   it(
-    'stops when it is asked to, which ends the pause',
+    'thaws and stops when it is asked to stop',
     onStage({}, async (stage) => {
       const { host, supervisor } = stage;
       await startReady(stage, 1);
@@ -232,7 +232,7 @@ describe('a paused supervisor', () => {
   );
 
   it(
-    'rejects the pause when it is stopped before reading has stopped',
+    'rejects the freeze when it is stopped before reading has stopped',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
       const paused = assert.rejects(stage.supervisor.freeze(), failsWith('ERR_CLOSED'));
@@ -242,7 +242,7 @@ describe('a paused supervisor', () => {
   );
 
   it(
-    'refuses to be paused again, and to restart',
+    'refuses to be frozen again, and to restart',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
       await stage.supervisor.freeze();
@@ -254,7 +254,7 @@ describe('a paused supervisor', () => {
   );
 
   it(
-    'cannot be paused before the start, or during a restart',
+    'cannot be frozen before the start, or during a restart',
     onStage({}, async (stage) => {
       await assert.rejects(stage.supervisor.freeze(), failsWith('ERR_BUSY'));
       await startReady(stage, 1);
@@ -264,7 +264,7 @@ describe('a paused supervisor', () => {
   );
 });
 
-describe('a supervisor that is released', () => {
+describe('a supervisor that disowns its children', () => {
   it(
     'sends no signal, starts nothing, and has no timer and no watch',
     onStage({ count: 4, output: 'prefixed' }, async (stage) => {
@@ -313,7 +313,7 @@ describe('a supervisor that is released', () => {
   );
 
   it(
-    'sends no signal to a worker that has drained after the release',
+    'sends no signal to a worker that has drained later',
     onStage({}, async (stage) => {
       const { host, pool, supervisor } = stage;
       pool.ready(1, 51);
