@@ -151,7 +151,7 @@ export class Control extends EventEmitter<ControlEvents> {
    * was disconnected.
    */
   async freeze(): Promise<void> {
-    await this.#listener.pause(SETTLE_TIMEOUT_MS);
+    await this.#listener.freeze(SETTLE_TIMEOUT_MS);
     if (this.#strangers.size === 0) return;
     const timer = setTimeout(() => {
       for (const connection of this.#strangers) connection.close();
@@ -162,12 +162,12 @@ export class Control extends EventEmitter<ControlEvents> {
   }
 
   thaw(): void {
-    this.#listener.resume();
+    this.#listener.thaw();
   }
 
   /** Another process goes on with the socket. Peers whose command is not answered are told to ask that process. */
   async disown(): Promise<void> {
-    await this.#listener.abandon();
+    await this.#listener.disown();
     for (const connection of this.#strangers) connection.close();
     for (const { connection } of this.#controls) {
       connection.sendBytes(Buffer.from(JSON.stringify({ type: 'again' }))).catch(() => undefined);

@@ -95,7 +95,7 @@ class ConnectionListener
   /** Accepted connections that no `accept` has taken yet: at most `MAX_HANDSHAKES`. */
   readonly #ready: Connection[] = [];
   readonly #waiting: Waiting[] = [];
-  #isPaused = false;
+  #isFrozen = false;
 
   constructor(
     acceptor: Acceptor,
@@ -124,7 +124,7 @@ class ConnectionListener
     });
     acceptor.feed({
       // One at a time, while an `accept` waits: each client may fail its handshake.
-      room: () => (this.#waiting.length > 0 && !this.#isPaused ? 1 : 0),
+      room: () => (this.#waiting.length > 0 && !this.#isFrozen ? 1 : 0),
       take: (descriptors) => {
         for (const descriptor of descriptors) this.#startHandshake(descriptor);
       },
@@ -173,21 +173,21 @@ class ConnectionListener
     }
   }
 
-  /** The listening socket, which this object still owns. To pass it to another process while this one is paused. @internal */
+  /** The listening socket, which this object still owns. To pass it to another process while this one is frozen. @internal */
   get acceptor(): Acceptor {
     return this.#acceptor;
   }
 
   /**
-   * Leaves new clients in the backlog until `resume`. Resolves when no handshake is running any more.
+   * Leaves new clients in the backlog until `thaw`. Resolves when no handshake is running any more.
    * @param timeoutMs time limit for running handshakes; after it they are refused
    * @internal
    */
-  async pause(timeoutMs: number): Promise<void> {
-    this.#isPaused = true;
+  async freeze(timeoutMs: number): Promise<void> {
+    this.#isFrozen = true;
     this.#acceptor.resume();
     const timer = setTimeout(() => {
-      for (const { connection } of this.#handshakes) connection.socket.discard(pausedError());
+      for (const { connection } of this.#handshakes) connection.socket.discard(frozenError());
     }, timeoutMs);
     await Promise.all(Array.from(this.#handshakes, ({ ended }) => ended));
     clearTimeout(timer);
@@ -207,14 +207,14 @@ class ConnectionListener
     await before.close();
   }
 
-  /** Ends `pause`. @internal */
-  resume(): void {
-    this.#isPaused = false;
+  /** Ends `freeze`. @internal */
+  thaw(): void {
+    this.#isFrozen = false;
     this.#acceptor.resume();
   }
 
   /** As `close`, but the socket file stays, because another process goes on listening with the same socket. @internal */
-  async abandon(): Promise<void> {
+  async disown(): Promise<void> {
     if (!this.#acceptor.closed) this.#acceptor.release().close();
     await this.close();
   }
@@ -331,10 +331,10 @@ function crowdedOutError(): PassfdError {
   );
 }
 
-function pausedError(): PassfdError {
+function frozenError(): PassfdError {
   return new PassfdError(
     'ERR_HANDSHAKE_TIMEOUT',
-    'The listener was paused before this client finished its handshake',
+    'The listener was frozen before this client finished its handshake',
   );
 }
 

@@ -6,6 +6,7 @@ import * as v from 'valibot';
 
 import { PassfdError, type Descriptor } from '../fd/index.js';
 import { isSameProcess } from '../fd/internal.js';
+import { positive } from '../handoff/index.js';
 
 /** A worker process that can outlive its dispatcher. */
 export interface Survivor {
@@ -30,8 +31,6 @@ const PLACE_BYTES = 1024 * 1024;
 /** A record is a line with its number, length and checksum, and then JSON. */
 const HEADER = /^(\d{1,15}) (\d{1,7}) (\d{1,10})\n/;
 const MAX_HEADER_BYTES = 40;
-
-const positive = v.pipe(v.number(), v.safeInteger(), v.minValue(1));
 
 const workers = v.array(
   v.object({

@@ -32,7 +32,7 @@ export class Roster {
   /** The result of `claim`. */
   #claimed: readonly Survivor[] | undefined;
   #isOpen = false;
-  #isPaused = false;
+  #isFrozen = false;
   #isNoting = false;
   #timer: NodeJS.Timeout | undefined;
 
@@ -133,18 +133,18 @@ export class Roster {
 
   /** Whether the journal is still in its place: see `Journal`. */
   check(): Check {
-    return this.#isOpen && !this.#isPaused ? this.#journal.check() : 'kept';
+    return this.#isOpen && !this.#isFrozen ? this.#journal.check() : 'kept';
   }
 
-  /** Writes what waits, and then nothing until `resume`: the next generation may begin to write. */
-  pause(): void {
+  /** Writes what waits, and then nothing until `thaw`: the next generation may begin to write. */
+  freeze(): void {
     if (this.#timer || this.#isNoting) this.#write();
-    this.#isPaused = true;
+    this.#isFrozen = true;
   }
 
-  /** After a takeover that failed: writes what happened since `pause`. */
-  resume(): void {
-    this.#isPaused = false;
+  /** After a takeover that failed: writes what happened since `freeze`. */
+  thaw(): void {
+    this.#isFrozen = false;
     this.#write();
   }
 
@@ -163,7 +163,7 @@ export class Roster {
   }
 
   /** After a start that failed. The journal stays if it was not claimed, or if a worker in it is alive. */
-  abandon(): void {
+  giveUp(): void {
     const isNeeded = this.#claimed?.some(({ pid, identity }) => isSameProcess(pid, identity)) ?? true;
     if (isNeeded) this.close();
     else this.remove();
@@ -193,7 +193,7 @@ export class Roster {
     this.#isNoting = false;
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (!this.#isOpen || this.#isPaused) return;
+    if (!this.#isOpen || this.#isFrozen) return;
     try {
       this.#journal.write(this.#survivors());
     } catch (error) {

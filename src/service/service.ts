@@ -156,7 +156,7 @@ class Service {
     } finally {
       this.#files[Symbol.dispose]();
       await this.#dispatcher.close();
-      this.#roster.abandon();
+      this.#roster.giveUp();
       this.#lineage.close();
       this.#signals.end();
     }

@@ -3,10 +3,8 @@ import * as v from 'valibot';
 
 import type { Attachment } from '../dispatcher/internal.js';
 import { closeAll, PassfdError, type Descriptor } from '../fd/index.js';
+import { count, positive } from '../handoff/index.js';
 import type { ProcessSnapshot, SlotSnapshot, OutputEnd } from '../supervisor/internal.js';
-
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-const positive = v.pipe(count, v.minValue(1));
 
 /** The beginning of a line, in base64. Its descriptor is the next one of the attachment. */
 const output = v.optional(v.string());

@@ -94,7 +94,7 @@ export class TakeoverSession {
     const over = lineage.handOn(this.#successor, (receiver) => {
       signals.passOnTo(receiver);
     });
-    await supervisor?.release();
+    await supervisor?.disown();
     await dispatcher.disown();
     await notifier.barrier();
     return over;
@@ -126,13 +126,13 @@ export class TakeoverSession {
     const { supervisor, roster } = this.#parts;
     try {
       await this.#awaitHello(next);
-      await supervisor?.pause();
-      roster.pause();
+      await supervisor?.freeze();
+      roster.freeze();
       try {
         await this.#sendAll(next);
       } catch (error) {
-        roster.resume();
-        supervisor?.resume();
+        roster.thaw();
+        supervisor?.thaw();
         throw error;
       }
     } catch (error) {

@@ -144,7 +144,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * @param snapshots processes that run already, from `snapshot` of an earlier supervisor or from a journal. A process
    * beyond the number of slots, or a second one in a slot, is drained and ended. Takes over the descriptors
    * @throws {PassfdError} `ERR_WORKER_FAILED` when none was ever ready, and one cannot be started or is in a crash loop;
-   * then all have ended. `ERR_CLOSED` when the children are stopped or released before
+   * then all have ended. `ERR_CLOSED` when the children are stopped or disowned before
    */
   start(snapshots: readonly SlotSnapshot[] = []): Promise<void> {
     if (this.#starting) throw new TypeError('A supervisor is started once');
@@ -231,12 +231,12 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
 
   /**
    * First step of a takeover: stops reading output, starting and ending processes. Resolves when all of it has stopped.
-   * Then `resume` goes on, and handles what happened meanwhile; `release` gives the children up. `stop` resumes first.
+   * Then `thaw` goes on, and handles what happened meanwhile; `disown` gives the children up. `stop` thaws first.
    * @throws {PassfdError} `ERR_BUSY` while a restart runs, before `start`, and when it was called already; `ERR_CLOSED` when
    * the children are being stopped
    * @internal
    */
-  async pause(): Promise<void> {
+  async freeze(): Promise<void> {
     this.#requireRunning();
     if (this.#restart) throw new PassfdError('ERR_BUSY', 'A restart is running');
     if (this.#host.isHeld) {
@@ -246,13 +246,13 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   /**
-   * Describes what each slot holds. Call it after `pause`. The caller owns the descriptors, which are duplicates.
+   * Describes what each slot holds. Call it after `freeze`. The caller owns the descriptors, which are duplicates.
    * @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT`; then none is left open
-   * @throws {TypeError} when it is not paused
+   * @throws {TypeError} when it is not frozen
    * @internal
    */
   snapshot(): SlotSnapshot[] {
-    this.#requirePaused();
+    this.#requireFrozen();
     const snapshots: SlotSnapshot[] = [];
     try {
       for (const slot of this.#all) snapshots.push(...slot.snapshot());
@@ -264,27 +264,27 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   /**
-   * Goes on after `pause`. Does nothing when it is not paused.
+   * Goes on after `freeze`. Does nothing when it is not frozen.
    * @internal
    */
-  resume(): void {
+  thaw(): void {
     this.#host.resume();
   }
 
   /**
-   * Gives up all children, which live on. Call it after `pause`. The supervisor is of no use then. Resolves when the
+   * Gives up all children, which live on. Call it after `freeze`. The supervisor is of no use then. Resolves when the
    * remaining output of processes that have ended is written.
-   * @throws {TypeError} when it is not paused
+   * @throws {TypeError} when it is not frozen
    * @internal
    */
-  async release(): Promise<void> {
-    this.#requirePaused();
+  async disown(): Promise<void> {
+    this.#requireFrozen();
     this.#unlisten();
-    const released = this.#host.drop();
+    const dropped = this.#host.drop();
     this.#starting?.reject(
       new PassfdError('ERR_CLOSED', 'The workers were handed over before each was ready'),
     );
-    await released;
+    await dropped;
   }
 
   get #all(): readonly Slot[] {
@@ -300,8 +300,8 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
     if (!this.#starting) throw new PassfdError('ERR_BUSY', 'The workers were not started yet');
   }
 
-  #requirePaused(): void {
-    if (!this.#host.isHeld) throw new TypeError('A supervisor is paused before its children are handed over');
+  #requireFrozen(): void {
+    if (!this.#host.isHeld) throw new TypeError('A supervisor is frozen before its children are handed over');
   }
 
   #takeOver(snapshot: SlotSnapshot): void {

@@ -11,7 +11,7 @@ import ts from 'typescript';
 
 import { createProgram } from '../../src/cli/program.js';
 import { temporaryDirectory } from '../support/files.js';
-import { passfd } from '../support/passfd.js';
+import { passfd, statusOf } from '../support/passfd.js';
 import { withPrograms } from '../support/program.js';
 import { withoutPython } from '../support/python.js';
 
@@ -188,6 +188,24 @@ describe('docs/command-line.md', () => {
   });
 });
 
+describe('docs/operations.md', () => {
+  it('quotes messages of the log as the code writes them', () => {
+    const page = readFileSync(join(root, 'docs/operations.md'), 'utf8');
+    const service = join(root, 'src/service');
+    const code = readdirSync(service)
+      .map((name) => readFileSync(join(service, name), 'utf8'))
+      .join('\n');
+    const messages = [...page.matchAll(/^\| `(?:fatal|error|warn)` +\| `([^`]+)`/gm)].map(
+      ([, text = '']) => text,
+    );
+    assert.ok(messages.length > 0);
+    assert.deepEqual(
+      messages.filter((message) => !code.includes(`'${message}`) && !code.includes(`\`${message}`)),
+      [],
+    );
+  });
+});
+
 describe('an example in the documentation', () => {
   it('passes `tsc --strict` if it is TypeScript', async () => {
     await using directory = await temporaryDirectory();
@@ -250,6 +268,37 @@ describe('an example in the documentation', () => {
       const app = start(...passfd('worker', 'server.mjs'), { ...options, ownGroup: true });
       await app.line(new RegExp(`^listening on port ${String(port)}$`));
       assert.deepEqual(await answersOf(port, 2), ['hello from worker 1\n', 'hello from worker 2\n']);
+    }),
+  );
+
+  it(
+    'is a script that reports what is wrong with a service: docs/operations.md',
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      install(directory.path, [...filesOf('README.md'), ...filesOf('docs/operations.md')]);
+      const control = join(directory.path, 'control');
+      const options = ['--workers', '2', '--control', control];
+      const service = start(...passfd('run', ...options, 'server.mjs', '0'), { cwd: directory.path });
+      for (let ready = 0; ready < 2; ready++) await service.line(/^listening on port \d+$/);
+      const check = async (status: object | undefined, wanted: number): Promise<[unknown, string[]]> => {
+        const script = start(process.execPath, ['health.mjs', String(wanted)], { cwd: directory.path });
+        if (status) script.say(JSON.stringify(status));
+        script.endInput();
+        return [await script.exit, script.lines];
+      };
+      let status = await statusOf(control);
+      while (status.workers.some(({ state }) => state !== 'ready')) status = await statusOf(control);
+      assert.deepEqual(await check(status, 2), [0, ['ok']]);
+      assert.deepEqual(await check(status, 3), [1, ['2 of 3 workers are ready']]);
+      const [first, second] = status.workers;
+      assert.ok(first && second);
+      assert.deepEqual(await check({ ...status, workers: [{ ...first, state: 'stalled' }, second] }, 1), [
+        1,
+        [`worker ${first.id}, process ${first.pid}, does not answer`],
+      ]);
+      assert.deepEqual(await check(undefined, 2), [1, ['the dispatcher does not answer']]);
+      assert.equal(await start(...passfd('stop', '--control', control)).exit, 0);
+      assert.equal(await service.exit, 0);
     }),
   );
 

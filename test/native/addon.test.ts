@@ -292,9 +292,9 @@ describe('the other functions of the addon', () => {
   it(
     'never use the beginning of a text that is too long',
     keepsDescriptors(() => {
-      // Cut to the buffer's length it is a form of 0.0.0.0.
+      // If it were cut to the buffer's length, it would be a form of 0.0.0.0.
       assert.throws(() => native.listenTcp('0'.repeat(500), 0, 1, 0), TypeError);
-      // Cut before the last character, which needs two bytes, these are paths of the temporary directory.
+      // If they were cut before the last character, which needs two bytes, these would be paths in the temporary directory.
       const directory = tmpdir();
       for (let length = 4090; length < 4100; length++) {
         const prefix = directory + '/'.repeat(length - Buffer.byteLength(directory));

@@ -22,7 +22,7 @@
 #define MAX_REASON 200
 #define SKIPPED 77
 
-/* Nothing here waits for time: a test that needs this long is stuck. */
+/* No test waits for time to pass, so a test that takes this long is stuck. */
 #define SECONDS_PER_TEST 60
 
 static struct {
@@ -159,7 +159,7 @@ void leave_room_for(int descriptors)
 	EXPECT(getrlimit(RLIMIT_NOFILE, &limit) == 0);
 	if (full_limit.rlim_cur == 0)
 		full_limit = limit;
-	/* The limit is on numbers: one above the highest that may still be used. */
+	/* The limit is one above the highest number that a descriptor may have. */
 	for (int found = 0; found < descriptors || is_open(number); number++)
 		found += !is_open(number);
 	limit.rlim_cur = (rlim_t)number;

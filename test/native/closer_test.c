@@ -1,4 +1,4 @@
-/* Closing on threads of their own. A socket that lingers stands for everything that is slow to close. */
+/* Closing on threads. In these tests, a socket with SO_LINGER is what is slow to close. */
 #include "../../native/closer.h"
 #include "../../native/passfd.h"
 #include "check.h"

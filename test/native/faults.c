@@ -1,4 +1,4 @@
-/* System calls that fail on demand: errors that the kernel gives in moments which no test can bring about.
+/* System calls that fail on demand: errors of the kernel that a test cannot cause in another way.
  * Linked with -Wl,--wrap=NAME, so that passfd.c calls __wrap_NAME. */
 #include "check.h"
 
@@ -117,7 +117,7 @@ long __wrap_syscall(long number, ...)
 	long arguments[6];
 	va_list list;
 
-	/* More than were given are not looked at by the kernel. */
+	/* The kernel ignores arguments that the call does not have. */
 	va_start(list, number);
 	for (int i = 0; i < 6; i++)
 		arguments[i] = va_arg(list, long);

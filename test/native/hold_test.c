@@ -1,4 +1,4 @@
-/* Held descriptors: open as long as the process, even when another process shares its table of descriptors. */
+/* Held descriptors: open as long as the process lives, even when another process shares its table of descriptors. */
 #include "../../native/hold.h"
 #include "../../native/passfd.h"
 #include "../../native/will.h"
@@ -19,7 +19,7 @@ static int open_lock(void)
 	return fd;
 }
 
-/* Whether another process holds it. */
+/* Whether another process holds the lock. */
 static int is_locked(void)
 {
 	int fd = open_lock();
@@ -92,7 +92,7 @@ TEST("holds HOLD_MAX descriptors at a time, each on its own")
 	close(fd);
 }
 
-/* A process that holds the lock, with a will whose process is stopped, and a child of its own. */
+/* Holds the lock. Its last will's process is stopped, and it has a child of its own. */
 static _Noreturn void be_holder(int said)
 {
 	int fd = open_lock();

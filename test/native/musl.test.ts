@@ -25,7 +25,7 @@ const flags = [
   ),
 ];
 
-/** Some of the calls are the system call itself here. */
+/** With musl, some of the functions make the system call directly. */
 const faults = ['accept4', 'listen', 'close', 'syscall'].map((call) => `-Wl,--wrap=${call}`);
 
 const withoutMusl: string | false =

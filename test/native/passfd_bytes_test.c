@@ -90,7 +90,7 @@ TEST("receives no more bytes than asked for when a descriptor comes after them")
 	close(ends[1]);
 }
 
-/* Passes a descriptor with a byte out of band. 0: the system has no such bytes for Unix sockets. */
+/* Passes a descriptor with an out-of-band byte. 0: Unix sockets have no such bytes on this system. */
 static int pass_out_of_band(int socket, int fd)
 {
 	union {

@@ -1,4 +1,4 @@
-/* Whatever is true of any descriptor: what it is, its flags, its end, and that no child inherits it. */
+/* Descriptors of every kind: what they are, their flags, their close, and that no child inherits them. */
 #include "../../native/passfd.h"
 #include "check.h"
 
@@ -355,7 +355,7 @@ TEST("leaves none of its descriptors to a program that exec starts")
 	descriptors_after_exec(after, sizeof after);
 	EXPECT_EQUAL(strcmp(before, after), 0);
 
-	/* The list does show one that may be inherited. */
+	/* The list shows a descriptor that may be inherited. */
 	int inherited = dup(made[0]);
 	descriptors_after_exec(with_one, sizeof with_one);
 	EXPECT(strcmp(before, with_one) != 0);

@@ -1,4 +1,4 @@
-/* Questions to the kernel about connections of others: what is one, who holds it, and answers that are not ours. */
+/* Questions to the kernel about connections: what identifies one, whether a process holds it, and foreign answers. */
 #include "../../native/passfd.h"
 #include "check.h"
 
@@ -46,7 +46,7 @@ static struct connection connect_over(const char *host, const char *client_host)
 	return connection;
 }
 
-/* Without tcp_diag the kernel finds nothing at all. */
+/* Without tcp_diag the kernel finds no connection. */
 static void need_answers(int diagnostics, const struct connection *connection)
 {
 	if (passfd_is_held(diagnostics, &connection->identity) == 0)
@@ -66,7 +66,7 @@ static void tells_who_holds(const char *host, const char *client_host)
 	close(connection.served);
 	EXPECT_EQUAL(passfd_is_held(diagnostics, identity), 1);
 
-	/* In another process only, which ends when the pair does. */
+	/* Only the child holds the connection now. It ends when the pair is closed. */
 	EXPECT_EQUAL(passfd_socketpair(in_child), 0);
 	pid_t child = fork();
 	EXPECT(child >= 0);
@@ -81,7 +81,7 @@ static void tells_who_holds(const char *host, const char *client_host)
 	EXPECT(waitpid(child, &status, 0) == child);
 	EXPECT_EQUAL(status, 0);
 
-	/* The client is still there, so TCP is not done with it. */
+	/* The client is still open, so TCP still has the connection. */
 	EXPECT_EQUAL(passfd_is_held(diagnostics, identity), 0);
 	close(connection.client);
 	EXPECT_EQUAL(passfd_is_held(diagnostics, identity), 0);

@@ -1,4 +1,4 @@
-/* The descriptor of a process: it reports the end of that process, and of no other one. */
+/* The descriptor of a process: it reports the end of that process, and of no other process. */
 #include "../../native/passfd.h"
 #include "check.h"
 

@@ -28,7 +28,7 @@ static void close_received(void)
 	received.count = 0;
 }
 
-/* The read delivers the byte, reports what was lost, and keeps nothing of it. */
+/* The receive returns the byte, reports the lost descriptors, and leaves none open. */
 static void receives_three_with_room_for(int room)
 {
 	static struct snapshot before, after;

@@ -63,7 +63,7 @@ TEST("listens, connects and returns both addresses over IPv6") { connects_over("
 
 TEST("accepts IPv4 on an IPv6 socket, unless it is IPv6 only")
 {
-	/* A mapped address stands for the wildcard, which would be reachable from elsewhere for this moment. */
+	/* A mapped address stands for the wildcard address, at which other machines could connect during the test. */
 	const char *mapped = "::ffff:127.0.0.1";
 	struct passfd_address address;
 	int accepted[1];

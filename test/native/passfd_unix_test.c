@@ -35,7 +35,7 @@ static void close_all_of(const int *fds, int count)
 		EXPECT_EQUAL(passfd_close(fds[i]), 0);
 }
 
-/* A name of this length that no other test uses: this process has its number for itself. */
+/* A name of this length that no other test uses: it contains the id of this process. */
 static void make_abstract_name(char *name, size_t length)
 {
 	char number[32];

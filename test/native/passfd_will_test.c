@@ -1,4 +1,4 @@
-/* The last will: each test is the world around a dispatcher, which is a process of its own and dies in it. */
+/* The last will: in each test a dispatcher, which is a process of its own, dies. The test plays its clients and workers. */
 #include "../../native/passfd.h"
 #include "../../native/will.h"
 #include "check.h"
@@ -24,12 +24,12 @@
 #define CHANNELS 3
 #define CLIENTS 6
 
-/* Of the rounds in which death comes at any moment: clients, and connections in one hand-off. */
+/* Rounds in which the dispatcher dies at a random moment; their clients; and the connections in one hand-off. */
 #define ROUNDS 100
 #define CROWD 300
 #define BATCH 3
 
-/* Longer than every message that the kernel takes as a whole. */
+/* Longer than any message that the kernel takes as a whole. */
 #define LONG_MESSAGE 60000
 
 static const char greeting[] = "\0\0\0\x13{\"type\":\"orphaned\"}";
@@ -68,7 +68,7 @@ static void make_clients(const char *host)
 	}
 }
 
-/* The dispatcher takes its own ends, and accepts everybody. */
+/* The dispatcher keeps its own ends, and accepts all clients. */
 static void begin_dispatcher(void)
 {
 	for (int i = 0; i < CHANNELS; i++)
@@ -128,12 +128,12 @@ static void run_dispatcher(void (*body)(void), int signal)
 	EXPECT_EQUAL(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), signal);
 }
 
-/* All that came on a channel until its end, which is when the executor has ended. */
+/* Everything that came on a channel until its end, which comes when the executor has ended. */
 struct heard {
 	unsigned char bytes[LONG_MESSAGE + 1024];
-	size_t length, taken; /* how much there is, and how much of it was looked at */
+	size_t length, taken; /* bytes that came, and bytes that were checked */
 	int fds[CROWD * 2];
-	int count, given; /* how many there are, and how many of them were looked at */
+	int count, given; /* descriptors that came, and descriptors that were checked */
 };
 
 /* Waits for one message, and returns 0 at the end. */
@@ -143,7 +143,7 @@ static int hear_one(int worker, struct heard *heard)
 	wait_for(scene.workers[worker], POLLIN);
 	ssize_t got = will_receive(scene.workers[worker], heard->bytes + heard->length,
 	                             sizeof heard->bytes - heard->length, &received);
-	/* The end of a channel that was closed with something unread in it. */
+	/* The other end was closed with unread data. */
 	if (got == -ECONNRESET)
 		return 0;
 	EXPECT(got >= 0);
@@ -181,7 +181,7 @@ static void expect_handoff(struct heard *heard, int count)
 	heard->given += count;
 }
 
-/* Whatever is left is hand-offs. */
+/* Everything that is left must be hand-offs. */
 static void expect_handoffs(struct heard *heard)
 {
 	while (heard->taken < heard->length)
@@ -201,7 +201,7 @@ static void expect_no_more(struct heard *heard)
 	EXPECT_EQUAL(heard->given, heard->count);
 }
 
-/* Which client this is a connection of. */
+/* The client of this connection. */
 static int client_of(int fd)
 {
 	struct passfd_address remote, local;
@@ -214,7 +214,7 @@ static int client_of(int fd)
 	return -1;
 }
 
-/* Closes what was heard, counts each client, and gives back the number of descriptors. */
+/* Closes the descriptors that came, counts each client, and returns the number of descriptors. */
 static int count_clients(struct heard *heard, int *times)
 {
 	for (int i = 0; i < heard->count; i++) {
@@ -322,7 +322,7 @@ TEST("the will is executed for a process that exits without cancelling it")
 static void be_killed_as_group(void)
 {
 	serve_all();
-	/* It leaves the group by itself, a moment after it was made. */
+	/* The executor leaves the process group itself, a moment after its start. */
 	while (getsid(will_pid()) != will_pid())
 		continue;
 	kill(0, SIGKILL);
@@ -361,7 +361,7 @@ static void cancel(void)
 	take_snapshot(&after);
 	EXPECT(strcmp(before.text, after.text) == 0);
 	EXPECT_EQUAL(will_pid(), 0);
-	/* Not even a zombie. */
+	/* No zombie is left. */
 	EXPECT_EQUAL(kill(executor, 0), -1);
 	EXPECT_EQUAL(errno, ESRCH);
 	will_cancel();
@@ -497,14 +497,14 @@ static void reuse_numbers_and_die(void)
 	serve_all();
 	EXPECT_EQUAL(hand_out(0, 0, 1, 1), 8);
 	EXPECT_EQUAL(hand_out(0, 1, 1, 2), 8);
-	/* One is closed here, and the other by close(2). The next descriptors get their numbers. */
+	/* One is closed by will_close, the other by close(2). The next descriptors get their numbers. */
 	EXPECT_EQUAL(will_close(scene.accepted[0]), 0);
 	close(scene.accepted[1]);
 	struct passfd_address address;
 	EXPECT_EQUAL(passfd_address(scene.listener, 0, &address), 0);
 	for (int i = 0; i < 2; i++) {
 		int client = passfd_connect_tcp("127.0.0.1", address.port), accepted;
-		/* Its number must not be one of the two. */
+		/* The client's number must not be one of the two. */
 		EXPECT(dup2(client, 100 + i) == 100 + i);
 		close(client);
 		wait_for(scene.listener, POLLIN);
@@ -547,7 +547,7 @@ static void *close_number(void *fd)
 	return NULL;
 }
 
-/* Another thread closes a descriptor, and before it has come back, its number is that of a connection. */
+/* Another thread closes a descriptor. Before its close returns, a connection gets the number. */
 static void reuse_number_of_thread_and_die(void)
 {
 	struct passfd_address address;
@@ -587,7 +587,7 @@ TEST("the will leaves a connection that was handed out while another thread was 
 		close(scene.clients[i]);
 }
 
-/* More than a descriptor of the tests, and less than those below. */
+/* LOW_LIMIT is above the numbers of the test's own descriptors, and below HIGH. */
 #define LOW_LIMIT 256
 #define HIGH 400
 
@@ -664,7 +664,7 @@ TEST("the will leaves what was handed out on a channel whose number it does not 
 	expect_first_has_all();
 }
 
-/* The first message is sent, and the second one interrupted. */
+/* The first message is sent, and the second one is interrupted. */
 static void hand_out_twice_and_die(int death)
 {
 	EXPECT_EQUAL(hand_out(1, 0, 2, 1), 8);
@@ -695,7 +695,7 @@ static void expect_repeated(int is_sent)
 			if (is_sent)
 				expect_handoff(&heard, 2);
 		}
-		/* The two that are left are for the first two. */
+		/* The two connections that are left go to the first two workers. */
 		if (worker < 2)
 			expect_greeting(&heard);
 		if (worker == 1)
@@ -786,7 +786,7 @@ TEST("the will sends a plain worker no unknown message, and repeats no message t
 static void die_when_plain_is_gone(void)
 {
 	be_plain();
-	/* The end of the worker, whose other end this process does not have. */
+	/* As if the worker had died: this process does not have the worker's end of the channel. */
 	EXPECT_EQUAL(passfd_shutdown(scene.channels[1]), 0);
 	die_in_send(DEATH_BEFORE);
 	hand_out(1, 2, 2, 1);
@@ -876,7 +876,7 @@ static void close_channels_and_die(void)
 {
 	serve_all();
 	EXPECT_EQUAL(will_close(scene.channels[0]), 0);
-	/* A stranger's socket gets its number. */
+	/* Another socket gets the number. */
 	int ends[2];
 	EXPECT_EQUAL(passfd_socketpair(ends), 0);
 	EXPECT_EQUAL(ends[0], scene.channels[0]);
@@ -918,7 +918,7 @@ static void die_in_mid_frame(void)
 	sent = send_plain(0, LONG_MESSAGE);
 	EXPECT(sent > 0 && sent < LONG_MESSAGE);
 	EXPECT_EQUAL(send_plain(0, LONG_MESSAGE - (size_t)sent), -EAGAIN);
-	/* The worker of this one is dead. */
+	/* The worker of this channel is dead. */
 	EXPECT_EQUAL(passfd_shutdown(scene.channels[1]), 0);
 	die();
 }
@@ -993,7 +993,7 @@ TEST("the will gives others the connections for which a full channel has no room
 	make_channels();
 	make_clients("127.0.0.1");
 	run_dispatcher(die_with_full, SIGKILL);
-	/* This one is read last: then it was full all the time. */
+	/* Worker 0 is read last, so its channel was full all the time. */
 	for (int worker = CHANNELS - 1; worker >= 0; worker--) {
 		hear(worker, &heard);
 		if (worker == 0)
@@ -1023,7 +1023,7 @@ TEST("the will waits for a worker that reads late, and gives up on one that neve
 	make_channels();
 	make_clients("127.0.0.1");
 	run_dispatcher(die_with_all_full, SIGKILL);
-	/* The executor is at work by now, or will be: only worker 1 reads, until the executor gives up. */
+	/* The executor works now or soon. Only worker 1 reads, until the executor gives up. */
 	hear(1, &heard);
 	while (heard.taken < heard.length && heard.bytes[heard.taken + 3] != 0x13)
 		heard.taken++;
@@ -1106,7 +1106,7 @@ static void close_first_and_die(void)
 		fill(i);
 	EXPECT_EQUAL(will_close_first(watched[0]), 0);
 	EXPECT_EQUAL(will_close_first(watched[0]), 0);
-	/* A number that is closed and given to something else is not on the list any more. */
+	/* A number that was closed and reused is not on the list any more. */
 	EXPECT_EQUAL(will_close_first(watched[1]), 0);
 	int copy = dup(watched[1]);
 	EXPECT_EQUAL(will_close(watched[1]), 0);
@@ -1147,10 +1147,10 @@ TEST("the will shuts down the sockets of will_close_first before it waits for a 
 	end_clients(times, 0, CLIENTS, 1);
 }
 
-/* Longer than the executor does anything for the dead. */
+/* Longer than the time limit of the executor. */
 #define LINGER_SECONDS 5
 
-/* Connects until that is refused. */
+/* Connects again and again until a connection is refused. */
 static void wait_until_refused(const char *path)
 {
 	int fd;
@@ -1205,7 +1205,7 @@ TEST("the will refuses clients at a socket of will_close_first, and gives all co
 	close(peer);
 }
 
-/* A dispatcher that accepts, hands out a part of it, and closes what it has handed out a while ago. */
+/* A dispatcher that accepts connections, hands out some of them, and closes those that it handed out earlier. */
 static _Noreturn void dispatch_for_ever(void)
 {
 	const int listeners[] = {LISTENER};
@@ -1244,7 +1244,7 @@ static void count_name(int fd, int *times)
 	times[name]++;
 }
 
-/* What a worker makes of all that it heard, as docs/protocol.md asks. */
+/* Handles all messages as a worker does that follows docs/protocol.md. */
 static void adopt(struct heard *heard, int *times)
 {
 	int next = 0;
@@ -1312,7 +1312,7 @@ static void live_a_round(int until)
 		adopt(&heard[worker], times);
 		close(scene.workers[worker]);
 	}
-	/* No process had accepted these. */
+	/* No process had accepted these connections. */
 	while (will_accept(scene.listener, &accepted, 1) == 1) {
 		count_name(accepted, times);
 		close(accepted);

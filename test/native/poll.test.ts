@@ -1,4 +1,4 @@
-// Poll: when it calls back, when not any more, and in which asynchronous context.
+// Poll: when it calls back, when it stops, and in which asynchronous context.
 import assert from 'node:assert/strict';
 import { AsyncLocalStorage, createHook, executionAsyncId } from 'node:async_hooks';
 import { closeSync, openSync } from 'node:fs';
@@ -15,7 +15,7 @@ function ignore(): void {
   return;
 }
 
-/** What a new Poll is first called with; the call closes it. */
+/** The arguments of the first callback of a new Poll. The callback closes the Poll. */
 async function firstCall(fd: number, events: number): Promise<[number, number]> {
   return new Promise((resolve) => {
     const poll = new native.Poll(fd, (...call) => {

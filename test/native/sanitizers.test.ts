@@ -1,5 +1,5 @@
-// The native code under the address and undefined-behaviour sanitizers: the C tests without Node, and the addon in a Node of
-// its own, where the use of a freed handle is an error.
+// The native code under the address and undefined-behaviour sanitizers: the C tests without Node, and the addon in a separate
+// Node process, where the use of a freed handle is an error.
 import assert from 'node:assert/strict';
 import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import {
@@ -52,10 +52,10 @@ interface Result {
   readonly output: string;
 }
 
-/** Where Node's headers are if they came with it, as in `scripts/build-native.js`. */
+/** The directory of Node's headers if they came with Node, as in `scripts/build-native.js`. */
 const headers = join(dirname(dirname(process.execPath)), 'include/node');
 
-/** Those of the addon's tests in which memory is at stake: files, and names of tests in them. */
+/** The addon's tests that check memory: files, and names of tests in them. */
 const addonTests = new Map([
   ['addon', '.'],
   ['board', '.'],
@@ -113,14 +113,14 @@ async function checkPromises(context: TestContext, directory: string): Promise<v
   assert.equal(run.status, 0, run.stderr);
 }
 
-/** Node itself is not compiled for it, so the sanitizer's library has to be there before everything else. */
+/** Node itself is not compiled with the sanitizer, so the sanitizer's library must be loaded first. */
 async function checkAddon(context: TestContext, directory: string): Promise<void> {
   const library = runtimeLibrary();
   const env = {
     ...process.env,
     LD_PRELOAD: library,
     ASAN_OPTIONS: 'detect_leaks=0:malloc_context_size=2', // Node leaks on purpose; short stacks are quick
-    NODE_TEST_CONTEXT: undefined, // else the tests there would print for this runner
+    NODE_TEST_CONTEXT: undefined, // otherwise the tests in that process would report to this runner
   };
   const obstacle =
     findObstacle(directory) ??
@@ -153,7 +153,7 @@ async function checkAddon(context: TestContext, directory: string): Promise<void
   }
 }
 
-/** As much of the package as these tests load, without a binary. */
+/** The part of the package that these tests load, without a binary. */
 function copyPackage(directory: string): void {
   mkdirSync(join(directory, 'native/build/Release'), { recursive: true });
   cpSync(join(root, 'package.json'), join(directory, 'package.json'));
@@ -163,13 +163,13 @@ function copyPackage(directory: string): void {
   symlinkSync(join(root, 'node_modules'), join(directory, 'node_modules'));
 }
 
-/** Full path of the address sanitizer's library; the bare name where the compiler does not know it. */
+/** The full path of the address sanitizer's library, or its name if the compiler does not know the path. */
 function runtimeLibrary(): string {
   const { stdout } = spawnSync(compiler, ['-print-file-name=libasan.so'], { encoding: 'utf8' });
   return stdout ? stdout.trim() : 'libasan.so';
 }
 
-/** Why nothing can be compiled with sanitizers here, as found out with the least program there is. */
+/** Why nothing can be compiled with sanitizers here. A minimal program shows it. */
 function findObstacle(directory: string): string | undefined {
   if (process.platform !== 'linux') return 'the C tests read /proc and provoke errors of Linux';
   const source = join(directory, 'least.c');

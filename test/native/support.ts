@@ -1,4 +1,4 @@
-// What the tests of the addon share: socket pairs, readiness, and fixtures as processes of their own.
+// Shared by the tests of the addon: socket pairs, readiness, and fixtures that run as processes.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { constants } from 'node:os';
@@ -18,7 +18,7 @@ export function openPair(): [number, number] {
   return [one, other];
 }
 
-/** Lends a socket pair to a test, and closes it whatever happens. */
+/** Lends a socket pair to a test, and closes it afterwards, even if the test fails. */
 export async function withPair(body: (one: number, other: number) => void | Promise<void>): Promise<void> {
   const [one, other] = openPair();
   try {

@@ -1,5 +1,5 @@
-// The executor of a last will runs where the C library does not: in a clone of a process with threads, most of whose memory
-// is given back.
+// The executor of a last will runs where the C library does not work: in a clone of a process with threads, after most of
+// its memory was unmapped.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
@@ -9,7 +9,7 @@ const object = fileURLToPath(
   new URL('../../../native/build/Release/obj.target/passfd/will_execute.o', import.meta.url),
 );
 
-/** Of compilers that guard stacks by default. It is called only when a stack is broken already. */
+/** For compilers that guard stacks by default. It is called only if a stack is already broken. */
 const GUARD = '__stack_chk_fail';
 
 describe('the executor of a last will', () => {

@@ -161,7 +161,7 @@ describe('a control client', () => {
   }
 
   it(
-    'says what to do when there is no dispatcher',
+    'reports what to do when there is no dispatcher',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       await assert.rejects(
@@ -172,7 +172,7 @@ describe('a control client', () => {
   );
 
   it(
-    'says what to do when the dispatcher does not let it in',
+    'reports what to do when the dispatcher does not admit it',
     keepsDescriptors(async () => {
       await using directory = await temporaryDirectory();
       const path = `${directory.path}/control`;

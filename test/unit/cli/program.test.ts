@@ -1,4 +1,4 @@
-// The command line: what its help lists, how a line is read, and what is wrong usage.
+// The command line: the help, how a line is parsed, and wrong usage.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -60,7 +60,7 @@ function quietProgram(): { program: Command; printed: string[] } {
   return { program, printed };
 }
 
-/** How a line is read, without anything being run. */
+/** Parses a line, and runs nothing. */
 async function read(...words: readonly string[]): Promise<Line> {
   const { program } = quietProgram();
   let line: Line | undefined;
@@ -75,7 +75,7 @@ async function read(...words: readonly string[]): Promise<Line> {
   return line;
 }
 
-/** Runs a line that ends before anything is started. @returns the exit code of commander, and what was printed */
+/** Runs a line that fails before anything is started. @returns the exit code of commander, and what was printed */
 async function end(...words: readonly string[]): Promise<{ exitCode: number; text: string }> {
   const { program, printed } = quietProgram();
   try {

@@ -1,4 +1,4 @@
-// AwaitedWorkers: how long a dispatcher waits for the workers of one that died.
+// AwaitedWorkers: how long a dispatcher waits for the workers of a dead one.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

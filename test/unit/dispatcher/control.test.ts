@@ -1,4 +1,4 @@
-// The control socket: who is let in, who is not, what each is told, and that a bad peer costs nobody else anything.
+// The control socket: which peers are admitted, what refused peers get, and that a bad peer affects no other peer.
 import assert from 'node:assert/strict';
 import { readdirSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -27,7 +27,7 @@ import { receivedText } from '../../support/stream.js';
 
 const hello = { passfd: PROTOCOL_VERSION, role: 'worker', pid: 1, window: 1, capacity: null } as const;
 
-/** One who has connected to the control socket and said nothing so far. */
+/** A peer that has connected to the control socket and sent nothing so far. */
 async function stranger(stage: Stage): Promise<FakeWorker> {
   return stage.own(new FakeWorker(await connect(stage.control)));
 }
@@ -36,14 +36,14 @@ function codes({ refusedPeers }: Stage): string[] {
   return refusedPeers.map(({ code }) => code);
 }
 
-/** Proof that the dispatcher goes on. */
+/** Shows that the dispatcher still admits and serves. */
 async function servesOn(stage: Stage): Promise<void> {
   const worker = await stage.joinServing();
   await stage.client();
   await worker.handoffs(1);
 }
 
-describe('a worker that says hello', () => {
+describe('a worker that sends its hello', () => {
   it(
     'is welcomed with its id, the version and whether the dispatcher has addresses',
     onStage({}, async (stage) => {
@@ -230,7 +230,7 @@ describe('a child whose first message is not hello', () => {
   }
 });
 
-describe('a peer that says nothing', () => {
+describe('a peer that sends nothing', () => {
   it(
     'is disconnected when its time is over; peers that have said hello are not',
     onStage({ control: { handshakeTimeoutMs: 1000 } }, async (stage) => {
@@ -263,7 +263,7 @@ describe('a peer that says nothing', () => {
       const silent: FakeWorker[] = [];
       while (silent.length < 70) silent.push(await stranger(stage));
       await servesOn(stage);
-      // The worker itself was one more of them before it spoke.
+      // Before its hello, the worker itself counted as one more silent peer.
       assert.deepEqual(codes(stage), Array<string>(7).fill('ERR_HANDSHAKE_TIMEOUT'));
       for (const oldest of silent.slice(0, 7)) assert.equal(await oldest.message(), null);
       assert.equal((await silent[7]?.sayHello())?.type, 'welcome');
@@ -313,7 +313,7 @@ describe('a control socket', () => {
         dispatcher.openControl(`${directory}/second`),
         failsWith('ERR_ALREADY_OPEN', /a control socket already/),
       );
-      // One that could not be opened is none.
+      // A socket that could not be opened does not count.
       await assert.rejects(dispatcher.openRawControl(`${directory}/nowhere/raw`), {
         code: 'ERR_ADDRESS_MISSING',
       });
@@ -383,7 +383,7 @@ describe('a control socket', () => {
 });
 
 describe('commands that arrive before the last one is answered', () => {
-  // How many turns of microtasks one takes decides what the end of the last one meets.
+  // The number of microtask turns that a command takes decides what runs when it ends.
   const takes: CommandHandler = async ({ turns }) => {
     for (let turn = 0; turn < Number(turns); turn++) await Promise.resolve();
   };
@@ -420,7 +420,7 @@ describe('the command drain', () => {
         );
         assert.equal(stage.dispatcher.workers[0]?.state, 'ready');
       }
-      // Of a later release.
+      // A later release may add fields.
       assert.deepEqual(JSON.parse(await drain(1, { gently: true })), { type: 'done', result: null });
     }),
   );

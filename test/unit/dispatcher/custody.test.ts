@@ -1,4 +1,4 @@
-// Listening sockets in custody: which worker gets which, and what the next dispatcher makes of those that come back.
+// Listening sockets in custody: which worker gets which, and what the next dispatcher does with those that come back.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -29,7 +29,7 @@ describe('a worker that keeps listening sockets', () => {
       const later = await stage.dispatcher.listen(anyPort);
       const second = await worker.entrusted();
       assert.deepEqual(second.descriptor.localAddress, later);
-      // Asked for in the same words, and told apart by the next dispatcher all the same.
+      // Both were requested with the same address. The next dispatcher can distinguish them nevertheless.
       assert.deepEqual([first.key, second.key], ['own 127.0.0.1:0', 'own 127.0.0.1:0 2']);
       await stage.dispatcher.close();
       await stage.client(address);
@@ -58,7 +58,7 @@ describe('a worker that keeps listening sockets', () => {
         const { id } = await other.listenAt(wantedPort);
         await other.unlisten(id);
       };
-      // Until its channel takes no more.
+      // Until the worker's channel is full.
       while (handle.socket.unsent().length === 0) await listenAndUnlisten();
       const before = openDescriptors().length;
       for (let count = 0; count < 50; count++) await listenAndUnlisten();
@@ -66,7 +66,7 @@ describe('a worker that keeps listening sockets', () => {
       assert.ok(handle.socket.unsent().length <= 2, `${handle.socket.unsent().length} messages wait`);
       assert.ok(openDescriptors().length <= before);
 
-      // What it gets all the same, it is relieved of.
+      // Sockets that the worker gets nevertheless are released again.
       await other.listenAt({ ...wantedPort, index: 1 });
       const kept = new Set<number>();
       let custody;
@@ -93,7 +93,7 @@ describe('a worker that keeps listening sockets', () => {
   );
 });
 
-/** The stage's dispatcher is gone, and the next one has its path. `open` may wait for workers. */
+/** The stage's dispatcher has ended, and the next one has its path. `open` may wait for workers. */
 async function nextDispatcher(
   stage: Stage,
   options: (next: Dispatcher) => OpenControlOptions,
@@ -107,7 +107,7 @@ async function nextDispatcher(
 
 const awaited = [{ id: 4, pid: process.pid }];
 
-/** A worker that keeps the sockets of so many addresses of the dispatcher's own, which then ends. */
+/** A worker that keeps the sockets of this many own addresses of the dispatcher. The dispatcher then ends. */
 async function afterwards(
   stage: Stage,
   count = 1,
@@ -169,7 +169,7 @@ describe('a dispatcher whose workers return', () => {
       const worker = await back(stage, { open: 2, custody });
       await open;
       assert.deepEqual(again, addresses);
-      // The number that it had as the file says, and not as it says itself.
+      // The worker's number is the one in the journal, not the one in its hello.
       assert.equal(worker.id, 4);
       assert.equal(dispatcher.workers[0]?.active, 2);
       for (const { key } of custody) assert.equal((await worker.entrusted()).key, key);
@@ -265,7 +265,7 @@ describe('a dispatcher whose workers return', () => {
     'opens its addresses anew when no worker can return any more',
     onStage({}, async (stage) => {
       await stage.dispatcher.close();
-      // Above the most that a process's number can be.
+      // Above the highest process id.
       const nobody = 2 ** 31 - 1;
       let isPrepared = false;
       const { next, open } = await nextDispatcher(stage, () => ({

@@ -1,4 +1,4 @@
-// A policy that the dispatcher is given: what it knows, and that it can lose no connection.
+// A policy of the user: what it can see, and that it cannot lose a connection.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -105,7 +105,7 @@ describe('a custom policy', () => {
   );
 });
 
-/** The addresses of five clients that come at once to a worker with room for two of them, as the worker sees them. */
+/** Five clients connect at once to a worker with room for two. @returns the clients' addresses, as the worker sees them */
 async function servedByWindowOfTwo(stage: Stage): Promise<unknown[]> {
   await stage.clients(5);
   const worker = await stage.joinServing({ window: 2 });

@@ -233,7 +233,7 @@ describe('close', () => {
       await assert.rejects(connect(address), { code: 'ERR_CONNECTION_REFUSED' });
       await assert.rejects(connect(stage.control), { code: 'ERR_ADDRESS_MISSING' });
       await assert.rejects(connect(`${stage.directory}/raw`), { code: 'ERR_ADDRESS_MISSING' });
-      // What the workers have is their own, adopted or not.
+      // Connections that the workers have received belong to them, adopted or not.
       raw.destroy();
       worker.closeConnections();
       for (const client of clients) assert.equal(await receivedText(client), null);
@@ -290,7 +290,7 @@ describe('close', () => {
     onStage({}, async (stage) => {
       await using next = new Dispatcher();
       const path = `${stage.directory}/next`;
-      // This process is awaited, and does not come back.
+      // The dispatcher waits for this process, which never returns as a worker.
       const open = next.openControl(path, { awaited: [{ id: 1, pid: process.pid }] }).catch(() => undefined);
       await stage.until(() => existsSync(path));
       const worker = stage.own(new FakeWorker(await connect(path)));

@@ -1,4 +1,4 @@
-// Sockets that were exchanged, since somebody had removed their file: what a crash, a slow worker and a stranger make of it.
+// Sockets that were replaced because their file was removed: a crash, a slow worker and another program at the path.
 import assert from 'node:assert/strict';
 import { existsSync, rmSync, statSync } from 'node:fs';
 import { describe, it, mock } from 'node:test';
@@ -18,16 +18,16 @@ const MODE = 0o600;
 
 const anyPort = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 } as const;
 
-/** The listening sockets of a dispatcher that takes back what workers have kept. */
+/** The listening sockets of a dispatcher that takes back the sockets that workers have kept. */
 interface Scene {
   readonly listeners: Listeners;
   readonly path: string;
-  /** Connections that were taken from a socket which nobody can reach any more. */
+  /** Connections that were accepted from a socket whose path is gone. */
   readonly rescued: Descriptor[];
   readonly warnings: unknown[];
   /** A socket at the path, and a client that waits there. */
   readonly listen: () => Promise<Acceptor>;
-  /** Nobody can be taken from anywhere meanwhile. */
+  /** No connection can be accepted while `body` runs. */
   readonly whileFull: (body: () => Promise<void>) => Promise<void>;
   /** Removes the file, as an app or a cleaner does. */
   readonly removeFile: () => void;
@@ -85,7 +85,7 @@ function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
   });
 }
 
-/** As a worker keeps it. */
+/** The label with which a worker keeps it. */
 function labelOf(key: string, { fileIdentity }: Acceptor): CustodyLabel {
   return { key, file: fileIdentity };
 }
@@ -251,7 +251,7 @@ describe('a Unix socket that is opened anew', () => {
       rmSync(wanted.path);
       await stage.dispatcher.restoreFiles();
       assert.equal((await worker.entrusted()).backlog, 1);
-      // The kernel lets one more in than the backlog says.
+      // The kernel accepts one connection more than the backlog.
       for (let count = 0; count < 2; count++) await stage.client(wanted);
       assert.equal(native.connectUnix(Buffer.from(wanted.path)), EAGAIN);
     }),
@@ -280,7 +280,7 @@ describe('a worker whose channel is full while a socket is exchanged', () => {
         await stage.dispatcher.restoreFiles();
         await other.unlisten(id);
         await stage.until(() => stage.dispatcher.status().listeners.length === 0);
-        // What it hears until an address that stays.
+        // The messages until an address that stays open.
         await other.listenAt({ ...anyPort, index: 1 });
         const kept = new Set<number>();
         let key = '';

@@ -1,4 +1,4 @@
-// A system call on a worker's channel that fails in the dispatcher: the worker is parted with, and nothing is served twice.
+// A system call on a worker's channel fails in the dispatcher: the worker is disconnected, and nothing is served twice.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -18,12 +18,12 @@ function channelOf(stage: Stage, worker: FakeWorker): number {
   return handleOf(stage, worker).socket.fd;
 }
 
-/** What was warned of, which the test has expected. */
+/** Takes the warnings that the test has expected. */
 function takeWarnings(stage: Stage): unknown[] {
   return stage.warnings.splice(0).map((error) => (error as Error).message);
 }
 
-/** Hears that the dispatcher lives on without it, and nothing else. */
+/** The worker gets a farewell, and nothing else. */
 async function hearsFarewell(worker: FakeWorker): Promise<void> {
   assert.equal((await worker.next('farewell')).code, 'ERR_DISPATCHER');
   assert.equal(await worker.message(), null);
@@ -84,7 +84,7 @@ describe('a hand-off that fails for good', () => {
       await first.handoffs(2);
       const second = await stage.joinServing();
       stage.own(failing('sendHandoff', channelOf(stage, second), 'EACCES', 1));
-      // Two batches in one go, since one batch is of one address.
+      // Two batches at once, because a batch has connections of one address only.
       first.die();
       await hearsFarewell(second);
       const third = await stage.joinServing();
@@ -124,7 +124,7 @@ describe('a worker that is being disconnected and reads nothing', () => {
         const { dispatcher } = stage;
         const culprit = await stage.joinServing({ window: 4096 });
         const handle = handleOf(stage, culprit);
-        // One message each, until the channel takes no more.
+        // One message for each connection, until the channel is full.
         while (handle.inFlight < handle.handedOut.length + 3) {
           await stage.client();
           await stage.until(() => dispatcher.status().connections.waiting === 0);

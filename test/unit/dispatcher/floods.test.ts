@@ -7,7 +7,7 @@ import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import type { FakeWorker } from '../../support/fake-worker.js';
 import { turns } from '../../support/loop.js';
 
-/** Sends the same frame again and again, as fast as the channel takes it, until the channel ends. */
+/** Sends the same frame again and again, as fast as possible, until the channel ends. */
 async function flood(worker: FakeWorker, frame: Buffer): Promise<void> {
   const many = Buffer.concat(Array<Buffer>(Math.ceil(16_384 / frame.length)).fill(frame));
   const saying = async (): Promise<never> => {
@@ -68,7 +68,7 @@ describe('a worker that floods its dispatcher', () => {
     'may change its capacity three times with each connection, but not four times',
     inNoTime(async (stage) => {
       const worker = await stage.joinServing();
-      // As long as it gets.
+      // The longest number.
       const capacity = Number.MAX_SAFE_INTEGER;
       const frame = encodeJson({ type: 'capacity', capacity });
       const left = stage.next('left');

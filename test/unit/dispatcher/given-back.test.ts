@@ -1,4 +1,4 @@
-// Addresses that a worker has closed and not left to others: what its next process has to serve, and what is opened again.
+// Addresses that a worker closed and no other worker serves: what its next process must serve, and what is reopened.
 import assert from 'node:assert/strict';
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -24,7 +24,7 @@ interface Serving {
   readonly addresses: readonly Address[];
 }
 
-/** A worker that serves these, and is ready. */
+/** A worker that serves these addresses, and is ready. */
 async function joinServing(
   stage: Stage,
   ...wanted: readonly (typeof site | { path: string; mode: number })[]
@@ -48,7 +48,7 @@ async function giveBack(
   await worker.next('unlistened');
 }
 
-/** Ends as a process that has closed all its servers, and is followed by another one. */
+/** Ends as a process that has closed all its servers. Another process follows. */
 async function recycle(stage: Stage, serving: Serving): Promise<void> {
   await giveBack(serving, ...serving.listening);
   const left = stage.next('left');
@@ -137,7 +137,7 @@ describe('the successor of a worker that still serves has to serve', () => {
       await giveBack(old, old.listening[0]);
       const other = await joinServing(stage, metrics);
       assert.deepEqual(stage.dispatcher.missing(other.view, old.view), []);
-      // Not when it leaves what it serves, either.
+      // The same holds when the worker drains.
       old.worker.say(encodeJson({ type: 'draining' })).catch(() => undefined);
       await stage.next('draining');
       await giveBack(old, old.listening[1]);
@@ -154,7 +154,7 @@ describe('the successor of a worker that still serves has to serve', () => {
       await giveBack(old, old.listening[0]);
       const other = await joinServing(stage, metrics);
       assert.deepEqual(dispatcher.missing(other.view, old.view), [old.addresses[0]]);
-      // Nor is it closed when that is ready elsewhere: it may listen there in a moment.
+      // It is not closed either when the child is ready at another address: it may listen there in a moment.
       dispatcher.expectChildren(0);
       await stage.client(old.addresses[0]);
     }),

@@ -1,4 +1,4 @@
-// The hand-off: a connection is in one worker's hands, or in the dispatcher's, and never in two or in none.
+// The hand-off: a connection always belongs to exactly one process, a worker or the dispatcher.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -8,7 +8,7 @@ import { backlogOf, onStage } from '../../support/dispatcher-stage.js';
 import { isPending, turns } from '../../support/loop.js';
 import { receivedText } from '../../support/stream.js';
 
-/** Where clients are, as themselves and as the worker that holds their connections sees them. */
+/** The addresses of clients: their own view, or that of the worker that has their connections. */
 function from(sockets: readonly StreamSocket[]): unknown[] {
   return sockets.map(({ localAddress }) => localAddress);
 }
@@ -165,7 +165,7 @@ describe('a worker that ends', () => {
       await dying.handoffs(4);
       const heir = await stage.joinServing();
       const left = stage.next('left');
-      // All of it is unread in the channel when the worker is gone.
+      // All of these messages are unread in the channel when the worker has ended.
       await dying.say(encodeAdopted(1), encodeRefused(2, 'draining'), encodeAdopted(3), encodeClosed(1));
       dying.die();
       const [worker, { redelivered }] = await left;
@@ -203,7 +203,7 @@ describe('a worker that ends', () => {
       await dying.ready();
       await stage.clients(3, address);
       await dying.handoffs(3);
-      // Less room than connections that wait for somebody else.
+      // This worker has less room than connections wait for the other address.
       const other = await stage.joinServing({ window: 2 });
       const left = stage.next('left');
       dying.die();
@@ -252,7 +252,7 @@ describe('a refused connection', () => {
       const worker = await stage.joinServing();
       await stage.client();
       await worker.handoffs(1);
-      // All of it is handled before any timer runs.
+      // All messages are handled before any timer runs.
       const waiting = new Promise((resolve) => {
         stage.dispatcher.once('draining', () => {
           resolve(stage.dispatcher.status().connections.waiting);

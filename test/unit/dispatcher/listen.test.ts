@@ -25,7 +25,7 @@ function portOf(address: Address): number {
   return address.port;
 }
 
-/** A port that was free a moment ago, and that nobody is given soon. */
+/** A port that was free a moment ago. The kernel does not give it away again soon. */
 async function freePort(): Promise<number> {
   await using acceptor = await listen({ host: '127.0.0.1', port: 0 });
   return portOf(acceptor.address);
@@ -219,7 +219,7 @@ describe('a dispatcher without a control socket', { skip: withoutWill() }, () =>
     keepsDescriptors(async () => {
       await using dispatcher = new Dispatcher({ lastWill: true });
       await dispatcher.listen({ host: '127.0.0.1', port: 0 });
-      // There is one in a process.
+      // A process can have only one last will.
       assert.throws(() => LastWill.open(), { code: 'ERR_SYSTEM' });
     }),
   );

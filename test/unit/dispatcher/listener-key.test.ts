@@ -1,4 +1,4 @@
-// The keys of listeners, by which the next dispatcher knows a socket again.
+// The keys of listeners, by which the next dispatcher recognizes a socket.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

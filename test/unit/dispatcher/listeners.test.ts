@@ -1,4 +1,4 @@
-// Listeners: which socket is opened again behind a crash, where several ways lead to the same one.
+// Listeners: which socket is used after a crash, if several ways lead to the same address.
 import assert from 'node:assert/strict';
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -10,7 +10,7 @@ import { temporaryDirectory } from '../../support/files.js';
 
 const anyPort = { host: '127.0.0.1', port: 0 };
 
-/** Those of a dispatcher whose events nobody wants. */
+/** The listeners of a dispatcher whose events are ignored. */
 function listeners(): Listeners {
   const ignore = (): void => undefined;
   return new Listeners({
@@ -36,7 +36,7 @@ describe('an inherited socket that a worker brings back', () => {
       await using one = await listen(anyPort);
       await using other = await listen(anyPort);
       const all = listeners();
-      // The numbers have changed places.
+      // In the dead process, the two sockets had each other's number.
       await all.takeReturned({ key: `own-fd ${other.fd}` }, one.duplicate());
       await all.takeReturned({ key: `own-fd ${one.fd}` }, other.duplicate());
       for (const { fd, address } of [one, other]) {

@@ -1,4 +1,4 @@
-// The rules that choose a worker: pure functions, asked here for what they promise.
+// The rules that choose a worker, tested as pure functions.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -25,7 +25,7 @@ function from(host: string, port = 4711): Arrival {
   return { client: { host, port }, local };
 }
 
-/** Whom it chooses, one after the other, by their ids. */
+/** The ids of the workers that the policy chooses, in order. */
 function choices(policy: Policy, candidates: readonly Candidate[], count: number): number[] {
   return Array.from({ length: count }, () => policy(candidates, anyone).id);
 }
@@ -94,7 +94,7 @@ describe('least connections', () => {
 });
 
 describe('the power of two choices', () => {
-  /** Draws what it is told to, in order. */
+  /** Draws these numbers, in order. */
   function drawing(...numbers: number[]): () => number {
     return () => numbers.shift() ?? assert.fail('One draw too many');
   }
@@ -113,7 +113,7 @@ describe('the power of two choices', () => {
   });
 
   it('never draws the same worker twice', () => {
-    // Were it drawn twice, the one with the most would be taken.
+    // If it were drawn twice, the worker with the most connections would be chosen.
     const draws = [0, 0.25, 0.5, 0.75, 0.999];
     for (const first of draws) {
       for (const second of draws) {

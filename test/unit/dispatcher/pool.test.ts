@@ -1,4 +1,4 @@
-// Pool: what becomes of the connections that wait when something fails or comes back while they are placed.
+// Pool: what happens to waiting connections if a worker fails, or others come back, while they are placed.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -13,11 +13,11 @@ import { openFile } from '../../support/files.js';
 interface Taken {
   readonly handle: WorkerHandle;
   readonly given: Descriptor[];
-  /** How many of these were sent. */
+  /** How many of the given connections were sent. */
   flushed: number;
 }
 
-/** What the pool asks of a worker that takes anything. @param roomFor runs each time that it is asked for its room */
+/** A worker that takes every connection, as the pool sees it. @param roomFor runs each time that the pool asks for its room */
 function worker(id: number, roomFor: () => number): Taken {
   const taken = { given: [] as Descriptor[], flushed: 0 };
   const handle = {

@@ -1,4 +1,4 @@
-// What docs/protocol.md says in passing, for workers in other languages: the page's own worker does none of it.
+// Rules of docs/protocol.md for workers in other languages that the page's own worker does not use.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

@@ -1,4 +1,4 @@
-// Many channels: nobody has so many that others find no place.
+// Many channels: no user can have so many that others are locked out.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { describe, it, mock } from 'node:test';
@@ -95,14 +95,14 @@ describe('a quota', () => {
   });
 });
 
-/** Somebody who will give commands. */
+/** A peer that will send commands. */
 async function commander(stage: Stage): Promise<FakeWorker> {
   const peer = stage.own(new FakeWorker(await connect(stage.control)));
   await peer.say(encodeFrame(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' })));
   return peer;
 }
 
-/** A command that is never done, and how many wait for it. */
+/** A command that never ends, and the number of peers that wait for it. */
 class Endless {
   waiting = 0;
 
@@ -316,7 +316,7 @@ describe('a command of 64 KiB', () => {
       await connection.sendBytes(encodeHello({ passfd: PROTOCOL_VERSION, role: 'control' }));
       await connection.sendBytes(Buffer.from('{"type":"open"}'));
       await connection.sendBytes(commandOf(60_000));
-      // From here on the next command is awaited, while that one waits for its turn.
+      // From here on the dispatcher reads the next command, while this one waits for its turn.
       await turns();
       release();
       for (let answers = 0; answers < 2; answers++) await connection.recvBytes();
@@ -362,7 +362,7 @@ describe('many workers of one user', () => {
   );
 });
 
-/** As many new workers as may join wait, one too many comes, one leaves and another comes; then an old one returns. */
+/** The most new workers that may join wait. One more is refused. One leaves, and another joins. Then an old one returns. */
 async function fillAndReturn(stage: Stage, perUser: number): Promise<void> {
   await using next = new Dispatcher();
   const opened = next.openControl(stage.control, { awaited: [{ id: 1, pid: process.pid }] });
@@ -399,7 +399,7 @@ describe('new workers that wait while others return', () => {
     onStage({}, async (stage) => {
       const { perUser } = new Quota(JOINED_LIMITS);
       await stage.dispatcher.close();
-      // However long they take to come, the dispatcher waits on.
+      // The dispatcher waits, however long the workers take to come.
       mock.timers.enable({ apis: ['setTimeout'] });
       try {
         await fillAndReturn(stage, perUser);

@@ -1,4 +1,4 @@
-// Recipe workers: each gets one byte with one connection at a time, and the kernel reports what they do not.
+// Recipe workers: each gets one byte with one connection at a time. The kernel reports what the workers do not report.
 import assert from 'node:assert/strict';
 import { constants } from 'node:os';
 import { describe, it, mock } from 'node:test';
@@ -35,14 +35,14 @@ async function joinRaw(stage: Stage): Promise<StreamSocket> {
   return stage.own(socket);
 }
 
-/** What one receive brings: the byte, and the connection. */
+/** What one receive returns: the byte, and the connection. */
 async function take(stage: Stage, worker: StreamSocket): Promise<{ byte: string; connection: Descriptor }> {
   using message = await received(worker.receive(1));
   assert.equal(message.descriptors.length, 1);
   return { byte: message.bytes.toString('latin1'), connection: stage.own(message.takeDescriptor()) };
 }
 
-/** After so many sends, a loop without a pause is let out. */
+/** After this many sends, a loop without a pause ends. */
 const ENDLESS = 10_000;
 
 const { EACCES, ENOBUFS, ENOENT, ENOSYS } = constants.errno;
@@ -300,7 +300,7 @@ describe('a recipe worker', () => {
       assert.equal(stage.dispatcher.workers[0]?.active, 10);
       await stage.client();
       connections.push((await take(stage, worker)).connection);
-      // The drain ends when the last of them is closed.
+      // The drain ends when the last connection is closed.
       const drained = stage.dispatcher.drainWorker(1);
       assert.equal(await receivedText(worker), null);
       assert.equal(await isPending(drained), true);
@@ -422,7 +422,7 @@ describe('a recipe worker', () => {
         await take(stage, worker);
         const [view] = stage.dispatcher.workers;
         await stage.until(() => view?.adopted === 1 && view.inFlight === 1);
-        // At the first look the worker has answered since the watch began.
+        // At the first check, the worker has answered since the watch began.
         await stage.looks.pass(5);
         assert.equal(view?.isStalled, isStalled);
       }),

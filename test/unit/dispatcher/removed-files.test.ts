@@ -1,4 +1,4 @@
-// Files of Unix sockets that somebody removes while their sockets live: the dispatcher can be reached there again.
+// Files of Unix sockets that are removed while the sockets are open: the dispatcher listens there again.
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { describe, it, mock } from 'node:test';

@@ -1,4 +1,4 @@
-// Several addresses of one dispatcher: none of them is served at the cost of another.
+// Several addresses of one dispatcher: clients of one do not delay clients of another.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -10,7 +10,7 @@ async function twoAddresses(stage: Stage): Promise<[Address, Address]> {
   return [await stage.address(), await stage.dispatcher.listen({ host: '127.0.0.1', port: 0 })];
 }
 
-/** Finishes what the worker has, one connection after the other. @returns at which address each came */
+/** Finishes the worker's connections, one after the other. @returns the listener of each */
 async function finish(worker: FakeWorker, count: number): Promise<number[]> {
   const listeners: number[] = [];
   while (listeners.length < count) {
@@ -37,7 +37,7 @@ describe('two addresses under load', () => {
           await stage.clients(index === crowded ? 20 : 3, address);
         }
         const order = await finish(worker, 10);
-        // Among the first ten are all three of the other address, though twenty wait at this one.
+        // All three clients of the other address are among the first ten, although twenty wait at this one.
         assert.equal(order.filter((listener) => listener !== crowded).length, 3, order.join());
         await finish(worker, 13);
       }),

@@ -1,4 +1,4 @@
-// The secret of the ticket keys, which the workers of one address share: who gets it, how long it lives, who keeps it.
+// The secret of the ticket keys, which the workers of one address share: which workers get it, and how long it is used.
 import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
 import { inspect } from 'node:util';
@@ -18,7 +18,7 @@ const HOUR_MS = 60 * 60 * 1000;
 const first = { host: '127.0.0.1', port: 0, ipv6Only: false, index: 0 };
 const second = { ...first, index: 1 };
 
-/** The secret alone: an age differs from moment to moment. */
+/** The secret without its age, which changes with time. */
 function bare(tickets: TicketSecretMessage | undefined): string | undefined {
   return tickets?.secret;
 }
@@ -28,7 +28,7 @@ function hours(tickets: TicketSecretMessage | undefined): number | undefined {
   return tickets && tickets.ageMs / HOUR_MS;
 }
 
-/** The stage's dispatcher hands over to the next one, and is gone. */
+/** The next dispatcher takes over from the stage's dispatcher, which ends. */
 async function succeed(stage: Stage, next: Dispatcher): Promise<void> {
   const [here, there] = socketPair();
   const channel = stage.own(new TakeoverChannel(here));
@@ -189,7 +189,7 @@ describe('the secret of the ticket keys', () => {
       frozen[Symbol.dispose]();
       clock.advance(13 * HOUR_MS);
       stage.dispatcher.thaw();
-      // It is overdue.
+      // The change of the secret is overdue.
       clock.advance(0);
       assert.notEqual(bare((await worker.next('tickets')).tickets), before);
     }),

@@ -1,4 +1,4 @@
-// A worker that does not answer: it is reported, gets nothing new, and keeps what it was sent.
+// A worker that does not answer: it is reported and gets no new connections; those in flight stay with it.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -7,7 +7,7 @@ import { onStage, type Stage } from '../../support/dispatcher-stage.js';
 import type { FakeWorker } from '../../support/fake-worker.js';
 import { turns } from '../../support/loop.js';
 
-/** Reports of these events, in their order. */
+/** These events, in order. */
 function reportsOf(stage: Stage, ...names: readonly ('stalled' | 'resumed' | 'draining')[]): string[] {
   const reports: string[] = [];
   for (const name of names) {

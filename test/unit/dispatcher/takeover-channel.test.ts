@@ -1,4 +1,4 @@
-// TakeoverChannel: what two generations say to each other, over a real socket; how it ends, and what breaks it.
+// TakeoverChannel: the messages between two generations over a real socket, its end, and invalid messages.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

@@ -1,4 +1,4 @@
-// Takeover between two dispatchers in one process: the next one goes on with everything, or the first one does.
+// Takeover between two dispatchers in one process: either the next one continues with everything, or the first one does.
 import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
@@ -44,7 +44,7 @@ const hello = encodeFrame(
   encodeHello({ passfd: PROTOCOL_VERSION, role: 'worker', pid: process.pid, window: 8, capacity: null }),
 );
 
-/** The channel between two generations, and what kills the next one. */
+/** The channel between two generations, and a function that kills the next one. */
 function succession(stage: Stage): {
   readonly successor: { readonly channel: TakeoverChannel; readonly kill: () => void };
   readonly predecessor: TakeoverChannel;
@@ -61,7 +61,7 @@ function succession(stage: Stage): {
   };
 }
 
-/** The stage's dispatcher hands over to the next one, and is gone. @returns what came with it */
+/** The next dispatcher takes over from the stage's dispatcher, which ends. @returns what came with the takeover */
 async function succeed(
   stage: Stage,
   next: Dispatcher,
@@ -76,7 +76,7 @@ async function succeed(
   return taken;
 }
 
-/** Without what differs between any two moments. */
+/** The status without the field that changes with time. */
 function lasting(status: Status): Status {
   return { ...status, uptimeMs: 0 };
 }
@@ -88,7 +88,7 @@ async function frame(peer: StreamSocket): Promise<Record<string, unknown> | null
   return JSON.parse(payload.bytes.toString()) as Record<string, unknown>;
 }
 
-/** Says a command on the control socket, and leaves the answer to be read. */
+/** Sends a command on the control socket, and does not read the answer. */
 async function ask(stage: Stage, command: object): Promise<StreamSocket> {
   const peer = stage.own(await connect(stage.control));
   await peer.send(
@@ -100,7 +100,7 @@ async function ask(stage: Stage, command: object): Promise<StreamSocket> {
   return peer;
 }
 
-/** Runs `act` once, in the step. */
+/** Runs `act` once, at this step of the takeover. */
 function atStep(wanted: Step, act: () => void): void {
   const onStep = (step: unknown): void => {
     if (step !== wanted) return;
@@ -110,7 +110,7 @@ function atStep(wanted: Step, act: () => void): void {
   subscribe('passfd:step', onStep);
 }
 
-/** Connections that came back from a worker, and wait for another one. */
+/** Clients whose connections came back from a worker, and wait for another worker. */
 async function waitingClients(stage: Stage, count: number): Promise<StreamSocket[]> {
   const worker = await stage.joinServing();
   const clients = await stage.clients(count);
@@ -267,7 +267,7 @@ describe('the next generation', () => {
     'sends what was not sent yet to a worker that did not read, with its connections',
     onStage({}, async (stage) => {
       const worker = await stage.joinServing();
-      // Answers of some 100 bytes each: more than its channel holds.
+      // Answers of about 100 bytes each: more than the worker's channel holds.
       const REQUESTS = 1000;
       const requests = Array.from({ length: REQUESTS }, (_, request) =>
         encodeJson({ type: 'serve', request }),
@@ -298,7 +298,7 @@ describe('the next generation', () => {
       await stage.clients(3);
       await culprit.handoffs(3);
       const other = await stage.joinServing();
-      // The farewell waits behind these answers: more than its channel holds.
+      // The farewell waits after these answers, which are more than the worker's channel holds.
       await culprit.say(...Array<Buffer>(1000).fill(encodeJson({ type: 'serve', request: 1 })));
       await culprit.adopt(1);
       await culprit.adopt(99);
@@ -402,7 +402,7 @@ describe('the next generation', () => {
   );
 
   it(
-    'has a child that says hello while the workers are being frozen',
+    'has a child that sends its hello while the workers are being frozen',
     onStage({}, async (stage) => {
       for (const id of [1, 2, 3]) stage.own(await FakeWorker.child(stage.dispatcher, id));
       const [here, there] = socketPair();
@@ -484,7 +484,7 @@ describe('the next generation', () => {
       await stage.client(address);
       await worker.handoffs(1);
       await worker.adopt();
-      // It is not ended for whoever keeps it.
+      // The socket is still open for the process that keeps it.
       await next.stopAccepting();
       await stage.client(address);
       (await unit.accept()).close();
@@ -568,7 +568,7 @@ describe('the next generation', () => {
   );
 });
 
-/** Reads until a message of this type, and lets go of everything. */
+/** Reads until a message of this type, and closes all descriptors. */
 async function hears(channel: TakeoverChannel, type: TakeoverMessage['type']): Promise<TakeoverMessage> {
   for (;;) {
     const said = await channel.receive();
@@ -642,7 +642,7 @@ describe('a generation whose next one', () => {
       await hears(predecessor, 'all');
       await predecessor.send({ type: 'ready' });
       await predecessor.send({ type: 'started' });
-      // Not even the "go" can be said any more.
+      // Not even `go` can be sent any more.
       predecessor[Symbol.dispose]();
       await handingOver;
       await stage.dispatcher.disown();
@@ -721,7 +721,7 @@ describe('a dispatcher that is frozen', () => {
   );
 });
 
-/** Says everything in the place of a generation, and hears how the next one answers. */
+/** Sends these messages as a generation would, and reads how the next one answers. */
 async function offers(
   stage: Stage,
   next: Dispatcher,

@@ -1,4 +1,4 @@
-// Addresses that no worker serves any more: how long they stay open for one that may come, and what becomes of them then.
+// Addresses that no worker serves any more: how long they stay open for a worker that may come, and what follows.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -18,7 +18,7 @@ const anotherPort = { ...anyPort, index: 1 };
 const LONG = { readyTimeoutMs: 600_000 };
 const SHORT = { readyTimeoutMs: 1 };
 
-/** A worker that serves these, and is ready. */
+/** A worker that serves these addresses, and is ready. */
 async function joinServing(
   stage: Stage,
   ...addresses: (typeof anyPort | { path: string; mode: number })[]
@@ -192,7 +192,7 @@ describe('an address whose last worker has left', () => {
       worker.die();
       await left;
       await stage.client(first.address);
-      // One that only looks whether the port is free does not take it away.
+      // A worker that only tests whether the port is free does not close the address.
       const heir = await stage.join();
       const { id } = await heir.listenAt(anyPort);
       await heir.unlisten(id);
@@ -276,7 +276,7 @@ describe('an address whose last worker has left', () => {
       assert.deepEqual((await opened)[0], site.address);
       await stage.client(site.address);
       const heir = await stage.join();
-      // One that only looks whether the port is free does not take it away.
+      // A worker that only tests whether the port is free does not close the address.
       await heir.unlisten((await heir.listenAt(anyPort)).id);
       assert.deepEqual((await heir.listenAt(anyPort)).address, site.address);
       await heir.ready();

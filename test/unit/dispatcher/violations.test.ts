@@ -17,7 +17,7 @@ import { openFile } from '../../support/files.js';
 import { turns } from '../../support/loop.js';
 import { withoutWill } from '../../support/will.js';
 
-/** What a worker does that has received three connections and adopted the first, and the reason in its farewell. */
+/** What a worker does after it received three connections and adopted the first, and the reason in its farewell. */
 const violations: readonly [name: string, say: (worker: FakeWorker) => Promise<void>, reason: RegExp][] = [
   [
     'adopts what it was not sent',

@@ -256,7 +256,7 @@ describe('a consumer', () => {
       assert.deepEqual(reports.splice(0), [true]);
       room = 2;
       acceptor.resume();
-      // By the call itself, so that the acceptor that is resumed first accepts first.
+      // The call itself accepts, so that the acceptor that is resumed first accepts first.
       assert.deepEqual(reports, [2]);
       await turns();
       assert.deepEqual(reports, [2, 1, false]);
@@ -297,7 +297,7 @@ describe('a consumer', () => {
   );
 });
 
-/** Has accepting fail so many times as at the descriptor limit, and stops the clock: a pause ends by nothing else. */
+/** Makes accepting fail this many times, as at the descriptor limit, and stops the clock, so that no timer ends a pause. */
 function atTheLimit(times: number): Disposable & { readonly calls: () => number } {
   mock.timers.enable({ apis: ['setTimeout'] });
   const full = mock.method(native, 'accept');
@@ -311,7 +311,7 @@ function atTheLimit(times: number): Disposable & { readonly calls: () => number 
   };
 }
 
-/** Goes on until a fact holds; in so many turns everything that is ready has happened. */
+/** Waits until the condition holds. In 1000 turns of the event loop, everything that is ready has happened. */
 async function until(holds: () => boolean): Promise<void> {
   for (let turn = 0; turn < 1000 && !holds(); turn++) await turns(1);
   assert.ok(holds());
@@ -339,7 +339,7 @@ describe('an acceptor that has found no free descriptor', () => {
     ],
   ] as const) {
     it(
-      `gives who waits for a connection the next one when this process closes ${which}, whatever the clock says`,
+      `gives a caller that waits the next connection when this process closes ${which}, whatever the clock says`,
       keepsDescriptors(async () => {
         const [here, there] = socketPair();
         using held = here.release();
@@ -540,7 +540,7 @@ describe('a consumer of a socket at which accepting fails', () => {
   );
 });
 
-/** Sockets that end together. */
+/** Sockets that are closed together. */
 class DisposableSockets implements Disposable {
   readonly #sockets: StreamSocket[] = [];
 

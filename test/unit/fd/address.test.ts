@@ -1,4 +1,4 @@
-// Addresses: what is one, and how it is written for people.
+// Addresses: which are valid, and how they are written for people.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

@@ -1,4 +1,4 @@
-// connect: waiting for a listener and for room in its backlog, and giving that up.
+// connect: waiting for a listener and for room in its backlog, and aborting that.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { describe, it } from 'node:test';

@@ -21,7 +21,7 @@ socket.send_fds(channel, [b'x'], [own.fileno()])`,
   return message.takeDescriptor();
 }
 
-/** The next datagram; undefined when none is there. */
+/** The next datagram; undefined when none waits. */
 function nextFrom({ fd }: Descriptor): { text: string; descriptors: Descriptor[] } | undefined {
   const bytes = Buffer.alloc(1024);
   const results = new Int32Array(RESULTS_LENGTH);

@@ -21,7 +21,7 @@ import { fromPython, withoutPython } from '../../support/python.js';
 
 const ERR_DESCRIPTOR_CLOSED = { code: 'ERR_DESCRIPTOR_CLOSED' };
 
-/** Everything that one can ask of a descriptor. */
+/** Every call that only asks about a descriptor. */
 const uses: Record<string, (descriptor: Descriptor) => unknown> = {
   fd: (descriptor) => descriptor.fd,
   describe: (descriptor) => descriptor.describe(),

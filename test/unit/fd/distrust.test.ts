@@ -1,4 +1,4 @@
-// What a distrusted peer passes, or makes slow to close: this thread never waits for it.
+// Descriptors that a distrusted peer passes or makes slow to close: this thread never waits for them.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';

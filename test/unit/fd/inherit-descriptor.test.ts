@@ -1,4 +1,4 @@
-// inheritDescriptor: what a process was started with becomes its own, and no child's.
+// inheritDescriptor: a descriptor that a process was started with becomes its own, and no child inherits it.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
@@ -11,7 +11,7 @@ import { withoutPython } from '../../support/python.js';
 // At its start Node makes descriptors from 0 on close-on-exec, and stops at the first gap after 15.
 const BEHIND_A_GAP = 200;
 
-/** Becomes a program that has such a descriptor. */
+/** Becomes a program that was started with such a descriptor. */
 const starter = `import os, sys
 os.dup2(0, ${BEHIND_A_GAP})
 os.execv(sys.argv[1], sys.argv[1:])`;

@@ -1,4 +1,4 @@
-// The binary: one that is older than the JavaScript beside it is not used.
+// The binary is not used if it is older than the JavaScript beside it.
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { describe, it } from 'node:test';

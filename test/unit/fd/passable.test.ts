@@ -1,4 +1,4 @@
-// What can be passed: which Node objects lend or give their descriptor, and which are refused.
+// Node objects that can be passed: which lend their descriptor, which give it away, and which are refused.
 import assert from 'node:assert/strict';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';

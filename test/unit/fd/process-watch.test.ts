@@ -1,4 +1,4 @@
-// Which process a number means, and a watch of one that is not there. Real ends are in test/process/process-watch.test.ts.
+// Which process a process id names, and watching a process that does not exist. Real ends: test/process/process-watch.test.ts.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -6,7 +6,7 @@ import { isSameProcess, processIdentity, ProcessWatch } from '../../../src/fd/in
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { turns } from '../../support/loop.js';
 
-/** No process has it: it is above the most that Linux and macOS give. */
+/** No process has this id: it is above the highest of Linux and macOS. */
 const NOBODY = 2 ** 31 - 1;
 
 function tellsNothing(): void {

@@ -13,7 +13,7 @@ describe('a watch of receipts', { skip: process.platform !== 'linux' && 'Linux o
       const unread: number[] = [];
       using watch = ReceiptWatch.start(left, () => unread.push(left.unreadBytes));
       assert.ok(watch);
-      // The first is that the socket can be written to.
+      // The first event reports that the socket can be written to.
       await turns();
       unread.length = 0;
       for (let round = 0; round < 3; round++) {

@@ -1,4 +1,4 @@
-// What the kernel reports about connections that are closed here.
+// What the kernel reports about connections that this process has closed.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect as connectNode } from 'node:net';

@@ -1,4 +1,4 @@
-// Starvation: a descriptor that is closed goes to a reserve, or to who waits longest.
+// Starvation: a freed descriptor goes to a reserve, or to the acceptor that has waited longest.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

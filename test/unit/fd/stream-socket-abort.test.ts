@@ -1,4 +1,4 @@
-// StreamSocket: giving up by an AbortSignal loses nothing.
+// StreamSocket: an AbortSignal ends a call, and nothing is lost.
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { describe, it } from 'node:test';

@@ -1,4 +1,4 @@
-// A frozen StreamSocket: it sends and receives nothing until it thaws, and what waits can move to another process.
+// A frozen StreamSocket: it sends and receives nothing until it thaws, and waiting messages can move to another process.
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
@@ -62,7 +62,7 @@ describe('a frozen StreamSocket', () => {
       assert.ok(rest);
       assert.deepEqual(rest.descriptors, []);
       assert.deepEqual(texts(others), [['last', 'file']]);
-      // What the kernel has and what it has not is all of it, and nothing twice.
+      // What the kernel has taken and what it has not taken are together everything, and nothing twice.
       const taken = large.length - rest.bytes.length;
       assert.ok(taken > 0 && taken < large.length);
       assert.ok(large.equals(Buffer.concat([await receivedBytes(right, taken), rest.bytes])));

@@ -1,4 +1,4 @@
-// StreamSocket: what a receive brings, and what it leaves in place.
+// StreamSocket: what a receive returns, and what it leaves in place.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';

@@ -1,4 +1,4 @@
-// StreamSocket: what becomes of bytes and descriptors that are sent.
+// StreamSocket: what happens to bytes and descriptors that are sent.
 import assert from 'node:assert/strict';
 import { fstatSync } from 'node:fs';
 import { describe, it, mock } from 'node:test';
@@ -344,7 +344,7 @@ describe('a StreamSocket', () => {
   );
 });
 
-/** Lets so much time pass for the timers of a test. */
+/** Lets this much time pass for the timers of a test. */
 async function pass(ms: number): Promise<void> {
   const STEP_MS = 100;
   for (let passed = 0; passed < ms; passed += STEP_MS) {

@@ -1,4 +1,4 @@
-// StreamSocket: a busy peer takes turns with everything else in the process.
+// StreamSocket: a busy peer does not keep everything else in the process from running.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';

@@ -1,4 +1,4 @@
-// Handing a descriptor to Node: the right object for each kind, and a wrong kind stays with its owner.
+// Giving a descriptor to Node: the right object for each kind. A descriptor of a wrong kind stays with its owner.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { openSync } from 'node:fs';

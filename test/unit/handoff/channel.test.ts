@@ -201,7 +201,7 @@ describe('a Channel', () => {
       assert.deepEqual(await freezing, frame('three').subarray(0, 6));
       assert.deepEqual(told, ['one', 'two']);
 
-      // Another owner goes on with the socket, and with the bytes that were read.
+      // Another owner continues with the socket, and with the bytes that were read.
       const next = new Channel(new StreamSocket(right.duplicate()), { partial: await freezing });
       left.destroy();
       await next.read((payload) => {

@@ -1,4 +1,4 @@
-// FrameReader: cuts a stream into frames, in whatever pieces it comes, and finds the descriptors of each.
+// FrameReader: cuts a stream that arrives in any pieces into frames, and finds the descriptors of each.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

@@ -1,4 +1,4 @@
-// Ledger: everything sent is settled from the front, and once.
+// Ledger: everything sent is settled once, in the order of sending.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

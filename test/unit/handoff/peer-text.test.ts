@@ -1,4 +1,4 @@
-// Text from a peer is shown on a terminal, and controls nothing there.
+// Text from a peer is shown on a terminal, and cannot control the terminal.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

@@ -1,4 +1,4 @@
-// The way back of a worker whose user has changed: which users may call, and which socket is the worker.
+// The way back of a worker whose user has changed: which users may connect, and which socket is the worker's.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,4 +1,4 @@
-// The mutual challenge, byte for byte against what CPython said in the same place.
+// The mutual challenge, compared byte for byte with what CPython sent.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -18,7 +18,7 @@ import { vectors } from '../../support/vectors.js';
 const key = toKey(vectors.key);
 const CHALLENGE_BYTES = '#CHALLENGE#'.length;
 
-/** A channel whose other end says these frames, whatever it hears, and that keeps what was sent to it. */
+/** A channel whose other end sends these frames, whatever it gets, and records what was sent to it. */
 function scripted(...incoming: readonly (string | Buffer)[]): { channel: HandshakeChannel; sent: string[] } {
   const frames = incoming.map((frame) => Buffer.from(frame));
   const sent: string[] = [];
@@ -38,7 +38,7 @@ function scripted(...incoming: readonly (string | Buffer)[]): { channel: Handsha
   };
 }
 
-/** The payload of a frame in the vectors, less the header. */
+/** The payload of a frame in the vectors, without the header. */
 function payload(frame: string): Buffer {
   return Buffer.from(frame, 'hex').subarray(4);
 }

@@ -1,4 +1,4 @@
-// A Connection against an end that breaks the format, hesitates or hangs up, and a Listener against silent clients.
+// A Connection whose other end breaks the format, is slow or hangs up, and a Listener with silent clients.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

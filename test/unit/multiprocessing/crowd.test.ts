@@ -1,4 +1,4 @@
-// Crowd: who gives way when there are too many that have not proved who they are.
+// Crowd: which peer gives way when too many have not authenticated.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -100,7 +100,7 @@ describe('a listener with its maximum of handshakes', () => {
         for (let count = 0; count < MAX_HANDSHAKES; count++) {
           const client = await connect(path);
           clients.push(client);
-          // It is in its handshake: it was asked for the key.
+          // It is in its handshake: the challenge was sent.
           await client.untilReadable();
         }
         isDenied = true;

@@ -1,4 +1,4 @@
-// Frames, as bytes: the pure half of what `Connection` sends and receives.
+// Frames, as bytes: the pure part of what `Connection` sends and receives.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

@@ -1,4 +1,4 @@
-// Pickles that are no plain data: whatever comes in, a value or a PassfdError comes out, soon and in little memory.
+// Hostile pickles: every input gives a value or a PassfdError, soon and with little memory.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
@@ -281,7 +281,7 @@ function doublings(count: number): Buffer {
   return Buffer.concat(Array.from({ length: count }, (_, index) => Uint8Array.of(0x94, 0x68, index, 0x86)));
 }
 
-/** The lists are on the stack twice while they are empty, and then the last is put into the one before, and so on. */
+/** Each empty list is on the stack twice. Then the last list is put into the one before it, and so on. */
 function lateDoublings(count: number): Buffer {
   const lists = Array.from({ length: count }, (_, index) => Uint8Array.of(0x5d, 0x94, 0x68, index));
   return pickle(...lists, repeated('86 61', count - 1), '86');

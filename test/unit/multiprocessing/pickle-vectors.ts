@@ -1,4 +1,4 @@
-// The pickles that CPython wrote, and the values they stand for.
+// Pickles that CPython wrote, and their values.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 
@@ -15,10 +15,10 @@ export const protocol4 = read('pickle_protocol4_frames_cpython_3_8_to_3_13');
 /** As CPython 3.6 and 3.7 write them. */
 export const protocol3 = read('pickle_protocol3_frames_cpython_3_6_to_3_7');
 
-/** Goes out as something else than what came in: as bytes. */
+/** `dumps` writes another type than the one that was read: bytes. */
 export const BYTEARRAY = "bytearray(b'ab')";
 
-/** What each is here. All but those of `written` go out as they come in. */
+/** The value of each in JavaScript. All but those of `written` are written as they were read. */
 export const values = new Map<string, unknown>([
   ['None', null],
   ['True', true],
@@ -80,7 +80,7 @@ export const values = new Map<string, unknown>([
   ["{'pid': 1234, 'ok': True, 'v': [1.5, None]}", dict({ pid: 1234, ok: true, v: [1.5, null] })],
 ]);
 
-/** Those that need a wrapper to go out as they came in. */
+/** Values that need a wrapper to be written as they were read. */
 export const written = new Map<string, unknown>([['0.0', new Float(0)]]);
 
 /** An object as `loads` makes it. */

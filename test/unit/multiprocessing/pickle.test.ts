@@ -1,4 +1,4 @@
-// Pickles of plain data: what goes out, and what comes in.
+// Pickles of plain data: writing and reading.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 

@@ -6,7 +6,7 @@ import { describe, it } from 'node:test';
 import { giveOwnInspectPort, inheritedOptions } from '../../../src/service/inspect.js';
 import { Acceptor, listen } from '../../../src/fd/index.js';
 
-/** The debugger's port of this process, as any other one sees it. */
+/** The debugger's port of this process, as other processes see it. */
 async function takenPort(): Promise<{ readonly port: number; readonly acceptor: Acceptor }> {
   const acceptor = await listen({ host: '127.0.0.1', port: 0 });
   const { address } = acceptor;

@@ -1,4 +1,4 @@
-// Journal: what it lists for the next dispatcher, who may have it, and when it is ignored.
+// Journal: what it lists for the next dispatcher, which dispatcher may use it, and when it is ignored.
 import assert from 'node:assert/strict';
 import fs, {
   existsSync,
@@ -23,7 +23,7 @@ import { processIdentity } from '../../../src/fd/internal.js';
 import { keepsDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 
-/** Above the most that a process's number can be. */
+/** Above the highest process id. */
 const NOBODY = 2 ** 31 - 1;
 
 const service: ServiceName = { words: ['run', 'a.js'], directory: '/srv/a' };
@@ -71,7 +71,7 @@ function withJournals(body: (scene: Scene) => void): () => Promise<void> {
   });
 }
 
-/** Whose dispatcher is dead, with this in it. */
+/** The journal of a dead dispatcher, with these survivors in it. */
 function leave({ journal }: Scene, survivors: readonly Survivor[], name?: ServiceName): void {
   const left = journal(name);
   left.claim();
@@ -79,7 +79,7 @@ function leave({ journal }: Scene, survivors: readonly Survivor[], name?: Servic
   left.close();
 }
 
-/** Meanwhile, each call of a function of `node:fs` fails, as on a full or broken disk. */
+/** While `body` runs, each call of a function of `node:fs` fails, as on a full or broken disk. */
 function whileFailing(call: 'openSync' | 'readSync' | 'writeSync', code: string, body: () => void): void {
   const method = mock.method(fs, call, () => {
     throw Object.assign(new Error(`${code}: it fails, ${call}`), { code });
@@ -402,13 +402,13 @@ describe('a journal', () => {
 
   for (const [what, text] of [
     ['is cut off', '{"workers":[{"id":1'],
-    ['says something else', '{"workers":"all"}'],
+    ['has other contents', '{"workers":"all"}'],
     ['names a process that cannot be one', JSON.stringify({ workers: [{ ...living, pid: -1 }] })],
     ['is absurdly long', JSON.stringify({ workers: [living] }) + ' '.repeat(3 * 1024 * 1024) + '!'],
     ['has a wrong checksum', `1 14 7\n{"workers":[]}`],
   ] as const) {
     it(
-      `that ${what} names nobody, and can be used`,
+      `that ${what} names no worker, and can be used`,
       withJournals((scene) => {
         writeFileSync(scene.path, text);
         const journal = scene.journal();

@@ -22,7 +22,7 @@ interface Stage {
   /** Lines that have reached the reader and were not taken yet. */
   readonly read: () => string;
   readonly hangUp: () => void;
-  /** What was open before the log was, of what still is: `hangUp` closes one. */
+  /** Descriptors that were open before the log and still are. `hangUp` closes one of them. */
   readonly before: () => string[];
 }
 
@@ -156,7 +156,7 @@ describe('the log', () => {
         const opened = openLog('info', given, false);
         opened.log.info('line');
         await opened[Symbol.asyncDispose]();
-        // Whatever was begun in libuv's pool before is done after these.
+        // When these are done, everything that was started in libuv's pool before is done too.
         for (let turn = 0; turn < 20; turn++) await Promise.all([1, 2, 3, 4].map(() => stat(path)));
         assert.equal(fstatSync(given).rdev, rdev);
         closeSync(given);
@@ -194,7 +194,7 @@ describe('the log', () => {
     onPipe(async ({ opened, read }) => {
       opened.log.info({ reason: evil, [evil]: 1 }, `process ${evil}\n`);
       await opened[Symbol.asyncDispose]();
-      // Colours are this program's own.
+      // The program itself adds the colours.
       const line = read().replace(/\u001b\[\d+m/g, '');
       assert.match(line, /^[\x20-\x7e]+\n$/);
       assert.match(line, /process a\\u001b\[2Jb\\u009b31mc\\u202ed\\u007f\\u2028/);

@@ -12,7 +12,7 @@ interface Run {
   readonly reject: (error: Error) => void;
 }
 
-/** Restarts that go on as the test says. */
+/** Restarts whose steps the test controls. */
 class Stage {
   readonly runs: Run[] = [];
   readonly restarts: Restarts<number>;

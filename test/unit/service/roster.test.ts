@@ -14,7 +14,7 @@ import { keepsDescriptors } from '../../support/descriptors.js';
 import { temporaryDirectory } from '../../support/files.js';
 import { turns } from '../../support/loop.js';
 
-/** The process in slot 1, and one that is started in another slot. */
+/** The process in slot 1, and a process that is started in another slot. */
 const { pid, ppid } = process;
 const service: ServiceName = { words: ['run', 'a.js'], directory: '/srv/a' };
 
@@ -25,9 +25,9 @@ interface Generation {
 }
 
 interface Scene {
-  /** One that hands over, and is paused for that. */
+  /** The generation that hands over. It is frozen. */
   readonly before: Generation;
-  /** The next one, which has joined. */
+  /** The next generation, which has joined. */
   readonly next: Generation;
   readonly path: string;
   /** The slots in the journal. */
@@ -67,7 +67,7 @@ function duringHandOver(body: (scene: Scene) => Promise<void>): () => Promise<vo
       before.roster.open([snapshot]);
       await turns();
       next.roster.join();
-      before.roster.pause();
+      before.roster.freeze();
       await body({ before, next, path: `${control}.workers`, noted });
     } finally {
       before.roster.close();
@@ -96,7 +96,7 @@ describe('a generation that hands over', () => {
     duringHandOver(async ({ before, noted }) => {
       await before.starts(3);
       assert.deepEqual(noted(), [1]);
-      before.roster.resume();
+      before.roster.thaw();
       assert.deepEqual(noted(), [1, 3]);
     }),
   );

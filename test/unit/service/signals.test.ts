@@ -8,7 +8,7 @@ import { SAME_REQUEST_MS, Signals, type SignalHost } from '../../../src/service/
 interface Scene {
   /** The calls of the handlers so far. */
   readonly told: string[];
-  /** The process gets a signal this long after the last one. */
+  /** The process gets a signal this many milliseconds after the last one. */
   readonly get: (signal: 'SIGTERM' | 'SIGINT', afterMs: number) => Promise<void>;
   readonly signals: Signals;
 }
@@ -109,7 +109,7 @@ describe('a signal that asks a service to stop', () => {
   );
 
   it(
-    'says how long ago it came',
+    'reports how long ago it came',
     withSignals(async ({ get, signals }) => {
       assert.equal(signals.stoppingForMs, undefined);
       await get('SIGTERM', 0);

@@ -8,7 +8,7 @@ import { failsWith } from '../../support/errors.js';
 import { isPending, turns } from '../../support/loop.js';
 import { failure, killed, onStage, success, type Stage } from './stage.js';
 
-/** Starts them, and all are ready. */
+/** Starts the children, and makes them ready. */
 async function startReady(stage: Stage, count: number): Promise<void> {
   const started = stage.supervisor.start();
   for (let id = 1; id <= count; id++) stage.pool.ready(id, 100 + id);
@@ -36,7 +36,7 @@ describe('the snapshots of the slots', () => {
       host.process(104).exit(failure);
       pool.ready(5, 105);
       pool.leave(105);
-      await supervisor.pause();
+      await supervisor.freeze();
       assert.deepEqual(texts(supervisor.snapshot()), [
         '1: ready 101',
         '2: starting 102',
@@ -44,7 +44,7 @@ describe('the snapshots of the slots', () => {
         '4: waiting',
         '5: ready 105',
       ]);
-      supervisor.resume();
+      supervisor.thaw();
     }),
   );
 
@@ -60,14 +60,14 @@ describe('the snapshots of the slots', () => {
           host.earlier(4, 54),
         ])
         .catch(() => undefined);
-      await supervisor.pause();
+      await supervisor.freeze();
       assert.deepEqual(texts(supervisor.snapshot()), [
         '1: ready 51',
         '1: leaving 53',
         '2: awaited 52',
         '4: leaving 54',
       ]);
-      supervisor.resume();
+      supervisor.thaw();
     }),
   );
 
@@ -80,7 +80,7 @@ describe('the snapshots of the slots', () => {
       stage.last.exit(failure);
       assert.equal(stage.events.at(-1), 'died 1: code 1, again in 800 ms');
       stage.host.pass(300);
-      await stage.supervisor.pause();
+      await stage.supervisor.freeze();
       const snapshots = stage.supervisor.snapshot();
       assert.deepEqual(snapshots, [
         {
@@ -91,7 +91,7 @@ describe('the snapshots of the slots', () => {
           hasServed: true,
         },
       ]);
-      stage.supervisor.resume();
+      stage.supervisor.thaw();
       await onStage({}, (next) => {
         next.supervisor.start(snapshots).catch(() => undefined);
         next.host.pass(499);
@@ -116,9 +116,9 @@ describe('the snapshots of the slots', () => {
       stage.pool.takeOut(101);
       stage.pool.leave(101);
       stage.last.exit(success);
-      await stage.supervisor.pause();
+      await stage.supervisor.freeze();
       const snapshots = stage.supervisor.snapshot();
-      stage.supervisor.resume();
+      stage.supervisor.thaw();
       await onStage({}, async (next) => {
         await next.supervisor.start(snapshots);
         next.restart();
@@ -132,14 +132,14 @@ describe('the snapshots of the slots', () => {
     'carry the output of the processes, with a line that has begun',
     onStage({ count: 2, output: 'prefixed' }, async (stage) => {
       await startReady(stage, 2);
-      await stage.supervisor.pause();
+      await stage.supervisor.freeze();
       const snapshots = stage.supervisor.snapshot();
       for (const snapshot of snapshots) {
         assert.ok(snapshot.state === 'ready' && snapshot.stdout);
         assert.equal(Buffer.from(snapshot.stdout.partial).toString(), 'part');
         snapshot.stdout.descriptor.close();
       }
-      stage.supervisor.resume();
+      stage.supervisor.thaw();
       assert.deepEqual(
         stage.host.outputs.map(({ calls }) => calls),
         [
@@ -159,20 +159,20 @@ describe('the snapshots of the slots', () => {
       second.duplicate = () => {
         throw new Error('EMFILE');
       };
-      await stage.supervisor.pause();
+      await stage.supervisor.freeze();
       assert.throws(() => stage.supervisor.snapshot(), /EMFILE/);
-      stage.supervisor.resume();
+      stage.supervisor.thaw();
     }),
   );
 
   it(
-    'are available only while the supervisor is paused',
+    'are available only while the supervisor is frozen',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
       assert.throws(() => stage.supervisor.snapshot(), TypeError);
-      await assert.rejects(stage.supervisor.release(), TypeError);
-      await stage.supervisor.pause();
-      stage.supervisor.resume();
+      await assert.rejects(stage.supervisor.disown(), TypeError);
+      await stage.supervisor.freeze();
+      stage.supervisor.thaw();
       assert.throws(() => stage.supervisor.snapshot(), TypeError);
     }),
   );
@@ -195,21 +195,21 @@ describe('a supervisor that takes over', () => {
   );
 });
 
-describe('a paused supervisor', () => {
+describe('a frozen supervisor', () => {
   it(
-    'starts and ends nothing, and does it after it has resumed',
+    'starts and ends nothing until it thaws',
     onStage({ count: 2 }, async (stage) => {
       const { host, pool, supervisor, events } = stage;
       await startReady(stage, 2);
       pool.leave(101);
       host.process(101).exit(failure);
-      await supervisor.pause();
+      await supervisor.freeze();
       events.splice(0);
       pool.leave(102);
       host.process(102).exit(killed);
       host.pass(60_000);
       assert.equal(events.length, 0);
-      supervisor.resume();
+      supervisor.thaw();
       assert.deepEqual(events, ['died 2: SIGKILL, again in 100 ms', 'started 1 as 103']);
       host.pass(100);
       assert.equal(events.at(-1), 'started 2 as 104');
@@ -217,54 +217,54 @@ describe('a paused supervisor', () => {
   );
 
   it(
-    'stops when it is asked to, which ends the pause',
+    'thaws and stops when it is asked to stop',
     onStage({}, async (stage) => {
       const { host, supervisor } = stage;
       await startReady(stage, 1);
-      await supervisor.pause();
+      await supervisor.freeze();
       const stopped = supervisor.stop();
       assert.throws(() => supervisor.snapshot(), TypeError);
       await stage.drained(101);
       host.process(101).exit(killed);
       await stopped;
-      await assert.rejects(supervisor.pause(), failsWith('ERR_CLOSED'));
+      await assert.rejects(supervisor.freeze(), failsWith('ERR_CLOSED'));
     }),
   );
 
   it(
-    'rejects the pause when it is stopped before reading has stopped',
+    'rejects the freeze when it is stopped before reading has stopped',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
-      const paused = assert.rejects(stage.supervisor.pause(), failsWith('ERR_CLOSED'));
+      const paused = assert.rejects(stage.supervisor.freeze(), failsWith('ERR_CLOSED'));
       stage.supervisor.kill().catch(() => undefined);
       await paused;
     }),
   );
 
   it(
-    'refuses to be paused again, and to restart',
+    'refuses to be frozen again, and to restart',
     onStage({}, async (stage) => {
       await startReady(stage, 1);
-      await stage.supervisor.pause();
-      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_BUSY'));
+      await stage.supervisor.freeze();
+      await assert.rejects(stage.supervisor.freeze(), failsWith('ERR_BUSY'));
       await assert.rejects(stage.supervisor.restart(), failsWith('ERR_BUSY'));
-      stage.supervisor.resume();
-      stage.supervisor.resume();
+      stage.supervisor.thaw();
+      stage.supervisor.thaw();
     }),
   );
 
   it(
-    'cannot be paused before the start, or during a restart',
+    'cannot be frozen before the start, or during a restart',
     onStage({}, async (stage) => {
-      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_BUSY'));
+      await assert.rejects(stage.supervisor.freeze(), failsWith('ERR_BUSY'));
       await startReady(stage, 1);
       stage.restart();
-      await assert.rejects(stage.supervisor.pause(), failsWith('ERR_BUSY', /restart/));
+      await assert.rejects(stage.supervisor.freeze(), failsWith('ERR_BUSY', /restart/));
     }),
   );
 });
 
-describe('a supervisor that is released', () => {
+describe('a supervisor that disowns its children', () => {
   it(
     'sends no signal, starts nothing, and has no timer and no watch',
     onStage({ count: 4, output: 'prefixed' }, async (stage) => {
@@ -276,9 +276,9 @@ describe('a supervisor that is released', () => {
         host.earlier(9, 59, 'leaving'),
       ]);
       host.process(102).exit(failure);
-      await supervisor.pause();
+      await supervisor.freeze();
       events.splice(0);
-      await supervisor.release();
+      await supervisor.disown();
       await assert.rejects(started, failsWith('ERR_CLOSED'));
       assert.deepEqual([host.timers, host.watches, pool.listenerCount('ready')], [0, 0, 0]);
       assert.deepEqual(host.forgotten, [101]);
@@ -300,27 +300,27 @@ describe('a supervisor that is released', () => {
     onStage({}, async (stage) => {
       const { supervisor } = stage;
       await startReady(stage, 1);
-      await supervisor.pause();
-      await supervisor.release();
+      await supervisor.freeze();
+      await supervisor.disown();
       await supervisor.stop();
       await supervisor.kill();
-      supervisor.resume();
+      supervisor.thaw();
       assert.deepEqual(stage.signals(101), []);
       await assert.rejects(supervisor.restart(), failsWith('ERR_CLOSED'));
-      await assert.rejects(supervisor.pause(), failsWith('ERR_CLOSED'));
-      await assert.rejects(supervisor.release(), TypeError);
+      await assert.rejects(supervisor.freeze(), failsWith('ERR_CLOSED'));
+      await assert.rejects(supervisor.disown(), TypeError);
     }),
   );
 
   it(
-    'sends no signal to a worker that has drained after the release',
+    'sends no signal to a worker that has drained later',
     onStage({}, async (stage) => {
       const { host, pool, supervisor } = stage;
       pool.ready(1, 51);
       pool.ready(2, 52);
       await supervisor.start([host.earlier(1, 51), host.earlier(2, 52)]);
-      await supervisor.pause();
-      await supervisor.release();
+      await supervisor.freeze();
+      await supervisor.disown();
       await stage.drained(52);
       await turns();
       assert.deepEqual(stage.signals(52), []);
@@ -338,8 +338,8 @@ describe('a supervisor that is released', () => {
         new Promise((resolve) => {
           written = resolve;
         });
-      await stage.supervisor.pause();
-      const released = stage.supervisor.release();
+      await stage.supervisor.freeze();
+      const released = stage.supervisor.disown();
       assert.equal(await isPending(released), true);
       written();
       await released;

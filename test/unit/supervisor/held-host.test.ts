@@ -11,7 +11,7 @@ class Scene {
   readonly held = new HeldHost(this.host);
   readonly news: string[] = [];
 
-  /** A timer that tells its name. */
+  /** A timer that records its name. */
   timer(name: string, delayMs: number): { clear(): void } {
     return this.held.setTimer(() => this.news.push(name), delayMs);
   }

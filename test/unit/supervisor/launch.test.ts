@@ -13,9 +13,9 @@ import { onStage } from './stage.js';
 
 const options: StartOptions = { command: ['app'] };
 
-/** A shell's, in this directory. */
+/** The surroundings of a shell in this directory. */
 function surroundings(name: string, env: Record<string, string> = {}): Surroundings {
-  // As the kernel: where the link led to when it was entered.
+  // The kernel keeps the directory to which the link led when it was entered.
   const directory = realpathSync(name);
   return { env: { PWD: name, ...env }, cwd: () => directory };
 }

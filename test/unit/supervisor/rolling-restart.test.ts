@@ -468,7 +468,7 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'names the process that a launcher has started, and says what to do',
+    'names the process that a launcher has started, and reports what to do',
     onStage({ readyTimeoutMs: 5_000 }, async (stage) => {
       startReady(stage, 1);
       const restarted = stage.supervisor.restart();
@@ -503,7 +503,7 @@ describe('a rolling restart whose new process fails', () => {
   );
 
   it(
-    'says why a process cannot be started',
+    'reports why a process cannot be started',
     onStage({}, async (stage) => {
       startReady(stage, 1);
       stage.host.spawnError = new Error('spawn app ENOENT');
@@ -746,7 +746,7 @@ describe('the new process in a rolling restart', () => {
       await assert.rejects(restarted, failsWith('ERR_WORKER_FAILED', /127\.0\.0\.1:3000/));
       assert.deepEqual([stage.signals(102), stage.pool.drains.size], [[], 0]);
       assert.ok(stage.events.includes('ready 1'));
-      // From here on it is like any other worker.
+      // From here on it is treated like any other worker.
       stage.pool.leave(102);
       stage.host.process(102).exit(failure);
       assert.equal(stage.events.at(-1), 'died 1: code 1, again in 100 ms');

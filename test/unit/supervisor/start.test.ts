@@ -128,7 +128,7 @@ describe('a supervisor that starts', () => {
 
 describe('a start that fails', () => {
   it(
-    'says how a child in a crash loop ends, when none was ever ready',
+    'reports how a child in a crash loop ended, if none was ever ready',
     onStage({}, async (stage) => {
       const failed = assert.rejects(
         stage.supervisor.start(),
@@ -179,7 +179,7 @@ describe('a start that fails', () => {
   );
 
   it(
-    'says at once why no process can be started',
+    'reports at once why no process can be started',
     onStage({}, async ({ host, supervisor, events }) => {
       host.spawnError = new Error('spawn app ENOENT');
       await assert.rejects(

@@ -104,14 +104,14 @@ describe('an unexpected process', () => {
     onStage({}, async (stage) => {
       const { host, supervisor, events } = stage;
       stage.start();
-      await supervisor.pause();
+      await supervisor.freeze();
       supervisor.adopt(host.earlier(1, 51, 'awaited'), true);
       assert.deepEqual(events, ['started 1 as 101']);
-      supervisor.resume();
+      supervisor.thaw();
       assert.equal(events.at(-1), 'takenOver 1 as 51');
-      await supervisor.pause();
+      await supervisor.freeze();
       supervisor.adopt(host.earlier(1, 52, 'awaited'), true);
-      await supervisor.release();
+      await supervisor.disown();
       assert.equal(events.at(-1), 'takenOver 1 as 51');
     }),
   );

@@ -1,4 +1,4 @@
-// matchListeners: finds the inherited socket for an address in any spelling.
+// matchListeners: finds the inherited socket of an address, however the address is written.
 import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
 import { describe, it } from 'node:test';

@@ -41,7 +41,7 @@ function transfersSockets(): boolean {
   }
 }
 
-/** Runs `look` in each step of the worker. */
+/** Calls `look` at each step of the worker. */
 function atSteps(look: (step: Step) => void): Disposable {
   const listener = (step: unknown): void => {
     look(step as Step);

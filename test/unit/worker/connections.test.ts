@@ -1,4 +1,4 @@
-// A loop over the connections of a worker: it gets what it asks for, and no more.
+// A loop over the connections of a worker: it gets the connections that it asks for, and no more.
 import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
@@ -234,7 +234,7 @@ describe('a loop over the connections', () => {
       const { loop, first } = await looping(stage);
       const { connection } = await stage.client();
       const left = new Promise<IteratorResult<Socket, void>>((resolve) => {
-        // It is delivered right after this.
+        // The connection is delivered right after this.
         const onStep = (step: unknown): void => {
           if (step !== 'adopted') return;
           unsubscribe('passfd:step', onStep);

@@ -40,7 +40,7 @@ describe('custody', () => {
       const again = first.duplicate();
       custody.keep(5, { label: { key: 'a' }, descriptor: again });
       assert.deepEqual([there.closed, again.closed], [false, true]);
-      // Under its new id.
+      // The socket is kept under its new id, 5.
       custody.release([1]);
       assert.deepEqual(keys(custody), ['a']);
       custody.release([5]);
@@ -79,7 +79,7 @@ describe('custody', () => {
   );
 
   it(
-    'uses the ids of the present dispatcher, and closes what that one has not given when it says so',
+    'uses the ids of the present dispatcher, and closes sockets that it has not sent, when it asks for that',
     withCustody((custody, first, second) => {
       custody.keep(1, { label: { key: 'a' }, descriptor: first.duplicate() });
       custody.keep(2, { label: { key: 'b' }, descriptor: second.duplicate() });

@@ -95,7 +95,7 @@ const echoBody: RequestListener = (asked, response) => {
   );
 };
 
-/** An app whose answers a test gives by hand. */
+/** An app whose answers the test sends itself. */
 function byHand(): {
   app: RequestListener;
   next(): Promise<{ asked: IncomingMessage; response: ServerResponse }>;
@@ -407,7 +407,7 @@ describe('the drain of an HTTP server', () => {
     },
   })) {
     it(
-      `says that an answer is the last, whatever the app says of the connection: ${name}`,
+      `marks an answer as the last one, whatever the app sets: ${name}`,
       onStage('http', say, async ({ connect, drain }) => {
         const client = await connect();
         drain();
@@ -457,7 +457,7 @@ describe('the drain of an HTTP server', () => {
 
   for (const event of ['upgrade', 'connect'] as const) {
     it(
-      `leaves a connection to the app that it has got by '${event}', before or behind it`,
+      `leaves a connection to the app that it has got by '${event}', before or after the drain begins`,
       onStage('http', echo, async ({ server, connect, drain, closed }) => {
         server.on(event, (_asked: IncomingMessage, socket: NodeJS.ReadWriteStream) => {
           socket.write('HTTP/1.1 101 Yours\r\nConnection: upgrade\r\n\r\n');

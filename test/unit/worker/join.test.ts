@@ -30,7 +30,7 @@ describe('joining', () => {
   );
 
   it(
-    'fails with the reason of a dispatcher that says farewell',
+    'fails with the reason in the farewell of the dispatcher',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
       process.env['PASSFD_CHANNEL_FD'] = String(there.release().release());

@@ -1,4 +1,4 @@
-// A worker whose dispatcher has died: what its last will still sends, and what the worker brings to the next dispatcher.
+// A worker whose dispatcher has died: what the last will sends to it, and what it brings to the next dispatcher.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
@@ -69,7 +69,7 @@ describe('a worker after the message that its dispatcher has died', () => {
       await dispatcher.handOffAgain(1, connections);
       for (const connection of connections) connection.close();
       const third = await stage.client();
-      // It comes after the others. When it is served, those are handled.
+      // This connection comes after the others. When it is served, the others were handled.
       await dispatcher.handOff([third.connection]);
       await hears(third.client, 'third');
       await hears(first.client, 'first');
@@ -195,7 +195,7 @@ describe('a worker that joins the next dispatcher', () => {
       await second.grant(acceptor);
       await second.hears('ready');
       assert.equal(second.brought.length, 2);
-      // These are ids of the last dispatcher, and mean nothing here.
+      // These are ids of the last dispatcher, and are unknown to this one.
       await second.say({ type: 'release', listeners: [1, 2] });
       using first = await connected(acceptor);
       await second.handOff([first]);
@@ -238,7 +238,7 @@ describe('a worker that joins the next dispatcher', () => {
   );
 });
 
-/** No dispatcher comes to the path, however long one waits. */
+/** Checks that the worker does not connect any more. */
 async function staysAway(listener: Listener): Promise<void> {
   const calm = new AbortController();
   const stays = assert.rejects(listener.accept({ signal: calm.signal }), { name: 'AbortError' });

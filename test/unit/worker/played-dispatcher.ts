@@ -38,7 +38,7 @@ export class PlayedDispatcher {
   #isOver = false;
   /** Listeners that the worker has given back. */
   readonly unlistened: number[] = [];
-  /** Listeners that other workers of the service have too. */
+  /** Listeners that other workers of the service also have. */
   readonly openElsewhere: number[] = [];
   /** What the dispatcher does before it answers an `unlisten`. */
   onUnlisten: () => Promise<void> = () => Promise.resolve();

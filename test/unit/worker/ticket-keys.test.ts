@@ -1,4 +1,4 @@
-// Shared ticket keys: which sessions a TLS server resumes, and above all which it does not.
+// Shared ticket keys: which sessions a TLS server resumes, and which it must not resume.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';

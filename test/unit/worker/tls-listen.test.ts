@@ -52,7 +52,7 @@ describe('a worker whose server speaks TLS', () => {
       const before = keysOf(server);
       const atListening = once(server, 'listening').then(() => keysOf(server));
       assert.equal(await serve(stage, server, OLD), null);
-      // Connections after the answer come later than this.
+      // Connections that follow the answer come later than this.
       const keys = keysOf(server);
       assert.notEqual(keys, before);
       assert.equal(await atListening, keys);
