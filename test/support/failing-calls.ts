@@ -31,6 +31,18 @@ export function failing(
   };
 }
 
+/** Has no board made, until it is disposed of. */
+export function withoutBoards(error: keyof typeof constants.errno): Disposable {
+  const calls = native as { boardCreate: typeof native.boardCreate };
+  const { boardCreate } = calls;
+  calls.boardCreate = () => -constants.errno[error];
+  return {
+    [Symbol.dispose]: () => {
+      calls.boardCreate = boardCreate;
+    },
+  };
+}
+
 /** Loses the descriptors of the next message that has some, as the kernel does at the descriptor limit. */
 export function losingDescriptors(): Disposable {
   const calls = native as Pick<typeof native, 'receive'>;

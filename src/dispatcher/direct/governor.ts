@@ -238,6 +238,10 @@ export class Governor {
     this.#isLooking = true;
     try {
       this.#lookAtAll();
+    } catch (error) {
+      // A listener of an event has thrown, for example. The workers are governed all the same.
+      this.#plan(LATE_MS);
+      this.#host.warned(error);
     } finally {
       this.#isLooking = false;
     }
@@ -255,7 +259,7 @@ export class Governor {
       turns.set(known.number, Math.max(0, worker.own.turns - known.turns));
       known.turns = worker.own.turns;
       if (worker.state === 'ready') this.#feel(worker, known, elapsedMs);
-      for (const listener of worker.own.endPauses(now)) this.#host.entrust(worker, listener);
+      this.#askAgain(worker, now);
     }
     let hasAccepted = false;
     for (const [listener, governed] of this.#governed) {
@@ -269,8 +273,7 @@ export class Governor {
   /** Gives a worker a page, if it needs one. */
   #equip(worker: PassfdWorker): void {
     const { own } = worker;
-    if (!own.isAble || worker.hasLeft) return;
-    if (own.hasPage) return;
+    if (!own.isAble || own.hasPage || worker.hasLeft) return;
     if (!this.#isDirect && !own.hasPast) return;
     if (this.#clock.now() < this.#noPageUntil) return;
     try {
@@ -285,6 +288,13 @@ export class Governor {
       if (!this.#isPageMissing) this.#host.warned(error);
       this.#isPageMissing = true;
     }
+  }
+
+  /** Prepares a worker that could not watch to be asked again. What it had no descriptor for comes once more. */
+  #askAgain(worker: PassfdWorker, now: number): void {
+    const listeners = worker.own.endPauses(now);
+    for (const listener of listeners) this.#host.entrust(worker, listener);
+    if (listeners.length > 0 && worker.own.turns === 0) worker.own.close();
   }
 
   #count(worker: PassfdWorker): void {
