@@ -300,6 +300,7 @@ export function createParts(
   }
 
   const trustedWorkerHost: PassfdWorkerHost = {
+    acceptsDirectly: mode === 'direct',
     ownListeners: async () => {
       await admission.prepared;
       return listeners.own;

@@ -7,6 +7,8 @@ import type { WorkerEvents } from './worker-handle.js';
 
 /** What a passfd worker asks of its dispatcher. */
 export interface PassfdWorkerHost {
+  /** Whether workers that can accept by themselves do. Where they do not, they do not begin to when the dispatcher dies. */
+  readonly acceptsDirectly: boolean;
   /** The dispatcher's own listeners, once they are open. */
   ownListeners(): Promise<readonly Listener[]>;
   /**

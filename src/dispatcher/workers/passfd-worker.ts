@@ -135,7 +135,8 @@ export class PassfdWorker implements WorkerHandle {
     const custody = { isReturning: hello.returns !== undefined, entrusted: [] };
     const state = stateFromHello(hello, identity);
     const worker = new PassfdWorker(socket, state, custody, events, host);
-    worker.#outlet.post(encodeWelcome(state, serves));
+    const direct = state.direct === true && host.acceptsDirectly;
+    worker.#outlet.post(encodeWelcome({ id: state.id, direct }, serves));
     return worker;
   }
 

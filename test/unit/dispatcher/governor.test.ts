@@ -52,6 +52,7 @@ describe('a worker that can accept by itself', () => {
       async ({ stage, look, clock }) => {
         await stage.address();
         const worker = await stage.join({ direct: true });
+        assert.equal(worker.isDirect, undefined);
         await worker.entrusted();
         await worker.serve();
         await look(3);
