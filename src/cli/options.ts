@@ -1,15 +1,19 @@
 // The options that several commands have, with their help; and the settings of a service that they make.
 import { InvalidArgumentError, Option, type Command } from 'commander';
 
-import { policyNames, type Overload, type PolicyName } from '../dispatcher/index.js';
-import { defaultControlPath } from '../handoff/index.js';
 import {
   acceptModes,
+  policyNames,
+  type AcceptMode,
+  type Overload,
+  type PolicyName,
+} from '../dispatcher/index.js';
+import { defaultControlPath } from '../handoff/index.js';
+import {
   defaultSettings,
   logLevels,
   overloads,
   settingsFrom,
-  type AcceptMode,
   type LogLevel,
   type ServiceSettings,
   type WrittenAddress,

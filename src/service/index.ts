@@ -6,12 +6,10 @@ export { logLevels, type LogLevel } from './log.js';
 export { appCommand } from './node-command.js';
 export { runService } from './service.js';
 export {
-  acceptModes,
   defaultSettings,
   MAX_BACKLOG,
   MAX_WORKERS,
   overloads,
   settingsFrom,
-  type AcceptMode,
   type ServiceSettings,
 } from './settings.js';

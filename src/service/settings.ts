@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 
 import * as v from 'valibot';
 
-import { policyNames, type Overload } from '../dispatcher/index.js';
+import { acceptModes, policyNames, type AcceptMode, type Overload } from '../dispatcher/index.js';
 import { MAX_TIMER_MS } from '../fd/internal.js';
 import {
   DEFAULT_DRAIN_TIMEOUT_MS,
@@ -23,10 +23,6 @@ export const MAX_WORKERS = 1024;
 export const MAX_BACKLOG = 0x7fff_ffff;
 
 export const overloads = ['wait', 'refuse'] as const satisfies readonly Overload[];
-
-/** How connections get from an address to the workers. */
-export const acceptModes = ['auto', 'direct', 'hand-off'] as const;
-export type AcceptMode = (typeof acceptModes)[number];
 
 /** The values of settings that no source has. */
 export const defaultSettings = {
