@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { Dispatcher } from '../../src/dispatcher/index.js';
 import { connect as connectSocket } from '../../src/fd/index.js';
 import { encodeJson } from '../../src/handoff/index.js';
+import { ACCEPT_MODES } from '../support/accept-modes.js';
 import { FakeWorker } from '../support/fake-worker.js';
 import { temporaryDirectory } from '../support/files.js';
 import { turns } from '../support/loop.js';
@@ -20,38 +21,42 @@ import { withoutWill } from '../support/will.js';
 const lateListen = fileURLToPath(new URL('fixtures/late-listen.js', import.meta.url));
 
 describe('a worker whose dispatcher is killed', () => {
-  it(
-    'answers its adopted clients and then exits, also when a server of its own listens',
-    withPrograms(async (start) => {
-      await using directory = await temporaryDirectory();
-      const control = `${directory.path}/control`;
-      const program = start(...passfd('run', '--workers', '1', '--control', control, app('exclusive.js')));
-      const [, port] = await program.line(/^listening (\d+)$/);
-      const client = connect(Number(port), '127.0.0.1');
-      await once(client, 'connect');
-      for (;;) {
-        const [worker] = (await statusOf(control)).workers;
-        if (worker?.active !== 1) continue;
-        program.kill();
-        assert.equal(isAlive(worker.pid), true);
-        client.write('still there?');
-        const [answer] = (await once(client, 'data')) as [Buffer];
-        assert.equal(answer.toString(), 'still there?');
-        client.end();
-        // The worker shares the output of the program. So the output is closed when the worker has ended.
-        await program.exit;
-        assert.equal(isAlive(worker.pid), false);
-        return;
-      }
-    }),
-  );
+  for (const accept of ACCEPT_MODES) {
+    it(
+      `answers its clients and then exits, also when a server of its own listens: ${accept}`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        const flags = ['--accept', accept, '--workers', '1', '--control', control];
+        const program = start(...passfd('run', ...flags, app('exclusive.js')));
+        const [, port] = await program.line(/^listening (\d+)$/);
+        const client = connect(Number(port), '127.0.0.1');
+        await once(client, 'connect');
+        for (;;) {
+          const [worker] = (await statusOf(control)).workers;
+          if (worker?.active !== 1) continue;
+          program.kill();
+          assert.equal(isAlive(worker.pid), true);
+          client.write('still there?');
+          const [answer] = (await once(client, 'data')) as [Buffer];
+          assert.equal(answer.toString(), 'still there?');
+          client.end();
+          // The worker shares the output of the program. So the output is closed when the worker has ended.
+          await program.exit;
+          assert.equal(isAlive(worker.pid), false);
+          return;
+        }
+      }),
+    );
+  }
 
   it(
-    'waits for the next dispatcher until the orphan timeout, and then frees the address',
+    'waits for the next dispatcher until the orphan timeout, and then frees the address: hand-off',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
-      const flags = ['--workers', '1', '--orphan-timeout', '5000', '--control', control];
+      const wait = ['--orphan-timeout', '5000', '--accept', 'hand-off'];
+      const flags = ['--workers', '1', ...wait, '--control', control];
       const program = start(...passfd('run', ...flags, app('http.js')));
       const [, port = ''] = await program.line(/^listening (\d+)$/);
       program.kill();
@@ -63,6 +68,30 @@ describe('a worker whose dispatcher is killed', () => {
       await program.exit;
       const [error] = await ended;
       assert.equal(error.code, 'ECONNRESET');
+      const late = connect(Number(port), '127.0.0.1');
+      const [refusal] = (await once(late, 'error')) as [NodeJS.ErrnoException];
+      assert.equal(refusal.code, 'ECONNREFUSED');
+    }),
+  );
+
+  it(
+    'accepts clients until the orphan timeout, and then frees the address: direct',
+    { skip: !ACCEPT_MODES.includes('direct') && 'needs Linux' },
+    withPrograms(async (start) => {
+      await using directory = await temporaryDirectory();
+      const wait = ['--orphan-timeout', '5000', '--accept', 'direct'];
+      const flags = ['--workers', '2', ...wait, '--control', `${directory.path}/control`];
+      const program = start(...passfd('run', ...flags, app('http.js')));
+      const [, port = ''] = await program.line(/^listening (\d+)$/);
+      await program.line(/^listening (\d+)$/);
+      program.kill();
+      await program.ended;
+      for (let client = 0; client < 20; client++) {
+        const answer = await fetch(`http://127.0.0.1:${port}/`, { headers: { connection: 'close' } });
+        assert.match(await answer.text(), /^[12] /);
+      }
+      // The workers share the output of the program. So the output is closed when they have ended.
+      await program.exit;
       const late = connect(Number(port), '127.0.0.1');
       const [refusal] = (await once(late, 'error')) as [NodeJS.ErrnoException];
       assert.equal(refusal.code, 'ECONNREFUSED');
@@ -99,28 +128,39 @@ describe('a worker whose dispatcher is killed', () => {
     }),
   );
 
-  it(
-    'is ended when the next dispatcher wants fewer workers',
-    withPrograms(async (start) => {
-      await using directory = await temporaryDirectory();
-      const control = `${directory.path}/control`;
-      const run = (workers: string): Program => {
-        const flags = ['--workers', workers, '--orphan-timeout', '60000', '--control', control];
-        return start(...passfd('run', ...flags, app('http.js')));
-      };
-      const killed = run('2');
-      await killed.line(/^listening/);
-      const before = await workersAt(control, 2);
-      killed.kill();
-      const next = run('1');
-      const after = await workersAt(control, 1);
-      assert.deepEqual(after, before.slice(0, 1));
-      while (before.some((pid) => !after.includes(pid) && isAlive(pid))) await turns(1);
-      next.signal('SIGTERM');
-      assert.equal(await next.exit, 0);
-      await killed.exit;
-    }),
-  );
+  for (const accept of ACCEPT_MODES) {
+    it(
+      `is ended when the next dispatcher wants fewer workers: ${accept}`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        const run = (workers: string): Program => {
+          const flags = [
+            '--accept',
+            accept,
+            '--workers',
+            workers,
+            '--orphan-timeout',
+            '60000',
+            '--control',
+            control,
+          ];
+          return start(...passfd('run', ...flags, app('http.js')));
+        };
+        const killed = run('2');
+        await killed.line(/^listening/);
+        const before = await workersAt(control, 2);
+        killed.kill();
+        const next = run('1');
+        const after = await workersAt(control, 1);
+        assert.deepEqual(after, before.slice(0, 1));
+        while (before.some((pid) => !after.includes(pid) && isAlive(pid))) await turns(1);
+        next.signal('SIGTERM');
+        assert.equal(await next.exit, 0);
+        await killed.exit;
+      }),
+    );
+  }
 });
 
 describe('a connection that waits in a dispatcher that is killed', { skip: withoutWill() }, () => {

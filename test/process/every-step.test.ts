@@ -6,6 +6,7 @@ import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 
 import type { Step } from '../../src/handoff/index.js';
+import { ACCEPT_MODES, type AcceptMode } from '../support/accept-modes.js';
 import { Crowd, type Outcome } from '../support/crowd.js';
 import { STUCK_AFTER_MS } from '../support/deadline.js';
 import { temporaryDirectory } from '../support/files.js';
@@ -21,8 +22,8 @@ interface Case {
   readonly by?: 'coming and going' | 'a drain';
 }
 
-/** Every step that a worker takes. */
-const cases: readonly Case[] = [
+/** Every step that a worker takes, where connections are handed to it. */
+const ofHandOff: readonly Case[] = [
   { step: 'hello-sent', mayLose: false },
   { step: 'welcomed', mayLose: false },
   { step: 'listen-sent', mayLose: false },
@@ -37,6 +38,26 @@ const cases: readonly Case[] = [
   { step: 'unlistened', mayLose: true, by: 'coming and going' },
   { step: 'drain-received', mayLose: true, by: 'a drain' },
 ];
+
+/** Every step that a worker takes, where it accepts by itself. */
+const ofDirectAccept: readonly Case[] = [
+  { step: 'hello-sent', mayLose: false },
+  { step: 'welcomed', mayLose: false },
+  { step: 'board-received', mayLose: false },
+  { step: 'listen-sent', mayLose: false },
+  { step: 'listening', mayLose: false },
+  { step: 'ready-sent', mayLose: false },
+  { step: 'watching', mayLose: false },
+  { step: 'accepted', mayLose: true },
+  { step: 'unlisten-sent', mayLose: true, by: 'coming and going' },
+  { step: 'unlistened', mayLose: true, by: 'coming and going' },
+  { step: 'drain-received', mayLose: true, by: 'a drain' },
+];
+
+const cases: Readonly<Record<AcceptMode, readonly Case[]>> = {
+  direct: ofDirectAccept,
+  'hand-off': ofHandOff,
+};
 
 /** A stopped worker holds a window that it has adopted, and one in flight: some more are left for the other worker. */
 const CLIENTS = 3 * 128;
@@ -53,6 +74,7 @@ interface Interruption {
 /** @returns what became of the clients who came before, meanwhile and behind it */
 async function interrupted(
   start: Start,
+  accept: AcceptMode,
   { step, by }: Case,
   { signal, then }: Interruption,
 ): Promise<Outcome> {
@@ -63,7 +85,18 @@ async function interrupted(
   await mkdir(records);
   const habit = by === 'coming and going' ? ['comes-and-goes'] : [];
   const program = start(
-    ...passfd('run', '--workers', '2', '--control', control, app('numbers.js'), records, ...habit),
+    ...passfd(
+      'run',
+      '--accept',
+      accept,
+      '--workers',
+      '2',
+      '--control',
+      control,
+      app('numbers.js'),
+      records,
+      ...habit,
+    ),
     {
       env: {
         NODE_OPTIONS: `--import ${app('signal-at-step.js')}`,
@@ -86,7 +119,9 @@ async function interrupted(
     await crowd.untilMore(MEANWHILE);
   }
   const outcome = await crowd.stop();
-  assertExactlyOnce(outcome, await statusOf(control), records);
+  // A worker counts a connection after it has accepted it.
+  const uncounted = accept === 'direct' ? 1 : 0;
+  assertExactlyOnce(outcome, await statusOf(control), records, uncounted);
   program.signal('SIGTERM');
   assert.equal(await program.exit, 0);
   return outcome;
@@ -104,31 +139,39 @@ async function untilStopped(pid: number): Promise<void> {
   while (!readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') T ')) await setImmediate();
 }
 
-describe('a worker', () => {
-  for (const interruptedCase of cases) {
-    const { step, mayLose, by } = interruptedCase;
-    const where = `at the step "${step}"${by ? `, brought there by ${by},` : ''}`;
-    const cost = mayLose ? 'what it had adopted' : 'nothing';
-    it(
-      `that is killed ${where} costs ${cost}`,
-      withPrograms(async (start) => {
-        const { lost } = await interrupted(start, interruptedCase, { signal: 'SIGKILL' });
-        if (!mayLose) assert.deepEqual(lost, []);
-      }),
-    );
-    it(
-      `that is stopped ${where} keeps no other from serving, and costs nothing when it goes on`,
-      withPrograms(async (start) => {
-        const { lost } = await interrupted(start, interruptedCase, { signal: 'SIGSTOP', then: 'SIGCONT' });
-        assert.deepEqual(lost, []);
-      }),
-    );
-    it(
-      `that is stopped ${where} and killed then costs ${cost}`,
-      withPrograms(async (start) => {
-        const { lost } = await interrupted(start, interruptedCase, { signal: 'SIGSTOP', then: 'SIGKILL' });
-        if (!mayLose) assert.deepEqual(lost, []);
-      }),
-    );
-  }
-});
+for (const accept of ACCEPT_MODES) {
+  describe(`a worker, ${accept},`, () => {
+    for (const interruptedCase of cases[accept]) {
+      const { step, mayLose, by } = interruptedCase;
+      const where = `at the step "${step}"${by ? `, brought there by ${by},` : ''}`;
+      const cost = mayLose ? 'what it had taken' : 'nothing';
+      it(
+        `that is killed ${where} costs ${cost}`,
+        withPrograms(async (start) => {
+          const { lost } = await interrupted(start, accept, interruptedCase, { signal: 'SIGKILL' });
+          if (!mayLose) assert.deepEqual(lost, []);
+        }),
+      );
+      it(
+        `that is stopped ${where} keeps no other from serving, and costs nothing when it goes on`,
+        withPrograms(async (start) => {
+          const { lost } = await interrupted(start, accept, interruptedCase, {
+            signal: 'SIGSTOP',
+            then: 'SIGCONT',
+          });
+          assert.deepEqual(lost, []);
+        }),
+      );
+      it(
+        `that is stopped ${where} and killed then costs ${cost}`,
+        withPrograms(async (start) => {
+          const { lost } = await interrupted(start, accept, interruptedCase, {
+            signal: 'SIGSTOP',
+            then: 'SIGKILL',
+          });
+          if (!mayLose) assert.deepEqual(lost, []);
+        }),
+      );
+    }
+  });
+}

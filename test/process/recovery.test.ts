@@ -5,6 +5,7 @@ import { connect, createServer, type AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 
+import { ACCEPT_MODES, type AcceptMode } from '../support/accept-modes.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf, stopAtOnce } from '../support/passfd.js';
 import { isAlive, untilEnded } from '../support/processes.js';
@@ -20,11 +21,11 @@ interface Scene {
   ask(): Promise<string>;
 }
 
-function withScene(body: (scene: Scene) => Promise<void>): () => Promise<void> {
+function withScene(accept: AcceptMode, body: (scene: Scene) => Promise<void>): () => Promise<void> {
   return withPrograms(async (start) => {
     await using directory = await temporaryDirectory();
     const [control, web] = [`${directory.path}/control`, `${directory.path}/web`];
-    const flags = ['--workers', '1', '--orphan-timeout', '60000', '--control', control];
+    const flags = ['--accept', accept, '--workers', '1', '--orphan-timeout', '60000', '--control', control];
     await body({
       start: (...more) =>
         start(...passfd('run', ...flags, '--listen', `unix:${web}`, ...more, app('http.js'))),
@@ -54,89 +55,102 @@ async function workerOfKilled(scene: Scene): Promise<number> {
   return worker;
 }
 
-describe('a dispatcher that waits for the workers of a killed one', () => {
-  it(
-    'does not hand over before it listens, and serves when they are back',
-    withScene(async (scene) => {
-      const worker = await workerOfKilled(scene);
-      process.kill(worker, 'SIGSTOP');
-      const next = scene.start();
-      const command = await refusedTakeover(scene);
-      assert.match(await command.stderr, /still starting/);
-      process.kill(worker, 'SIGCONT');
-      assert.equal(await scene.worker(), worker);
-      assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
-      assert.equal(await scene.takeover().exit, 0);
-      assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
-      next.signal('SIGTERM');
-      assert.equal(await next.exit, 0);
-    }),
-  );
+for (const accept of ACCEPT_MODES) {
+  describe(`a dispatcher, ${accept}, that waits for the workers of a killed one`, () => {
+    it(
+      'does not hand over before it listens, and serves when they are back',
+      withScene(accept, async (scene) => {
+        const worker = await workerOfKilled(scene);
+        process.kill(worker, 'SIGSTOP');
+        const next = scene.start();
+        const command = await refusedTakeover(scene);
+        assert.match(await command.stderr, /still starting/);
+        process.kill(worker, 'SIGCONT');
+        assert.equal(await scene.worker(), worker);
+        assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
+        assert.equal(await scene.takeover().exit, 0);
+        assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
+        next.signal('SIGTERM');
+        assert.equal(await next.exit, 0);
+      }),
+    );
 
-  it(
-    'ends at once, with them, at a second signal',
-    withScene(async (scene) => {
-      const worker = await workerOfKilled(scene);
-      process.kill(worker, 'SIGSTOP');
-      const next = scene.start();
-      await refusedTakeover(scene); // so it waits
-      assert.equal(await stopAtOnce(next), 1);
-      await untilEnded(worker);
-      assert.ok(!next.errorLines.some((line) => line.includes('"listening"')), 'it has waited for nobody');
-    }),
-  );
+    it(
+      'ends at once, with them, at a second signal',
+      withScene(accept, async (scene) => {
+        const worker = await workerOfKilled(scene);
+        process.kill(worker, 'SIGSTOP');
+        const next = scene.start();
+        await refusedTakeover(scene); // so it waits
+        assert.equal(await stopAtOnce(next), 1);
+        await untilEnded(worker);
+        assert.ok(!next.errorLines.some((line) => line.includes('"listening"')), 'it has waited for nobody');
+      }),
+    );
 
-  it(
-    'and fails to start, leaves the socket files of the killed one to the next start',
-    withScene(async (scene) => {
-      const worker = await workerOfKilled(scene);
-      const other = createServer().listen(0, '127.0.0.1');
-      await once(other, 'listening');
-      const { port } = other.address() as AddressInfo;
-      const failing = scene.start('--listen', `127.0.0.1:${port}`);
-      assert.equal(await failing.ended, 1);
-      other.close();
-      const next = scene.start();
-      assert.equal(await scene.worker(), worker);
-      assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
-      next.signal('SIGTERM');
-      assert.equal(await next.exit, 0);
-    }),
-  );
-});
+    it(
+      'and fails to start, leaves the socket files of the killed one to the next start',
+      withScene(accept, async (scene) => {
+        const worker = await workerOfKilled(scene);
+        const other = createServer().listen(0, '127.0.0.1');
+        await once(other, 'listening');
+        const { port } = other.address() as AddressInfo;
+        const failing = scene.start('--listen', `127.0.0.1:${port}`);
+        assert.equal(await failing.ended, 1);
+        other.close();
+        const next = scene.start();
+        assert.equal(await scene.worker(), worker);
+        assert.match(await scene.ask(), /^HTTP\/1\.1 200 /);
+        next.signal('SIGTERM');
+        assert.equal(await next.exit, 0);
+      }),
+    );
+  });
+}
 
-describe('a dispatcher that is killed in the middle of a rolling restart', () => {
-  it(
-    'leaves the new worker in its place, and the old one to finish what it has open',
-    withPrograms(async (start) => {
-      await using directory = await temporaryDirectory();
-      const control = `${directory.path}/control`;
-      const flags = ['--workers', '1', '--orphan-timeout', '60000', '--control', control];
-      const run = (): Program => start(...passfd('run', ...flags, app('slow.js')));
-      const killed = run();
-      const [, port] = await killed.line(/^listening (\d+)$/);
-      const [old] = (await workersOf(control, ['ready'])).pids;
-      assert.ok(old !== undefined);
-      const client = connect(Number(port), '127.0.0.1');
-      client.write('GET /slow HTTP/1.1\r\nHost: x\r\n\r\n');
-      await once(client, 'data');
-      killed.signal('SIGHUP');
-      const before = await workersOf(control, ['draining', 'ready']);
-      const fresh = before.pids.find((pid) => pid !== old);
-      killed.kill();
-      await killed.ended;
-      const next = run();
-      assert.deepEqual(await workersOf(control, ['ready']), { pids: [fresh] });
-      // It has not been touched since: the supervisor looks after it for as long as it drains.
-      assert.equal(isAlive(old), true);
-      client.destroy();
-      await untilEnded(old);
-      assert.deepEqual(await workersOf(control, ['ready']), { pids: [fresh] });
-      next.signal('SIGTERM');
-      assert.equal(await next.exit, 0);
-    }),
-  );
-});
+for (const accept of ACCEPT_MODES) {
+  describe(`a dispatcher, ${accept}, that is killed in the middle of a rolling restart`, () => {
+    it(
+      'leaves the new worker in its place, and the old one to finish what it has open',
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        const flags = [
+          '--accept',
+          accept,
+          '--workers',
+          '1',
+          '--orphan-timeout',
+          '60000',
+          '--control',
+          control,
+        ];
+        const run = (): Program => start(...passfd('run', ...flags, app('slow.js')));
+        const killed = run();
+        const [, port] = await killed.line(/^listening (\d+)$/);
+        const [old] = (await workersOf(control, ['ready'])).pids;
+        assert.ok(old !== undefined);
+        const client = connect(Number(port), '127.0.0.1');
+        client.write('GET /slow HTTP/1.1\r\nHost: x\r\n\r\n');
+        await once(client, 'data');
+        killed.signal('SIGHUP');
+        const before = await workersOf(control, ['draining', 'ready']);
+        const fresh = before.pids.find((pid) => pid !== old);
+        killed.kill();
+        await killed.ended;
+        const next = run();
+        assert.deepEqual(await workersOf(control, ['ready']), { pids: [fresh] });
+        // It has not been touched since: the supervisor looks after it for as long as it drains.
+        assert.equal(isAlive(old), true);
+        client.destroy();
+        await untilEnded(old);
+        assert.deepEqual(await workersOf(control, ['ready']), { pids: [fresh] });
+        next.signal('SIGTERM');
+        assert.equal(await next.exit, 0);
+      }),
+    );
+  });
+}
 
 /** The workers when they are in these states, in whatever order. */
 async function workersOf(

@@ -8,6 +8,7 @@ import { describe, it } from 'node:test';
 
 import { listen, type TcpAddress } from '../../src/fd/index.js';
 import { ProcessWatch } from '../../src/fd/internal.js';
+import { ACCEPT_MODES, type AcceptMode } from '../support/accept-modes.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { untilEnded } from '../support/processes.js';
@@ -241,13 +242,16 @@ function restarted(
   body: (
     scene: Pick<Scene, 'manager' | 'control'> & { readonly listenAt: (address: string) => void },
   ) => Promise<void>,
+  accept: AcceptMode = 'hand-off',
 ): () => Promise<void> {
   return withPrograms(async (start) => {
     await using directory = await temporaryDirectory();
     const control = `${directory.path}/control`;
     const script = `${directory.path}/command`;
     const listenAt = (address: string): void => {
-      const [program, args] = passfd(...run(control, '--listen', address, app('http.js')));
+      const [program, args] = passfd(
+        ...run(control, '--accept', accept, '--listen', address, app('http.js')),
+      );
       writeFileSync(script, `exec ${[program, ...args].join(' ')}`);
     };
     const manager = new ServiceManager(start, {
@@ -279,22 +283,24 @@ async function kill({ manager, control }: Pick<Scene, 'manager' | 'control'>): P
 }
 
 describe('passfd that finds stored sockets', { skip: withoutServiceManager }, () => {
-  it(
-    'goes on with them after a stop, and no client that came meanwhile is refused',
-    restarted(async ({ manager, listenAt }) => {
-      const port = await freePort();
-      listenAt(`127.0.0.1:${port}`);
-      await manager.start();
-      await manager.notified('READY=1');
-      manager.signal('SIGTERM');
-      assert.equal(await manager.ended(), 0);
-      const client = connect(port, '127.0.0.1');
-      await once(client, 'connect'); // not refused
-      const { names } = await manager.start();
-      assert.deepEqual(names, [`listener-127.0.0.1%3A${port}`]);
-      assert.match(await answered(client), /^HTTP\/1\.1 200 /);
-    }),
-  );
+  for (const accept of ACCEPT_MODES) {
+    it(
+      `goes on with them after a stop, and no client that came meanwhile is refused: ${accept}`,
+      restarted(async ({ manager, listenAt }) => {
+        const port = await freePort();
+        listenAt(`127.0.0.1:${port}`);
+        await manager.start();
+        await manager.notified('READY=1');
+        manager.signal('SIGTERM');
+        assert.equal(await manager.ended(), 0);
+        const client = connect(port, '127.0.0.1');
+        await once(client, 'connect'); // not refused
+        const { names } = await manager.start();
+        assert.deepEqual(names, [`listener-127.0.0.1%3A${port}`]);
+        assert.match(await answered(client), /^HTTP\/1\.1 200 /);
+      }, accept),
+    );
+  }
 
   it(
     'gives up those that nobody asks for: their addresses are free, and they are stored no longer',
@@ -423,34 +429,38 @@ describe('passfd under a manager', { skip: withoutServiceManager }, () => {
     ),
   );
 
-  it(
-    'ends when the next generation is the main process, and that one serves on, hands on, and stops like the first',
-    withPrograms(async (start) => {
-      await using directory = await temporaryDirectory();
-      const control = `${directory.path}/control`;
-      const path = `${directory.path}/web`;
-      const [program, args] = passfd(...run(control, '--listen', `unix:${path}`, app('http.js')));
-      const manager = new ServiceManager(start, {
-        command: [program, ...args],
-        notify: `${directory.path}/notify`,
-      });
-      await manager.addresses();
-      let { pid } = await manager.start();
-      await manager.notified('READY=1');
-      for (let takeover = 0; takeover < 3; takeover++) {
-        assert.equal(await start(...passfd('takeover', '--control', control)).exit, 0);
+  for (const accept of ACCEPT_MODES) {
+    it(
+      `ends when the next generation is the main process, and that one serves on, hands on, and stops like the first: ${accept}`,
+      withPrograms(async (start) => {
+        await using directory = await temporaryDirectory();
+        const control = `${directory.path}/control`;
+        const path = `${directory.path}/web`;
+        const [program, args] = passfd(
+          ...run(control, '--accept', accept, '--listen', `unix:${path}`, app('http.js')),
+        );
+        const manager = new ServiceManager(start, {
+          command: [program, ...args],
+          notify: `${directory.path}/notify`,
+        });
+        await manager.addresses();
+        let { pid } = await manager.start();
+        await manager.notified('READY=1');
+        for (let takeover = 0; takeover < 3; takeover++) {
+          assert.equal(await start(...passfd('takeover', '--control', control)).exit, 0);
+          await untilEnded(pid);
+          pid = (await statusOf(control)).pid;
+          await manager.notified(`MAINPID=${pid}`);
+          assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
+        }
+        manager.signal('SIGTERM');
+        await manager.notified('STOPPING=1');
+        await manager.ended();
         await untilEnded(pid);
-        pid = (await statusOf(control)).pid;
-        await manager.notified(`MAINPID=${pid}`);
-        assert.match(await askAt(path), /^HTTP\/1\.1 200 /);
-      }
-      manager.signal('SIGTERM');
-      await manager.notified('STOPPING=1');
-      await manager.ended();
-      await untilEnded(pid);
-      await manager.end();
-    }),
-  );
+        await manager.end();
+      }),
+    );
+  }
 });
 
 /** The process that a notification names as the main one. */

@@ -11,6 +11,7 @@ import { describe, it } from 'node:test';
 import { io } from 'socket.io-client';
 import { WebSocket } from 'ws';
 
+import { ACCEPT_MODES } from '../support/accept-modes.js';
 import { temporaryDirectory } from '../support/files.js';
 import { app, passfd, statusOf } from '../support/passfd.js';
 import { withPrograms, type Program } from '../support/program.js';
@@ -93,24 +94,31 @@ describe('an app under `passfd run`', () => {
     ['hono.js', askHttp],
     ['ws.js', askWebSocket],
   ];
-  for (const [name, ask] of apps) {
-    it(
-      `is answered by every worker, in turn: ${name}`,
-      withPrograms(async (start) => {
-        await using directory = await temporaryDirectory();
-        const control = `${directory.path}/control`;
-        const program = start(...passfd('run', '--workers', '3', '--control', control, app(name)));
-        const port = await portOf(program, control);
-        const answers: string[] = [];
-        for (let round = 0; round < 6; round++) answers.push(await ask(port));
-        assert.deepEqual(answers.slice(0, 3).sort(), WORKERS);
-        assert.deepEqual(answers.slice(3), answers.slice(0, 3));
-        const { connections } = await statusOf(control);
-        assert.equal(connections.adopted, 6);
-        program.signal('SIGTERM');
-        assert.equal(await program.exit, 0);
-      }),
-    );
+  for (const accept of ACCEPT_MODES) {
+    for (const [name, ask] of apps) {
+      it(
+        `is answered ${accept === 'direct' ? 'by some worker' : 'by every worker, in turn'}: ${name}, ${accept}`,
+        withPrograms(async (start) => {
+          await using directory = await temporaryDirectory();
+          const control = `${directory.path}/control`;
+          const flags = ['--accept', accept, '--workers', '3', '--control', control];
+          const program = start(...passfd('run', ...flags, app(name)));
+          const port = await portOf(program, control);
+          const answers: string[] = [];
+          for (let round = 0; round < 6; round++) answers.push(await ask(port));
+          if (accept === 'direct') {
+            for (const answer of answers) assert.ok(WORKERS.includes(answer), answer);
+          } else {
+            assert.deepEqual(answers.slice(0, 3).sort(), WORKERS);
+            assert.deepEqual(answers.slice(3), answers.slice(0, 3));
+          }
+          const { connections } = await statusOf(control);
+          assert.equal(connections.adopted, 6);
+          program.signal('SIGTERM');
+          assert.equal(await program.exit, 0);
+        }),
+      );
+    }
   }
 
   it(
@@ -119,7 +127,9 @@ describe('an app under `passfd run`', () => {
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
-      const program = start(...passfd('run', '--workers', '3', '--control', control, app('typed.ts')));
+      const program = start(
+        ...passfd('run', '--accept', 'hand-off', '--workers', '3', '--control', control, app('typed.ts')),
+      );
       const port = await portOf(program, control);
       const answers = [await askHttp(port), await askHttp(port), await askHttp(port)];
       assert.deepEqual(answers.sort(), WORKERS);
@@ -150,7 +160,9 @@ describe('a Socket.IO client whose long polling meets several workers', () => {
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const control = `${directory.path}/control`;
-      const server = start(...passfd('run', '--workers', '3', '--control', control, app('socket-io.js')));
+      const server = start(
+        ...passfd('run', '--accept', 'hand-off', '--workers', '3', '--control', control, app('socket-io.js')),
+      );
       const port = await portOf(server, control);
       let lost = 0;
       // Only worker 1 looks for lost sessions.

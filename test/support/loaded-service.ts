@@ -6,6 +6,7 @@ import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 
+import type { AcceptMode } from './accept-modes.js';
 import { backlogOf } from './dispatcher-stage.js';
 import { temporaryDirectory } from './files.js';
 import { app, passfdAt, statusOf } from './passfd.js';
@@ -24,20 +25,26 @@ export class LoadedService {
   readonly start: Start;
   readonly control: string;
   readonly #main: string;
+  readonly #flags: readonly string[];
   /** The process that was started last. */
   service: Program;
   port = 0;
   #load: Program | undefined;
 
-  /** @param main the program `passfd`, whose file may be replaced */
-  constructor(start: Start, control: string, main: string) {
+  /**
+   * @param main the program `passfd`, whose file may be replaced
+   * @param flags of `run`, beside those that every service here has
+   */
+  constructor(start: Start, control: string, main: string, flags: readonly string[] = []) {
     this.start = start;
     this.control = control;
     this.#main = main;
+    this.#flags = flags;
     this.service = this.startService();
   }
 
-  startService(): Program {
+  /** @param flags instead of those of the first one */
+  startService(flags = this.#flags): Program {
     const words = [
       'run',
       '--workers',
@@ -46,6 +53,7 @@ export class LoadedService {
       '60000',
       '--control',
       this.control,
+      ...flags,
     ];
     this.service = this.start(...passfdAt(this.#main, ...words, app('process.js')));
     return this.service;
@@ -112,6 +120,13 @@ export class LoadedService {
     return [/ino:\d+/.exec(line)?.[0], /sk:\w+/.exec(line)?.[0]].join(' ');
   }
 
+  /** A client that comes now is answered. */
+  async isAnswered(): Promise<void> {
+    const client = connect(this.port, '127.0.0.1');
+    client.end('GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
+    assert.match(await text(client), /process \d+/);
+  }
+
   /** Somebody who has come and whom nobody has accepted: the port that answers later is the same socket. */
   async waitInBacklog(): Promise<void> {
     const { port } = this;
@@ -139,10 +154,12 @@ export function underLoad(
   main: string,
   deadlineMs: number,
   body: (scene: LoadedService) => Promise<void>,
+  accept?: AcceptMode,
 ): () => Promise<void> {
   return withPrograms(async (start) => {
     await using directory = await temporaryDirectory();
-    const scene = new LoadedService(start, `${directory.path}/control`, main);
+    const flags = accept === undefined ? [] : ['--accept', accept];
+    const scene = new LoadedService(start, `${directory.path}/control`, main, flags);
     await scene.begin();
     await body(scene);
     scene.service.signal('SIGTERM');

@@ -12,6 +12,13 @@ export const passfdMain = fileURLToPath(new URL('../../src/cli/main.js', import.
 // They are not compiled, so they stay in the source tree.
 const apps = new URL('../../../test/process/apps/', import.meta.url);
 
+/**
+ * `PASSFD_TEST_ACCEPT=direct node build/test/run.js WORDS` has all services accept in this mode, except where a test names
+ * another one, or an option that needs hand-off.
+ */
+const { PASSFD_TEST_ACCEPT } = process.env;
+const NAMES_ITS_MODE = ['--accept', '--policy', 'refuse'];
+
 /** Workers of a service that a test kills at its end are not to wait for the next one. */
 const WITHOUT_WAITING = ['--orphan-timeout', '1'];
 
@@ -25,7 +32,9 @@ export function passfdAt(main: string, ...args: readonly string[]): [command: st
   const [command = '', ...rest] = args;
   const isService = command === 'run' || command === 'serve';
   const waits = isService && !args.includes('--orphan-timeout') && !args.includes('--help');
-  return [process.execPath, [main, command, ...(waits ? WITHOUT_WAITING : []), ...rest]];
+  const isFree = isService && !NAMES_ITS_MODE.some((word) => args.includes(word));
+  const mode = isFree && PASSFD_TEST_ACCEPT !== undefined ? ['--accept', PASSFD_TEST_ACCEPT] : [];
+  return [process.execPath, [main, command, ...(waits ? WITHOUT_WAITING : []), ...mode, ...rest]];
 }
 
 /** The path of an app that knows nothing of passfd. */

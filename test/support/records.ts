@@ -24,16 +24,20 @@ export function servedTwice(directory: string): string[] {
   return twice;
 }
 
-/** What the dispatcher counts, what the clients heard and what the workers wrote down tell the same story. */
-export function assertExactlyOnce(outcome: Outcome, status: Status, records: string): void {
+/**
+ * What the dispatcher counts, what the clients heard and what the workers wrote down tell the same story.
+ * @param uncounted connections at most that a worker had accepted when it was killed, and had not counted yet
+ */
+export function assertExactlyOnce(outcome: Outcome, status: Status, records: string, uncounted = 0): void {
   assert.deepEqual(outcome.wrong, []);
   assert.deepEqual(servedTwice(records), []);
   const { adopted, refused, waiting, inFlight } = status.connections;
   assert.deepEqual({ refused, waiting, inFlight }, { refused: 0, waiting: 0, inFlight: 0 });
-  assert.equal(
-    outcome.answered + outcome.lost.length,
-    adopted,
-    'a connection without an answer was adopted by a worker that was killed',
+  const { answered, lost } = outcome;
+  const missing = answered + lost.length - adopted;
+  assert.ok(
+    missing >= 0 && missing <= uncounted,
+    `${answered} answered, ${lost.length} lost, ${adopted} taken: one without an answer was taken by a worker that was killed`,
   );
 }
 
