@@ -137,6 +137,7 @@ describe('the next generation of a dispatcher whose workers accept by themselves
       board.show(0, 2, 1);
       const frozen = await stage.dispatcher.freeze();
       board.show(0, 5, 3);
+      await stage.client();
       await look(clock, 4);
       assert.equal(clock.pending, 0);
       assert.equal(frozen.snapshot.counts.adopted, 2);

@@ -139,7 +139,9 @@ describe('a worker that takes nothing', () => {
     socket.pass(12, 1);
     assert.deepEqual(socket.watching, [2]);
     empty.isBlocked = () => true;
+    const { changes } = socket;
     socket.pass(40, 1);
+    assert.equal(socket.changes, changes + 1);
     assert.ok(socket.longestWait * STEP_MS <= 30, String(socket.longestWait));
     assert.equal(socket.waiting, 0);
   });

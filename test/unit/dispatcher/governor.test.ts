@@ -303,6 +303,19 @@ describe('a worker that cannot accept by itself', () => {
   );
 
   it(
+    'gets no more than its share between two looks, however many clients come',
+    governed(async (scene) => {
+      const { stage, look } = scene;
+      await watching(scene);
+      const other = await stage.joinServing();
+      await look();
+      await stage.clients(60);
+      await turns(100);
+      assert.equal(viewOf(stage, other).inFlight, 16);
+    }),
+  );
+
+  it(
     'although it had said that it could, is handed what comes, and asked again later with the socket',
     governed(async (scene) => {
       const { stage, clock, look } = scene;
