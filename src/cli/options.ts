@@ -110,14 +110,9 @@ export function requireAcceptMode(
   }
 }
 
-export function addServiceOptions(command: Command, listen: Option): Command {
+export function addServiceOptions(command: Command, workers: string, listen: Option): Command {
   command
-    .addOption(
-      new Option(
-        '--workers <n>',
-        'number of processes to start, or "max" for one per core (default: "max")',
-      ).argParser(parseWorkers),
-    )
+    .addOption(new Option('--workers <n>', workers).argParser(parseWorkers))
     .addOption(listen)
     .addOption(
       new Option(
@@ -151,14 +146,17 @@ export function addServiceOptions(command: Command, listen: Option): Command {
       ).argParser(parseConcurrency),
     )
     .addOption(
-      new Option('--drain-timeout <ms>', 'time a worker has to drain when it is stopped or replaced')
+      new Option(
+        '--drain-timeout <ms>',
+        'time that a worker has to finish its connections when it is stopped or replaced; after it, the worker gets SIGTERM, and SIGKILL 2000 ms later',
+      )
         .argParser(parseMilliseconds)
         .default(defaultSettings.drainTimeoutMs),
     )
     .addOption(
       new Option(
         '--ready-timeout <ms>',
-        'time a new worker or dispatcher has to become ready; after it, a restart or takeover fails, a worker that replaces none is logged, and an address that no worker serves is closed',
+        'time that a new worker or dispatcher has to become ready. After it, a restart or takeover fails; at any other start, the worker is logged and goes on; an address that no worker serves is closed',
       )
         .argParser(parseMilliseconds)
         .default(defaultSettings.readyTimeoutMs),
@@ -166,7 +164,7 @@ export function addServiceOptions(command: Command, listen: Option): Command {
     .addOption(
       new Option(
         '--orphan-timeout <ms>',
-        'time workers wait for a new dispatcher when theirs was killed; after it, they drain and exit',
+        'time that workers wait for a new dispatcher when theirs was killed; after it, they drain and exit',
       )
         .argParser(parseMilliseconds)
         .default(defaultSettings.orphanTimeoutMs),
@@ -191,8 +189,20 @@ export function addServiceOptions(command: Command, listen: Option): Command {
         'second control socket, for workers that only receive descriptors and answer "OK"',
       ).argParser(parsePath),
     )
-    .addOption(repeatable('--allow-uid <uid>', 'let processes of this user join (repeatable)', parseUserId))
-    .addOption(repeatable('--allow-gid <gid>', 'let processes of this group join (repeatable)', parseUserId))
+    .addOption(
+      repeatable(
+        '--allow-uid <uid>',
+        'let processes of this user join as workers, in addition to root and the user of the dispatcher (repeatable)',
+        parseUserId,
+      ),
+    )
+    .addOption(
+      repeatable(
+        '--allow-gid <gid>',
+        'let processes of this group join as workers too (repeatable)',
+        parseUserId,
+      ),
+    )
     .addOption(
       new Option('--log-level <level>', 'lowest level to log, on standard error')
         .choices(logLevels)
@@ -213,9 +223,12 @@ export function addClientOptions(command: Command): Command {
 function addControlOptions(command: Command): Command {
   return command
     .addOption(
-      new Option('--control <path>', 'Unix socket where workers and commands connect to the dispatcher')
+      new Option(
+        '--control <path>',
+        'Unix socket where workers and commands connect to the dispatcher; each service needs a path of its own',
+      )
         .argParser(parsePath)
-        .default(defaultControlPath()),
+        .default(defaultControlPath(), describeDefaultControl()),
     )
     .addOption(
       new Option(
@@ -225,13 +238,27 @@ function addControlOptions(command: Command): Command {
     );
 }
 
-export function listenOption(description: string): Option {
-  return repeatable(
-    '--listen <addr>',
-    `${description}: PORT, HOST:PORT, [::1]:PORT, unix:PATH, fd:N or fd:NAME (repeatable)`,
-    parseAddress,
-  );
+/** Where the default control path comes from, and what it is here. */
+function describeDefaultControl(): string {
+  return `$XDG_RUNTIME_DIR/passfd/control, or passfd-UID/control in the directory for temporary files; here ${defaultControlPath()}`;
 }
+
+export function listenOption(description: string): Option {
+  return repeatable('--listen <addr>', `${description}: see Addresses below (repeatable)`, parseAddress);
+}
+
+/** Follows the options in the help of run and serve. */
+export const ADDRESSES = `
+Times are in milliseconds.
+
+Addresses:
+  8080                port 8080 at every address of this machine, IPv4 and IPv6
+  127.0.0.1:8080      port 8080 at this address only
+  [::1]:8080          the same, for an IPv6 address
+  unix:/run/app.sock  a Unix socket; unix:@NAME is an abstract name
+  fd:3                an inherited listening socket, by its descriptor
+  fd:web              an inherited listening socket, by its name: FileDescriptorName= of systemd
+`;
 
 /** @throws {InvalidArgumentError} for an empty path, which a shell makes of a variable that is not set */
 function parsePath(text: string): string {

@@ -178,9 +178,7 @@ class Service {
         this.#commands.restart('signal').catch(() => undefined); // logged already
       },
       SIGUSR2: () => {
-        this.#takeover.handOver().catch((error: unknown) => {
-          this.#log.error(ofError(error), 'takeover failed');
-        });
+        this.#takeover.handOver().catch(() => undefined); // logged already
       },
     };
   }

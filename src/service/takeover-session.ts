@@ -11,6 +11,7 @@ import type { Notifier } from '../systemd/index.js';
 import type { Life } from './life.js';
 import type { Descent } from './generation.js';
 import type { Lineage, NextGeneration } from './lineage.js';
+import { ofError } from './log-events.js';
 import type { Log } from './log.js';
 import { attachmentOf, slotSnapshotIn } from './slot-snapshots.js';
 import type { Roster } from './roster.js';
@@ -29,6 +30,12 @@ export interface TakeoverParts {
   readonly readyTimeoutMs: number;
   /** Whether a signal asked for a restart that has not begun. */
   readonly isRestartSignalled: () => boolean;
+}
+
+/** The generation that has taken over. */
+interface HandedOver {
+  readonly generation: number;
+  readonly pid: number;
 }
 
 /** The present generation's side. */
@@ -61,11 +68,33 @@ export class TakeoverSession {
 
   /**
    * Starts the next generation and hands everything over to it.
-   * @throws {PassfdError} `ERR_TAKEOVER` says why not; then this generation goes on
+   * @throws {PassfdError} `ERR_TAKEOVER` says why not, and the log too; then this generation goes on
    */
-  async handOver(
-    progress: (text: string) => void = () => undefined,
-  ): Promise<{ readonly generation: number; readonly pid: number }> {
+  async handOver(progress: (text: string) => void = () => undefined): Promise<HandedOver> {
+    try {
+      return await this.#handOver(progress);
+    } catch (error) {
+      this.#parts.log.error(ofError(error), 'takeover failed');
+      throw error;
+    }
+  }
+
+  /** After `handOver`: closes what the next generation has. @returns the exit code, when this process may exit */
+  async finish(): Promise<number> {
+    const { dispatcher, supervisor, lineage, notifier, signals } = this.#parts;
+    if (!this.#successor) throw new TypeError('Nothing was handed over');
+    // The command that asked for the takeover gets its answer first.
+    await setImmediate();
+    const over = lineage.handOn(this.#successor, (receiver) => {
+      signals.passOnTo(receiver);
+    });
+    await supervisor?.disown();
+    await dispatcher.disown();
+    await notifier.barrier();
+    return over;
+  }
+
+  async #handOver(progress: (text: string) => void): Promise<HandedOver> {
     const { life, roster, dispatcher, log } = this.#parts;
     if (life.isEnding) throw new PassfdError('ERR_TAKEOVER', 'This generation is ending');
     if (!roster.isOpen) {
@@ -83,21 +112,6 @@ export class TakeoverSession {
     } finally {
       this.#running = undefined;
     }
-  }
-
-  /** After `handOver`: closes what the next generation has. @returns the exit code, when this process may exit */
-  async finish(): Promise<number> {
-    const { dispatcher, supervisor, lineage, notifier, signals } = this.#parts;
-    if (!this.#successor) throw new TypeError('Nothing was handed over');
-    // The command that asked for the takeover gets its answer first.
-    await setImmediate();
-    const over = lineage.handOn(this.#successor, (receiver) => {
-      signals.passOnTo(receiver);
-    });
-    await supervisor?.disown();
-    await dispatcher.disown();
-    await notifier.barrier();
-    return over;
   }
 
   async #startNext(progress: (text: string) => void): Promise<NextGeneration> {

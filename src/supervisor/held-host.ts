@@ -6,8 +6,8 @@ import type { ChildOutput, OnLost, OutputEnds } from './output.js';
 type State =
   | { readonly is: 'open' }
   /** With the events since then, in their order. */
-  | { readonly is: 'held'; readonly events: (() => void)[] }
-  | { readonly is: 'dropped' };
+  | { readonly is: 'frozen'; readonly events: (() => void)[] }
+  | { readonly is: 'disowned' };
 
 export class HeldHost {
   readonly #host: Host;
@@ -20,12 +20,12 @@ export class HeldHost {
     this.#host = host;
   }
 
-  get isHeld(): boolean {
-    return this.#state.is === 'held';
+  get isFrozen(): boolean {
+    return this.#state.is === 'frozen';
   }
 
-  get isDropped(): boolean {
-    return this.#state.is === 'dropped';
+  get isDisowned(): boolean {
+    return this.#state.is === 'disowned';
   }
 
   /** See `Host.spawn`. @param describe returns what to start. If it throws, `onExit` gets the error */
@@ -79,7 +79,7 @@ export class HeldHost {
   }
 
   kill(process: ProcessName, signal: 'SIGTERM' | 'SIGKILL'): void {
-    if (this.#state.is !== 'dropped') this.#host.kill(process, signal);
+    if (this.#state.is !== 'disowned') this.#host.kill(process, signal);
   }
 
   now(): number {
@@ -87,7 +87,7 @@ export class HeldHost {
   }
 
   setTimer(callback: () => void, delayMs: number): Timer {
-    let isCleared = this.#state.is === 'dropped';
+    let isCleared = this.#state.is === 'disowned';
     if (isCleared) return { clear: () => undefined };
     const timer = this.#host.setTimer(() => {
       this.#ties.delete(clear);
@@ -106,42 +106,42 @@ export class HeldHost {
 
   /**
    * Holds all events back. Resolves when no output is read any more.
-   * @returns false when it was resumed or dropped meanwhile
+   * @returns false when it was thawed or disowned meanwhile
    */
-  async hold(): Promise<boolean> {
-    const held: State = { is: 'held', events: [] };
-    this.#state = held;
-    await Promise.all([...this.#outputs].map((output) => output.pause()));
-    return this.#state === held;
+  async freeze(): Promise<boolean> {
+    const frozen: State = { is: 'frozen', events: [] };
+    this.#state = frozen;
+    await Promise.all([...this.#outputs].map((output) => output.freeze()));
+    return this.#state === frozen;
   }
 
   /** Delivers the events that were held back, and goes on. */
-  resume(): void {
-    if (this.#state.is !== 'held') return;
+  thaw(): void {
+    if (this.#state.is !== 'frozen') return;
     const { events } = this.#state;
     this.#state = { is: 'open' };
-    for (const output of this.#outputs) output.resume();
+    for (const output of this.#outputs) output.thaw();
     for (const deliver of events) deliver();
   }
 
   /** Drops all events, timers and watches. No process is ended. Resolves when output that was not handed over is written. */
-  async drop(): Promise<void> {
-    this.#state = { is: 'dropped' };
+  async disown(): Promise<void> {
+    this.#state = { is: 'disowned' };
     for (const end of [...this.#ties]) end();
     this.#ties.clear();
-    await Promise.all([...this.#outputs].map((output) => output.release()));
+    await Promise.all([...this.#outputs].map((output) => output.disown()));
   }
 
-  /** Runs it now, or after `resume` while events are held back. */
+  /** Runs it now, or after `thaw` while events are held back. */
   deliver(event: () => void): void {
     switch (this.#state.is) {
       case 'open':
         event();
         break;
-      case 'held':
+      case 'frozen':
         this.#state.events.push(event);
         break;
-      case 'dropped':
+      case 'disowned':
     }
   }
 

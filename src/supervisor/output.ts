@@ -26,13 +26,13 @@ export interface ChildOutput {
   /** Resolves when it has ended. */
   readonly ended: Promise<void>;
   /** Stops reading. Resolves when all complete lines that were read are written. */
-  pause(): Promise<void>;
-  /** Goes on after `pause`. */
-  resume(): void;
-  /** After `pause`: duplicates for another process, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
+  freeze(): Promise<void>;
+  /** Goes on after `freeze`. */
+  thaw(): void;
+  /** After `freeze`: duplicates for another process, which the caller owns. @throws {PassfdError} `ERR_DESCRIPTOR_LIMIT` */
   duplicate(): OutputEnds;
-  /** After `pause`: ends. Output that was not duplicated since is written first, as far as the kernel has it. */
-  release(): Promise<void>;
+  /** After `freeze`: ends. Output that was not duplicated since is written first, as far as the kernel has it. */
+  disown(): Promise<void>;
 }
 
 export interface OutputTargets {
@@ -65,12 +65,12 @@ export class PrefixedOutput implements ChildOutput {
     this.ended = Promise.all(this.#all.map(({ ended }) => ended)).then(() => undefined);
   }
 
-  async pause(): Promise<void> {
-    await Promise.all(this.#all.map((forwarding) => forwarding.pause()));
+  async freeze(): Promise<void> {
+    await Promise.all(this.#all.map((forwarding) => forwarding.freeze()));
   }
 
-  resume(): void {
-    for (const forwarding of this.#all) forwarding.resume();
+  thaw(): void {
+    for (const forwarding of this.#all) forwarding.thaw();
   }
 
   duplicate(): OutputEnds {
@@ -84,8 +84,8 @@ export class PrefixedOutput implements ChildOutput {
     }
   }
 
-  async release(): Promise<void> {
-    await Promise.all(this.#all.map((forwarding) => forwarding.release()));
+  async disown(): Promise<void> {
+    await Promise.all(this.#all.map((forwarding) => forwarding.disown()));
   }
 
   get #all(): Forwarding[] {
@@ -117,7 +117,7 @@ class Forwarding {
   readonly #prefixer: LinePrefixer;
   readonly #onLost: OnLost;
   #onEnded: () => void = () => undefined;
-  #pausing = new AbortController();
+  #freezing = new AbortController();
   #running: Promise<void>;
   #isHandedOn = false;
 
@@ -129,18 +129,18 @@ class Forwarding {
     this.ended = new Promise((resolve) => {
       this.#onEnded = resolve;
     });
-    this.#running = this.#forward(this.#pausing.signal);
+    this.#running = this.#forward(this.#freezing.signal);
   }
 
-  async pause(): Promise<void> {
-    this.#pausing.abort();
+  async freeze(): Promise<void> {
+    this.#freezing.abort();
     await this.#running;
   }
 
-  resume(): void {
+  thaw(): void {
     this.#isHandedOn = false;
-    this.#pausing = new AbortController();
-    const { signal } = this.#pausing;
+    this.#freezing = new AbortController();
+    const { signal } = this.#freezing;
     this.#running = this.#running.then(() => this.#forward(signal));
   }
 
@@ -151,7 +151,7 @@ class Forwarding {
     return { descriptor, partial: this.#prefixer.partial };
   }
 
-  async release(): Promise<void> {
+  async disown(): Promise<void> {
     await this.#running;
     if (this.#socket.closed) return;
     try {
@@ -162,7 +162,7 @@ class Forwarding {
     this.#end();
   }
 
-  /** Runs until the output ends or is paused. */
+  /** Runs until the output ends or is frozen. */
   async #forward(signal: AbortSignal): Promise<void> {
     try {
       while (!this.#socket.closed && (await this.#forwardNext(signal)));

@@ -188,7 +188,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   async restart({ without = [] }: RestartOptions = {}): Promise<number> {
     this.#requireRunning();
     if (this.#restart) throw new PassfdError('ERR_BUSY', 'A restart is running already');
-    if (this.#host.isHeld) throw new PassfdError('ERR_BUSY', 'A takeover runs');
+    if (this.#host.isFrozen) throw new PassfdError('ERR_BUSY', 'A takeover runs');
     const options = { ...this.#options, without };
     const restart = new RollingRestart(this.#slots, options, () => this.#extra, this.#onReplaced);
     this.#restart = restart;
@@ -212,8 +212,8 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * SIGTERM, and SIGKILL 2 s later. A second call kills the remaining children at once.
    */
   stop(): Promise<void> {
-    if (this.#host.isDropped) return Promise.resolve();
-    this.#host.resume();
+    if (this.#host.isDisowned) return Promise.resolve();
+    this.#host.thaw();
     if (this.#stopping) return this.kill();
     this.#stopping = new Deferred();
     this.#restart?.fail(new PassfdError('ERR_CLOSED', 'The workers were stopped during the restart'));
@@ -239,10 +239,10 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   async freeze(): Promise<void> {
     this.#requireRunning();
     if (this.#restart) throw new PassfdError('ERR_BUSY', 'A restart is running');
-    if (this.#host.isHeld) {
+    if (this.#host.isFrozen) {
       throw new PassfdError('ERR_BUSY', 'A takeover runs already');
     }
-    if (!(await this.#host.hold())) throw closedError();
+    if (!(await this.#host.freeze())) throw closedError();
   }
 
   /**
@@ -268,7 +268,7 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
    * @internal
    */
   thaw(): void {
-    this.#host.resume();
+    this.#host.thaw();
   }
 
   /**
@@ -280,11 +280,11 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   async disown(): Promise<void> {
     this.#requireFrozen();
     this.#unlisten();
-    const dropped = this.#host.drop();
+    const disowned = this.#host.disown();
     this.#starting?.reject(
       new PassfdError('ERR_CLOSED', 'The workers were handed over before each was ready'),
     );
-    await dropped;
+    await disowned;
   }
 
   get #all(): readonly Slot[] {
@@ -296,12 +296,14 @@ export class Supervisor extends EventEmitter<SupervisorEvents> {
   }
 
   #requireRunning(): void {
-    if (this.#stopping || this.#host.isDropped) throw closedError();
+    if (this.#stopping || this.#host.isDisowned) throw closedError();
     if (!this.#starting) throw new PassfdError('ERR_BUSY', 'The workers were not started yet');
   }
 
   #requireFrozen(): void {
-    if (!this.#host.isHeld) throw new TypeError('A supervisor is frozen before its children are handed over');
+    if (!this.#host.isFrozen) {
+      throw new TypeError('A supervisor is frozen before its children are handed over');
+    }
   }
 
   #takeOver(snapshot: SlotSnapshot): void {

@@ -124,6 +124,13 @@ function withScene(
   });
 }
 
+/** The reasons of the takeovers that a service has logged as failed. */
+function loggedFailures({ errorLines }: Program): string[] {
+  return errorLines
+    .filter((line) => line.includes('"takeover failed"'))
+    .map((line) => (JSON.parse(line) as { reason: string }).reason);
+}
+
 /** The process that was to be the next generation, when it has ended. */
 async function successorOf(command: Program): Promise<number> {
   const [, pid] = await command.line(/^the new generation is process (\d+)$/);
@@ -143,7 +150,7 @@ describe('a takeover whose new process', () => {
   for (const [accident, reason] of accidents) {
     const flags = accident === 'hang loaded' ? ['--ready-timeout', String(READY_TIMEOUT_MS)] : [];
     it(
-      `meets with an accident (${accident}) leaves the old one serving, and says why`,
+      `meets with an accident (${accident}) leaves the old one serving, and it says and logs why`,
       withScene({ accident: `new ${accident}`, flags }, async (scene) => {
         const worker = await scene.worker();
         const failing = scene.takeover();
@@ -156,12 +163,17 @@ describe('a takeover whose new process', () => {
         await scene.end();
         // And the next one goes well.
         assert.equal(await scene.takeover().exit, 0);
+        // The log is in order: no failure is logged after this line.
+        await scene.service.errorLine(/"handed over"/);
+        const [logged = '', ...others] = loggedFailures(scene.service);
+        assert.match(logged, reason);
+        assert.deepEqual(others, []);
       }),
     );
   }
 
   it(
-    'finds its configuration wrong leaves the old one serving, and says why',
+    'finds its configuration wrong leaves the old one serving, which logs each failure once',
     withPrograms(async (start) => {
       await using directory = await temporaryDirectory();
       const key = `${directory.path}/key`;
@@ -177,8 +189,10 @@ describe('a takeover whose new process', () => {
       assert.match(await failing.stderr, /exited before it was ready; its output says why/);
       await service.errorLine(/Cannot read the key/);
       assert.equal((await statusOf(control, env)).pid, service.pid);
+      service.signal('SIGUSR2');
       service.signal('SIGTERM');
       assert.equal(await service.exit, 0);
+      assert.equal(loggedFailures(service).length, 2);
     }),
   );
 

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 
 import { giveOwnInspectPort, runService } from '../../service/index.js';
-import { addServiceOptions, listenOption, settingsOf, type ServiceFlags } from '../options.js';
+import { ADDRESSES, addServiceOptions, listenOption, settingsOf, type ServiceFlags } from '../options.js';
 
 const EXAMPLES = `
 Examples:
@@ -16,10 +16,17 @@ export function addServeCommand(program: Command): void {
   const command = program
     .command('serve')
     .description('run a dispatcher: workers in any language join it and get connections')
-    .argument('[command...]', 'program of the workers, and its arguments')
+    .argument(
+      '[command...]',
+      'program of the workers, and its arguments; without it, passfd starts no workers',
+    )
     .passThroughOptions();
-  addServiceOptions(command, listenOption('accept connections here').makeOptionMandatory())
-    .addHelpText('after', EXAMPLES)
+  addServiceOptions(
+    command,
+    'number of processes of COMMAND to start, or "max" for one per core; needs a COMMAND (default with a COMMAND: "max")',
+    listenOption('accept connections here; required').makeOptionMandatory(),
+  )
+    .addHelpText('after', ADDRESSES + EXAMPLES)
     .action(async (words: string[], flags: ServiceFlags) => {
       const [program, ...args] = words;
       if (program === undefined && flags.workers !== undefined) {

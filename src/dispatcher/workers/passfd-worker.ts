@@ -27,7 +27,7 @@ import { SlowCloses } from './slow-closes.js';
 import { Stalls } from './stalls.js';
 import { Subscriptions } from './subscriptions.js';
 import { encodeWelcome, stateFromHello, type NewWorker } from './welcome.js';
-import type { FrozenWorker, WorkerHandle } from './worker-handle.js';
+import { whyLeft, type FrozenWorker, type WorkerHandle } from './worker-handle.js';
 
 type State =
   | { readonly is: 'starting' }
@@ -183,7 +183,7 @@ export class PassfdWorker implements WorkerHandle {
         return this.#on(message, take);
       });
     } catch (error) {
-      reason = (error as Error).message;
+      reason = whyLeft(error as Error);
       await (this.#disconnected ??= this.#disconnect(error));
       await readLastAdopted(this.#channel, (position) => {
         this.#onAdopted(position);

@@ -15,7 +15,7 @@ import type { RecipeWorkerState } from '../succession/worker-state.js';
 import { HeldConnections } from './held-connections.js';
 import { SlowCloses } from './slow-closes.js';
 import { StallWatch } from './stall-watch.js';
-import type { FrozenWorker, WorkerEvents, WorkerHandle } from './worker-handle.js';
+import { whyLeft, type FrozenWorker, type WorkerEvents, type WorkerHandle } from './worker-handle.js';
 
 /** The byte that a descriptor travels with: send_handle's count of one (Lib/multiprocessing/reduction.py), and "x". */
 const BYTES = { multiprocessing: Uint8Array.of(1), raw: Buffer.from('x') } as const;
@@ -137,7 +137,7 @@ export class RecipeWorker implements WorkerHandle {
     } catch (error) {
       if (!(error instanceof PassfdError)) throw error;
       if (error.code === 'ERR_PEER_GONE') isUnread = true;
-      else reason = error.message;
+      else reason = whyLeft(error);
       if (error.code === 'ERR_PROTOCOL' || error.code === 'ERR_UNEXPECTED_DESCRIPTORS') {
         this.#events.broke(error);
       }

@@ -1,5 +1,5 @@
 // WorkerHandle: the dispatcher's view of a worker, in any dialect.
-import type { Descriptor, PassfdError, StreamSocket } from '../../fd/index.js';
+import { PassfdError, type Descriptor, type StreamSocket } from '../../fd/index.js';
 import type { Unsent } from '../../fd/internal.js';
 import type { FormerChild } from '../../handoff/index.js';
 import type { AcceptedConnection, Listener } from '../listener.js';
@@ -106,4 +106,9 @@ export interface WorkerEvents {
   failed(error: unknown): void;
   /** The channel of the worker has ended. The receiver owns the connections, which the worker had not adopted. */
   left(worker: WorkerHandle, connections: AcceptedConnection[], reason: string): void;
+}
+
+/** @returns the reason for `left`, when reading the channel failed. This process closes a channel itself only when it stops */
+export function whyLeft(error: Error): string {
+  return error instanceof PassfdError && error.code === 'ERR_CLOSED' ? 'the service stopped' : error.message;
 }

@@ -87,6 +87,14 @@ async function end(...words: readonly string[]): Promise<{ exitCode: number; tex
   throw new Error(`${words.join(' ')} is no usage error`);
 }
 
+async function helpOf(name: string): Promise<string> {
+  return (await end(name, '--help')).text;
+}
+
+function oneLine(text: string): string {
+  return text.replace(/\s+/g, ' ');
+}
+
 describe('passfd', () => {
   it('has these commands', () => {
     assert.deepEqual(
@@ -117,6 +125,34 @@ for (const [name, options] of Object.entries(commands)) {
     });
   });
 }
+
+describe('the help of run and serve', () => {
+  for (const name of ['run', 'serve']) {
+    it(`explains each form of an address, and the units and ends of its time limits: ${name}`, async () => {
+      const text = await helpOf(name);
+      for (const form of ['8080', '127.0.0.1:8080', '[::1]:8080', 'unix:/run/app.sock', 'fd:3', 'fd:web']) {
+        assert.ok(text.includes(`\n  ${form} `), form);
+      }
+      assert.match(oneLine(text), /8080 port 8080 at every address of this machine/);
+      assert.match(oneLine(text), /Times are in milliseconds/);
+      assert.match(oneLine(text), /--drain-timeout <ms> [^-]*SIGTERM, and SIGKILL 2000 ms later/);
+    });
+
+    it(`says where the default control path comes from, and who may join: ${name}`, async () => {
+      const text = oneLine(await helpOf(name));
+      assert.ok(text.includes('$XDG_RUNTIME_DIR/passfd/control'), text);
+      assert.ok(text.includes(defaultControlPath()), text);
+      assert.match(text, /--allow-uid <uid> [^-]*in addition to root and the user of the dispatcher/);
+    });
+  }
+
+  it('has a default number of workers where the command starts some', async () => {
+    assert.match(oneLine(await helpOf('run')), /--workers <n> [^-]*default: "max"/);
+    const serve = oneLine(await helpOf('serve'));
+    assert.match(serve, /--workers <n> [^-]*needs a COMMAND/);
+    assert.doesNotMatch(serve, /--workers <n> [^-]*\(default: "max"\)/);
+  });
+});
 
 describe('the command line of run', () => {
   it('gives the app everything that follows it', async () => {

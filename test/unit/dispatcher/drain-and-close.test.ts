@@ -241,6 +241,22 @@ describe('close', () => {
     }),
   );
 
+  it(
+    'reports that the service stopped as the reason why its workers left',
+    onStage({}, async (stage) => {
+      const reasons: string[] = [];
+      stage.dispatcher.on('left', (_worker, { reason }) => reasons.push(reason));
+      await stage.join();
+      const serving = await stage.joinServing();
+      await stage.client();
+      await serving.handoffs(1);
+      stage.own(await FakeWorker.child(stage.dispatcher, 10));
+      await stage.dispatcher.close();
+      const stopped = 'the service stopped';
+      assert.deepEqual(reasons, [stopped, stopped, stopped]);
+    }),
+  );
+
   for (let before = 0; before < 6; before++) {
     it(
       `also closes an address that is being opened for a worker, ${before} turns after the request`,

@@ -548,6 +548,23 @@ describe('a recipe worker', () => {
   );
 });
 
+describe('a recipe worker at the end of the dispatcher', () => {
+  for (const [dialect, join] of [
+    ['multiprocessing', joinPython],
+    ['raw', joinRaw],
+  ] as const) {
+    it(
+      `leaves because the service stopped: ${dialect}`,
+      onStage({}, async (stage) => {
+        await join(stage);
+        const left = stage.next('left');
+        await stage.dispatcher.close();
+        assert.deepEqual((await left)[1], { redelivered: 0, reason: 'the service stopped' });
+      }),
+    );
+  }
+});
+
 describe('a raw worker', () => {
   it(
     'gets an x with each connection, and the next one when it has answered OK, in one piece or in two',

@@ -143,8 +143,8 @@ describe('the snapshots of the slots', () => {
       assert.deepEqual(
         stage.host.outputs.map(({ calls }) => calls),
         [
-          ['pause', 'resume'],
-          ['pause', 'resume'],
+          ['freeze', 'thaw'],
+          ['freeze', 'thaw'],
         ],
       );
     }),
@@ -284,7 +284,7 @@ describe('a supervisor that disowns its children', () => {
       assert.deepEqual(host.forgotten, [101]);
       assert.deepEqual(
         host.outputs.map(({ calls }) => calls.at(-1)),
-        ['release', 'release'],
+        ['disown', 'disown'],
       );
       for (const pid of [51, 52, 59, 101]) assert.deepEqual(stage.signals(pid), []);
       host.endAll();
@@ -334,15 +334,15 @@ describe('a supervisor that disowns its children', () => {
       const [output] = stage.host.outputs;
       assert.ok(output);
       let written = (): void => undefined;
-      output.release = () =>
+      output.disown = () =>
         new Promise((resolve) => {
           written = resolve;
         });
       await stage.supervisor.freeze();
-      const released = stage.supervisor.disown();
-      assert.equal(await isPending(released), true);
+      const disowned = stage.supervisor.disown();
+      assert.equal(await isPending(disowned), true);
       written();
-      await released;
+      await disowned;
     }),
   );
 });

@@ -17,8 +17,8 @@ class Scene {
   }
 }
 
-describe('a host that is held', () => {
-  it('delivers events in their order when it resumes', async () => {
+describe('a host that is frozen', () => {
+  it('delivers events in their order when it thaws', async () => {
     const { host, held, news } = new Scene();
     held.spawn(
       () => {
@@ -27,14 +27,14 @@ describe('a host that is held', () => {
       ({ is }) => news.push(is),
       () => undefined,
     );
-    await held.hold();
+    await held.freeze();
     held.setTimer(() => news.push('one'), 10);
     held.watch(host.earlier(1, 51), () => news.push('ended'));
     host.process(51).exit(failure);
     host.pass(10);
     await turns();
     assert.deepEqual(news, []);
-    held.resume();
+    held.thaw();
     assert.deepEqual(news, ['not-started', 'ended', 'one']);
   });
 
@@ -44,35 +44,35 @@ describe('a host that is held', () => {
     scene.held.setTimer(() => {
       second.clear();
     }, 10);
-    await scene.held.hold();
+    await scene.held.freeze();
     scene.host.pass(20);
-    scene.held.resume();
+    scene.held.thaw();
     assert.deepEqual(scene.news, []);
   });
 
-  it('delivers each event once, however often it resumes', async () => {
+  it('delivers each event once, however often it thaws', async () => {
     const scene = new Scene();
     scene.timer('one', 10);
-    await scene.held.hold();
+    await scene.held.freeze();
     scene.host.pass(10);
-    scene.held.resume();
-    scene.held.resume();
+    scene.held.thaw();
+    scene.held.thaw();
     assert.deepEqual(scene.news, ['one']);
   });
 });
 
-describe('a host that is dropped', () => {
+describe('a host that is disowned', () => {
   it('delivers nothing, keeps nothing, starts no timer and sends no signal', async () => {
     const { host, held, news } = new Scene();
     held.setTimer(() => news.push('timer'), 10);
     held.watch(host.earlier(1, 51), () => news.push('ended'));
-    await held.hold();
+    await held.freeze();
     host.pass(10);
-    await held.drop();
+    await held.disown();
     held.setTimer(() => news.push('late'), 10);
     held.kill({ pid: 51 }, 'SIGTERM');
     assert.deepEqual([host.timers, host.watches, host.process(51).signals], [0, 0, []]);
-    held.resume();
+    held.thaw();
     host.pass(60_000);
     assert.deepEqual(news, []);
   });

@@ -124,22 +124,22 @@ describe('the output of a child', () => {
   );
 });
 
-describe('paused output', () => {
+describe('frozen output', () => {
   it(
-    'stays in the kernel, and is written after it resumes',
+    'stays in the kernel, and is written after it thaws',
     onStage(async (stage) => {
       await stage.stdout.send(Buffer.from('one\ntw'));
       await stage.said();
-      await stage.output.pause();
+      await stage.output.freeze();
       await stage.stdout.send(Buffer.from('o\nthree\n'));
       assert.deepEqual(await stage.said(), ['', '']);
-      stage.output.resume();
+      stage.output.thaw();
       assert.deepEqual(await stage.said(), ['[1] two\n[1] three\n', '']);
     }),
   );
 
   it(
-    'is paused when everything that was read is written; resumed before that, it goes on in order',
+    'is frozen when everything that was read is written; thawed before that, it goes on in order',
     keepsDescriptors(async () => {
       const [here, there] = socketPair();
       const chunks: string[] = [];
@@ -154,10 +154,10 @@ describe('paused output', () => {
       const output = new PrefixedOutput(ends, '', undefined, { stdout: slow, stderr: slow });
       await there.send(Buffer.from('one\n'));
       await turns();
-      const paused = output.pause();
-      assert.equal(await isPending(paused), true);
+      const frozen = output.freeze();
+      assert.equal(await isPending(frozen), true);
       await there.send(Buffer.from('two\n'));
-      output.resume();
+      output.thaw();
       await turns();
       assert.deepEqual(chunks, ['one\n']);
       written.shift()?.();
@@ -172,12 +172,12 @@ describe('paused output', () => {
   );
 
   it(
-    'ends after it resumes, when it has ended meanwhile',
+    'ends after it thaws, when it has ended meanwhile',
     onStage(async (stage) => {
-      await stage.output.pause();
+      await stage.output.freeze();
       await stage.stdout.send(Buffer.from('last'));
       stage.stdout.destroy();
-      stage.output.resume();
+      stage.output.thaw();
       assert.deepEqual(await stage.said(), ['[1] last\n', '']);
     }),
   );
@@ -185,14 +185,14 @@ describe('paused output', () => {
 
 describe('output that is handed over', () => {
   it(
-    'goes on at the byte where it was paused, also in the middle of a line',
+    'goes on at the byte where it was frozen, also in the middle of a line',
     onStage(async (stage) => {
       await stage.stdout.send(Buffer.from('one\ntw'));
       assert.deepEqual(await stage.said(), ['[1] one\n', '']);
-      await stage.output.pause();
+      await stage.output.freeze();
       await stage.stdout.send(Buffer.from('o\nth'));
       const next = new PrefixedOutput(stage.output.duplicate(), '[1] ', undefined, stage.targets);
-      await stage.output.release();
+      await stage.output.disown();
       assert.deepEqual(await stage.said(), ['[1] two\n', '']);
       await stage.stdout.send(Buffer.from('ree\n'));
       await stage.stderr.send(Buffer.from('bad\n'));
@@ -207,12 +207,12 @@ describe('output that is handed over', () => {
     onStage(async (stage) => {
       await stage.stdout.send(Buffer.from('one\ntw'));
       await stage.said();
-      await stage.output.pause();
+      await stage.output.freeze();
       const { stdout, stderr } = stage.output.duplicate();
       stdout?.descriptor.close();
       stderr?.descriptor.close();
       await stage.stdout.send(Buffer.from('o\n'));
-      stage.output.resume();
+      stage.output.thaw();
       assert.deepEqual(await stage.said(), ['[1] two\n', '']);
     }),
   );
@@ -222,23 +222,23 @@ describe('output that is handed over', () => {
     onStage(async (stage) => {
       stage.stdout.destroy();
       await stage.said();
-      await stage.output.pause();
+      await stage.output.freeze();
       const ends = stage.output.duplicate();
       assert.deepEqual(Object.keys(ends), ['stderr']);
       ends.stderr?.descriptor.close();
-      stage.output.resume();
+      stage.output.thaw();
     }),
   );
 });
 
-describe('output that is released and was not handed over', () => {
+describe('output that is disowned and was not handed over', () => {
   it(
     'is written as far as the kernel has it, with an unfinished line',
     onStage(async (stage) => {
-      await stage.output.pause();
+      await stage.output.freeze();
       await stage.stdout.send(Buffer.from('one\n'));
       await stage.stdout.send(Buffer.from('two'));
-      await stage.output.release();
+      await stage.output.disown();
       assert.deepEqual(await stage.said(), ['[1] one\n[1] two\n', '']);
       assert.equal(await stage.stdout.receive(), null, 'nobody holds the other end');
     }),
@@ -247,10 +247,10 @@ describe('output that is released and was not handed over', () => {
   it(
     'is written when it has ended, too',
     onStage(async (stage) => {
-      await stage.output.pause();
+      await stage.output.freeze();
       await stage.stdout.send(Buffer.from('one\ntwo'));
       stage.stdout.destroy();
-      await stage.output.release();
+      await stage.output.disown();
       assert.deepEqual(await stage.said(), ['[1] one\n[1] two\n', '']);
     }),
   );

@@ -60,13 +60,13 @@ export class FakeOutput implements ChildOutput {
     });
   }
 
-  pause(): Promise<void> {
-    this.calls.push('pause');
+  freeze(): Promise<void> {
+    this.calls.push('freeze');
     return Promise.resolve();
   }
 
-  resume(): void {
-    this.calls.push('resume');
+  thaw(): void {
+    this.calls.push('thaw');
   }
 
   duplicate(): OutputEnds {
@@ -74,8 +74,8 @@ export class FakeOutput implements ChildOutput {
     return stdout ? { stdout: { ...stdout, descriptor: stdout.descriptor.duplicate() } } : {};
   }
 
-  release(): Promise<void> {
-    this.calls.push('release');
+  disown(): Promise<void> {
+    this.calls.push('disown');
     this.end();
     return Promise.resolve();
   }
