@@ -173,6 +173,8 @@ export function govern(before: Memory, { watchers, queue, cores, elapsedMs }: Lo
 
 /** For how long nobody gets beyond the margin: the spread grows by what is accepted, at most. */
 function evenForMs(watchers: readonly Watcher[], { width, margin }: Spread, elapsedMs: number): number {
+  // One alone is always even. Each look would cost as much as many connections.
+  if (watchers.length === 1) return Infinity;
   const accepted = watchers.reduce((sum, watcher) => sum + watcher.accepted, 0);
   const left = width > margin ? margin : margin - width;
   return accepted === 0 ? Infinity : (left * Math.max(1, elapsedMs)) / accepted;

@@ -79,6 +79,12 @@ interface Known {
   turns: number;
 }
 
+/** What is seen of a worker in one look, for all listeners. */
+interface Seen {
+  readonly open: number;
+  readonly isAble: boolean;
+}
+
 export class Governor {
   readonly #isDirect: boolean;
   readonly #clock: Clock;
@@ -86,6 +92,8 @@ export class Governor {
   readonly #host: GovernorHost;
   readonly #governed = new Map<Listener, Governed>();
   readonly #known = new Map<PassfdWorker, Known>();
+  /** By worker, in the present look: to add up what one has open at all addresses takes time. */
+  readonly #seen = new Map<WorkerHandle, Seen>();
   /** The next look: when, and what cancels it. */
   #next: { readonly at: number; readonly cancel: () => void } | undefined;
   #lookedAt = 0;
@@ -236,6 +244,7 @@ export class Governor {
 
   #look(): void {
     this.#isLooking = true;
+    this.#seen.clear();
     try {
       this.#lookAtAll();
     } catch (error) {
@@ -336,9 +345,8 @@ export class Governor {
       watchers.push({
         id: number,
         weight: 1,
-        open: worker.load,
+        ...this.#see(worker),
         isWatching: worker.own.watches(listener),
-        isAble: !worker.isStalled && !worker.isFull,
         accepted: accepted.get(number) ?? 0,
         turns: turns.get(number) ?? 0,
       });
@@ -353,7 +361,16 @@ export class Governor {
     governed.memory = decision.memory;
     governed.nextMs = decision.nextMs;
     for (const [number, { own }] of workers) own.watch(listener, decision.watching.has(number));
-    this.#allow(listener, governed, dispatcher, decision);
+    this.#allow(listener, governed, dispatcher, { ...decision, isAlone: watchers.length === 1 });
+  }
+
+  #see(worker: WorkerHandle): Seen {
+    let seen = this.#seen.get(worker);
+    if (!seen) {
+      seen = { open: worker.load, isAble: !worker.isStalled && !worker.isFull };
+      this.#seen.set(worker, seen);
+    }
+    return seen;
   }
 
   /** The dispatcher as one of the watchers, with the share of the workers that cannot accept by themselves. */
@@ -366,12 +383,13 @@ export class Governor {
       (each) => each.serves(listener) && !this.isLeftTo(each, listener),
     );
     if (others.length === 0) return undefined;
-    const able = others.filter((worker) => !worker.isStalled && !worker.isFull);
+    const seen = others.map((worker) => this.#see(worker));
+    const able = seen.filter(({ isAble }) => isAble);
     return {
       id: DISPATCHER,
       isDispatcher: true,
       weight: Math.max(1, able.length),
-      open: others.reduce((sum, { load }) => sum + load, 0),
+      open: seen.reduce((sum, { open }) => sum + open, 0),
       isWatching: allowance > 0,
       isAble: others.some((worker) => worker.roomFor(listener) > 0),
       accepted: accepted.get(DISPATCHER) ?? 0,
@@ -383,13 +401,24 @@ export class Governor {
     listener: Listener,
     governed: Governed,
     dispatcher: Watcher | undefined,
-    { watching, most }: { readonly watching: ReadonlySet<number>; readonly most: number },
+    {
+      watching,
+      most,
+      isAlone,
+    }: { readonly watching: ReadonlySet<number>; readonly most: number; readonly isAlone: boolean },
   ): void {
     if (!dispatcher) {
       governed.allowance = 0;
       return;
     }
     const { weight, open } = dispatcher;
+    // With nobody to share with, a share would only keep clients waiting until the next look.
+    if (isAlone) {
+      governed.perTurn = Infinity;
+      governed.allowance = Infinity;
+      this.#host.resume(listener);
+      return;
+    }
     governed.perTurn = weight;
     // At least one: everybody may watch although it has more than the others.
     governed.allowance = watching.has(DISPATCHER) ? Math.max(1, Math.floor(weight * most - open)) : 0;

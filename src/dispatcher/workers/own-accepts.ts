@@ -56,6 +56,8 @@ export class OwnAccepts {
   /** Whether the worker watches before it is told to: no dispatcher was there. */
   readonly #isReturning: boolean;
   readonly #places: Place[] = [];
+  /** Those of open listeners. A worker can have many, and each look asks for all. */
+  readonly #placeOf = new Map<Listener, Place>();
   /** Until when the worker is not asked to watch, by listener. */
   readonly #unwatched = new Map<Listener, number>();
   #page: Page | undefined;
@@ -94,7 +96,9 @@ export class OwnAccepts {
   restore({ watches = [] }: OwnState, listeners: ReadonlyMap<number, Listener>): void {
     for (const { place: number, listener } of watches) {
       const place = this.#places.find((each) => each.number === number);
-      if (place && listener !== undefined) place.listener = listeners.get(listener);
+      if (!place || listener === undefined) continue;
+      place.listener = listeners.get(listener);
+      if (place.listener) this.#placeOf.set(place.listener, place);
     }
   }
 
@@ -158,7 +162,7 @@ export class OwnAccepts {
   }
 
   watches(listener: Listener): boolean {
-    return this.#placeOf(listener)?.isOn ?? this.#isReturning;
+    return this.#placeOf.get(listener)?.isOn ?? this.#isReturning;
   }
 
   /** Whether the worker can be told to watch there. Otherwise its connections are handed off. */
@@ -167,7 +171,7 @@ export class OwnAccepts {
       this.#page !== undefined &&
       this.#custodian.keeps(listener) &&
       !this.#unwatched.has(listener) &&
-      (this.#placeOf(listener) !== undefined || this.#freePlace() !== undefined)
+      (this.#placeOf.get(listener) !== undefined || this.#freePlace() !== undefined)
     );
   }
 
@@ -183,7 +187,7 @@ export class OwnAccepts {
 
   /** Tells the worker whether to watch, unless it was told. */
   watch(listener: Listener, on: boolean): void {
-    const place = this.#placeOf(listener) ?? this.#takePlace(listener);
+    const place = this.#placeOf.get(listener) ?? this.#takePlace(listener);
     if (!place || (place.isOn === on && place.isTold)) return;
     place.isOn = on;
     place.isTold = true;
@@ -200,10 +204,11 @@ export class OwnAccepts {
   /** The listener is being closed. */
   leave(listener: Listener): void {
     this.#unwatched.delete(listener);
-    const place = this.#placeOf(listener);
+    const place = this.#placeOf.get(listener);
     if (!place) return;
     this.watch(listener, false);
     place.listener = undefined;
+    this.#placeOf.delete(listener);
   }
 
   /** The worker cannot watch there. */
@@ -279,10 +284,6 @@ export class OwnAccepts {
     if (listener) this.#outlet.post(encodeJson({ type: 'watch', listener: listener.id, on, place }));
   }
 
-  #placeOf(listener: Listener): Place | undefined {
-    return this.#places.find((place) => place.listener === listener);
-  }
-
   #takePlace(listener: Listener): Place | undefined {
     const number = this.#freePlace();
     if (number === undefined) return undefined;
@@ -291,6 +292,7 @@ export class OwnAccepts {
     const seen = this.turns === 0 ? 0 : this.#read(FIRST_PLACE + WORDS_PER_PLACE * number);
     const place = { number, listener, isOn: this.#isReturning, isTold: !this.#isReturning, seen, open: 0 };
     this.#places.push(place);
+    this.#placeOf.set(listener, place);
     return place;
   }
 

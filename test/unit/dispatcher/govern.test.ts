@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
+import { govern, nothingSeen } from '../../../src/dispatcher/direct/govern.js';
 import { SharedSocket, STEP_MS, type Simulated } from '../../support/shared-socket.js';
 
 function withWorkers(count: number, options: Partial<Simulated> = {}, cores?: number): SharedSocket {
@@ -175,6 +176,15 @@ describe('a worker that takes nothing', () => {
     socket.pass(20, 20);
     assert.ok(socket.longestWait * STEP_MS <= 30, String(socket.longestWait));
     assert.equal(socket.watching.length, 8);
+  });
+});
+
+describe('a worker alone', () => {
+  it('is looked at seldom, however much it accepts', () => {
+    const alone = { id: 1, weight: 1, open: 500, isWatching: true, isAble: true, accepted: 400, turns: 50 };
+    const look = { queue: 3, cores: 2, elapsedMs: 50 };
+    assert.equal(govern(nothingSeen, { ...look, watchers: [alone] }).nextMs, 50);
+    assert.equal(govern(nothingSeen, { ...look, watchers: [alone, { ...alone, id: 2 }] }).nextMs, 5);
   });
 });
 

@@ -1,6 +1,6 @@
 // Governor: which worker is told to watch, and what the dispatcher knows of connections that it has not seen.
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 
 import type { WorkerView } from '../../../src/dispatcher/index.js';
 import { encodeJson } from '../../../src/handoff/index.js';
@@ -204,6 +204,28 @@ describe('who watches', () => {
   );
 
   it(
+    'is decided for many listeners with one reading of what each worker has open',
+    governed(async (scene) => {
+      const { stage, look } = scene;
+      const { worker } = await watching(scene);
+      const count = 40;
+      for (let more = 1; more < count; more++) {
+        await stage.dispatcher.listen({ host: '127.0.0.1', port: 0 });
+        await worker.entrusted();
+      }
+      await worker.serve();
+      await look();
+      for (let more = 1; more < count; more++) assert.equal(await worker.told(), `${more} on at ${more}`);
+      await waitingClient(scene);
+      const load = mock.method(Atomics, 'load');
+      await look();
+      const reads = load.mock.callCount();
+      load.mock.restore();
+      assert.ok(reads > 0 && reads < 20 * count, `${reads} reads for ${count} listeners`);
+    }),
+  );
+
+  it(
     'is nobody where the dispatcher stops accepting: workers are told so before they give the socket back',
     governed(async (scene) => {
       const { stage } = scene;
@@ -279,6 +301,16 @@ describe('the drain of a worker that watched', () => {
 });
 
 describe('a worker that cannot accept by itself', () => {
+  it(
+    'is handed all that come between two looks where it is alone: there is nobody to be even with',
+    governed(async ({ stage, look }) => {
+      const worker = await stage.joinServing({ window: 64 });
+      await look();
+      await stage.clients(40);
+      await stage.until(() => viewOf(stage, worker).inFlight === 40);
+    }),
+  );
+
   it(
     'gets its share from the dispatcher, and the others accept by themselves',
     governed(async (scene) => {
