@@ -1,5 +1,6 @@
 // BoardCounts: the counts of the connections that this worker accepts by itself, and the board that shows them to the dispatcher.
-import { beat, type Board } from '../fd/internal.js';
+import { PassfdError, type Descriptor } from '../fd/index.js';
+import { beat, Board } from '../fd/internal.js';
 
 /** Where the counts of place 0 begin, and how many integers a place has: docs/protocol.md ("Direct accept"). */
 const FIRST_PLACE = 16;
@@ -82,12 +83,23 @@ export class BoardCounts {
     return unseen;
   }
 
-  /** Shows everything on this board from now on: each count at the place that it had on the board before. */
-  show(board: Board): void {
+  /**
+   * Shows everything on this board from now on: each count at the place that it had on the board before.
+   * @param descriptor of the board, owned from here on; undefined when it did not arrive
+   * @returns false when there is no board any more
+   */
+  receive(descriptor: Descriptor | undefined): boolean {
+    using given = descriptor;
+    const board = given && mapped(given);
+    if (!board) {
+      this.hide();
+      return false;
+    }
     const { words } = board;
     for (const tally of this.#tallies) if (tally.isShown) tally.showAt(words, tally.index);
     this.#words = words;
     this.#heartbeat = beat(board);
+    return true;
   }
 
   /** The dispatcher is gone. The next one learns what is open now, and what is accepted from now on. */
@@ -134,5 +146,16 @@ export class BoardCounts {
       this.#retired.delete(tally);
       this.#tallies.delete(tally);
     }
+  }
+}
+
+/** @returns undefined when this process cannot use the board */
+function mapped(descriptor: Descriptor): Board | undefined {
+  try {
+    return Board.map(descriptor);
+  } catch (error) {
+    if (!(error instanceof PassfdError)) throw error;
+    process.emitWarning(`The dispatcher's board cannot be used: ${error.message}`, 'PassfdWarning');
+    return undefined;
   }
 }

@@ -10,23 +10,29 @@ export class Capacity {
   readonly #open: OpenConnections;
   readonly #subscriptions: Subscriptions;
   readonly #link: () => Link | undefined;
+  readonly #unseen: () => number;
   #limit: number | null;
   /** What the present dispatcher knows. */
   #sent: number | null = null;
   /** Will send what the app has set by then. */
   #timer: NodeJS.Timeout | undefined;
 
-  /** @param link the channel to the present dispatcher; undefined while there is none */
+  /**
+   * @param link the channel to the present dispatcher; undefined while there is none
+   * @param unseen how many open connections the dispatcher does not know of
+   */
   constructor(
     limit: number | null,
     open: OpenConnections,
     subscriptions: Subscriptions,
     link: () => Link | undefined,
+    unseen: () => number,
   ) {
     this.#limit = limit;
     this.#open = open;
     this.#subscriptions = subscriptions;
     this.#link = link;
+    this.#unseen = unseen;
   }
 
   /** The limit that the app has set; null for none. */
@@ -47,13 +53,12 @@ export class Capacity {
   }
 
   /**
-   * The limit, or what is open and what the loop over the connections waits for, whichever is less: of the connections that
-   * the dispatcher knows of. One that does not know what this worker accepts by itself gets what that leaves.
+   * The limit, or what is open and what the loop over the connections waits for, whichever is less: as far as the dispatcher
+   * knows of the open ones. What it does not know of leaves that much less.
    */
   get present(): number | null {
     const { loopRoom } = this.#subscriptions;
-    const isDirect = this.#link()?.isDirect ?? false;
-    const unknown = isDirect ? 0 : this.#open.direct;
+    const unknown = this.#unseen();
     const limit = this.#limit === null ? null : Math.max(0, this.#limit - unknown);
     if (loopRoom === undefined) return limit;
     return Math.min(this.#open.active - unknown + loopRoom, limit ?? Number.POSITIVE_INFINITY);

@@ -2,8 +2,7 @@
 import { EventEmitter } from 'node:events';
 import { Server, type Socket } from 'node:net';
 
-import { PassfdError, type Descriptor } from '../fd/index.js';
-import { Board } from '../fd/internal.js';
+import { PassfdError } from '../fd/index.js';
 import type { WantedAddress } from '../handoff/index.js';
 import { BoardCounts } from './board-counts.js';
 import { Capacity } from './capacity.js';
@@ -136,7 +135,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#openLink = openLink;
     this.#service = options.service;
     this.#reconnecting = options.reconnect && new Reconnecting(options.reconnect);
-    this.#capacity = new Capacity(options.capacity, this.#open, this.#subscriptions, () => this.#link);
+    this.#capacity = new Capacity(
+      options.capacity,
+      this.#open,
+      this.#subscriptions,
+      () => this.#link,
+      () => this.#counts.unseen,
+    );
   }
 
   /** Opens the first channel. @throws {PassfdError} as `join` @internal */
@@ -312,14 +317,15 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
           this.#direct.custodyChanged();
         },
         boardGiven: (descriptor) => {
-          this.#showOn(descriptor);
+          if (!this.#counts.receive(descriptor)) this.#direct.boardLost();
+          this.#reportHolding();
         },
         watchAsked: (listener, on, place) => {
           this.#direct.watch(listener, on, place);
           this.#reportHolding();
         },
         orphaned: () => {
-          if (this.#reconnecting && this.#welcome?.direct === true) this.#direct.accept();
+          if (this.#reconnecting && this.#counts.hasBoard) this.#direct.accept();
         },
         ticketsChanged: (listener, secret) => {
           this.#subscriptions.changeTickets(listener, secret);
@@ -355,6 +361,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   async #onEnded(link: Link, end: End): Promise<void> {
     if (this.#link !== link) return;
     this.#state = { is: 'reconnecting' };
+    // A dispatcher that hands every connection off gives no board. Then clients wait for the next one, and for its policy.
+    const isGoverned = this.#counts.hasBoard;
     this.#counts.restart();
     const reason = end.is === 'farewell' ? end.error : undefined;
     process.nextTick(() => this.emit('disconnected', reason));
@@ -363,7 +371,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       this.#giveUp();
       return;
     }
-    if (link.isDirect) this.#direct.accept();
+    if (isGoverned) this.#direct.accept();
     this.#reconnected = this.#reconnect(this.#reconnecting);
     await this.#reconnected;
   }
@@ -400,7 +408,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       if (link) {
         link.close();
         this.#state = { is: 'reconnecting' };
-        if (link.isDirect) this.#direct.accept();
+        if (this.#counts.hasBoard) this.#direct.accept();
       }
       throw error;
     }
@@ -442,19 +450,6 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     if (this.#open.isIdle) this.#announce('drained');
   }
 
-  /** Shows the counts on a board, whose descriptor is owned from here on; undefined when it did not arrive. */
-  #showOn(descriptor: Descriptor | undefined): void {
-    using given = descriptor;
-    const board = given && mapped(given);
-    if (board) {
-      this.#counts.show(board);
-    } else {
-      this.#counts.hide();
-      this.#direct.boardLost();
-    }
-    this.#reportHolding();
-  }
-
   /**
    * Reports whether connections are open that the dispatcher does not count: of standalone servers, and those that this
    * worker has accepted and that no board shows. In a drain the others are reported too, since a dispatcher of an earlier
@@ -476,16 +471,5 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     const isNeeded = this.#references > 0;
     this.#link?.setReferenced(isNeeded);
     this.#reconnecting?.setReferenced(isNeeded);
-  }
-}
-
-/** @returns undefined when this process cannot use the board */
-function mapped(descriptor: Descriptor): Board | undefined {
-  try {
-    return Board.map(descriptor);
-  } catch (error) {
-    if (!(error instanceof PassfdError)) throw error;
-    process.emitWarning(`The dispatcher's board cannot be used: ${error.message}`, 'PassfdWarning');
-    return undefined;
   }
 }

@@ -169,18 +169,24 @@ describe('a worker without a dispatcher', { skip: notLinux }, () => {
     }),
   );
 
-  it(
-    'accepts nothing when the dispatcher did not govern',
-    atPath(async (scene) => {
-      await entrust(scene, scene.acceptor);
-      (await scene.client()).destroy();
-      await scene.next();
-      const client = await visit(scene.acceptor);
-      client.write('hello');
-      assert.ok(await isPending(heardBy(client)));
-      client.destroy();
-    }),
-  );
+  for (const isDirect of [true, false]) {
+    it(
+      `accepts nothing when the dispatcher gave it no board, since that one handed everything off${isDirect ? '' : ', or was of an earlier release'}`,
+      atPath(
+        async (scene) => {
+          await entrust(scene, scene.acceptor);
+          (await scene.client()).destroy();
+          await scene.next();
+          const client = await visit(scene.acceptor);
+          client.write('hello');
+          assert.ok(await isPending(heardBy(client)));
+          client.destroy();
+        },
+        {},
+        isDirect,
+      ),
+    );
+  }
 
   it(
     'accepts nothing when it drains',
