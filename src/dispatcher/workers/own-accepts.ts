@@ -132,8 +132,9 @@ export class OwnAccepts {
 
   /** Connections of these that are open. */
   get open(): number {
+    const isShown = this.turns > 0;
     let open = 0;
-    for (const place of this.#places) open += this.#openAt(place);
+    for (const place of this.#places) open += isShown ? this.#shownAt(place) : place.open;
     return open;
   }
 
@@ -305,7 +306,12 @@ export class OwnAccepts {
   }
 
   #openAt(place: Place): number {
-    if (this.turns > 0) place.open = Math.max(0, this.#read(firstWord(place) + 1) | 0);
+    return this.turns > 0 ? this.#shownAt(place) : place.open;
+  }
+
+  /** What the page shows as open. A page that the worker has not taken shows nothing. */
+  #shownAt(place: Place): number {
+    place.open = Math.max(0, this.#read(firstWord(place) + 1) | 0);
     return place.open;
   }
 

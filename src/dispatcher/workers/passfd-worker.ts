@@ -243,7 +243,7 @@ export class PassfdWorker implements WorkerHandle {
   }
 
   get isFull(): boolean {
-    return this.#room.isFull(this.inFlight, this.own.open);
+    return this.#room.isFull(this.inFlight, this.own);
   }
 
   get lastWords(): string | undefined {
@@ -270,7 +270,7 @@ export class PassfdWorker implements WorkerHandle {
 
   roomFor(listener: Listener): number {
     if (this.#state.is !== 'ready' || this.isStalled || !this.subscriptions.isOpen(listener)) return 0;
-    return this.#room.left(this.inFlight, this.#slowCloses?.count ?? 0, this.own.open);
+    return this.#room.left(this.inFlight, this.#slowCloses?.count ?? 0, this.own);
   }
 
   /** Whether the worker has left. Its handle does nothing more. */

@@ -2,6 +2,7 @@
 import { PassfdError } from '../../fd/index.js';
 import type { FromWorker } from '../../handoff/index.js';
 import type { PassfdWorkerState } from '../succession/worker-state.js';
+import type { OwnAccepts } from './own-accepts.js';
 
 type RoomState = Pick<PassfdWorkerState, 'window' | 'capacity' | 'carried' | 'adopted' | 'closed'>;
 
@@ -65,20 +66,20 @@ export class Room {
     else this.#capacity = message.capacity;
   }
 
-  /** @param own open connections that the worker has accepted by itself */
-  isFull(inFlight: number, own: number): boolean {
-    return this.#capacity !== null && this.active + own + inFlight >= this.#capacity;
+  /** @param own what the worker accepts by itself. To add that up takes time, so only a capacity asks for it */
+  isFull(inFlight: number, own: Pick<OwnAccepts, 'open'>): boolean {
+    return this.#capacity !== null && this.active + own.open + inFlight >= this.#capacity;
   }
 
   /**
    * @param slowCloses descriptors that count as in flight in the window
-   * @param own open connections that the worker has accepted by itself
+   * @param own as for `isFull`
    * @returns how many connections may be sent now
    */
-  left(inFlight: number, slowCloses: number, own: number): number {
+  left(inFlight: number, slowCloses: number, own: Pick<OwnAccepts, 'open'>): number {
     const inWindow = this.window - inFlight - slowCloses;
-    const inCapacity = this.#capacity === null ? inWindow : this.#capacity - this.active - own - inFlight;
-    return Math.max(0, Math.min(inWindow, inCapacity));
+    if (this.#capacity === null) return Math.max(0, inWindow);
+    return Math.max(0, Math.min(inWindow, this.#capacity - this.active - own.open - inFlight));
   }
 
   noteAdopted(count: number): void {

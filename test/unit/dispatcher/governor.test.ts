@@ -5,7 +5,8 @@ import { describe, it, mock } from 'node:test';
 import type { WorkerView } from '../../../src/dispatcher/index.js';
 import { encodeJson } from '../../../src/handoff/index.js';
 import type { Stage } from '../../support/dispatcher-stage.js';
-import { governed, viewOf, waitingClient, watching } from '../../support/governed.js';
+import type { FakeWorker } from '../../support/fake-worker.js';
+import { governed, viewOf, waitingClient, watching, type Scene } from '../../support/governed.js';
 import { isPending, turns } from '../../support/loop.js';
 
 describe('a worker that can accept by itself', () => {
@@ -206,22 +207,10 @@ describe('who watches', () => {
   it(
     'is decided for many listeners with one reading of what each worker has open',
     governed(async (scene) => {
-      const { stage, look } = scene;
-      const { worker } = await watching(scene);
-      const count = 40;
-      for (let more = 1; more < count; more++) {
-        await stage.dispatcher.listen({ host: '127.0.0.1', port: 0 });
-        await worker.entrusted();
-      }
-      await worker.serve();
-      await look();
-      for (let more = 1; more < count; more++) assert.equal(await worker.told(), `${more} on at ${more}`);
+      await watchingMany(scene, 40);
       await waitingClient(scene);
-      const load = mock.method(Atomics, 'load');
-      await look();
-      const reads = load.mock.callCount();
-      load.mock.restore();
-      assert.ok(reads > 0 && reads < 20 * count, `${reads} reads for ${count} listeners`);
+      const reads = await readsDuring(() => scene.look());
+      assert.ok(reads > 0 && reads < 20 * 40, `${reads} reads for 40 listeners`);
     }),
   );
 
@@ -308,6 +297,27 @@ describe('a worker that cannot accept by itself', () => {
       await look();
       await stage.clients(40);
       await stage.until(() => viewOf(stage, worker).inFlight === 40);
+    }),
+  );
+
+  it(
+    'is handed what comes without a reading of its board for each address',
+    governed(async (scene) => {
+      const { stage, look } = scene;
+      const worker = await watchingMany(scene, 40);
+      for (let listener = 0; listener < 40; listener++) {
+        await worker.say(encodeJson({ type: 'unwatched', listener }));
+      }
+      await stage.until(() => viewOf(stage, worker).isWatching === false);
+      await look();
+      await stage.client();
+      await worker.handoffs(1);
+      const reads = await readsDuring(async () => {
+        await worker.adopt();
+        await turns();
+      });
+      assert.equal(viewOf(stage, worker).adopted, 1);
+      assert.ok(reads < 20 * 40, `${reads} reads for 40 listeners`);
     }),
   );
 
@@ -419,3 +429,28 @@ describe('a worker whose event loop stands still', () => {
     }),
   );
 });
+
+/** A worker that was told to watch so many addresses. */
+async function watchingMany(scene: Scene, count: number): Promise<FakeWorker> {
+  const { stage, look } = scene;
+  const { worker } = await watching(scene);
+  for (let more = 1; more < count; more++) {
+    await stage.dispatcher.listen({ host: '127.0.0.1', port: 0 });
+    await worker.entrusted();
+  }
+  await worker.serve();
+  await look();
+  for (let more = 1; more < count; more++) assert.equal(await worker.told(), `${more} on at ${more}`);
+  return worker;
+}
+
+/** How often boards are read meanwhile. */
+async function readsDuring(body: () => Promise<void>): Promise<number> {
+  const load = mock.method(Atomics, 'load');
+  try {
+    await body();
+    return load.mock.callCount();
+  } finally {
+    load.mock.restore();
+  }
+}
