@@ -21,7 +21,8 @@ export async function portOf(program: Program): Promise<number> {
 /** Starts the load generator. @param to a port of 127.0.0.1, or another address */
 export function startLoad(start: Start, to: number | string, work: string, ...options: string[]): Program {
   const address = typeof to === 'number' ? `127.0.0.1:${to}` : to;
-  return start(programs.load, ['--to', address, '--work', work, ...options]);
+  // A busy machine is slow. An answer that never comes still ends the test.
+  return start(programs.load, ['--to', address, '--work', work, '--timeout-ms', '120000', ...options]);
 }
 
 /** What a load generator tells, which has to end as it does when so many answers were wrong. */
