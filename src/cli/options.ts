@@ -117,7 +117,7 @@ export function addServiceOptions(command: Command, workers: string, listen: Opt
     .addOption(
       new Option(
         '--accept <mode>',
-        'who accepts connections: the workers themselves ("direct"), or the dispatcher, which hands them off; "hand-off" if --policy or --overload refuse is given',
+        'who accepts connections: the workers themselves ("direct", Linux), or the dispatcher, which hands them off ("hand-off"); in this release "auto" is "hand-off"',
       )
         .choices(acceptModes)
         .default(defaultSettings.accept),
